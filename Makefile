@@ -1,0 +1,43 @@
+# Everything below sets itself up: git, make and Python 3.11 or newer are all that it takes.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: help install demo test test-all lint types format clean
+
+help:
+	@echo "make demo      set up, make a small corpus and transcribe it"
+	@echo "make test      set up and run the tests (minutes)"
+	@echo "make test-all  the slow ones too (an hour on 2 cores)"
+	@echo "make lint types format clean"
+
+# The pinned versions of constraints.txt, so that every clone is the same; users install with versions of their own.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+install: $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/python -m jobs.demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build dist *.egg-info demo-run demo-data .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,63 @@
+"""What the verbs share: exit codes, and errors as one clear line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from enum import IntEnum
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+
+from pipeline import RunFailedError, StorageError, UsageError
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Exit(IntEnum):
+    """How a verb ends."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    DONE_WITH_ERRORS = 3
+    GATE = 4
+    STOPPED = 130  # as a shell says of a command that Ctrl-C ended
+
+
+def run(app: typer.Typer) -> NoReturn:
+    """Run a Typer application and exit; an error that has a cause outside this program is one line, without a traceback."""
+    try:
+        code = app(standalone_mode=False)
+    except (UsageError, typer.TyperException) as error:
+        code = _say(str(error), Exit.USAGE)
+    except typer.Exit as error:
+        code = error.exit_code
+    except (StorageError, RunFailedError) as error:
+        code = _say(str(error), Exit.FAILED)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _say("interrupted", Exit.STOPPED)
+    sys.exit(int(code or 0))
+
+
+def _say(message: str, code: Exit) -> Exit:
+    err.print("sewd: " + " ".join(message.split()), markup=False)
+    return code
+
+
+def single(verb: Callable[..., int]) -> NoReturn:
+    """Run one verb as a program of its own: `python -m jobs.VERB`."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(verb)
+    run(app)
+
+
+def duration(seconds: float) -> str:
+    """`1 h 02 min`, `3 min 04 s` or `5.0 s`."""
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {int(rest):02d} s" if minutes else f"{rest:.1f} s"

@@ -1,0 +1,28 @@
+"""The console script `sewd`: the verbs under one name."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import typer
+
+from jobs.console import run
+from jobs.evaluate import evaluate
+from jobs.status import status
+from jobs.transcribe import transcribe
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help="Transcribe speech corpora with SEW-D, and measure how well.")
+for _verb in (transcribe, evaluate, status):
+    app.command()(_verb)
+
+
+def main() -> NoReturn:
+    """Parse the command line, run the verb, exit with its code."""
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

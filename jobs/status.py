@@ -1,0 +1,41 @@
+"""`sewd status`: how far a run is, from its commits; asks no Ray."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from jobs.console import Exit, duration, out, single
+from pipeline import Run
+from pipeline.run import Totals
+
+
+def status(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or prefix of the run.")]) -> int:
+    """Parts, chunks, rows, errors and audio of a run so far."""
+    opened = Run.open(run)
+    totals = sum((Totals.of(commit) for commit in opened.commits()), start=Totals())
+    done = opened.parts_done()
+    share = min(totals.source_bytes / max(opened.record["input_bytes"], 1), 1.0)
+    table = Table(show_header=False, box=None)
+    rows = {
+        "status": opened.status + (f": {opened.record['reason']}" if opened.record.get("reason") else ""),
+        "parts": f"{len(done)} of {opened.record['parts']} done",
+        "chunks": f"{totals.chunks} committed",
+        "input": f"{1.0 if opened.status == 'done' else share:.0%} of {opened.record['input_bytes'] / 2**20:,.1f} MiB",
+        "transcripts": f"{totals.utterances:,}",
+        "errors": f"{totals.errors:,}" + "".join(f"  {code} {count}" for code, count in totals.error_codes.items()),
+        "audio": f"{duration(totals.audio_s)}",
+        "model time": duration(totals.compute_s)
+        + (f" ({totals.audio_s / totals.compute_s:.0f}x real time)" if totals.compute_s else ""),
+        "starts": f"{len(opened.record['attempts'])}, the first {opened.record['created']}",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    out.print(table)
+    return Exit.DONE
+
+
+if __name__ == "__main__":
+    single(status)

@@ -1,0 +1,143 @@
+"""`sewd transcribe`: a corpus and checkpoints in, a committed run out."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+import pipeline
+from jobs.console import Exit, duration, err, out, single
+from pipeline.config import make_config
+
+
+def transcribe(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            help="Audio files, directories, globs, .jsonl manifests, .tar shards, .parquet files; any fsspec URI.",
+        ),
+    ],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="RUN", help="Directory or prefix of the run.")],
+    model: Annotated[str, typer.Option("--model", metavar="DIR", help="SEW-D checkpoint with a CTC head.")],
+    classifier: Annotated[
+        list[str] | None,
+        typer.Option("--classifier", metavar="[NAME=]DIR", help="SEW-D checkpoint with a classification head; repeat."),
+    ] = None,
+    channels: Annotated[str, typer.Option(help="mix, split, or the number of one channel, from 0.")] = "mix",
+    max_segment: Annotated[float, typer.Option(metavar="SECONDS", help="Longer audio is cut, at its quietest.")] = 60.0,
+    normalizer: Annotated[str, typer.Option(help="Applied to both texts before errors are counted.")] = "basic",
+    limit: Annotated[int | None, typer.Option(help="Only the first N utterances.")] = None,
+    actors: Annotated[int | None, typer.Option(help="Recogniser actors.")] = None,
+    gpus_per_actor: Annotated[float | None, typer.Option(help="GPUs an actor holds, also a fraction of one.")] = None,
+    cpus_per_actor: Annotated[float | None, typer.Option(help="Ray CPUs an actor holds.")] = None,
+    threads: Annotated[int | None, typer.Option(help="torch threads an actor.")] = None,
+    chunk_seconds: Annotated[float, typer.Option(help="Audio a chunk, the unit of commit.")] = 600.0,
+    chunk_rows: Annotated[int, typer.Option(help="Rows a chunk, at most.")] = 2000,
+    part_mib: Annotated[float, typer.Option(help="Input a part, the unit of planning, in MiB.")] = 32.0,
+    max_error_rate: Annotated[float, typer.Option(help="Stop above this share of failed rows, from 1,000 rows on.")] = 0.05,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that fails.")] = False,
+    errors_ok: Annotated[bool, typer.Option("--errors-ok", help="Exit with 0 also where rows failed.")] = False,
+    address: Annotated[str, typer.Option(help="Ray to use: local, auto, or HOST:PORT.")] = "local",
+) -> int:
+    """Transcribe a corpus into a run, or go on with one that was interrupted.
+
+    Exit codes: 0 done, 1 failed, 2 usage, 3 done with failed rows, 130 stopped.
+    """
+    config = make_config(
+        inputs=tuple(inputs),
+        output=output,
+        model=model,
+        classifiers=tuple(classifier or ()),
+        channels=int(channels) if channels.isdecimal() else channels,
+        max_segment_s=max_segment,
+        normalizer=normalizer,
+        limit=limit,
+        part_mib=part_mib,
+        chunk_s=chunk_seconds,
+        chunk_rows=chunk_rows,
+        max_error_rate=max_error_rate,
+        strict=strict,
+        address=address,
+        actors=actors,
+        gpus_per_actor=gpus_per_actor,
+        cpus_per_actor=cpus_per_actor,
+        threads=threads,
+    )
+    stop = threading.Event()
+    _stop_on_signal(stop)
+    with _progress() as show:
+        run = pipeline.transcribe(config, show, stop)
+    return _report(run, errors_ok)
+
+
+def _stop_on_signal(stop: threading.Event) -> None:
+    """First Ctrl-C or SIGTERM: finish the chunk and stop. A second Ctrl-C ends the program at once; nothing committed is lost."""
+
+    def handle(signum: int, _frame: FrameType | None) -> None:
+        if stop.is_set() and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        err.print("stopping: the chunk in the model is finished first (Ctrl-C again to end at once)")
+        stop.set()
+
+    signal.signal(signal.SIGINT, handle)
+    signal.signal(signal.SIGTERM, handle)
+
+
+class _progress:  # noqa: N801 - used as a function: a context that gives one
+    """Shows progress: a bar on a terminal, a line each 10 % elsewhere."""
+
+    def __init__(self) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[done]}"),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=err,
+            disable=not err.is_terminal,
+        )
+        self._task = self._bar.add_task("starting Ray", total=1.0, done="")
+        self._tenth = -1
+
+    def __enter__(self) -> _progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, progress: pipeline.Progress) -> None:
+        hours = f"{progress.totals.audio_s / 3600:.2f} h audio"
+        errors = f", {progress.totals.errors} errors" if progress.totals.errors else ""
+        speed = f", {progress.speed:.0f}x real time" if progress.elapsed_s else ""
+        self._bar.update(self._task, description="transcribing", completed=progress.share, done=hours + speed + errors)
+        tenth = int(progress.share * 10)
+        if not err.is_terminal and tenth > self._tenth:
+            self._tenth = tenth
+            err.print(f"{progress.share:4.0%}  {hours}{speed}{errors}")
+
+
+def _report(run: pipeline.Run, errors_ok: bool) -> int:
+    totals = run.record["totals"]
+    codes = ", ".join(f"{code} {count}" for code, count in totals["error_codes"].items())
+    failed = f", {totals['errors']} failed ({codes})" if totals["errors"] else ""
+    out.print(f"{run.status}: {totals['utterances']} transcripts of {duration(totals['audio_s'])} audio{failed}", markup=False)
+    out.print(f"run: {run.uri}", markup=False, soft_wrap=True)
+    if run.status == "stopped":
+        out.print("the same command goes on from here")
+        return Exit.STOPPED
+    if totals["errors"] and not errors_ok:
+        return Exit.DONE_WITH_ERRORS
+    return Exit.DONE
+
+
+if __name__ == "__main__":
+    single(transcribe)

@@ -1,0 +1,1061 @@
+"""From the bytes of one recording to segments at the model's rate, in bounded memory.
+
+`read_segments` is the whole surface; the rest of the file is how it keeps four promises:
+
+* *The very samples.* What comes out equals `soundfile.read(dtype="float32")`, the mean over channels, and one
+  call of `soxr.resample` over the whole recording. soxr's stream gives the same bits as its one call whatever
+  the block size, so one streaming path serves clips of a second and recordings of a day.
+* *Bounded memory.* A recording is read in blocks and cut as it goes; no more than one segment, one second and
+  a block are held, of one channel.
+* *Nothing is lost in silence.* Decoders shorten a broken file without a word: libsndfile clips a WAV to the
+  bytes that are there, and drops the end of an Ogg file. So the promises of the container (chunk sizes, frame
+  counts, the end-of-stream flag) are checked here, against the bytes and against what was decoded.
+* *Bad weather is not bad data.* Decoders read through callbacks that swallow exceptions; `_Source` remembers
+  an exception of the file underneath and raises it as it was.
+
+What cannot be seen: a cut at a frame border of formats that declare no length at all (MPEG audio without a
+Xing header, ADTS, AC-3, MPEG-TS, FLV), and a cut in the rare formats named in `_declared_end` as left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import struct
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Literal, NamedTuple, Protocol
+
+import numpy as np
+import soundfile
+import soxr
+
+from pipeline.errors import AudioError, ErrorCode
+
+try:
+    import av
+except ImportError:  # the `ffmpeg` extra: m4a, webm, wma and the like
+    av = None  # type: ignore[assignment]
+
+Samples = np.ndarray[Any, np.dtype[Any]]
+
+_BLOCK_VALUES = 1 << 20  # read at most this many values at a time (4 MiB of float32), and
+_BLOCK_S = 10.0  # at most this many seconds, so that resampling 1 kHz up does not blow a block up
+_SLACK_S = 0.1  # manifests round: a request may miss the recording's end by this much
+_PAUSE_S = 0.020  # segments are cut in the quietest frame of this length
+_LEAST_REST_S = 1.0  # no cut leaves less than this behind
+_MIN_RATE = 1000  # Hz; below it, a header is taken for damaged
+
+# libsndfile formats and codings whose seek is exact to the sample (tried for all). Elsewhere it is not (MP3,
+# Opus, Vorbis at the end, PAF, SDS) or not there (GSM, G.72x): those are decoded from the start and skipped.
+_EXACT_FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "NIST"})
+_EXACT_CODINGS = frozenset({"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"})
+_UNKNOWN_FRAMES = 1 << 62  # libsndfile says SF_COUNT_MAX for a FLAC whose STREAMINFO leaves the total open
+
+# libsndfile error numbers (src/sndfile.h, src/common.h). An unknown format ends in an attempt to read a Sound
+# Designer resource fork, whose words (7, 149-153) depend on the working directory and say nothing of the
+# bytes.
+_UNRECOGNISED = frozenset({1, 7, *range(149, 154)})
+_UNIMPLEMENTED = frozenset({4, 18})
+_NOT_RECOGNISED = "Format not recognised."
+
+
+@dataclass(frozen=True)
+class AudioSettings:
+    """What the model wants, and what is refused. All of it bears on the samples: it belongs in a run's
+    fingerprint.
+
+    Attributes:
+        sample_rate: the model's rate, Hz.
+        channels: "mix" takes the mean, "split" makes an utterance of each channel, k takes channel k (from
+            0).
+        max_segment_s: nothing longer comes out.
+        max_duration_s: cap on the part of a recording that is asked for (all of it, or offset and duration).
+        max_channels: cap.
+        max_rate: cap, Hz.
+    """
+
+    sample_rate: int = 16_000
+    channels: Literal["mix", "split"] | int = "mix"
+    max_segment_s: float = 60.0
+    max_duration_s: float = 24 * 3600.0
+    max_channels: int = 64
+    max_rate: int = 384_000
+
+    def __post_init__(self) -> None:
+        if self.sample_rate < _MIN_RATE:
+            raise ValueError(f"sample_rate is in Hz and at least {_MIN_RATE}, got {self.sample_rate}")
+        if self.channels not in ("mix", "split") and not (isinstance(self.channels, int) and self.channels >= 0):
+            raise ValueError(f"channels is 'mix', 'split' or a channel's number from 0, got {self.channels!r}")
+        if not 0.1 <= self.max_segment_s < math.inf:
+            raise ValueError(f"max_segment_s is at least 0.1, got {self.max_segment_s}")
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """One utterance for the model; owns its samples.
+
+    Attributes:
+        start_s: where it begins in the recording, seconds.
+        duration_s: its length, seconds: `len(samples) / sample_rate`.
+        samples: 1-D at the model's rate. int16 where the source is 16-bit PCM, mono, at that rate; else
+            float32 with full scale at 1. `to_float32` makes one of both.
+        channel: the channel's number where channels are split, else None.
+        whole: True where this one segment is all of the recording (or of that channel of it).
+        only: True where it is all of the part that was asked for; follows from `whole`.
+    """
+
+    start_s: float
+    duration_s: float
+    samples: Samples
+    channel: int | None
+    whole: bool
+    only: bool
+
+
+def to_float32(samples: Samples) -> Samples:
+    """Samples as float32 with full scale at 1; int16 becomes what libsndfile would have read as float32, bit
+    for bit.
+
+    float32 passes through as it is, uncopied. Any other dtype is a `TypeError`.
+    """
+    if samples.dtype == np.float32:
+        return samples
+    if samples.dtype != np.int16:
+        raise TypeError(f"samples are int16 or float32, got {samples.dtype}")
+    return samples.astype(np.float32) * np.float32(1 / 32768)
+
+
+def read_segments(
+    source: bytes | BinaryIO | Path,
+    settings: AudioSettings,
+    *,
+    offset_s: float | None = None,
+    duration_s: float | None = None,
+) -> Generator[Segment, None, None]:
+    """Decode a recording, bring it to the model's rate, and cut it into segments of at most `max_segment_s`.
+
+    Segments tile the part that is asked for: laid end to end they are its samples, none lost and none twice.
+    They come in the order of time, channel after channel where channels are split (each channel is a pass of
+    its own over the bytes, so memory does not grow with the number of channels). A cut falls in the middle of
+    the quietest 20 ms of the second half of the longest segment allowed, and leaves at least a second behind.
+    The result depends on the bytes and the settings alone.
+
+    Args:
+        source: the whole file, as bytes, as a path, or as a seekable binary file, which stays open and is
+            read from its beginning.
+        settings: rate, channels, caps.
+        offset_s: where the part begins; None is the beginning. Exact to the sample in every format.
+        duration_s: its length; None is all that is left. May miss the recording's end by 0.1 s.
+
+    Yields:
+        At least one segment, unless an error is raised.
+
+    Raises:
+        AudioError: the bytes, or the request, are at fault. Where the fault shows only in the middle of a
+            long recording, the segments before it have been yielded, and are sound.
+        OSError: and whatever else reading `source` raises, as it is.
+    """
+    with contextlib.ExitStack() as stack:
+        if isinstance(source, Path):
+            file: BinaryIO = stack.enter_context(source.open("rb"))
+        else:
+            file = io.BytesIO(source) if isinstance(source, bytes) else source
+        view = _Source(file)
+        if view.size == 0:
+            raise AudioError(ErrorCode.EMPTY_FILE, "0 bytes")
+        container = _check_container(view)
+        with _open(view, container) as reader:
+            _check_caps(reader, settings)
+            columns = _columns(settings.channels, reader.channels)
+            yield from _channel(reader, settings, columns[0], offset_s, duration_s)
+        for column in columns[1:]:
+            with _open(view, container) as reader:
+                yield from _channel(reader, settings, column, offset_s, duration_s)
+
+
+class _Column(NamedTuple):
+    """Which column of a block becomes the signal, and the number that its segments carry."""
+
+    column: int | None  # None is the mean
+    label: int | None
+
+
+def _columns(wanted: Literal["mix", "split"] | int, channels: int) -> list[_Column]:
+    if wanted == "mix":
+        return [_Column(None, None)]
+    if wanted == "split":
+        return [_Column(k, k) for k in range(channels)]
+    if wanted >= channels:
+        message = f"channel {wanted} (from 0) of a recording with {channels}"
+        raise AudioError(ErrorCode.NO_SUCH_CHANNEL, message)
+    return [_Column(wanted, None)]
+
+
+def _check_caps(reader: _Reader, settings: AudioSettings) -> None:
+    for value, cap, what in (
+        (reader.channels, settings.max_channels, "channels"),
+        (reader.rate, settings.max_rate, "Hz"),
+    ):
+        if value > cap:
+            raise AudioError(ErrorCode.TOO_LARGE, f"{value} {what}, the cap is {cap}")
+    if reader.rate < _MIN_RATE:
+        raise AudioError(ErrorCode.UNSUPPORTED, f"a sample rate of {reader.rate} Hz, the least is {_MIN_RATE}")
+
+
+def _channel(
+    reader: _Reader,
+    settings: AudioSettings,
+    column: _Column,
+    offset_s: float | None,
+    duration_s: float | None,
+) -> Iterator[Segment]:
+    """The segments of one channel of an opened recording."""
+    rate, out_rate = reader.rate, settings.sample_rate
+    span = _Span.of(offset_s, duration_s, rate, reader.frames)
+    cap = math.floor(settings.max_duration_s * rate)
+    known_length = (span.stop or reader.estimated_frames or 0) - span.start
+    if known_length > cap:
+        raise _too_long(known_length / rate, settings)
+
+    lossless = reader.lossless16 and rate == out_rate
+    stream = None if rate == out_rate else soxr.ResampleStream(rate, out_rate, 1, dtype="float32")
+    cutter = _Cutter(out_rate, settings.max_segment_s)
+    done = 0  # samples handed out
+
+    def segment(samples: Samples, *, whole: bool = False, only: bool = False) -> Segment:
+        nonlocal done
+        start_s = span.start / rate + done / out_rate
+        done += len(samples)
+        return Segment(start_s, len(samples) / out_rate, samples, column.label, whole, only)
+
+    position = span.start
+    for block in reader.blocks(span.start, span.look_until, "int16" if lossless else "float32"):
+        part = block if span.stop is None else block[: max(0, span.stop - position)]
+        if len(part):
+            if position + len(part) - span.start > cap:
+                raise _too_long((position + len(part) - span.start) / rate, settings)
+            signal = _signal(part, column.column, position, rate)
+            for samples in cutter.push(signal if stream is None else stream.resample_chunk(signal)):
+                yield segment(samples)
+        position += len(block)
+    total = reader.frames if reader.frames is not None else reader.decoded
+    if total == 0:
+        raise AudioError(ErrorCode.NO_SAMPLES, "decodes to 0 frames")
+    if span.stop is None or position < span.look_until:  # the recording ended: now its length is known
+        span.check(total, rate)
+    if stream is not None:
+        for samples in cutter.push(stream.resample_chunk(np.zeros(0, np.float32), last=True)):
+            yield segment(samples)
+    rest = cutter.finish()
+    if done == 0 and not rest:
+        raise AudioError(ErrorCode.NO_SAMPLES, f"{total} frames at {rate} Hz are no sample at {out_rate} Hz")
+    only = done == 0 and len(rest) == 1
+    whole = only and span.is_all(max(position, total), rate)
+    for samples in rest:
+        yield segment(samples, whole=whole, only=only)
+
+
+def _too_long(seconds: float, settings: AudioSettings) -> AudioError:
+    return AudioError(ErrorCode.TOO_LARGE, f"{seconds:.1f} s, the cap is {settings.max_duration_s:.1f} s")
+
+
+def _signal(block: Samples, index: int | None, position: int, rate: int) -> Samples:
+    """One column of a block, or its mean, contiguous and finite. `position` is that of its first frame."""
+    mixed = block if index is None else block[:, index : index + 1]
+    if mixed.dtype != np.int16:
+        finite = np.isfinite(mixed).all(axis=1)
+        if not finite.all():
+            first = int(np.argmin(finite))
+            at = position + first
+            raise AudioError(ErrorCode.NON_FINITE, f"frame {at} ({at / rate:.3f} s) holds {mixed[first].tolist()}")
+    column = mixed[:, 0] if mixed.shape[1] == 1 else mixed.mean(axis=1)
+    return np.ascontiguousarray(column)
+
+
+@dataclass(frozen=True)
+class _Span:
+    """The part of a recording that is asked for, in frames of the source.
+
+    Attributes:
+        start: first frame.
+        stop: one past the last, clipped to the recording where its length is known; None is the end.
+        look_until: how far to decode. Where the length is not known, a little beyond `stop`, which tells
+            whether the part is all of the recording.
+    """
+
+    start: int
+    stop: int | None
+    look_until: int
+    words: str
+
+    @classmethod
+    def of(cls, offset_s: float | None, duration_s: float | None, rate: int, frames: int | None) -> _Span:
+        offset = 0.0 if offset_s is None else offset_s
+        words = f"offset {offset} s" + ("" if duration_s is None else f", duration {duration_s} s")
+        if not 0 <= offset < math.inf:
+            raise AudioError(ErrorCode.OUT_OF_RANGE, f"{words}: the offset must be 0 or more")
+        if duration_s is not None and not 0 < duration_s < math.inf:
+            raise AudioError(ErrorCode.OUT_OF_RANGE, f"{words}: the duration must be more than 0")
+        start = round(offset * rate)
+        stop = None if duration_s is None else start + max(1, round(duration_s * rate))
+        if frames is None:
+            look_until = _UNKNOWN_FRAMES if stop is None else stop + round(_SLACK_S * rate) + 1
+            return cls(start, stop, look_until, words)
+        span = cls(start, stop, frames, words)
+        if frames:
+            span.check(frames, rate)
+        stop = frames if stop is None else min(stop, frames)
+        return cls(start, stop, stop, words)
+
+    def check(self, total: int, rate: int) -> None:
+        """Hold the request against the recording's length."""
+        message = f"{self.words}, but the recording lasts {total / rate:.3f} s"
+        if self.start > 0 and self.start >= total:
+            raise AudioError(ErrorCode.OUT_OF_RANGE, message)
+        if self.stop is not None and self.stop > total + round(_SLACK_S * rate):
+            raise AudioError(ErrorCode.OUT_OF_RANGE, message)
+
+    def is_all(self, total: int, rate: int) -> bool:
+        """Whether no more than 0.1 s of the recording lies outside."""
+        after = 0 if self.stop is None else max(0, total - self.stop)
+        return self.start + after <= round(_SLACK_S * rate)
+
+
+class _Cutter:
+    """Gathers a signal and cuts it into pieces of at most `max_segment_s`, at pauses.
+
+    A cut is made when a longest piece and a least rest are there, and looks at the second half of the longest
+    piece alone, so how the signal came in blocks decides nothing.
+    """
+
+    def __init__(self, rate: int, max_segment_s: float) -> None:
+        self._longest = math.floor(round(max_segment_s * rate, 3))  # 0.57 * 16000 is 9119.999...
+        self._shortest = self._longest // 2
+        self._rest = min(round(_LEAST_REST_S * rate), self._shortest)
+        self._frame = max(1, round(_PAUSE_S * rate))
+        self._pending: list[Samples] = []
+        self._count = 0
+
+    def push(self, x: Samples) -> Iterator[Samples]:
+        self._pending.append(x)
+        self._count += len(x)
+        while self._count >= self._longest + self._rest:
+            yield self._cut(self._longest)
+
+    def finish(self) -> list[Samples]:
+        """What is left: one piece, two, or none of an empty signal."""
+        pieces = []
+        if self._count > self._longest:
+            pieces.append(self._cut(self._count - self._rest))
+        if self._count:
+            pieces.append(np.concatenate(self._pending))
+        self._pending, self._count = [], 0
+        return pieces
+
+    def _cut(self, latest: int) -> Samples:
+        x = np.concatenate(self._pending)
+        window = x[self._shortest : latest]
+        frames = window[: len(window) // self._frame * self._frame].reshape(-1, self._frame)
+        at = latest
+        if len(frames):
+            wide = frames.astype(np.int64 if x.dtype == np.int16 else np.float64)
+            at = self._shortest + int(np.argmin((wide * wide).sum(axis=1))) * self._frame + self._frame // 2
+        # Copies: a view would keep the whole buffer alive for as long as the segment lives.
+        self._pending, self._count = [x[at:].copy()], len(x) - at
+        return x[:at].copy()
+
+
+class _Source:
+    """A recording's bytes, as decoders may read them.
+
+    Decoders call `read` and `seek` from C, where an exception cannot pass: cffi prints it and goes on, and
+    the decoder takes a failed network for the end of the file. Here the first exception is kept, the decoder
+    sees the end of the file, and `reraise`, called after each call of the decoder, raises it as it was.
+
+    Attributes:
+        size: in bytes.
+        ran_out: whether a decoder asked for bytes beyond the end since this was last set to False.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        file.seek(0, io.SEEK_END)
+        self.size = file.tell()
+        self.ran_out = False
+        self._position = 0
+        self._error: BaseException | None = None
+        self._patch_at, self._patch = 0, b""
+
+    def read_at(self, position: int, count: int) -> bytes:
+        """`count` bytes from `position` on, fewer only at the end of the file. Raises what the file
+        raises."""
+        self._file.seek(position)
+        pieces, missing = [], count
+        while missing > 0 and (piece := self._file.read(missing)):  # an unbuffered file may give less than asked
+            pieces.append(piece)
+            missing -= len(piece)
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        low, high = (
+            max(position, self._patch_at),
+            min(position + len(data), self._patch_at + len(self._patch)),
+        )
+        if low < high:
+            patch = self._patch[low - self._patch_at : high - self._patch_at]
+            data = data[: low - position] + patch + data[high - position :]
+        return data
+
+    def show_instead(self, position: int, data: bytes) -> None:
+        """Let readers see `data` at `position`; the file stays as it is."""
+        self._patch_at, self._patch = position, data
+
+    def reraise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def read(self, count: int = -1) -> bytes:
+        if self._error is not None:
+            return b""
+        try:
+            data = self.read_at(self._position, self.size - self._position if count < 0 else count)
+        except BaseException as error:  # noqa: BLE001 - C comes between; `reraise` raises it
+            self._error = error
+            return b""
+        self.ran_out |= len(data) < count
+        self._position += len(data)
+        return data
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - a cffi buffer
+        data = self.read(len(buffer))
+        buffer[0 : len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+
+class _Reader(Protocol):
+    """An opened recording.
+
+    Attributes:
+        rate: Hz.
+        channels: how many.
+        frames: its length, where the header can be trusted to tell; else None.
+        estimated_frames: its length as the header has it, good enough for a cap; None where there is no
+            telling.
+        decoded: the position behind the last frame decoded.
+        lossless16: whether int16 holds all there is: 16-bit PCM, mono.
+    """
+
+    rate: int
+    channels: int
+    frames: int | None
+    estimated_frames: int | None
+    decoded: int
+    lossless16: bool
+
+    def blocks(self, start: int, stop: int, dtype: str) -> Iterator[Samples]:
+        """Arrays (frames, channels) that tile [start, stop), or end with the recording.
+
+        A recording that breaks off before `stop` and before the end that it promises is an `AudioError`.
+        """
+
+
+@contextlib.contextmanager
+def _open(source: _Source, container: _Container) -> Iterator[_Reader]:
+    """Choose a decoder by content: libsndfile where it knows the format, else PyAV."""
+    if container.demuxer == "mp3" and container.beyond_sndfile:
+        with _open_av(source, container, "the MP3 has a variable rate and no Xing header") as reader:
+            yield reader
+        return
+    source.seek(0)
+    try:
+        file = _Sequential(source, "r")
+    except soundfile.SoundFileError as error:
+        source.reraise()
+        code = getattr(error, "code", 0)
+        words = _NOT_RECOGNISED if code in _UNRECOGNISED else _words(error)
+    else:
+        with contextlib.closing(file):
+            source.reraise()
+            yield _SoundFileReader(source, file, container)
+        return
+    # A WAV of a coding that is foreign to libsndfile counts as malformed there. MP3 it would have recognised.
+    foreign = code in _UNRECOGNISED | _UNIMPLEMENTED or container.demuxer == "wav"
+    if foreign and container.demuxer not in (None, "mp3"):
+        with _open_av(source, container, words) as reader:
+            yield reader
+        return
+    if code in _UNIMPLEMENTED:
+        raise AudioError(ErrorCode.UNSUPPORTED, f"libsndfile: {words}")
+    begins = source.read_at(0, 16)
+    raise AudioError(ErrorCode.UNDECODABLE, f"libsndfile: {words} The file begins with {begins!r}.")
+
+
+def _words(error: soundfile.SoundFileError) -> str:
+    """The words of libsndfile without the prefix, which names the Python object and its address."""
+    if isinstance(error, soundfile.LibsndfileError):
+        return str(error.error_string) or f"error {error.code}."
+    return str(error)
+
+
+class _Sequential(soundfile.SoundFile):  # type: ignore[misc, unused-ignore]
+    """A SoundFile that reads on from where it is.
+
+    python-soundfile seeks after every read to where the file already stands. That is not neutral: blocks of
+    an Opus or MP3 file then differ from the same file read in one go, and a cut FLAC fails with "Internal
+    psf_fseek() failed."
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+    def can_seek(self) -> bool:
+        return bool(super().seekable())
+
+
+class _SoundFileReader:
+    """What libsndfile reads."""
+
+    def __init__(self, source: _Source, file: _Sequential, container: _Container) -> None:
+        self._source, self._file, self._container = source, file, container
+        self.rate: int = file.samplerate
+        self.channels: int = file.channels
+        header_frames: int | None = file.frames if file.frames < _UNKNOWN_FRAMES else None
+        # MPEG audio without a Xing header has no length: libsndfile guesses it from the first frame's bit
+        # rate.
+        guessed = file.subtype.startswith("MPEG") and not container.has_frame_count
+        self.frames = None if guessed else header_frames
+        self.estimated_frames = self.frames
+        self.decoded = 0
+        exact = file.format in _EXACT_FORMATS
+        self._exact_seek = exact and file.subtype in _EXACT_CODINGS
+        self.lossless16 = exact and file.subtype == "PCM_16" and self.channels == 1
+        source.ran_out = False
+
+    def blocks(self, start: int, stop: int, dtype: str) -> Iterator[Samples]:
+        position = start if self._exact_seek else 0
+        if self._file.can_seek():
+            # Also to 0: after this seek mpg123 rounds some samples otherwise, and soundfile.read does seek.
+            self._call(self._file.seek, position)
+        largest = max(1, min(_BLOCK_VALUES // self.channels, round(_BLOCK_S * self.rate)))
+        while position < stop:
+            count = min(largest, (stop if position >= start else start) - position)
+            block: Samples = self._call(self._file.read, count, dtype=dtype, always_2d=True)
+            if not len(block):
+                self.decoded = position
+                self._check_end(min(stop, self.frames) if self.frames is not None else 0)
+                return
+            if position >= start:
+                yield block
+            position += len(block)
+            self.decoded = position
+
+    def _check_end(self, promised: int) -> None:
+        missing = promised - self.decoded
+        if missing <= 0:
+            return
+        # Some encoders count the Xing frame itself; then the end is there, and one frame less than promised.
+        if self._container.demuxer == "mp3" and missing <= 2 * 1152:
+            walk = _walk_mpeg(self._source, self._container.mpeg_start)
+            if walk is not None and not walk.cut:
+                return
+        message = f"{promised} frames promised, {self.decoded} decoded"
+        raise AudioError(ErrorCode.TRUNCATED, message)
+
+    def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Call libsndfile; raise what went wrong underneath, else what it says of the data."""
+        try:
+            result = function(*args, **kwargs)
+        except soundfile.SoundFileError as error:
+            self._source.reraise()
+            code = ErrorCode.TRUNCATED if self._source.ran_out else ErrorCode.UNDECODABLE
+            of = "an unknown number" if self.frames is None else self.frames
+            message = f"libsndfile: {_words(error)} After {self.decoded} frames of {of}."
+            raise AudioError(code, message) from error
+        self._source.reraise()
+        return result
+
+
+@contextlib.contextmanager
+def _open_av(source: _Source, container: _Container, words: str) -> Iterator[_Reader]:
+    """Open with PyAV. `words` is why libsndfile does not do it."""
+    if av is None:
+        hint = f"{words} PyAV may read it: pip install 'sewd-pipeline[ffmpeg]'"
+        raise AudioError(ErrorCode.UNSUPPORTED, hint)
+    source.seek(0)
+    source.ran_out = False
+    try:
+        # The demuxer is named, never probed: probing takes text for a playlist, and playlists open other
+        # files.
+        opened = av.open(source, format=container.demuxer, metadata_errors="ignore")
+    except av.FFmpegError as error:
+        source.reraise()
+        raise _av_error(error, source, container, 0, words) from error
+    with opened:
+        source.reraise()
+        yield _AvReader(source, opened, container)
+
+
+def _av_error(error: Exception, source: _Source, container: _Container, decoded: int, words: str = "") -> AudioError:
+    missing_decoder = isinstance(error, (av.DecoderNotFoundError, av.codec.codec.UnknownCodecError))
+    if missing_decoder:
+        code = ErrorCode.UNSUPPORTED
+    elif source.ran_out and not container.complete and decoded:
+        code = ErrorCode.TRUNCATED
+    else:
+        code = ErrorCode.UNDECODABLE
+    before = f"libsndfile: {words} " if words else ""
+    after = f" After {decoded} frames." if decoded else ""
+    strerror = getattr(error, "strerror", None) or str(error)
+    return AudioError(code, f"{before}FFmpeg ({container.demuxer}): {strerror}.{after}")
+
+
+class _AvReader:
+    """What FFmpeg reads: the first audio stream."""
+
+    def __init__(self, source: _Source, opened: Any, container: _Container) -> None:  # noqa: ANN401
+        self._source, self._container = source, container
+        self.lossless16 = False
+        self.frames: int | None = None  # a container's duration counts encoder padding in or out as it likes
+        self.decoded = 0
+        if not opened.streams.audio:
+            kinds = ", ".join(stream.type for stream in opened.streams) or "none"
+            raise AudioError(ErrorCode.UNDECODABLE, f"no audio stream (streams: {kinds})")
+        stream = opened.streams.audio[0]
+        if stream.codec_context is None:
+            raise AudioError(ErrorCode.UNSUPPORTED, "FFmpeg knows no decoder for the audio stream")
+        self._frames = opened.decode(stream)
+        self._first = self._next()
+        if self._first is None:
+            self.rate, self.channels = stream.codec_context.sample_rate, max(1, stream.codec_context.channels)
+        else:  # not the header: with spectral band replication the decoder doubles the rate
+            self.rate, self.channels = self._first.sample_rate, len(self._first.layout.channels)
+        trusted = container.demuxer in ("mp4", "matroska", "asf") and opened.duration is not None
+        self.estimated_frames = opened.duration * self.rate // av.time_base if trusted else None
+
+    def _next(self) -> Any:  # noqa: ANN401
+        try:
+            frame = next(self._frames, None)
+        except av.FFmpegError as error:
+            self._source.reraise()
+            raise _av_error(error, self._source, self._container, self.decoded) from error
+        self._source.reraise()
+        return frame
+
+    def blocks(self, start: int, stop: int, dtype: str) -> Iterator[Samples]:
+        del dtype  # float32: see lossless16
+        frame, self._first = self._first, None
+        while frame is not None and self.decoded < stop:
+            if frame.sample_rate != self.rate or len(frame.layout.channels) != self.channels:
+                message = (
+                    f"after {self.decoded} frames, {self.rate} Hz x {self.channels} channels becomes "
+                    f"{frame.sample_rate} Hz x {len(frame.layout.channels)}"
+                )
+                raise AudioError(ErrorCode.UNSUPPORTED, message)
+            values = _av_values(frame)
+            block = values[max(0, start - self.decoded) : stop - self.decoded]
+            self.decoded += len(values)
+            if len(block):
+                yield block
+            frame = self._next()
+
+
+def _av_values(frame: Any) -> Samples:  # noqa: ANN401
+    """An FFmpeg frame as float32 (frames, channels), full scale at 1."""
+    name = frame.format.name.removesuffix("p")
+    raw = frame.to_ndarray()
+    x: Samples = raw.T if frame.format.is_planar else raw.reshape(-1, len(frame.layout.channels))
+    if name == "u8":
+        return (x.astype(np.float32) - 128) / 128
+    if x.dtype.kind == "i":
+        return (x.astype(np.float64) / 2.0 ** (8 * x.dtype.itemsize - 1)).astype(np.float32)
+    return x.astype(np.float32)
+
+
+# ---- What containers promise
+# ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Container:
+    """What the first bytes say.
+
+    Attributes:
+        demuxer: FFmpeg's name for the format, None where it is not one that FFmpeg is asked to read.
+        complete: True where the container declares its length and the bytes are there.
+        has_frame_count: for MPEG audio: a Xing header counts the frames.
+        beyond_sndfile: for MPEG audio: there may be more than libsndfile would decode.
+        mpeg_start: for MPEG audio: where the first frame begins.
+    """
+
+    demuxer: str | None
+    complete: bool = False
+    has_frame_count: bool = False
+    beyond_sndfile: bool = False
+    mpeg_start: int = 0
+
+
+def _check_container(source: _Source) -> _Container:
+    """Name the container and hold its promises against the bytes.
+
+    Raises:
+        AudioError: TRUNCATED where bytes are missing; UNSUPPORTED where recordings are chained in a way of
+            which libsndfile would read the first and drop the rest.
+    """
+    start = _skip_id3(source)
+    head = source.read_at(start, 256)
+    demuxer = _demuxer(head)
+    if demuxer == "ogg" and start == 0:
+        _check_ogg(source)
+        return _Container(demuxer, complete=True)
+    if demuxer == "mp3" and (mpeg := _mpeg_stream(source, start)) is not None:
+        return mpeg
+    end = _declared_end(source, demuxer, head) if start == 0 else None
+    if end is not None and end > source.size:
+        message = f"the container goes on to byte {end}, the file ends at byte {source.size}"
+        raise AudioError(ErrorCode.TRUNCATED, message)
+    return _Container(demuxer, complete=end is not None)
+
+
+_GUID_ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_GUID_ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_GUID_W64_RIFF = b"riff" + bytes.fromhex("2e91cf11a5d628db04c10000")
+
+_MAGIC: Final = (
+    (0, b"OggS", "ogg"),
+    (0, b"RIFF", "wav"),  # AVI is told apart below
+    (0, b"RIFX", "wav"),
+    (0, b"RF64", "wav"),
+    (0, b"BW64", "wav"),
+    (0, _GUID_W64_RIFF, "w64"),
+    (0, b"FORM", "aiff"),
+    (0, b"caff", "caf"),
+    (0, b".snd", "au"),
+    (0, b"NIST_1A", "nistsphere"),
+    (4, b"ftyp", "mp4"),
+    (4, b"moov", "mp4"),
+    (4, b"mdat", "mp4"),
+    (4, b"wide", "mp4"),
+    (0, b"\x1aE\xdf\xa3", "matroska"),
+    (0, _GUID_ASF, "asf"),
+    (0, b"#!AMR", "amr"),
+    (0, b"FLV\x01", "flv"),
+    (0, b"\x0bw", "ac3"),
+    (0, b"MAC ", "ape"),
+    (0, b"wvpk", "wv"),
+    (0, b"TTA1", "tta"),
+    (0, b"\0\0\x01\xba", "mpeg"),
+)
+
+
+def _demuxer(head: bytes) -> str | None:
+    """FFmpeg's name for what begins with these bytes."""
+    if head[:4] == b"RIFF" and head[8:11] == b"AVI":
+        return "avi"
+    for position, magic, name in _MAGIC:
+        if head[position : position + len(magic)] == magic:
+            return name
+    if len(head) > 188 and head[0] == head[188] == 0x47:
+        return "mpegts"
+    if len(head) > 1 and head[0] == 0xFF:
+        if head[1] & 0xF6 == 0xF0:  # a sync word with layer 0
+            return "aac"
+        if head[1] & 0xE0 == 0xE0:
+            return "mp3"
+    return None
+
+
+class _Chunks(NamedTuple):
+    """How a chunked container lays itself out: where chunks begin, and what a chunk's header looks like."""
+
+    begin: int
+    header: str  # struct format: name, size
+    align: int
+    header_counts: bool  # whether the size includes the header
+
+
+_RIFF_LITTLE: Final = _Chunks(12, "<4sI", 2, header_counts=False)
+_CHUNKED: Final = {
+    b"RIFF": (_RIFF_LITTLE, (b"data",)),
+    b"RF64": (_RIFF_LITTLE, (b"data",)),
+    b"BW64": (_RIFF_LITTLE, (b"data",)),
+    b"RIFX": (_Chunks(12, ">4sI", 2, header_counts=False), (b"data",)),
+    b"FORM": (_Chunks(12, ">4sI", 2, header_counts=False), (b"SSND", b"BODY")),
+    b"caff": (_Chunks(8, ">4sq", 1, header_counts=False), (b"data",)),
+    b"riff": (
+        _Chunks(40, "<16sQ", 8, header_counts=True),
+        (b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0O\x8e\xdb\x8a",),
+    ),
+}
+
+
+def _is_placeholder(size: int) -> bool:
+    """Whether a writer to a pipe put it there: all ones (FFmpeg), about 2 GiB (sox, arecord)."""
+    return size >= 0xFFFFF000 or 0x7FFFF000 <= size <= 0x80000000
+
+
+def _declared_end(source: _Source, demuxer: str | None, head: bytes) -> int | None:
+    """The byte behind the audio, by the container's own account; None where it gives none, or none that is
+    known here.
+
+    Left out: MAT, AVR, PAF, PVF, VOC, IRCAM, SDS, WVE, XI, MPC (a cut shortens them unseen), FLV, MPEG-TS,
+    AC-3.
+    """
+    if head[:4] in _CHUNKED and demuxer != "avi":
+        return _chunked_end(source, head)
+    own = {
+        "au": _au_end,
+        "nistsphere": _nist_end,
+        "mp4": _mp4_end,
+        "matroska": _matroska_end,
+        "asf": _asf_end,
+    }
+    return own[demuxer](source) if demuxer in own else None
+
+
+def _chunked_end(source: _Source, head: bytes) -> int | None:
+    layout, wanted = _CHUNKED[head[:4]]
+    header_size = struct.calcsize(layout.header)
+    position, data_size_64 = layout.begin, None
+    while len(header := source.read_at(position, header_size)) == header_size:
+        name, size = struct.unpack(layout.header, header)
+        body = position + header_size
+        if layout.header_counts:
+            size -= header_size
+        if name == b"ds64":
+            fields = source.read_at(body, 16)
+            data_size_64 = struct.unpack("<Q", fields[8:])[0] if len(fields) == 16 else None
+        if name in wanted:
+            if size == 0xFFFFFFFF and data_size_64 is not None:
+                size = data_size_64
+            return _data_end(source, head, body, size)
+        if size < 0:  # damaged, or CAF's "to the end of the file" where it has no place
+            return None
+        position = body + size + -size % layout.align
+    return None
+
+
+def _data_end(source: _Source, head: bytes, body: int, size: int) -> int | None:
+    if head[:4] == b"RIFF" and size == 0 and source.size > body:
+        # 0 is the truth where other chunks follow (the RIFF size counts them), and a placeholder where it
+        # ends here. libsndfile takes it for the truth in both cases; all ones it reads to the end of the
+        # file.
+        riff_end = struct.unpack("<I", head[4:8])[0] + 8
+        if riff_end <= body or _is_placeholder(riff_end - 8):
+            source.show_instead(body - 4, b"\xff\xff\xff\xff")
+        return None
+    if size <= 0 or (head[:4] in (b"RIFF", b"RIFX", b"FORM", b"RF64", b"BW64") and _is_placeholder(size)):
+        return None
+    return body + size
+
+
+def _au_end(source: _Source) -> int | None:
+    header = source.read_at(4, 8)
+    if len(header) < 8:
+        return None
+    offset, size = struct.unpack(">II", header)
+    return None if size == 0 or _is_placeholder(size) else offset + size
+
+
+def _nist_end(source: _Source) -> int | None:
+    fields = dict[str, str]()
+    lines = source.read_at(0, 1024).decode("latin-1").split("\n")
+    for line in lines[2:]:
+        words = line.split(None, 2)
+        if len(words) == 3:
+            fields[words[0]] = words[2]
+    if "shorten" in fields.get("sample_coding", ""):
+        return None
+    numbers = [fields.get(key, "") for key in ("sample_count", "sample_n_bytes", "channel_count")]
+    if not (lines[1].strip().isdecimal() and all(number.strip().isdecimal() for number in numbers)):
+        return None
+    return int(lines[1]) + math.prod(int(number) for number in numbers)
+
+
+def _mp4_end(source: _Source) -> int | None:
+    position = 0
+    while position < source.size:
+        header = source.read_at(position, 16)
+        if len(header) < 8:
+            return position + 8 if position else None
+        size, name = struct.unpack(">I4s", header[:8])
+        if size == 1 and len(header) == 16:
+            size = struct.unpack(">Q", header[8:])[0]
+        if size < 8 or not name.isascii() or not name.isalnum():  # 0: to the end of the file. Else: not a box
+            return None
+        position += size
+    return position
+
+
+def _vint(data: bytes, position: int) -> tuple[int | None, int]:
+    """An EBML length and the position behind it; None where it is the "unknown" of live writers, or not
+    there."""
+    length = 9 - data[position].bit_length() if position < len(data) else 9
+    if length > 8 or position + length > len(data):
+        return None, position
+    value = int.from_bytes(data[position : position + length], "big") & ((1 << 7 * length) - 1)
+    return (None if value == (1 << 7 * length) - 1 else value), position + length
+
+
+def _matroska_end(source: _Source) -> int | None:
+    head = source.read_at(0, 256)
+    size, position = _vint(head, 4)
+    if size is None or head[position + size : position + size + 4] != b"\x18S\x80g":
+        return None
+    size, position = _vint(head, position + size + 4)
+    return None if size is None else position + size
+
+
+def _asf_end(source: _Source) -> int | None:
+    header = source.read_at(0, 8192)
+    at = header.find(_GUID_ASF_FILE)
+    if at < 0 or len(header) < at + 92:
+        return None
+    size, flags = struct.unpack_from("<Q", header, at + 40)[0], struct.unpack_from("<I", header, at + 88)[0]
+    return None if flags & 1 else int(size)  # flag 1: broadcast, the size means nothing
+
+
+def _check_ogg(source: _Source) -> None:
+    """Hold the last page of an Ogg file to its length and its end-of-stream flag."""
+    begin = max(0, source.size - 2 * 65307)  # two of the longest pages: the last page begins in there
+    tail = source.read_at(begin, source.size - begin)
+    at = tail.rfind(b"OggS\0")
+    table = at + 27
+    if at < 0 or len(tail) < table or len(tail) < table + tail[table - 1]:
+        raise AudioError(ErrorCode.TRUNCATED, f"the last Ogg page is cut in its header at byte {source.size}")
+    end = table + tail[table - 1] + sum(tail[table : table + tail[table - 1]])
+    if end > len(tail):
+        message = f"the last Ogg page goes on to byte {begin + end}, the file ends at byte {source.size}"
+        raise AudioError(ErrorCode.TRUNCATED, message)
+    if not tail[at + 5] & 4:
+        raise AudioError(ErrorCode.TRUNCATED, f"no end-of-stream flag on the last Ogg page, at byte {begin + at}")
+    # libsndfile reads the first of chained streams and drops the rest.
+    serials, position = set[bytes](), 0
+    while (page := source.read_at(position, 282))[:4] == b"OggS" and len(page) > 27 and page[5] & 2:
+        serials.add(page[14:18])
+        position += 27 + page[26] + sum(page[27 : 27 + page[26]])
+    if tail[at + 14 : at + 18] not in serials:
+        raise AudioError(ErrorCode.UNSUPPORTED, "chained Ogg: another stream follows the end of the first")
+
+
+# ---- MPEG audio
+# ----------------------------------------------------------------------------------------------------
+
+_KBIT_PER_S: Final = {  # by (MPEG-1?, layer)
+    (True, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (True, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (False, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+
+
+class _MpegFrame(NamedTuple):
+    size: int  # bytes
+    samples: int
+    xing_at: int  # where a Xing header would stand in it
+
+
+def _mpeg_frame(header: bytes) -> _MpegFrame | None:
+    """Read a frame's 4 header bytes; None where they are none, or of the free format, which has no size."""
+    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
+        return None
+    version, layer = header[1] >> 3 & 3, 4 - (header[1] >> 1 & 3)
+    bit_rate, rate, padding = header[2] >> 4, header[2] >> 2 & 3, header[2] >> 1 & 1
+    if version == 1 or layer == 4 or bit_rate in (0, 15) or rate == 3:
+        return None
+    mpeg1 = version == 3
+    hertz = (44100, 48000, 32000)[rate] // {3: 1, 2: 2, 0: 4}[version]
+    bits_per_s = 1000 * _KBIT_PER_S[mpeg1, layer][bit_rate - 1]
+    if layer == 1:
+        return _MpegFrame((12 * bits_per_s // hertz + padding) * 4, 384, 0)
+    samples = 1152 if mpeg1 or layer == 2 else 576
+    mono = header[3] >> 6 == 3
+    side = (17 if mono else 32) if mpeg1 else (9 if mono else 17)
+    return _MpegFrame(samples // 8 * bits_per_s // hertz + padding, samples, 4 + side)
+
+
+def _skip_id3(source: _Source) -> int:
+    """Where the file goes on behind ID3v2 tags."""
+    position = 0
+    while (header := source.read_at(position, 10))[:3] == b"ID3" and len(header) == 10:
+        size = header[6] << 21 | header[7] << 14 | header[8] << 7 | header[9]
+        position += 10 + size + (10 if header[5] & 0x10 else 0)
+    return position
+
+
+def _mpeg_stream(source: _Source, start: int) -> _Container | None:
+    """What MPEG audio that begins at `start` says of its length; None where none begins there."""
+    head = source.read_at(start, 256)
+    frame = _mpeg_frame(head)
+    if frame is None:
+        return None
+    second = source.read_at(start + frame.size, 4)
+    if len(second) == 4 and _mpeg_frame(second) is None:
+        return None
+    if head[frame.xing_at : frame.xing_at + 4] in (b"Xing", b"Info"):
+        flags, frames, size = struct.unpack_from(">III", head, frame.xing_at + 4)
+        if flags & 1 and frames:
+            if flags & 2:
+                _check_mpeg_bytes(source, start, start + size)
+            return _Container("mp3", has_frame_count=True, mpeg_start=start)
+    walk = _walk_mpeg(source, start)
+    if walk is None:
+        return _Container("mp3", mpeg_start=start)
+    _check_last_frame(source, walk)
+    # libsndfile stops at what it guesses from the size of the first frame.
+    guess = (source.size - start) / frame.size * frame.samples
+    return _Container("mp3", complete=True, beyond_sndfile=walk.samples > guess, mpeg_start=start)
+
+
+def _check_mpeg_bytes(source: _Source, start: int, end: int) -> None:
+    """Hold the end of the stream, as the Xing header has it, against the bytes."""
+    # A stripped tag at the end would miss as well: only a cut frame is taken for a cut.
+    if end > source.size and (walk := _walk_mpeg(source, start)) is not None:
+        _check_last_frame(source, walk)
+    follows = source.read_at(end, 4)
+    # More than a frame: some encoders leave the Xing frame itself out of its count.
+    if source.size - end > 4096 and (follows[:3] == b"ID3" or _mpeg_frame(follows) is not None):
+        message = f"joined MP3s: the Xing header ends at byte {end}, and MPEG audio goes on to byte {source.size}"
+        raise AudioError(ErrorCode.UNSUPPORTED, message)
+
+
+class _MpegWalk(NamedTuple):
+    samples: int
+    end: int
+    cut: bool  # whether the last frame goes on behind the end of the file
+
+
+def _check_last_frame(source: _Source, walk: _MpegWalk) -> None:
+    if walk.cut:
+        message = f"the last MPEG frame goes on to byte {walk.end}, the file ends at byte {source.size}"
+        raise AudioError(ErrorCode.TRUNCATED, message)
+
+
+def _walk_mpeg(source: _Source, start: int) -> _MpegWalk | None:
+    """Count MPEG frames by their headers to the end of the file; None where something else lies between
+    them."""
+    position, samples = start, 0
+    window, window_at = b"", start
+    while position < source.size:
+        if position + 4 > window_at + len(window):
+            window, window_at = source.read_at(position, 1 << 18), position
+        header = window[position - window_at : position - window_at + 4]
+        frame = _mpeg_frame(header)
+        if frame is None:
+            is_tag = header[:3] in (b"TAG", b"APE", b"LYR", b"ID3") or not header.strip(b"\0")
+            if len(header) < 4 and header[:1] == b"\xff":
+                return _MpegWalk(samples, position + 4, cut=True)
+            return _MpegWalk(samples, position, cut=False) if is_tag else None
+        position += frame.size
+        samples += frame.samples
+    return _MpegWalk(samples, position, cut=position > source.size)

@@ -1,0 +1,149 @@
+"""Exactly once: content-named data files, and one small commit object a chunk that is written last.
+
+The ordering argument. A chunk's data files carry the digest of their own bytes in their names and are put whole
+(`storage.put`: synced and renamed, or one PUT). Only when all of them are there is the commit object put, whose name is
+(part, ordinal) and whose content names them. Therefore:
+
+* A commit that can be read names files that are complete: they were there before it.
+* Killed before the commit: files that no commit names. Readers never see them, the next start does the chunk again, and
+  finishing the run removes them.
+* Two attempts at one chunk: each leaves whole files of its own names, and the commit that stands, whichever was put
+  last, names one consistent set. The files of the other are orphans.
+
+Nothing rests on conditional PUT, which not every store honours. Readers trust commits only: never list the data
+directories of a run that is not done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.schemas import TABLES
+
+COMMITS = "commits"
+_NAME = re.compile(r"(?P<part>[0-9a-f]+)-(?P<chunk>\d+)(?P<last>\.last)?\.json")
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file that a commit names: its table, its path below the run, rows, bytes, and SHA-256."""
+
+    table: str
+    path: str
+    rows: int
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What one chunk left: the truth about it.
+
+    Attributes:
+        last: the part ends with this chunk, whose totals are `part_rows` and `part_audio_s`.
+        workers: host:pid of the processes that read and recognised it.
+        seconds: time spent in each stage.
+    """
+
+    part_id: str
+    chunk: int
+    last: bool
+    part_rows: int | None
+    part_audio_s: float | None
+    utterances: int
+    errors: int
+    error_codes: dict[str, int]
+    audio_s: float
+    source_bytes: int
+    attempt: str
+    workers: dict[str, str]
+    seconds: dict[str, float]
+    files: tuple[DataFile, ...] = field(default=())
+
+    @property
+    def path(self) -> str:
+        """Where it lies below the run: under a hash prefix, so that commits list in parallel; `last` shows in the name."""
+        name = f"{self.part_id}-{self.chunk:05d}{'.last' if self.last else ''}.json"
+        return f"{COMMITS}/{self.part_id[:2]}/{name}"
+
+
+@dataclass(frozen=True)
+class Committed:
+    """The chunks of one part that are committed, as the names of their commits tell."""
+
+    chunks: frozenset[int] = frozenset()
+    last: int | None = None
+
+    @property
+    def done(self) -> bool:
+        """Chunks 0..last are all there."""
+        return self.last is not None and len(self.chunks) == self.last + 1
+
+
+def write_chunk(run: str, commit: Commit, tables: dict[str, pa.Table]) -> Commit:
+    """Put the tables that hold rows, then the commit that names them; see the module's ordering argument."""
+    files = tuple(_put_table(run, commit, name, table) for name, table in tables.items() if table.num_rows)
+    commit = Commit(**{**vars(commit), "files": files})
+    storage.put(storage.join(run, commit.path), json.dumps(asdict(commit), indent=1).encode())
+    return commit
+
+
+def _put_table(run: str, commit: Commit, name: str, table: pa.Table) -> DataFile:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    data = buffer.getvalue()
+    digest = hashlib.sha256(data).hexdigest()
+    path = f"{name}/{commit.part_id}-{commit.chunk:05d}-{digest[:16]}.parquet"
+    storage.put(storage.join(run, path), data)
+    return DataFile(name, path, table.num_rows, len(data), digest)
+
+
+def list_committed(run: str) -> dict[str, Committed]:
+    """What is committed, by part: from one listing, without opening a commit."""
+    parts: dict[str, Committed] = {}
+    for found in storage.list_objects(storage.join(run, COMMITS)):
+        name = _NAME.fullmatch(found.uri.rpartition("/")[2])
+        if name is None:
+            continue
+        before = parts.get(name["part"], Committed())
+        chunk = int(name["chunk"])
+        last = chunk if name["last"] else before.last
+        parts[name["part"]] = Committed(before.chunks | {chunk}, last)
+    return parts
+
+
+def read_commits(run: str) -> Iterator[Commit]:
+    """Every commit of a run, in the order of their names, read a few at a time."""
+    uris = [found.uri for found in storage.list_objects(storage.join(run, COMMITS)) if found.uri.endswith(".json")]
+    with ThreadPoolExecutor(8) as pool:
+        for data in pool.map(storage.fetch, uris):
+            values: dict[str, Any] = json.loads(data)
+            yield Commit(**{**values, "files": tuple(DataFile(**file) for file in values["files"])})
+
+
+def remove_orphans(run: str, commits: Iterable[Commit]) -> int:
+    """Remove data files that no commit names, and temporary files of writers that were killed. Gives their number.
+
+    Only where nothing writes to the run any more.
+    """
+    named = {file.path for commit in commits for file in commit.files}
+    orphans = [
+        found.uri
+        for table in TABLES
+        for found in storage.list_objects(storage.join(run, table))
+        if f"{table}/{found.uri.rpartition('/')[2]}" not in named
+    ]
+    orphans += [o.uri for o in storage.list_objects(storage.join(run, COMMITS)) if o.uri.endswith(".tmp")]
+    storage.delete(orphans)
+    return len(orphans)

@@ -1,0 +1,152 @@
+"""What a run is asked to do, checked before anything starts, and the fingerprint that a resume must match."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import posixpath
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, ValidationError, field_validator
+from pydantic.dataclasses import dataclass
+
+from pipeline import storage
+from pipeline.errors import UsageError
+from pipeline.normalize import NORMALIZERS
+from pipeline.schemas import SCHEMA_VERSION
+
+# What of a checkpoint its results depend on; optimizer states and READMEs lie beside it.
+_CHECKPOINT_FILE = re.compile(
+    r"(config|vocab|preprocessor_config|tokenizer_config|special_tokens_map|added_tokens)\.json"
+    r"|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
+    r"|pytorch_model(-\d+-of-\d+)?\.bin|pytorch_model\.bin\.index\.json"
+)
+HASH_BLOCK_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class RunConfig:
+    """A transcription run.
+
+    Attributes:
+        inputs: files, directories, globs, .jsonl manifests, .tar shards, .parquet files; any fsspec URI.
+        output: the RUN directory or prefix.
+        model: checkpoint with a CTC head (Hugging Face layout), directory or URI.
+        classifiers: checkpoints with classification heads, each `URI` or `NAME=URI`.
+        channels: `mix` downmixes, `split` makes an utterance of each channel, a number picks that channel (0-based).
+        max_segment_s: longer audio is cut, at its quietest frame, into segments no longer than this.
+        normalizer: what references and hypotheses go through before errors are counted.
+        limit: only the first so many utterances.
+        part_mib: size of a part, the unit of planning, in MiB of input.
+        chunk_s: size of a chunk, the unit of commit, in seconds of audio; `chunk_rows` in rows.
+        max_error_rate: stop the run once more than this share of its rows failed, counted from 1,000 rows on.
+        strict: stop the run at the first row that fails.
+        address: `local` starts a Ray of its own; `auto` or HOST:PORT joins a cluster.
+        actors: recogniser actors; None: one, or as many as the GPUs allow.
+        gpus_per_actor: None: 1 where the cluster has GPUs, else 0.
+        cpus_per_actor: Ray CPUs an actor holds; None: what is left of the machine beside decoding.
+        threads: torch threads an actor; None: its share of the processors.
+    """
+
+    inputs: Annotated[tuple[str, ...], Field(min_length=1)]
+    output: str
+    model: str
+    classifiers: tuple[str, ...] = ()
+    channels: Literal["mix", "split"] | Annotated[int, Field(ge=0)] = "mix"
+    max_segment_s: Annotated[float, Field(ge=1, le=600)] = 60.0
+    normalizer: str = "basic"
+    limit: Annotated[int, Field(ge=1)] | None = None
+    part_mib: Annotated[float, Field(gt=0, le=4096)] = 32.0
+    chunk_s: Annotated[float, Field(gt=0, le=1800)] = 600.0
+    chunk_rows: Annotated[int, Field(ge=1, le=100_000)] = 2000
+    max_error_rate: Annotated[float, Field(ge=0, le=1)] = 0.05
+    strict: bool = False
+    address: str = "local"
+    actors: Annotated[int, Field(ge=1)] | None = None
+    gpus_per_actor: Annotated[float, Field(ge=0)] | None = None
+    cpus_per_actor: Annotated[float, Field(gt=0)] | None = None
+    threads: Annotated[int, Field(ge=1)] | None = None
+
+    @field_validator("normalizer")
+    @classmethod
+    def _known_normalizer(cls, value: str) -> str:
+        if value not in NORMALIZERS:
+            raise ValueError(f"must be one of {', '.join(NORMALIZERS)}")
+        return value
+
+    @property
+    def tasks(self) -> dict[str, str]:
+        """Classifier URI by task name: the name before `=`, else the last part of the URI."""
+        named: dict[str, str] = {}
+        for spec in self.classifiers:
+            name, equals, uri = spec.partition("=")
+            if not equals or "/" in name:
+                name, uri = posixpath.basename(spec.rstrip("/")), spec
+            if name in named:
+                raise UsageError(f"two classifiers are called {name}: name them, --classifier NAME=DIR")
+            named[name] = storage.absolute(uri)
+        return named
+
+
+def make_config(**values: Any) -> RunConfig:
+    """A RunConfig, its paths made absolute.
+
+    Raises:
+        UsageError: a value is out of its range; says which.
+    """
+    try:
+        config = RunConfig(**values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0]).replace("_", "-") if first["loc"] else "configuration"
+        raise UsageError(f"{name}: {first['msg']} (got {first['input']!r})") from error
+    return dataclasses.replace(
+        config,
+        inputs=tuple(storage.absolute(uri) for uri in config.inputs),
+        output=storage.absolute(config.output),
+        model=storage.absolute(config.model),
+    )
+
+
+def checkpoint_digest(uri: str) -> str:
+    """SHA-256 over the files of a checkpoint that its results depend on, and their names.
+
+    Raises:
+        UsageError: there is no checkpoint at `uri`.
+    """
+    found = [o for o in storage.list_objects(uri) if _CHECKPOINT_FILE.fullmatch(posixpath.basename(o.uri))]
+    if not any(posixpath.basename(o.uri) == "config.json" for o in found):
+        raise UsageError(f"no model at {uri}: there is no config.json")
+    digest = hashlib.sha256()
+    for item in found:
+        digest.update(f"{posixpath.basename(item.uri)}\0{item.size}\0".encode())
+        with storage.open_read(item.uri) as file:
+            while block := file.read(HASH_BLOCK_BYTES):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint(config: RunConfig) -> dict[str, Any]:
+    """All that a run's rows depend on, by name, so that a resume can say what differs. Heads have a digest each."""
+    return {
+        "schema": SCHEMA_VERSION,
+        "inputs": list(config.inputs),
+        "limit": config.limit,
+        "channels": config.channels,
+        "max_segment_s": config.max_segment_s,
+        "normalizer": config.normalizer,
+        "chunk_s": config.chunk_s,
+        "chunk_rows": config.chunk_rows,
+        "model": checkpoint_digest(config.model),
+        "classifiers": {task: checkpoint_digest(uri) for task, uri in config.tasks.items()},
+    }
+
+
+def differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """`name: stored -> wanted` for every entry in which two fingerprints differ."""
+    return [
+        f"{name}: {stored.get(name)} -> {wanted.get(name)}"
+        for name in dict.fromkeys((*stored, *wanted))
+        if stored.get(name) != wanted.get(name)
+    ]

@@ -1,0 +1,176 @@
+"""The decode stage: a part of the plan in, chunks of waveforms out; a Ray CPU task.
+
+A chunk is (part, ordinal), the unit of flow and commit. It closes by content alone, at so many seconds of audio or so
+many rows, so that the same part gives the same chunks at every attempt, wherever it runs. The last chunk of a part says
+so and holds the part's totals; a part of nothing but broken files, or of nothing, still gives one chunk.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import storage
+from pipeline.audio import AudioSettings, Segment, read_segments
+from pipeline.errors import AudioError, ErrorCode
+from pipeline.schemas import READ_CHUNK
+from pipeline.sources import Utterance, read_part
+
+
+@dataclass(frozen=True)
+class ReadSettings:
+    """How parts become chunks.
+
+    Attributes:
+        audio: rate, channels, longest segment, caps.
+        min_samples: fewest samples that the models can use; shorter utterances are TOO_SHORT.
+        chunk_s: a chunk closes once it holds this much audio, seconds.
+        chunk_rows: or this many rows.
+        stop_uri: while an object lies here, no new chunk is begun.
+    """
+
+    audio: AudioSettings
+    min_samples: int
+    chunk_s: float
+    chunk_rows: int
+    stop_uri: str
+
+
+@dataclass
+class _Chunk:
+    ordinal: int
+    began: float = field(default_factory=time.perf_counter)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    audio_s: float = 0.0
+    source_bytes: int = 0
+
+
+def worker_name() -> str:
+    """`host:pid` of this process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def read_chunks(part: dict[str, Any], committed: frozenset[int], settings: ReadSettings) -> Iterator[pa.Table]:
+    """Read one part.
+
+    Args:
+        part: a row of the plan.
+        committed: ordinals that are committed already; they are read past, not given out again.
+        settings: how.
+
+    Yields:
+        One-row tables of schema `READ_CHUNK`, in order. A part that is stopped half-way ends without a last chunk.
+
+    Raises:
+        StorageError: the input could not be reached, or is not what was planned.
+    """
+    chunk = _Chunk(0)
+    rows, audio_s = 0, 0.0
+    for utterance in read_part(part):
+        chunk.source_bytes += utterance.size
+        for row in utterance_rows(utterance, settings):
+            # A full chunk stays open until there is a row for the next one: only then is it known not to be the last.
+            if len(chunk.rows) >= settings.chunk_rows or chunk.audio_s >= settings.chunk_s:
+                if chunk.ordinal not in committed:
+                    yield _table(part, chunk)
+                chunk = _Chunk(chunk.ordinal + 1)
+                if storage.exists(settings.stop_uri):
+                    return
+            chunk.rows.append(row)
+            sound_s = row["duration_s"] if row["code"] is None else 0.0
+            chunk.audio_s += sound_s
+            audio_s += sound_s
+            rows += 1
+    if chunk.ordinal not in committed:
+        yield _table(part, chunk, last=True, part_rows=rows, part_audio_s=audio_s)
+
+
+def utterance_rows(utterance: Utterance, settings: ReadSettings) -> Iterator[dict[str, Any]]:
+    """Decode one utterance into rows of `READ_ROW`: one a segment, or one that says what is wrong.
+
+    This is the one place where bad data turns into a row. A recording that breaks off after some segments keeps them, and
+    ends in an error row.
+    """
+    whole = utterance.meta.span is None
+    offset_s, duration_s = utterance.meta.span or (None, None)
+    stage = "read"
+    try:
+        if utterance.problem is not None:
+            raise utterance.problem
+        audio = utterance.open()
+        stage = "decode"
+        for segment in read_segments(audio, settings.audio, offset_s=offset_s, duration_s=duration_s):
+            yield _segment_row(utterance, segment, settings)
+    except AudioError as error:
+        span = {} if whole else {"start_s": offset_s, "duration_s": duration_s}
+        yield _row(utterance, utterance.utt_id, **span) | _problem(stage, error)
+
+
+def _segment_row(utterance: Utterance, segment: Segment, settings: ReadSettings) -> dict[str, Any]:
+    utt_id = utterance.utt_id
+    if segment.channel is not None:
+        utt_id += f"#c{segment.channel}"
+    end_s = segment.start_s + segment.duration_s
+    if not (segment.whole or utterance.fixed_id and segment.only):
+        utt_id += f"#{round(segment.start_s * 1000)}-{round(end_s * 1000)}"
+    row = _row(utterance, utt_id, segment.start_s, segment.duration_s, segment.channel)
+    if not segment.only:
+        row["reference"] = None  # it is the whole recording's, and no segment's
+    samples = segment.samples
+    if len(samples) < settings.min_samples:
+        message = f"{len(samples)} samples, and the model needs {settings.min_samples}"
+        return row | _problem("decode", AudioError(ErrorCode.TOO_SHORT, message))
+    return row | {"samples": samples.astype(samples.dtype.newbyteorder("<"), copy=False).tobytes(), "sample_type": samples.dtype.name}
+
+
+def _row(
+    utterance: Utterance,
+    utt_id: str,
+    start_s: float | None = None,
+    duration_s: float | None = None,
+    channel: int | None = None,
+) -> dict[str, Any]:
+    return {
+        "utt_id": utt_id,
+        "uri": utterance.uri,
+        "start_s": start_s,
+        "duration_s": duration_s,
+        "channel": channel,
+        "byte_start": utterance.byte_start,
+        "byte_end": utterance.byte_end,
+        "reference": utterance.meta.text,
+        "reference_label": utterance.meta.label,
+        "speaker": utterance.meta.speaker,
+        "tags": utterance.meta.tags,
+        "code": None,
+    }
+
+
+def _problem(stage: str, error: AudioError) -> dict[str, Any]:
+    return {"stage": stage, "code": error.code.value, "message": error.message}
+
+
+def samples_of(row: dict[str, Any]) -> np.ndarray:
+    """The waveform of a row of `READ_ROW`, int16 or float32, without a copy."""
+    return np.frombuffer(row["samples"], dtype=np.dtype(row["sample_type"]).newbyteorder("<"))
+
+
+def _table(part: dict[str, Any], chunk: _Chunk, last: bool = False, **totals: float) -> pa.Table:
+    head = {
+        "part_id": part["part_id"],
+        "chunk": chunk.ordinal,
+        "last": last,
+        "audio_s": chunk.audio_s,
+        "source_bytes": chunk.source_bytes,
+        "reader": worker_name(),
+        "read_s": time.perf_counter() - chunk.began,
+        "rows": chunk.rows,
+    }
+    return pa.Table.from_pylist([head | totals], schema=READ_CHUNK)

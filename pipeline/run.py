@@ -1,0 +1,135 @@
+"""A RUN: the directory or prefix that a corpus leaves, and how to read one.
+
+`run.json` holds configuration, fingerprint, versions, totals and status; `plan.parquet` the parts; the data files are
+those that commits name (`pipeline.commit`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.commit import Commit, list_committed, read_commits
+from pipeline.errors import UsageError
+from pipeline.plan import PLAN
+from pipeline.schemas import TABLES
+
+RECORD = "run.json"
+PLAN_FILE = "plan.parquet"
+
+
+def now() -> str:
+    """The time, UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over the commits of a run."""
+
+    chunks: int = 0
+    utterances: int = 0
+    errors: int = 0
+    audio_s: float = 0.0
+    source_bytes: int = 0
+    compute_s: float = 0.0
+    error_codes: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def __add__(self, other: Totals) -> Totals:
+        sums = {
+            f.name: getattr(self, f.name) + getattr(other, f.name)
+            for f in dataclasses.fields(self)
+            if f.name != "error_codes"
+        }
+        codes = dict(self.error_codes)
+        for code, count in other.error_codes.items():
+            codes[code] = codes.get(code, 0) + count
+        return Totals(**sums, error_codes=dict(sorted(codes.items())))
+
+    @property
+    def error_rate(self) -> float:
+        """Share of the rows that failed; 0 where there are none."""
+        return self.errors / max(self.errors + self.utterances, 1)
+
+    @staticmethod
+    def of(commit: Commit) -> Totals:
+        """One commit's."""
+        return Totals(
+            chunks=1,
+            utterances=commit.utterances,
+            errors=commit.errors,
+            audio_s=commit.audio_s,
+            source_bytes=commit.source_bytes,
+            compute_s=commit.seconds["compute"],
+            error_codes=commit.error_codes,
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on storage. Opening it reads `run.json`; everything else is read when it is asked for."""
+
+    uri: str
+    record: dict[str, Any]
+
+    @staticmethod
+    def open(uri: str) -> Run:
+        """The run at `uri`.
+
+        Raises:
+            UsageError: there is none.
+        """
+        uri = storage.absolute(uri)
+        try:
+            record: dict[str, Any] = json.loads(storage.fetch(storage.join(uri, RECORD)))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise UsageError(f"no run at {uri}: there is no {RECORD}") from error
+        return Run(uri, record)
+
+    def save(self, **changes: Any) -> Run:
+        """Write `run.json` with `changes` to the record; gives the run as it is now."""
+        run = Run(self.uri, self.record | changes)
+        storage.put(storage.join(self.uri, RECORD), json.dumps(run.record, indent=2).encode())
+        return run
+
+    @property
+    def status(self) -> str:
+        """Running, stopped, failed or done. A driver that was killed leaves `running`."""
+        return str(self.record["status"])
+
+    def plan(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """The parts, of schema `PLAN`."""
+        with storage.open_read(storage.join(self.uri, PLAN_FILE)) as file:
+            return pq.read_table(file, columns=columns)
+
+    def commits(self) -> Iterator[Commit]:
+        """Every commit."""
+        return read_commits(self.uri)
+
+    def parts_done(self) -> set[str]:
+        """Ids of the parts whose chunks are all committed."""
+        return {part for part, committed in list_committed(self.uri).items() if committed.done}
+
+    def dataset(self, table: str) -> pads.Dataset:
+        """The committed rows of `transcripts`, `labels` or `errors`, at any time, also while the run goes on."""
+        paths = [file.path for commit in self.commits() for file in commit.files if file.table == table]
+        if not paths:
+            return pads.dataset(TABLES[table].empty_table())
+        fs, root = storage.filesystem(self.uri)
+        return pads.dataset([storage.join(root, path) for path in paths], TABLES[table], "parquet", filesystem=fs)
+
+
+def write_plan(uri: str, plan: pa.Table) -> None:
+    """Store the plan. It is written before `run.json`: a run that has a record has its plan."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(plan.cast(PLAN), sink, compression="zstd")
+    storage.put(storage.join(uri, PLAN_FILE), sink.getvalue().to_pybytes())

@@ -1,0 +1,46 @@
+"""SEW-D speech models (arXiv 2109.06870) in plain PyTorch: model, checkpoints, features, CTC.
+
+Knows torch, numpy, safetensors and fsspec, and nothing of clusters, files of audio, or jobs. Checkpoints are
+those of the Hugging Face layout, read and written unchanged:
+
+    model = SEWDForCTC.from_pretrained(directory_or_uri)
+    features = FeatureExtractor.from_pretrained(directory_or_uri)
+    tokenizer = CTCTokenizer.from_pretrained(directory_or_uri)
+    output = model(*features.pad([waveform]))
+    path = greedy_path(output.logits[0, : output.num_frames[0]], model.blank, tokenizer.drop_ids)
+    text = tokenizer.decode(path.token_ids)
+"""
+
+from sewd_model.checkpoint import backbone_digest, read_state_dict
+from sewd_model.config import InputTooShortError, SEWDConfig
+from sewd_model.ctc import CTCTokenizer, GreedyPath, Word, greedy_path, words
+from sewd_model.features import FeatureExtractor
+from sewd_model.files import CheckpointError
+from sewd_model.model import (
+    BaseOutput,
+    HeadOutput,
+    Padding,
+    SEWDForCTC,
+    SEWDForSequenceClassification,
+    SEWDModel,
+)
+
+__all__ = [
+    "BaseOutput",
+    "CTCTokenizer",
+    "CheckpointError",
+    "FeatureExtractor",
+    "GreedyPath",
+    "HeadOutput",
+    "InputTooShortError",
+    "Padding",
+    "SEWDConfig",
+    "SEWDForCTC",
+    "SEWDForSequenceClassification",
+    "SEWDModel",
+    "Word",
+    "backbone_digest",
+    "greedy_path",
+    "read_state_dict",
+    "words",
+]

@@ -1,0 +1,447 @@
+"""The configuration of a SEW-D model: every number that its weights and its arithmetic depend on.
+
+The field names and defaults are those of `config.json` in the Hugging Face layout, so a file written here is
+read by transformers and the reverse. What the names mean is told in the paper (Wu et al.,
+"Performance-Efficiency Trade-offs in Unsupervised Pre-training for Speech Recognition", arXiv 2109.06870)
+and, for the disentangled attention, in DeBERTa (He et al., arXiv 2006.03654).
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self, cast
+
+from sewd_model.files import CheckpointError, Location, read_json, shown, write_json
+
+CONFIG_FILE = "config.json"
+MODEL_TYPE = "sew-d"
+
+# The names that transformers' ACT2FN knows, less two that carry weights of their own (prelu, xielu).
+ACTIVATION_NAMES = frozenset(
+    {
+        "gelu",
+        "gelu_10",
+        "gelu_accurate",
+        "gelu_fast",
+        "gelu_new",
+        "gelu_python",
+        "gelu_python_tanh",
+        "gelu_pytorch_tanh",
+        "hardswish",
+        "laplace",
+        "leaky_relu",
+        "linear",
+        "mish",
+        "quick_gelu",
+        "relu",
+        "relu2",
+        "relu6",
+        "sigmoid",
+        "silu",
+        "sqrtsoftplus",
+        "swish",
+        "tanh",
+    }
+)
+
+_POSITIVE = (
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    *("squeeze_factor", "max_position_embeddings", "mask_time_length", "mask_feature_length"),
+    *("num_conv_pos_embeddings", "num_conv_pos_embedding_groups", "classifier_proj_size"),
+)
+_NOT_NEGATIVE = ("mask_time_min_masks", "mask_feature_min_masks")
+_INTEGERS = (*_POSITIVE, *_NOT_NEGATIVE, "position_buckets", "max_relative_positions")
+_PROBABILITIES = (
+    *("hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout", "final_dropout"),
+    *("mask_time_prob", "mask_feature_prob"),
+)
+_NUMBERS = (*_PROBABILITIES, "initializer_range", "layer_norm_eps", "feature_layer_norm_eps")
+_FLAGS = (
+    *("share_att_key", "relative_attention", "conv_bias", "apply_spec_augment"),
+    *("ctc_zero_infinity", "use_weighted_layer_sum"),
+)
+_CONV_TUPLES = ("conv_dim", "conv_stride", "conv_kernel")
+_CHOICES = {
+    "hidden_act": ACTIVATION_NAMES,
+    "feat_extract_activation": ACTIVATION_NAMES,
+    "feat_extract_norm": frozenset({"group", "layer"}),
+    "ctc_loss_reduction": frozenset({"mean", "sum", "none"}),
+}
+
+
+class InputTooShortError(ValueError):
+    """A clip has too few samples to give one squeezed frame.
+
+    Attributes:
+        num_samples: Samples that the (shortest) clip has.
+        min_samples: Samples that it needs at least, `SEWDConfig.min_samples`.
+    """
+
+    def __init__(self, num_samples: int, min_samples: int) -> None:
+        super().__init__(
+            f"a clip of {num_samples} samples is too short: the model needs at least {min_samples}"
+        )
+        self.num_samples = num_samples
+        self.min_samples = min_samples
+
+    def __reduce__(self) -> tuple[type["InputTooShortError"], tuple[int, int]]:
+        # The default would call the constructor with the message, and the error would not survive a process
+        # border.
+        return type(self), (self.num_samples, self.min_samples)
+
+
+def _default_labels() -> dict[int, str]:
+    return {0: "LABEL_0", 1: "LABEL_1"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SEWDConfig:
+    """All settings of a SEW-D model, checked when constructed.
+
+    Contradictory, out-of-range or unsupported values raise `ValueError` with the parameters' names. Keys of a
+    `config.json` that this class does not know are kept in `extra` and written back, except the few that
+    would change the arithmetic: those are refused by name.
+    """
+
+    vocab_size: int = 32
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    squeeze_factor: int = 2  # frames pooled into one before the transformer, and spread again after it
+
+    # Disentangled attention. Offsets between query and key beyond position_buckets / 2 share buckets whose
+    # width grows with the logarithm of the offset; position_buckets <= 0 gives every offset a row of its own
+    # and clamps at the span.
+    max_position_embeddings: int = 512
+    max_relative_positions: int = (
+        -1
+    )  # < 1: max_position_embeddings. Legacy key that the reference reads if present.
+    position_buckets: int = 256
+    share_att_key: bool = True  # content and position share the key and query projections
+    relative_attention: bool = True
+    pos_att_type: tuple[str, ...] = ("p2c", "c2p")
+    norm_rel_ebd: str = "layer_norm"  # "|"-separated words; only "layer_norm" has a meaning
+
+    hidden_act: str = "gelu_python"
+    hidden_dropout: float = 0.1  # deprecated and unused, as in the reference
+    activation_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    feat_proj_dropout: float = 0.0
+    final_dropout: float = 0.1
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-7
+    feature_layer_norm_eps: float = 1e-5
+
+    # Convolutional feature extractor, one entry a layer.
+    feat_extract_norm: str = "group"
+    feat_extract_activation: str = "gelu"
+    conv_dim: tuple[int, ...] = (64, 128, 128, 128, 128, 256, 256, 256, 256, 512, 512, 512, 512)
+    conv_stride: tuple[int, ...] = (5, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1)
+    conv_kernel: tuple[int, ...] = (10, 3, 1, 3, 1, 3, 1, 3, 1, 2, 1, 2, 1)
+    conv_bias: bool = False
+    num_conv_pos_embeddings: int = 128  # kernel size of the positional convolution
+    num_conv_pos_embedding_groups: int = 16
+
+    # SpecAugment (arXiv 1904.08779) on the projected features, in training.
+    apply_spec_augment: bool = True
+    mask_time_prob: float = 0.05
+    mask_time_length: int = 10
+    mask_time_min_masks: int = 2
+    mask_feature_prob: float = 0.0
+    mask_feature_length: int = 10
+    mask_feature_min_masks: int = 0
+
+    ctc_loss_reduction: str = "mean"
+    ctc_zero_infinity: bool = False
+    use_weighted_layer_sum: bool = False
+    classifier_proj_size: int = 256
+
+    pad_token_id: int | None = 0  # the CTC blank
+    bos_token_id: int | None = 1
+    eos_token_id: int | tuple[int, ...] | None = 2
+
+    id2label: Mapping[int, str] = field(default_factory=_default_labels)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in (*_CONV_TUPLES, "pos_att_type", "eos_token_id"):
+            value = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+        _check_types(self)
+        _check_ranges(self)
+        _check_agreement(self)
+        _check_extra(self)
+
+    # ---------------------------------------------------------------------------------------- derived numbers
+    @property
+    def num_labels(self) -> int:
+        """Classes of the sequence classifier; 1 means regression."""
+        return len(self.id2label)
+
+    @property
+    def label2id(self) -> dict[str, int]:
+        """The inverse of `id2label`."""
+        return {label: index for index, label in self.id2label.items()}
+
+    @property
+    def head_size(self) -> int:
+        """Channels of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def max_distance(self) -> int:
+        """The offset between query and key from which on all offsets look alike."""
+        return (
+            self.max_relative_positions if self.max_relative_positions > 0 else self.max_position_embeddings
+        )
+
+    @property
+    def position_span(self) -> int:
+        """Half the rows of the relative position table: row `span + b` belongs to bucket b, -span <= b <
+        span."""
+        return self.position_buckets if self.position_buckets > 0 else self.max_distance
+
+    @property
+    def normalizes_positions(self) -> bool:
+        """Whether the relative position table goes through a LayerNorm."""
+        return "layer_norm" in [word.strip() for word in self.norm_rel_ebd.lower().split("|")]
+
+    @property
+    def hop_length(self) -> int:
+        """Samples from one frame to the next: the product of the strides (320, which is 20 ms at 16 kHz)."""
+        return math.prod(self.conv_stride)
+
+    @property
+    def min_samples(self) -> int:
+        """The fewest samples that give one squeezed frame (720 at the defaults)."""
+        samples = self.squeeze_factor
+        for kernel, stride in zip(reversed(self.conv_kernel), reversed(self.conv_stride), strict=True):
+            samples = (samples - 1) * stride + kernel
+        return samples
+
+    def num_frames(self, num_samples: int) -> int:
+        """Return how many frames, before squeezing, a clip of `num_samples` samples gives (0 if it is too
+        short)."""
+        frames = num_samples
+        for kernel, stride in zip(self.conv_kernel, self.conv_stride, strict=True):
+            frames = max(0, (frames - kernel) // stride + 1)
+        return frames
+
+    # ------------------------------------------------------------------------------------------------ reading
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build a configuration from the content of a `config.json`.
+
+        Keys that are missing take their defaults; unknown keys go to `extra`. `num_labels` is understood when
+        there is no `id2label`; `label2id` must be its inverse when both are there.
+
+        Raises:
+            ValueError: Values contradict each other or are not supported; the message names the parameters.
+        """
+        rest = dict(values)
+        model_type = rest.pop("model_type", MODEL_TYPE)
+        if model_type != MODEL_TYPE:
+            msg = f"model_type is {model_type!r}; only {MODEL_TYPE!r} is supported"
+            raise ValueError(msg)
+        labels = _read_labels(
+            rest.pop("id2label", None), rest.pop("label2id", None), rest.pop("num_labels", None)
+        )
+        if labels is not None:
+            rest["id2label"] = labels
+        if rest.get("pos_att_type", ()) is None:
+            rest["pos_att_type"] = ()
+        elif isinstance(
+            rest.get("pos_att_type"), str
+        ):  # the spelling of early DeBERTa configurations: "c2p|p2c"
+            rest["pos_att_type"] = tuple(
+                word.strip() for word in rest["pos_att_type"].split("|") if word.strip()
+            )
+        names = {item.name for item in dataclasses.fields(cls)} - {"extra"}
+        known = {name: value for name, value in rest.items() if name in names}
+        return cls(**known, extra={name: value for name, value in rest.items() if name not in names})
+
+    @classmethod
+    def from_pretrained(cls, location: Location) -> Self:
+        """Read `config.json` in a directory or under any fsspec URI.
+
+        Raises:
+            CheckpointError: The file is missing, is not JSON, or holds values that `from_dict` refuses.
+        """
+        values = read_json(location, CONFIG_FILE)
+        if values is None:
+            msg = f"there is no {CONFIG_FILE} in {shown(location)}"
+            raise CheckpointError(msg)
+        try:
+            return cls.from_dict(values)
+        except ValueError as error:
+            msg = f"{CONFIG_FILE} in {shown(location)}: {error}"
+            raise CheckpointError(msg) from error
+
+    # ------------------------------------------------------------------------------------------------ writing
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `config.json` holds: JSON values only, `id2label` with string keys, `extra` merged
+        in."""
+        values: dict[str, Any] = dict(self.extra)
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if item.name != "extra":
+                values[item.name] = list(value) if isinstance(value, tuple) else value
+        values["id2label"] = {str(index): label for index, label in sorted(self.id2label.items())}
+        values["label2id"] = self.label2id
+        values["model_type"] = MODEL_TYPE
+        return values
+
+    def save_pretrained(self, location: Location) -> None:
+        """Write `config.json` into a directory or under any fsspec URI."""
+        write_json(location, CONFIG_FILE, self.to_dict())
+
+
+def _read_labels(id2label: object, label2id: object, num_labels: object) -> dict[int, str] | None:
+    """Bring the three ways to spell the labels to one, `id2label` with integer keys; None if none is
+    given."""
+    if id2label is None:
+        if num_labels is None:
+            return None
+        if not isinstance(num_labels, int) or isinstance(num_labels, bool) or num_labels < 1:
+            msg = f"num_labels must be a positive integer, not {num_labels!r}"
+            raise ValueError(msg)
+        return {index: f"LABEL_{index}" for index in range(num_labels)}
+    if not isinstance(id2label, Mapping):
+        msg = f"id2label must be an object, not {id2label!r}"
+        raise ValueError(msg)
+    try:
+        labels = {int(index): label for index, label in id2label.items()}
+        inverse = (
+            {label: int(index) for label, index in label2id.items()}
+            if isinstance(label2id, Mapping)
+            else None
+        )
+    except (TypeError, ValueError) as error:
+        msg = f"id2label and label2id must use integers for the classes: {error}"
+        raise ValueError(msg) from error
+    if num_labels is not None and num_labels != len(labels):
+        msg = f"num_labels is {num_labels}, but id2label has {len(labels)} entries"
+        raise ValueError(msg)
+    if inverse is not None and inverse != {label: index for index, label in labels.items()}:
+        msg = "label2id is not the inverse of id2label"
+        raise ValueError(msg)
+    return labels
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return (_is_int(value) or isinstance(value, float)) and math.isfinite(cast(float, value))
+
+
+def _is_id(value: object) -> bool:
+    return value is None or _is_int(value)
+
+
+def _is_sizes(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) > 0 and all(_is_int(item) and item > 0 for item in value)
+
+
+def _is_labels(value: object) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and len(value) > 0
+        and all(_is_int(index) and isinstance(label, str) for index, label in value.items())
+    )
+
+
+def _require(config: SEWDConfig, names: Iterable[str], wanted: str, is_right: Callable[[Any], bool]) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not is_right(value):
+            msg = f"{name} must be {wanted}, not {value!r}"
+            raise ValueError(msg)
+
+
+def _check_types(config: SEWDConfig) -> None:
+    _require(config, _INTEGERS, "an integer", _is_int)
+    _require(config, _NUMBERS, "a finite number", _is_number)
+    _require(config, _FLAGS, "true or false", lambda value: isinstance(value, bool))
+    _require(config, ("norm_rel_ebd", *_CHOICES), "a string", lambda value: isinstance(value, str))
+    _require(config, _CONV_TUPLES, "a list of positive integers", _is_sizes)
+    _require(config, ("pad_token_id", "bos_token_id"), "an integer or null", _is_id)
+    _require(
+        config,
+        ("eos_token_id",),
+        "an integer, a list of integers or null",
+        lambda value: _is_id(value) or (isinstance(value, tuple) and all(map(_is_int, value))),
+    )
+    _require(config, ("id2label",), "a non-empty object from class numbers to names", _is_labels)
+
+
+def _check_ranges(config: SEWDConfig) -> None:
+    _require(config, _POSITIVE, "positive", lambda value: value >= 1)
+    _require(config, (*_NOT_NEGATIVE, "initializer_range"), "0 or more", lambda value: value >= 0)
+    _require(config, ("layer_norm_eps", "feature_layer_norm_eps"), "positive", lambda value: value > 0)
+    _require(config, _PROBABILITIES, "between 0 and 1", lambda value: 0 <= value <= 1)
+    for name, choices in _CHOICES.items():
+        _require(config, (name,), f"one of {', '.join(sorted(choices))}", choices.__contains__)
+    _require(
+        config,
+        ("pos_att_type",),
+        'a list of "c2p" and "p2c"',
+        lambda value: isinstance(value, tuple) and all(word in ("c2p", "p2c") for word in value),
+    )
+    _require(
+        config,
+        ("pad_token_id",),
+        f"in the vocabulary, below vocab_size {config.vocab_size},",
+        lambda value: value is None or 0 <= value < config.vocab_size,
+    )
+    _require(
+        config,
+        ("id2label",),
+        f"numbered from 0 to num_labels - 1 = {config.num_labels - 1}",
+        lambda value: sorted(value) == list(range(len(value))),
+    )
+
+
+def _check_agreement(config: SEWDConfig) -> None:
+    lengths = {name: len(getattr(config, name)) for name in _CONV_TUPLES}
+    if len(set(lengths.values())) > 1:
+        msg = "conv_dim, conv_stride and conv_kernel must have one entry a layer each, but have " + ", ".join(
+            map(str, lengths.values())
+        )
+        raise ValueError(msg)
+    for name in ("num_attention_heads", "num_conv_pos_embedding_groups"):
+        if config.hidden_size % getattr(config, name):
+            msg = f"hidden_size {config.hidden_size} is not a multiple of {name} {getattr(config, name)}"
+            raise ValueError(msg)
+    if config.relative_attention and config.position_buckets > 0:
+        # The logarithmic buckets run from offset `linear` to max_distance - 1: log(0) or log of a ratio below
+        # 1 is what the reference would compute otherwise, and it would index with the outcome.
+        linear = config.position_buckets // 2
+        source = "max_relative_positions" if config.max_relative_positions > 0 else "max_position_embeddings"
+        if linear < 1 or config.max_distance - 1 <= linear:
+            msg = (
+                f"position_buckets {config.position_buckets} does not fit {source} {config.max_distance}: "
+                f"it must be at least 2, and half of it less than {source} - 1 (or -1: no buckets)"
+            )
+            raise ValueError(msg)
+
+
+def _check_extra(config: SEWDConfig) -> None:
+    """Refuse the keys that the reference, or its ancestor, would compute with and this code would not."""
+    extra = config.extra
+    refused = {
+        "add_adapter": bool(extra.get("add_adapter")),
+        "conv_kernel_size": extra.get("conv_kernel_size") not in (None, 0, -1),
+        "attention_head_size": extra.get("attention_head_size", config.head_size) != config.head_size,
+        "num_feat_extract_layers": extra.get("num_feat_extract_layers", len(config.conv_dim))
+        != len(config.conv_dim),
+        "quantization_config": extra.get("quantization_config") is not None,
+    }
+    for name, unsupported in refused.items():
+        if unsupported:
+            msg = f"{name} = {extra[name]!r} is not supported"
+            raise ValueError(msg)

@@ -1,0 +1,378 @@
+"""Tokens to text, and CTC's greedy reading of logits with times and confidences.
+
+The order of the steps is what makes the text right: take the best token of each frame, collapse repeats, drop
+the blank, and only *then* drop the other special tokens. Dropping the blank before collapsing, as
+transformers' `decode(skip_special_tokens=True)` does, loses double letters: `H E L <pad> L O` must read
+HELLO, not HELO.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sewd_model.files import CheckpointError, Location, read_json, shown, write_json
+
+VOCAB_FILE = "vocab.json"
+TOKENIZER_FILE = "tokenizer_config.json"
+SPECIAL_TOKENS_FILE = "special_tokens_map.json"
+ADDED_TOKENS_FILE = "added_tokens.json"
+
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "word_delimiter_token")
+
+
+# -------------------------------------------------------------------------------------------------- tokenizer
+@dataclass(frozen=True, kw_only=True)
+class CTCTokenizer:
+    """The vocabulary of a CTC head, with the defaults of transformers' Wav2Vec2CTCTokenizer.
+
+    Attributes:
+        vocab: Token to id, as in `vocab.json`.
+        added: Tokens beside `vocab.json` and their ids. Special tokens that neither holds are given the next
+            free ids, as transformers does.
+        bos_token: Start of sentence.
+        eos_token: End of sentence.
+        unk_token: Stands for what the vocabulary lacks; part of the text when decoded.
+        pad_token: The CTC blank.
+        word_delimiter_token: Stands between words.
+        replace_word_delimiter_char: What the delimiter becomes in text.
+        do_lower_case: The vocabulary is upper case and the text lower case.
+        extra: Other keys of `tokenizer_config.json`, written back unchanged. `clean_up_tokenization_spaces`
+            is among them and has no effect: it would glue words together that the times keep apart.
+    """
+
+    vocab: Mapping[str, int]
+    added: Mapping[str, int] = field(default_factory=dict)
+    bos_token: str | None = "<s>"
+    eos_token: str | None = "</s>"
+    unk_token: str | None = "<unk>"
+    pad_token: str | None = "<pad>"
+    word_delimiter_token: str | None = "|"
+    replace_word_delimiter_char: str = " "
+    do_lower_case: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in _SPECIAL:
+            if not isinstance(getattr(self, name), str | None):
+                msg = f"{name} must be a string or null, not {getattr(self, name)!r}"
+                raise ValueError(msg)
+        if not isinstance(self.replace_word_delimiter_char, str) or not isinstance(self.do_lower_case, bool):
+            msg = "replace_word_delimiter_char must be a string and do_lower_case true or false"
+            raise ValueError(msg)
+        names: dict[int, str] = {}
+        for token, index in self.vocab.items():
+            if not isinstance(index, int) or isinstance(index, bool) or index < 0:
+                msg = f"the vocabulary gives {token!r} the id {index!r}, which is not a number from 0"
+                raise ValueError(msg)
+            if index in names:
+                msg = f"the vocabulary gives {names[index]!r} and {token!r} the same id {index}"
+                raise ValueError(msg)
+            names[index] = token
+        if not names:
+            msg = "the vocabulary is empty"
+            raise ValueError(msg)
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """All tokens and their ids: the vocabulary, the added tokens, and special tokens that neither
+        holds."""
+        ids = {**self.added, **self.vocab}
+        for name in _SPECIAL:
+            token = getattr(self, name)
+            if token is not None and token not in ids:
+                ids[token] = len(ids)
+        return ids
+
+    @cached_property
+    def tokens(self) -> dict[int, str]:
+        """The inverse of `ids`; where an added token's id is also in the vocabulary, the vocabulary's
+        token."""
+        return {
+            **{index: token for token, index in self.ids.items()},
+            **{i: t for t, i in self.vocab.items()},
+        }
+
+    def _id(self, token: str | None) -> int | None:
+        return None if token is None else self.ids[token]
+
+    @property
+    def pad_id(self) -> int | None:
+        """The blank's id by this tokenizer's word; the model's own is `config.pad_token_id`."""
+        return self._id(self.pad_token)
+
+    @property
+    def bos_id(self) -> int | None:
+        """Id of the start of sentence."""
+        return self._id(self.bos_token)
+
+    @property
+    def eos_id(self) -> int | None:
+        """Id of the end of sentence."""
+        return self._id(self.eos_token)
+
+    @property
+    def unk_id(self) -> int | None:
+        """Id of the unknown token."""
+        return self._id(self.unk_token)
+
+    @property
+    def delimiter_id(self) -> int | None:
+        """Id of the word delimiter."""
+        return self._id(self.word_delimiter_token)
+
+    @property
+    def drop_ids(self) -> tuple[int, ...]:
+        """The ids that `greedy_path` is to leave out after collapsing: start and end of sentence."""
+        return tuple(index for index in (self.bos_id, self.eos_id) if index is not None)
+
+    @cached_property
+    def _whole(self) -> re.Pattern[str]:
+        """Matches tokens of several characters, longest first; those of the vocabulary take spaces around
+        them along."""
+        long = sorted((token for token in self.ids if len(token) > 1), key=len, reverse=True)
+        forms = [rf"\s*{re.escape(token)}\s*" if token in self.vocab else re.escape(token) for token in long]
+        return re.compile("(" + "|".join(forms) + ")") if forms else re.compile(r"(?!)")
+
+    def encode(self, text: str) -> list[int]:
+        """Spell a text: one id a character (a delimiter for each space), one for a token of several
+        characters.
+
+        Raises:
+            ValueError: The text holds a character without an id, and there is no unknown token in the
+                vocabulary.
+        """
+        ids: list[int] = []
+        for position, piece in enumerate(self._whole.split(text)):
+            if position % 2:  # re.split puts what the group matched, a whole token, at the odd places
+                ids.append(self.ids[piece if piece in self.ids else piece.strip()])
+                continue
+            plain = piece.upper() if self.do_lower_case else piece
+            ids.extend(self._character_id(character) for character in plain)
+        return ids
+
+    def _character_id(self, character: str) -> int:
+        token = character
+        if character == " " and self.word_delimiter_token is not None:
+            token = self.word_delimiter_token
+        index = self.ids.get(token, None if self.unk_token is None else self.ids[self.unk_token])
+        if index is None:
+            msg = f"{character!r} is not in the vocabulary, and there is no unknown token"
+            raise ValueError(msg)
+        return index
+
+    def _token(self, index: int) -> str:
+        token = self.tokens.get(index, self.unk_token)
+        if token is None:
+            msg = f"id {index} is not in the vocabulary, and there is no unknown token"
+            raise ValueError(msg)
+        return token
+
+    def decode(self, token_ids: Iterable[int]) -> str:
+        """Join tokens that are already collapsed (or never were repeated): equal neighbours both stay.
+
+        Blanks are left out; the delimiter becomes `replace_word_delimiter_char`; spaces at the ends are cut,
+        those inside stay as they are, two in a row where the path has two delimiters.
+        """
+        pieces = []
+        for index in token_ids:
+            token = self._token(int(index))
+            if token != self.pad_token:
+                pieces.append(
+                    self.replace_word_delimiter_char if token == self.word_delimiter_token else token
+                )
+        text = "".join(pieces).strip()
+        return text.lower() if self.do_lower_case else text
+
+    @classmethod
+    def from_pretrained(cls, location: Location, *, target_lang: str | None = None) -> Self:
+        """Read `vocab.json` and, where they exist, the files beside it that transformers writes.
+
+        Args:
+            location: A directory or fsspec URI.
+            target_lang: Which language of a nested, multi-lingual vocabulary to take.
+
+        Raises:
+            CheckpointError: `vocab.json` is missing, a file is malformed, or the language is missing or
+                unknown.
+        """
+        vocab = read_json(location, VOCAB_FILE)
+        if vocab is None:
+            msg = f"there is no {VOCAB_FILE} in {shown(location)}"
+            raise CheckpointError(msg)
+        settings = read_json(location, TOKENIZER_FILE) or {}
+        target_lang = settings.pop("target_lang", None) if target_lang is None else target_lang
+        decoder = settings.pop("added_tokens_decoder", None)
+        if decoder is None:
+            settings.update(read_json(location, SPECIAL_TOKENS_FILE) or {})
+            added = read_json(location, ADDED_TOKENS_FILE) or {}
+        try:
+            if decoder is not None:
+                added = {_content(token): int(index) for index, token in decoder.items()}
+            vocab = _choose_language(vocab, target_lang)
+            names = {item.name for item in dataclasses.fields(cls)} - {"vocab", "added", "extra"}
+            known = {name: _content(value) for name, value in settings.items() if name in names}
+            extra = {name: value for name, value in settings.items() if name not in names | {"target_lang"}}
+            added = {token: index for token, index in added.items() if token not in vocab}
+            return cls(vocab=vocab, added=added, **known, extra=extra)
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
+            msg = f"the tokenizer in {shown(location)} ({VOCAB_FILE}, {TOKENIZER_FILE}): {error}"
+            raise CheckpointError(msg) from error
+
+    def save_pretrained(self, location: Location) -> None:
+        """Write `vocab.json`, `tokenizer_config.json` and, where there are any, `added_tokens.json`."""
+        write_json(location, VOCAB_FILE, dict(self.vocab))
+        settings: dict[str, Any] = {"tokenizer_class": "Wav2Vec2CTCTokenizer", **self.extra}
+        for item in dataclasses.fields(self):
+            if item.name not in ("vocab", "added", "extra"):
+                settings[item.name] = getattr(self, item.name)
+        write_json(location, TOKENIZER_FILE, settings)
+        if self.added:
+            write_json(location, ADDED_TOKENS_FILE, dict(self.added))
+
+
+def _content(token: object) -> Any:  # noqa: ANN401  # JSON; the constructor checks it
+    """Return a token's text: files hold it bare, or as an object with its stripping rules."""
+    return token["content"] if isinstance(token, dict) else token
+
+
+def _choose_language(vocab: dict[str, Any], target_lang: str | None) -> dict[str, int]:
+    nested = any(isinstance(value, dict) for value in vocab.values())
+    if not nested:
+        return vocab
+    if target_lang is None:
+        msg = f"the vocabulary is multi-lingual; target_lang must name one of {', '.join(sorted(vocab))}"
+        raise ValueError(msg)
+    if not isinstance(vocab.get(target_lang), dict):
+        msg = f"target_lang {target_lang!r} is not in the vocabulary; it has {', '.join(sorted(vocab))}"
+        raise ValueError(msg)
+    return dict(vocab[target_lang])
+
+
+# ------------------------------------------------------------------------------------------------ greedy path
+@dataclass(frozen=True)
+class GreedyPath:
+    """The tokens that a clip's frames spell, in time order.
+
+    Attributes:
+        token_ids: `(n,)` int64.
+        start_frames: `(n,)` int64, first frame of each token's run.
+        end_frames: `(n,)` int64, one past its last frame.
+        probabilities: `(n,)` float32, exp of the mean log-softmax of the token over its run.
+        num_frames: Frames of the clip.
+    """
+
+    token_ids: NDArray[np.int64]
+    start_frames: NDArray[np.int64]
+    end_frames: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+    num_frames: int
+
+
+def greedy_path(
+    logits: torch.Tensor | NDArray[np.floating[Any]], blank: int, drop: Sequence[int] = ()
+) -> GreedyPath:
+    """Read the best token of each frame, collapse runs, drop the blank, then drop `drop`.
+
+    Args:
+        logits: `(T, V)` of one clip, its own frames only; any floating point type, computed with in float32.
+        blank: Id of the blank (`config.pad_token_id`).
+        drop: Ids to leave out *after* collapsing, such as `CTCTokenizer.drop_ids`. They still keep equal
+            tokens on both sides of them apart.
+
+    Returns:
+        The path; empty for T = 0. Where tokens tie, the lowest id wins.
+
+    Raises:
+        ValueError: `logits` is not two-dimensional, holds NaN, or `blank` is no column of it.
+    """
+    if isinstance(logits, torch.Tensor):
+        logits = logits.detach().float().cpu().numpy()
+    scores = np.asarray(logits, dtype=np.float32)
+    if scores.ndim != 2 or not 0 <= blank < scores.shape[1]:
+        msg = f"logits must be (frames, tokens) with the blank {blank} among the tokens, not {scores.shape}"
+        raise ValueError(msg)
+    if np.isnan(scores).any():
+        msg = "logits hold NaN"
+        raise ValueError(msg)
+    num_frames = scores.shape[0]
+    best = scores.argmax(axis=1)  # (T,), the first of equals
+    starts = np.flatnonzero(np.diff(best, prepend=-1))  # (runs,), a run starts where the token changes
+    ends = np.append(starts[1:], num_frames).astype(np.int64)[: len(starts)]
+
+    top = scores[np.arange(num_frames), best]  # (T,)
+    with np.errstate(under="ignore"):
+        log_probability = -np.log(
+            np.exp(scores - top[:, None]).sum(axis=1)
+        )  # the best token's own log-softmax
+    sums = np.add.reduceat(log_probability, starts) if len(starts) else np.zeros(0, np.float32)
+    probabilities = np.exp(sums / (ends - starts)).astype(np.float32)
+
+    runs = best[starts]
+    keep = ~np.isin(runs, [blank, *drop])
+    return GreedyPath(
+        token_ids=runs[keep].astype(np.int64),
+        start_frames=starts[keep].astype(np.int64),
+        end_frames=ends[keep],
+        probabilities=probabilities[keep],
+        num_frames=num_frames,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ words
+@dataclass(frozen=True)
+class Word:
+    """One word of a clip.
+
+    Attributes:
+        word: Its text, without spaces.
+        start_s: Seconds from the clip's start to the first frame of its first token.
+        end_s: Seconds to the end of the last frame of its last token.
+        confidence: Geometric mean of its tokens' probabilities, 0 to 1.
+    """
+
+    word: str
+    start_s: float
+    end_s: float
+    confidence: float
+
+
+def words(path: GreedyPath, tokenizer: CTCTokenizer, seconds_per_frame: float) -> list[Word]:
+    """Group a path's tokens into words: maximal runs without a delimiter.
+
+    Joined by single spaces, the words are `" ".join(tokenizer.decode(path.token_ids).split())` (provided that
+    the delimiter becomes a space, as it does by default).
+
+    Args:
+        path: Of one clip.
+        tokenizer: Of the model that made the path.
+        seconds_per_frame: `config.hop_length / sampling_rate`.
+    """
+    text, owners = "", []  # owners[i] is the place in the path of the token that character i came from
+    for place, index in enumerate(path.token_ids.tolist()):
+        token = tokenizer._token(index)
+        if token == tokenizer.pad_token:
+            continue
+        piece = " " if token == tokenizer.word_delimiter_token else token
+        text += piece
+        owners.extend([place] * len(piece))
+    found = []
+    for match in re.finditer(r"\S+", text):
+        first, last = owners[match.start()], owners[match.end() - 1]
+        with np.errstate(divide="ignore"):
+            confidence = np.exp(np.log(path.probabilities[first : last + 1], dtype=np.float64).mean())
+        found.append(
+            Word(
+                word=match.group().lower() if tokenizer.do_lower_case else match.group(),
+                start_s=int(path.start_frames[first]) * seconds_per_frame,
+                end_s=int(path.end_frames[last]) * seconds_per_frame,
+                confidence=float(confidence),
+            )
+        )
+    return found

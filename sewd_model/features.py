@@ -1,0 +1,119 @@
+"""From a waveform to what the model takes: zero mean and unit variance over the clip's own samples."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sewd_model.files import CheckpointError, Location, read_json, shown, write_json
+
+FEATURES_FILE = "preprocessor_config.json"
+PROCESSOR_FILE = "processor_config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureExtractor:
+    """How waveforms are prepared; the defaults are those of transformers' Wav2Vec2FeatureExtractor.
+
+    Attributes:
+        sampling_rate: Samples a second that the model was trained on.
+        do_normalize: Bring each clip to zero mean and unit variance.
+        padding_value: Value of the samples that `pad` adds; with an attention mask they have no effect.
+        return_attention_mask: Kept for the file's sake. `pad` always returns a mask: exact batches need it.
+        extra: Other keys of the file, written back unchanged.
+    """
+
+    sampling_rate: int = 16_000
+    do_normalize: bool = True
+    padding_value: float = 0.0
+    return_attention_mask: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        problems = {
+            "sampling_rate": type(self.sampling_rate) is not int or self.sampling_rate < 1,
+            "do_normalize": not isinstance(self.do_normalize, bool),
+            "padding_value": type(self.padding_value) not in (int, float),
+            "return_attention_mask": not isinstance(self.return_attention_mask, bool),
+            "feature_size": self.extra.get("feature_size", 1) != 1,
+            "padding_side": self.extra.get("padding_side", "right") != "right",
+        }
+        for name, wrong in problems.items():
+            if wrong:
+                msg = f"{name} = {getattr(self, name, self.extra.get(name))!r} is not supported"
+                raise ValueError(msg)
+
+    def __call__(self, waveform: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Prepare one mono clip; returns a new float32 array of the same shape, bit-equal to transformers' on
+        a clip.
+
+        Args:
+            waveform: `(N,)` float32 (or wider floating point, which is rounded first), N >= 1, at
+                `sampling_rate`.
+
+        Raises:
+            ValueError: The array is empty, not one-dimensional, or not floating point.
+        """
+        if waveform.ndim != 1 or waveform.size == 0 or waveform.dtype.kind != "f":
+            msg = f"a waveform must be 1-D floating point with samples, not {waveform.dtype} {waveform.shape}"
+            raise ValueError(msg)
+        samples = waveform.astype(np.float32)
+        if self.do_normalize:
+            samples = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
+        return samples.astype(np.float32, copy=False)
+
+    def pad(self, waveforms: Sequence[NDArray[np.float32]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Prepare each clip by itself and pad all on the right to the longest.
+
+        Returns:
+            `input_values` (B, N) float32 and `attention_mask` (B, N) int64, 1 on samples, in the order given.
+        """
+        if not waveforms:
+            msg = "there is no waveform to pad"
+            raise ValueError(msg)
+        width = max(len(waveform) for waveform in waveforms)
+        values = torch.full((len(waveforms), width), float(self.padding_value))
+        mask = torch.zeros(len(waveforms), width, dtype=torch.long)
+        for row, waveform in enumerate(waveforms):
+            values[row, : len(waveform)] = torch.from_numpy(self(waveform))
+            mask[row, : len(waveform)] = 1
+        return values, mask
+
+    @classmethod
+    def from_pretrained(cls, location: Location) -> Self:
+        """Read `preprocessor_config.json`, or the part of `processor_config.json` that newer transformers
+        writes.
+
+        Without either file, the defaults hold: 16 kHz, normalised.
+
+        Raises:
+            CheckpointError: A file is malformed or asks for what is not supported.
+        """
+        name = FEATURES_FILE
+        values = read_json(location, name)
+        if values is None:
+            name = PROCESSOR_FILE
+            values = (read_json(location, name) or {}).get("feature_extractor", {})
+        names = {item.name for item in dataclasses.fields(cls)} - {"extra"}
+        try:
+            known = {key: value for key, value in values.items() if key in names}
+            return cls(**known, extra={key: value for key, value in values.items() if key not in names})
+        except (ValueError, TypeError, AttributeError) as error:
+            msg = f"{name} in {shown(location)}: {error}"
+            raise CheckpointError(msg) from error
+
+    def save_pretrained(self, location: Location) -> None:
+        """Write `preprocessor_config.json`, which transformers reads."""
+        values = {
+            item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "extra"
+        }
+        defaults = {
+            "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+            "feature_size": 1,
+            "padding_side": "right",
+        }
+        write_json(location, FEATURES_FILE, {**defaults, **self.extra, **values})

@@ -1,0 +1,911 @@
+"""SEW-D, the readable reference: a speech encoder and two heads, for training and for inference.
+
+The path of a batch, with the paper's shapes (arXiv 2109.06870; B clips of N samples, T frames, S = T //
+squeeze_factor):
+
+    waveform (B, N)
+      -> 13 convolutions (`FeatureEncoder`)                                    (B, conv_dim[-1], T)
+      -> LayerNorm, projection, SpecAugment in training                        (B, T, hidden)
+      -> squeeze: average pooling + strided positional convolution             (B, S, hidden)
+      -> transformer layers with disentangled attention (arXiv 2006.03654)     (B, S, hidden)
+      -> upsampling: one squeezed frame becomes squeeze_factor frames          (B, T, hidden)
+      -> head: CTC logits a frame, or class logits a clip
+
+Attribute names are those of the Hugging Face layout (even `self.self` and `LayerNorm`), so that a state dict
+maps one to one onto a checkpoint's keys.
+
+**Padded batches.** Two meanings of `attention_mask` are offered, by the keyword `padding`:
+
+* `"exact"` (default): each row equals the reference model on that clip alone, whatever lies beside it. This
+  takes three masks the reference lacks: GroupNorm statistics over a row's own frames, a squeezed length
+  rounded *down*, and zeros in the output from there on (alone, an odd last frame comes out as zeros).
+* `"transformers"`: what transformers computes for the padded batch. GroupNorm averages over the padding, and
+  a half-filled squeezed frame takes part in attention; a row then depends on the batch's width.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import parametrizations
+
+from sewd_model import checkpoint
+from sewd_model.activations import ACTIVATIONS
+from sewd_model.config import InputTooShortError, SEWDConfig
+from sewd_model.files import Location
+from sewd_model.spec_augment import draw_mask
+
+Padding = Literal["exact", "transformers"]
+
+IGNORED_LABEL = -100
+
+
+# ---------------------------------------------------------------------------------------------------- outputs
+class _Output:
+    """What the three outputs share: the tuple that `return_dict=False` gives."""
+
+    tuple_fields: ClassVar[tuple[str, ...]]
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """Return the fields in transformers' order, those that are None left out."""
+        values = [getattr(self, name) for name in self.tuple_fields]
+        return tuple(value for value in values if value is not None)
+
+
+@dataclass
+class BaseOutput(_Output):
+    """What the backbone returns, and what a head needs to go on.
+
+    Attributes:
+        last_hidden_state: `(B, T, hidden)`. In exact mode zeros from frame `floor(num_frames / squeeze) *
+            squeeze` on.
+        num_frames: `(B,)` int64, each row's own frames before squeezing. Not part of the tuple.
+        padding: The meaning of the mask that the numbers were computed under. Not part of the tuple.
+        squeeze_factor: From `num_frames` to the length of `hidden_states`. Not part of the tuple.
+        hidden_states: If asked for: the transformer's input and each layer's output, `(B, S, hidden)` each.
+            In exact mode zeros beyond a row's own squeezed frames.
+        attentions: If asked for: each layer's probabilities `(B, heads, S, S)`, after softmax (and, in
+            training, dropout). In exact mode zeros beyond a row's own squeezed frames.
+    """
+
+    tuple_fields: ClassVar[tuple[str, ...]] = ("last_hidden_state", "hidden_states", "attentions")
+
+    last_hidden_state: Tensor
+    num_frames: Tensor
+    padding: Padding
+    squeeze_factor: int
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class HeadOutput(_Output):
+    """What a head returns.
+
+    Attributes:
+        logits: `(B, T, vocab_size)` from the CTC head, `(B, num_labels)` from the classifier.
+        num_frames: `(B,)` int64: rows of a clip's CTC logits that are its own. Not part of the tuple.
+        loss: If labels were given. A scalar, or `(B,)` where `ctc_loss_reduction` is "none".
+        hidden_states: See `BaseOutput`.
+        attentions: See `BaseOutput`.
+    """
+
+    tuple_fields: ClassVar[tuple[str, ...]] = ("loss", "logits", "hidden_states", "attentions")
+
+    logits: Tensor
+    num_frames: Tensor
+    loss: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class _Recorder:
+    """Collects what `output_hidden_states` and `output_attentions` ask for, cleaned of padding in exact
+    mode."""
+
+    wants_hidden_states: bool
+    wants_attentions: bool
+    own: Tensor | None  # (B, S) bool, True on a row's own squeezed frames; None: nothing to clean
+    hidden_states: list[Tensor] = field(default_factory=list)
+    attentions: list[Tensor] = field(default_factory=list)
+
+    def hidden_state(self, hidden: Tensor) -> None:
+        if self.wants_hidden_states:
+            self.hidden_states.append(hidden if self.own is None else hidden * self.own[:, :, None])
+
+    def attention(self, probabilities: Tensor) -> None:
+        if self.wants_attentions:
+            own = None if self.own is None else self.own[:, None, :, None]
+            self.attentions.append(probabilities if own is None else probabilities * own)
+
+
+# ---------------------------------------------------------------------------------------------------- lengths
+def conv_lengths(lengths: Tensor, config: SEWDConfig, num_layers: int | None = None) -> Tensor:
+    """Frames after the first `num_layers` convolutions (all, by default) for clips of `lengths` samples, any
+    shape."""
+    layers = list(zip(config.conv_kernel, config.conv_stride, strict=True))
+    for kernel, stride in layers[:num_layers]:
+        lengths = (torch.div(lengths - kernel, stride, rounding_mode="floor") + 1).clamp_min(0)
+    return lengths
+
+
+def length_mask(lengths: Tensor, width: int) -> Tensor:
+    """Return `(B, width)` bool, True in the first `lengths[b]` columns of row b."""
+    return torch.arange(width, device=lengths.device) < lengths[:, None]
+
+
+def position_buckets(num_positions: int, config: SEWDConfig) -> Tensor:
+    """Bucket of each offset `query - key`, from `-(num_positions - 1)` to `num_positions - 1`.
+
+    Buckets are exact up to half of `position_buckets` and logarithmic from there (DeBERTa v2). They are
+    computed on the CPU in float32, in the reference's order of operations, because `ceil` turns a last-bit
+    difference into a different bucket; on the CPU they are the same wherever the model runs.
+
+    Returns:
+        int64 `(2 * num_positions - 1,)`, rows of the relative position table: non-decreasing, 0 to 2 * span -
+        1.
+    """
+    offsets = torch.arange(1 - num_positions, num_positions)
+    span = config.position_span
+    if config.position_buckets > 0:
+        linear = config.position_buckets // 2
+        distance = offsets.abs().clamp_min(linear)
+        scale = torch.log(torch.tensor((config.max_distance - 1) / linear))
+        beyond = torch.ceil(torch.log(distance / linear) / scale * (linear - 1)) + linear
+        offsets = torch.where(offsets.abs() <= linear, offsets, (beyond * offsets.sign()).long())
+    return (offsets + span).clamp(0, 2 * span - 1)
+
+
+# ----------------------------------------------------------------------------------------- feature extraction
+class ConvLayer(nn.Module):
+    """One convolution of the feature extractor, with the norm its position calls for, and the activation.
+
+    "group" normalises each channel over time, in the first layer only; "layer" normalises each frame, in
+    every layer.
+    """
+
+    def __init__(self, config: SEWDConfig, index: int) -> None:
+        super().__init__()
+        in_channels = config.conv_dim[index - 1] if index > 0 else 1
+        out_channels = config.conv_dim[index]
+        self.conv = nn.Conv1d(
+            in_channels,
+            out_channels,
+            config.conv_kernel[index],
+            stride=config.conv_stride[index],
+            bias=config.conv_bias,
+        )
+        self.layer_norm: nn.GroupNorm | nn.LayerNorm | None = None
+        if config.feat_extract_norm == "layer":
+            self.layer_norm = nn.LayerNorm(out_channels)
+        elif index == 0:
+            self.layer_norm = nn.GroupNorm(out_channels, out_channels)
+        self.activation = ACTIVATIONS[config.feat_extract_activation]
+
+    def forward(self, hidden: Tensor, lengths: Tensor | None) -> Tensor:
+        """Map `(B, C_in, T_in)` to `(B, C_out, T_out)`; `lengths` (B,) are each row's own output frames,
+        None: all."""
+        hidden = self.conv(hidden)
+        if isinstance(self.layer_norm, nn.LayerNorm):
+            hidden = self.layer_norm(hidden.transpose(1, 2)).transpose(1, 2)
+        elif isinstance(self.layer_norm, nn.GroupNorm):
+            hidden = (
+                self.layer_norm(hidden)
+                if lengths is None
+                else _masked_group_norm(hidden, lengths, self.layer_norm)
+            )
+        return self.activation(hidden)
+
+
+def _masked_group_norm(hidden: Tensor, lengths: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """GroupNorm with one channel a group over each row's first `lengths[b]` frames. `(B, C, T)` to `(B, C,
+    T)`."""
+    own = length_mask(lengths, hidden.shape[-1])[:, None]  # (B, 1, T)
+    count = lengths[:, None, None]
+    values = hidden.float()  # sums over 10^5 frames do not fit half precision
+    mean = values.masked_fill(~own, 0.0).sum(-1, keepdim=True) / count  # (B, C, 1)
+    centred = (values - mean).masked_fill(~own, 0.0)
+    variance = centred.square().sum(-1, keepdim=True) / count
+    normalised = (centred * torch.rsqrt(variance + norm.eps)).to(hidden.dtype)
+    return normalised * norm.weight[:, None] + norm.bias[:, None]
+
+
+class FeatureEncoder(nn.Module):
+    """The convolutions from waveform to frames."""
+
+    def __init__(self, config: SEWDConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.conv_layers = nn.ModuleList(ConvLayer(config, index) for index in range(len(config.conv_dim)))
+
+    def forward(self, input_values: Tensor, num_samples: Tensor | None) -> Tensor:
+        """Map `(B, N)` to `(B, conv_dim[-1], T)`; `num_samples` (B,) are each row's own samples, None: all
+        are."""
+        hidden = input_values[:, None]  # (B, 1, N)
+        for index, layer in enumerate(self.conv_layers):
+            # Only the first layer's GroupNorm looks across frames, so only it has to know the lengths.
+            lengths = None
+            if index == 0 and num_samples is not None:
+                lengths = conv_lengths(num_samples, self.config, 1)
+            hidden = layer(hidden, lengths)
+        return hidden
+
+
+# ------------------------------------------------------------------------------------------------ transformer
+class SelfAttention(nn.Module):
+    """Disentangled self-attention: content to content, plus content to position and position to content.
+
+    A score of query q and key k is `(Q_q . K_k + Q_q . PK_b + K_k . PQ_b) / sqrt(d * terms)`, where b is the
+    bucket of q - k and PK, PQ are projections of the relative position table (DeBERTa, section 3.1).
+    """
+
+    def __init__(self, config: SEWDConfig) -> None:
+        super().__init__()
+        size = config.hidden_size
+        self.num_heads = config.num_attention_heads
+        self.query_proj = nn.Linear(size, size)
+        self.key_proj = nn.Linear(size, size)
+        self.value_proj = nn.Linear(size, size)
+        self.share_att_key = config.share_att_key
+        self.uses_c2p = config.relative_attention and "c2p" in config.pos_att_type
+        self.uses_p2c = config.relative_attention and "p2c" in config.pos_att_type
+        if not self.share_att_key and self.uses_c2p:
+            self.pos_key_proj = nn.Linear(size, size)
+        if not self.share_att_key and self.uses_p2c:
+            self.pos_query_proj = nn.Linear(size, size)
+        # The reference counts the terms that are named, even where relative_attention switches them off.
+        terms = 1 + ("c2p" in config.pos_att_type) + ("p2c" in config.pos_att_type)
+        self.scale = 1.0 / math.sqrt(config.head_size * terms)
+        self.pos_dropout = nn.Dropout(config.activation_dropout)
+        self.dropout = nn.Dropout(config.attention_dropout)
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        x = x.reshape(*x.shape[:-1], self.num_heads, -1)  # (..., L, heads, d)
+        return x.transpose(-3, -2)  # (..., heads, L, d)
+
+    def _position_scores(self, query: Tensor, key: Tensor, table: Tensor, rows: Tensor) -> Tensor:
+        """Add up the two position terms, `(B, heads, S, S)`; `table` (R, hidden), `rows` (S, S) int64 into
+        it."""
+        table = self.pos_dropout(table)
+        shape = (*query.shape[:-1], rows.shape[-1])
+        scores = query.new_zeros(())
+        if self.uses_c2p:
+            project = self.key_proj if self.share_att_key else self.pos_key_proj
+            by_row = query @ self._split_heads(project(table)).transpose(-1, -2)  # (B, heads, S, R)
+            scores = scores + by_row.gather(-1, rows.expand(shape))  # (B, heads, query, key)
+        if self.uses_p2c:
+            project = self.query_proj if self.share_att_key else self.pos_query_proj
+            by_row = key @ self._split_heads(project(table)).transpose(-1, -2)  # (B, heads, S, R)
+            scores = scores + by_row.gather(-1, rows.T.expand(shape)).transpose(
+                -1, -2
+            )  # (B, heads, query, key)
+        return scores
+
+    def forward(
+        self, hidden: Tensor, key_mask: Tensor | None, table: Tensor | None, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Attend.
+
+        Args:
+            hidden: `(B, S, hidden)`.
+            key_mask: `(B, S)` bool, True where a frame may be attended to; None: everywhere.
+            table: `(R, hidden)` relative position vectors, or None without relative attention.
+            rows: `(S, S)` int64, the table's row for query q (first axis) and key k.
+
+        Returns:
+            The context `(B, S, hidden)` and the probabilities `(B, heads, S, S)` it was made with.
+        """
+        query = self._split_heads(self.query_proj(hidden)) * self.scale  # (B, heads, S, d)
+        key = self._split_heads(self.key_proj(hidden))
+        value = self._split_heads(self.value_proj(hidden))
+        scores = query @ key.transpose(-1, -2)  # (B, heads, S, S)
+        if table is not None and (self.uses_c2p or self.uses_p2c):
+            scores = scores + self._position_scores(query, key * self.scale, table, rows)
+        if key_mask is None:
+            probabilities = scores.softmax(-1)
+        else:
+            hidden_keys = ~key_mask[:, None, None, :]
+            scores = scores.masked_fill(hidden_keys, torch.finfo(scores.dtype).min)
+            probabilities = scores.softmax(-1).masked_fill(hidden_keys, 0.0)
+        probabilities = self.dropout(probabilities)
+        context = (probabilities @ value).transpose(1, 2).flatten(2)  # (B, S, hidden)
+        return context, probabilities
+
+
+class ResidualOutput(nn.Module):
+    """Linear, dropout, residual and LayerNorm: the end of each half of a layer."""
+
+    def __init__(self, in_size: int, config: SEWDConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(in_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.activation_dropout)
+
+    def forward(self, hidden: Tensor, residual: Tensor) -> Tensor:
+        """Map `(B, S, in_size)` and the residual `(B, S, hidden)` to `(B, S, hidden)`."""
+        output: Tensor = self.LayerNorm(self.dropout(self.dense(hidden)) + residual)
+        return output
+
+
+class Attention(nn.Module):
+    """Self-attention and its residual output."""
+
+    def __init__(self, config: SEWDConfig) -> None:
+        super().__init__()
+        self.self = SelfAttention(config)
+        self.output = ResidualOutput(config.hidden_size, config)
+
+    def forward(
+        self, hidden: Tensor, key_mask: Tensor | None, table: Tensor | None, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See `SelfAttention.forward`."""
+        context, probabilities = self.self(hidden, key_mask, table, rows)
+        return self.output(context, hidden), probabilities
+
+
+class Intermediate(nn.Module):
+    """The widening half of the feed-forward block."""
+
+    def __init__(self, config: SEWDConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACTIVATIONS[config.hidden_act]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map `(B, S, hidden)` to `(B, S, intermediate)`."""
+        return self.activation(self.dense(hidden))
+
+
+class Layer(nn.Module):
+    """One transformer layer, with the norms after the residuals."""
+
+    def __init__(self, config: SEWDConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.intermediate = Intermediate(config)
+        self.output = ResidualOutput(config.intermediate_size, config)
+
+    def forward(
+        self, hidden: Tensor, key_mask: Tensor | None, table: Tensor | None, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See `SelfAttention.forward`."""
+        attended, probabilities = self.attention(hidden, key_mask, table, rows)
+        return self.output(self.intermediate(attended), attended), probabilities
+
+
+class Transformer(nn.Module):
+    """The layers, and the relative position table they share."""
+
+    def __init__(self, config: SEWDConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.layer = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        if config.relative_attention:
+            self.rel_embeddings = nn.Embedding(2 * config.position_span, config.hidden_size)
+        if config.normalizes_positions:
+            # Made even where relative_attention is off and nothing uses it: checkpoints hold it.
+            self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+
+    def position_table(self) -> Tensor:
+        """Return the relative position vectors, normalised if the configuration says so, `(2 * span,
+        hidden)`."""
+        table: Tensor = self.rel_embeddings.weight
+        return self.LayerNorm(table) if self.config.normalizes_positions else table
+
+    def forward(self, hidden: Tensor, key_mask: Tensor | None, recorder: _Recorder) -> Tensor:
+        """Map `(B, S, hidden)` to `(B, S, hidden)`; `key_mask` (B, S) is True where a frame may be attended
+        to."""
+        length = hidden.shape[1]
+        table, rows = None, hidden.new_empty(0, dtype=torch.long)
+        if self.config.relative_attention:
+            by_offset = position_buckets(length, self.config)  # (2S - 1,)
+            first, last = int(by_offset[0]), int(by_offset[-1])
+            table = self.position_table()[first : last + 1]  # the rows that a clip of this length can reach
+            positions = torch.arange(length, device=hidden.device)
+            offsets = positions[:, None] - positions + length - 1  # (S, S)
+            rows = (by_offset - first).to(hidden.device)[offsets]
+        recorder.hidden_state(hidden)
+        for layer in self.layer:
+            hidden, probabilities = layer(hidden, key_mask, table, rows)
+            recorder.hidden_state(hidden)
+            recorder.attention(probabilities)
+        return hidden
+
+
+class PositionalConv(nn.Module):
+    """A wide grouped convolution that tells a frame where it is; its stride does the squeezing."""
+
+    def __init__(self, config: SEWDConfig) -> None:
+        super().__init__()
+        kernel = config.num_conv_pos_embeddings
+        conv = nn.Conv1d(
+            config.hidden_size,
+            config.hidden_size,
+            kernel,
+            padding=kernel // 2,
+            groups=config.num_conv_pos_embedding_groups,
+            stride=config.squeeze_factor,
+        )
+        nn.init.normal_(conv.weight, std=2 * math.sqrt(1 / (kernel * config.hidden_size)))
+        nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        self.conv = parametrizations.weight_norm(conv, dim=2)
+        self.activation = ACTIVATIONS[config.feat_extract_activation]
+
+    def forward(self, hidden: Tensor, length: int) -> Tensor:
+        """Map `(B, hidden, T)` to `(B, hidden, length)`; the convolution may give a frame more, which is
+        dropped."""
+        return self.activation(self.conv(hidden)[..., :length])
+
+
+class Upsampling(nn.Module):
+    """Spread each squeezed frame over `squeeze_factor` frames."""
+
+    def __init__(self, config: SEWDConfig) -> None:
+        super().__init__()
+        self.projection = nn.Linear(config.hidden_size, config.hidden_size * config.squeeze_factor)
+        self.activation = ACTIVATIONS[config.feat_extract_activation]
+        self.hidden_size = config.hidden_size
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map `(B, S, hidden)` to `(B, S * squeeze_factor, hidden)`."""
+        wide = self.activation(self.projection(hidden))  # (B, S, squeeze * hidden)
+        return wide.reshape(wide.shape[0], -1, self.hidden_size)
+
+
+class Encoder(nn.Module):
+    """Squeeze, transform, spread."""
+
+    def __init__(self, config: SEWDConfig) -> None:
+        super().__init__()
+        self.squeeze_factor = config.squeeze_factor
+        self.pos_conv_embed = PositionalConv(config)
+        self.encoder = Transformer(config)
+        self.upsample = Upsampling(config)
+
+    def forward(self, hidden: Tensor, key_mask: Tensor | None, recorder: _Recorder) -> Tensor:
+        """Map `(B, T, hidden)` to the same shape, zeros where T is no multiple of the squeeze factor.
+
+        `key_mask` (B, S) is True where a squeezed frame may be attended to; None: everywhere.
+        """
+        num_frames = hidden.shape[1]
+        num_squeezed = num_frames // self.squeeze_factor
+        hidden = hidden.transpose(1, 2)  # (B, hidden, T)
+        pooled = functional.avg_pool1d(hidden, self.squeeze_factor)  # (B, hidden, S)
+        squeezed = (pooled + self.pos_conv_embed(hidden, num_squeezed)).transpose(1, 2)  # (B, S, hidden)
+        spread: Tensor = self.upsample(self.encoder(squeezed, key_mask, recorder))
+        return functional.pad(spread, (0, 0, 0, num_frames - spread.shape[1]))
+
+
+# ------------------------------------------------------------------------------------------------- the models
+class _PreTrained(nn.Module):
+    """What the three models share: initialisation, loading and saving."""
+
+    head_keys: ClassVar[
+        tuple[str, ...]
+    ] = ()  # first parts of the state dict's keys that are not the backbone's
+
+    def __init__(self, config: SEWDConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def _initialize(self, module: nn.Module) -> None:
+        """Give one module the reference's starting weights (the positional convolution gets its own when
+        made).
+
+        The reference means to initialise the positional convolution like this too, but writes into the weight
+        that weight norm computes, and so keeps torch's default.
+        """
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.initializer_range or 0.02)
+        elif isinstance(module, nn.Conv1d) and not torch.nn.utils.parametrize.is_parametrized(module):
+            nn.init.kaiming_normal_(module.weight)
+        if isinstance(module, nn.Linear | nn.Conv1d) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        location: Location,
+        *,
+        config: SEWDConfig | None = None,
+        dtype: torch.dtype = torch.float32,
+        new_head: bool = False,
+    ) -> Self:
+        """Load a checkpoint in the Hugging Face layout, in eval mode, on the CPU.
+
+        Args:
+            location: A directory, or any fsspec URI of one.
+            config: Use this instead of the checkpoint's `config.json`, e.g. with other labels and `new_head`.
+            dtype: What the weights are converted to and computed in, whatever the file holds.
+            new_head: Take the backbone only and initialise the head anew, from torch's random generator.
+
+        Raises:
+            CheckpointError: Files are missing or malformed, or keys or shapes do not fit; the message names
+                them.
+        """
+        config = SEWDConfig.from_pretrained(location) if config is None else config
+        model = cls(config)
+        checkpoint.load_into(model, location, head_keys=cls.head_keys, new_head=new_head)
+        return model.to(dtype).eval()
+
+    def save_pretrained(self, location: Location) -> None:
+        """Write `config.json` and `model.safetensors` into a directory or under any fsspec URI.
+
+        transformers loads the result with no missing and no unexpected key.
+        """
+        checkpoint.save(self, self.config, type(self).__name__, location)
+
+
+class SEWDModel(_PreTrained):
+    """The backbone: waveforms to frames.
+
+    Attributes:
+        spec_augment_generator: CPU generator that SpecAugment draws from in training; None: torch's global
+            one.
+    """
+
+    def __init__(self, config: SEWDConfig) -> None:
+        super().__init__(config)
+        self.feature_extractor = FeatureEncoder(config)
+        self.layer_norm = nn.LayerNorm(config.conv_dim[-1], eps=config.feature_layer_norm_eps)
+        if config.conv_dim[-1] != config.hidden_size:
+            self.feature_projection = nn.Linear(config.conv_dim[-1], config.hidden_size)
+        self.feature_dropout = nn.Dropout(config.feat_proj_dropout)
+        if config.mask_time_prob > 0 or config.mask_feature_prob > 0:
+            self.masked_spec_embed = nn.Parameter(torch.rand(config.hidden_size))
+        self.encoder = Encoder(config)
+        self.spec_augment_generator: torch.Generator | None = None
+        self.apply(self._initialize)
+
+    def freeze_feature_encoder(self) -> None:
+        """Stop training the convolutions of the feature extractor."""
+        self.feature_extractor.requires_grad_(False)
+
+    def _spec_augment(self, hidden: Tensor, num_frames: Tensor, mask_time_indices: Tensor | None) -> Tensor:
+        """Hide frames and channels of `(B, T, hidden)` in training, or the frames that the caller names."""
+        config = self.config
+        if not config.apply_spec_augment:
+            return hidden
+        rows, width, channels = hidden.shape
+        if mask_time_indices is None and config.mask_time_prob > 0 and self.training:
+            mask_time_indices = draw_mask(
+                num_frames.tolist(),
+                width,
+                probability=config.mask_time_prob,
+                span=config.mask_time_length,
+                min_spans=config.mask_time_min_masks,
+                generator=self.spec_augment_generator,
+            )
+        if mask_time_indices is not None:
+            if not hasattr(self, "masked_spec_embed"):
+                msg = "mask_time_indices needs a model made with mask_time_prob or mask_feature_prob above 0"
+                raise ValueError(msg)
+            hide = mask_time_indices.to(hidden.device, torch.bool)[:, :, None]  # (B, T, 1)
+            hidden = torch.where(hide, self.masked_spec_embed.to(hidden.dtype), hidden)
+        if config.mask_feature_prob > 0 and self.training:
+            hide = draw_mask(
+                [channels] * rows,
+                channels,
+                probability=config.mask_feature_prob,
+                span=config.mask_feature_length,
+                min_spans=config.mask_feature_min_masks,
+                generator=self.spec_augment_generator,
+            )
+            hidden = hidden.masked_fill(hide.to(hidden.device)[:, None, :], 0.0)  # (B, 1, hidden)
+        return hidden
+
+    def encode(
+        self,
+        input_values: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        mask_time_indices: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        padding: Padding = "exact",
+    ) -> BaseOutput:
+        """Run the backbone; `forward` tells what the arguments are."""
+        num_samples = _check_input(input_values, attention_mask, padding, self.config)
+        padded = bool((num_samples < input_values.shape[1]).any())
+        exact = padded and padding == "exact"
+        if exact:
+            input_values = input_values.masked_fill(~length_mask(num_samples, input_values.shape[1]), 0.0)
+        features = self.feature_extractor(input_values, num_samples if exact else None)
+        hidden = self.layer_norm(features.transpose(1, 2))  # (B, T, conv_dim[-1])
+        if hasattr(self, "feature_projection"):
+            hidden = self.feature_projection(hidden)  # (B, T, hidden)
+        hidden = self.feature_dropout(hidden)
+
+        num_frames = conv_lengths(num_samples, self.config)
+        width, squeeze = hidden.shape[1], self.config.squeeze_factor
+        if mask_time_indices is not None and mask_time_indices.shape != hidden.shape[:2]:
+            msg = f"mask_time_indices must be {tuple(hidden.shape[:2])}, not {tuple(mask_time_indices.shape)}"
+            raise ValueError(msg)
+        hidden = self._spec_augment(hidden, num_frames, mask_time_indices)
+
+        key_mask = None
+        if padded:
+            hidden = hidden.masked_fill(~length_mask(num_frames, width)[:, :, None], 0.0)
+            half_full = (
+                0 if exact else squeeze - 1
+            )  # the reference's pooled mask keeps a squeezed frame in part filled
+            num_squeezed = torch.div(num_frames + half_full, squeeze, rounding_mode="floor")
+            key_mask = length_mask(num_squeezed, width // squeeze)
+        recorder = _Recorder(output_hidden_states, output_attentions, key_mask if exact else None)
+        last = self.encoder(hidden, key_mask, recorder)
+        if exact:
+            own = num_frames - num_frames % squeeze
+            last = last.masked_fill(~length_mask(own, width)[:, :, None], 0.0)
+        return BaseOutput(
+            last_hidden_state=last,
+            num_frames=num_frames,
+            padding=padding,
+            squeeze_factor=squeeze,
+            hidden_states=tuple(recorder.hidden_states) if output_hidden_states else None,
+            attentions=tuple(recorder.attentions) if output_attentions else None,
+        )
+
+    def forward(
+        self,
+        input_values: Tensor,
+        attention_mask: Tensor | None = None,
+        mask_time_indices: Tensor | None = None,
+        *,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        return_dict: bool = True,
+        padding: Padding = "exact",
+    ) -> BaseOutput | tuple[Any, ...]:
+        """Encode clips.
+
+        Args:
+            input_values: `(B, N)` waveforms at the model's rate, normalised by `FeatureExtractor`. Not
+                modified.
+            attention_mask: `(B, N)`, 1 on samples and 0 on padding, which must be on the right. None: no
+                padding.
+            mask_time_indices: `(B, T)` bool, frames to replace by the mask vector, in place of SpecAugment's
+                draw; also in eval mode, but not where `apply_spec_augment` is off.
+            output_hidden_states: Return the transformer's input and each layer's output.
+            output_attentions: Return the attention probabilities.
+            return_dict: False returns a tuple without what is None.
+            padding: See the module's docstring.
+
+        Raises:
+            InputTooShortError: A clip has fewer than `config.min_samples` samples.
+            ValueError: Shapes or dtypes are wrong, or the padding is not on the right.
+        """
+        output = self.encode(
+            input_values,
+            attention_mask,
+            mask_time_indices=mask_time_indices,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            padding=padding,
+        )
+        return output if return_dict else output.to_tuple()
+
+
+def _check_input(
+    input_values: Tensor, attention_mask: Tensor | None, padding: Padding, config: SEWDConfig
+) -> Tensor:
+    """Return each row's own samples, `(B,)` int64, or raise what is wrong with the input."""
+    if padding not in ("exact", "transformers"):
+        msg = f'padding must be "exact" or "transformers", not {padding!r}'
+        raise ValueError(msg)
+    if input_values.dim() != 2 or not input_values.is_floating_point() or input_values.shape[0] == 0:
+        found = f"{input_values.dtype} {tuple(input_values.shape)}"
+        msg = f"input_values must be floating point (B, N), not {found}"
+        raise ValueError(msg)
+    rows, width = input_values.shape
+    if attention_mask is None:
+        num_samples = torch.full((rows,), width, dtype=torch.long, device=input_values.device)
+        shortest = width
+    else:
+        if attention_mask.shape != input_values.shape:
+            msg = f"attention_mask must be {tuple(input_values.shape)}, not {tuple(attention_mask.shape)}"
+            raise ValueError(msg)
+        own = attention_mask.to(input_values.device, torch.bool)
+        if bool((own[:, 1:] & ~own[:, :-1]).any()):
+            msg = "attention_mask must be 1 on a row's samples and 0 after them: padding belongs on the right"
+            raise ValueError(msg)
+        num_samples = own.sum(-1)
+        shortest = int(num_samples.min())
+    if shortest < config.min_samples:
+        raise InputTooShortError(shortest, config.min_samples)
+    return num_samples
+
+
+class _Head(_PreTrained):
+    """A backbone and what both heads do with it."""
+
+    def __init__(self, config: SEWDConfig) -> None:
+        super().__init__(config)
+        self.sew_d = SEWDModel(config)
+
+    @property
+    def needs_hidden_states(self) -> bool:
+        """Whether `head` needs a backbone output that was made with `output_hidden_states=True`."""
+        return False
+
+    def head(self, outputs: BaseOutput) -> Tensor:
+        """Compute the logits from the backbone's output."""
+        raise NotImplementedError
+
+    def loss(self, logits: Tensor, labels: Tensor, num_frames: Tensor) -> Tensor:
+        """Compute the loss from the logits."""
+        raise NotImplementedError
+
+    def freeze_feature_encoder(self) -> None:
+        """Stop training the convolutions of the feature extractor."""
+        self.sew_d.freeze_feature_encoder()
+
+    def freeze_base_model(self) -> None:
+        """Stop training the backbone; only the head learns."""
+        self.sew_d.requires_grad_(False)
+
+    def forward(
+        self,
+        input_values: Tensor,
+        attention_mask: Tensor | None = None,
+        mask_time_indices: Tensor | None = None,
+        *,
+        labels: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        return_dict: bool = True,
+        padding: Padding = "exact",
+    ) -> HeadOutput | tuple[Any, ...]:
+        """Encode clips and apply the head; with `labels`, the loss too (see `loss`).
+
+        The other arguments and the errors are those of `SEWDModel.forward`.
+        """
+        if labels is not None:
+            self._check_labels(labels, input_values.shape[0])
+        outputs = self.sew_d.encode(
+            input_values,
+            attention_mask,
+            mask_time_indices=mask_time_indices,
+            output_hidden_states=output_hidden_states or self.needs_hidden_states,
+            output_attentions=output_attentions,
+            padding=padding,
+        )
+        logits = self.head(outputs)
+        output = HeadOutput(
+            logits=logits,
+            num_frames=outputs.num_frames,
+            loss=None if labels is None else self.loss(logits, labels.to(logits.device), outputs.num_frames),
+            hidden_states=outputs.hidden_states if output_hidden_states else None,
+            attentions=outputs.attentions,
+        )
+        return output if return_dict else output.to_tuple()
+
+    def _check_labels(self, labels: Tensor, rows: int) -> None:
+        raise NotImplementedError
+
+
+class SEWDForCTC(_Head):
+    """The backbone and a linear layer that scores each vocabulary entry in each frame."""
+
+    head_keys: ClassVar[tuple[str, ...]] = ("lm_head",)
+
+    def __init__(self, config: SEWDConfig) -> None:
+        super().__init__(config)
+        if config.pad_token_id is None:
+            msg = "pad_token_id is null: it is the CTC blank"
+            raise ValueError(msg)
+        self.blank = config.pad_token_id
+        self.dropout = nn.Dropout(config.final_dropout)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self._initialize(self.lm_head)
+
+    def head(self, outputs: BaseOutput) -> Tensor:
+        """Return logits `(B, T, vocab_size)`; a row's own are the first `outputs.num_frames[b]`."""
+        logits: Tensor = self.lm_head(self.dropout(outputs.last_hidden_state))
+        return logits
+
+    def _check_labels(self, labels: Tensor, rows: int) -> None:
+        if labels.dim() != 2 or labels.shape[0] != rows:
+            msg = f"labels must be (B, L) with B = {rows}, not {tuple(labels.shape)}"
+            raise ValueError(msg)
+        if bool(((labels >= self.config.vocab_size) | ((labels < 0) & (labels != IGNORED_LABEL))).any()):
+            msg = f"labels must be {IGNORED_LABEL}, or from 0 to below vocab_size {self.config.vocab_size}"
+            raise ValueError(msg)
+
+    def loss(self, logits: Tensor, labels: Tensor, num_frames: Tensor) -> Tensor:
+        """Connectionist temporal classification (Graves et al. 2006) over each row's own frames, in float32.
+
+        Args:
+            logits: `(B, T, vocab_size)`.
+            labels: `(B, L)` token ids; -100 and the blank are padding.
+            num_frames: `(B,)`.
+
+        Returns:
+            As `ctc_loss_reduction` says: "mean" divides each row's loss by its labels, then averages the
+            rows; "sum" adds the rows; "none" is `(B,)`. `ctc_zero_infinity` turns the loss of labels that do
+            not fit to 0.
+        """
+        counted = (labels != IGNORED_LABEL) & (labels != self.blank)
+        log_probabilities = functional.log_softmax(logits, dim=-1, dtype=torch.float32).transpose(
+            0, 1
+        )  # (T, B, V)
+        with torch.backends.cudnn.flags(enabled=False):  # cuDNN's asks for blank = 0
+            return functional.ctc_loss(
+                log_probabilities,
+                labels.masked_select(counted),
+                num_frames,
+                counted.sum(-1),
+                blank=self.blank,
+                reduction=self.config.ctc_loss_reduction,
+                zero_infinity=self.config.ctc_zero_infinity,
+            )
+
+
+class SEWDForSequenceClassification(_Head):
+    """The backbone, a projection, the mean over time, and a linear layer that scores each class."""
+
+    head_keys: ClassVar[tuple[str, ...]] = ("layer_weights", "projector", "classifier")
+
+    def __init__(self, config: SEWDConfig) -> None:
+        super().__init__(config)
+        if config.use_weighted_layer_sum:
+            num_states = config.num_hidden_layers + 1
+            self.layer_weights = nn.Parameter(torch.ones(num_states) / num_states)
+        self.projector = nn.Linear(config.hidden_size, config.classifier_proj_size)
+        self.classifier = nn.Linear(config.classifier_proj_size, config.num_labels)
+        self._initialize(self.projector)
+        self._initialize(self.classifier)
+
+    @property
+    def needs_hidden_states(self) -> bool:
+        """True with `use_weighted_layer_sum`: the head then mixes all layers."""
+        return self.config.use_weighted_layer_sum
+
+    def head(self, outputs: BaseOutput) -> Tensor:
+        """Return logits `(B, num_labels)`.
+
+        The mean runs over a row's own frames, a zero last frame among them, which the projector's bias still
+        moves; with `use_weighted_layer_sum` over its own squeezed frames.
+
+        Raises:
+            ValueError: `needs_hidden_states`, but the backbone's output has none.
+        """
+        counted = outputs.num_frames
+        if self.config.use_weighted_layer_sum:
+            if outputs.hidden_states is None:
+                msg = "use_weighted_layer_sum needs a backbone output made with output_hidden_states=True"
+                raise ValueError(msg)
+            states = torch.stack(outputs.hidden_states, dim=1)  # (B, layers + 1, S, hidden)
+            hidden = (states * self.layer_weights.softmax(-1)[:, None, None]).sum(dim=1)  # (B, S, hidden)
+            if (
+                outputs.padding == "exact"
+            ):  # the reference compares squeezed positions with unsqueezed lengths
+                counted = torch.div(counted, outputs.squeeze_factor, rounding_mode="floor")
+        else:
+            hidden = outputs.last_hidden_state  # (B, T, hidden)
+        own = length_mask(counted, hidden.shape[1])[:, :, None]
+        projected = self.projector(hidden).masked_fill(~own, 0.0)
+        mean = projected.sum(dim=1, dtype=torch.float32) / own.sum(dim=1)  # (B, classifier_proj_size)
+        logits: Tensor = self.classifier(mean.to(projected.dtype))
+        return logits
+
+    def _check_labels(self, labels: Tensor, rows: int) -> None:
+        if labels.numel() != rows:
+            msg = f"labels must be one a clip, {rows}, not {tuple(labels.shape)}"
+            raise ValueError(msg)
+
+    def loss(self, logits: Tensor, labels: Tensor, num_frames: Tensor) -> Tensor:
+        """Cross-entropy, or, where `num_labels` is 1, the mean square error; averaged over the clips.
+
+        Args:
+            logits: `(B, num_labels)`.
+            labels: `(B,)` class numbers, -100 to leave a clip out; with `num_labels` 1, the values to
+                predict.
+            num_frames: Not used.
+        """
+        if self.config.num_labels == 1:
+            return functional.mse_loss(logits.flatten(), labels.flatten().to(logits.dtype))
+        return functional.cross_entropy(logits.float(), labels.flatten())
