@@ -28,7 +28,7 @@ class Exit(IntEnum):
 
 
 def run(app: typer.Typer) -> NoReturn:
-    """Run a Typer application and exit; an error that has a cause outside this program is one line, without a traceback."""
+    """Run a Typer application and exit. An error whose cause lies outside this program is one line, no traceback."""
     try:
         code = app(standalone_mode=False)
     except (UsageError, typer.TyperException) as error:

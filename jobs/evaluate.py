@@ -23,20 +23,22 @@ def evaluate(
     evaluation = pipeline.evaluate_run(opened, normalizer)
     out.print(_table(evaluation))
     out.print(
-        f"coverage: {evaluation.scored} scored, {evaluation.no_reference} without a reference, {evaluation.failed} failed"
-        f" ({_percent(evaluation.coverage)} of the corpus scored)"
+        f"coverage {_percent(evaluation.coverage)}: {evaluation.scored} scored, "
+        f"{evaluation.no_reference} without a reference, {evaluation.failed} failed"
     )
     if opened.status != "done":
-        out.print(f"the run is not done ({opened.status}): these figures are of what is committed so far", style="yellow")
+        out.print(
+            f"the run is not done ({opened.status}): these figures are of what is committed so far", style="yellow"
+        )
     out.print(f"metrics: {pipeline.write_metrics(opened, evaluation)}", markup=False, soft_wrap=True)
     return Exit.DONE
 
 
 def _table(evaluation: pipeline.Evaluation) -> Table:
     table = Table(title=f"errors, normalizer {evaluation.normalizer}", title_justify="left")
-    table.add_column("")
-    for name in ("rate", "errors", "substitutions", "deletions", "insertions", "reference"):
-        table.add_column(name, justify="right")
+    table.add_column("", no_wrap=True)
+    for name in ("rate", "errors", "sub", "del", "ins", "reference"):
+        table.add_column(name, justify="right", no_wrap=True)
     rows: list[tuple[str, ErrorCounts]] = [
         ("WER (words)", evaluation.words),
         ("CER (characters)", evaluation.chars),

@@ -12,7 +12,11 @@ from jobs.evaluate import evaluate
 from jobs.status import status
 from jobs.transcribe import transcribe
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help="Transcribe speech corpora with SEW-D, and measure how well.")
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Transcribe speech corpora with SEW-D, and measure how well.",
+)
 for _verb in (transcribe, evaluate, status):
     app.command()(_verb)
 

@@ -40,7 +40,9 @@ def transcribe(
     chunk_seconds: Annotated[float, typer.Option(help="Audio a chunk, the unit of commit.")] = 600.0,
     chunk_rows: Annotated[int, typer.Option(help="Rows a chunk, at most.")] = 2000,
     part_mib: Annotated[float, typer.Option(help="Input a part, the unit of planning, in MiB.")] = 32.0,
-    max_error_rate: Annotated[float, typer.Option(help="Stop above this share of failed rows, from 1,000 rows on.")] = 0.05,
+    max_error_rate: Annotated[
+        float, typer.Option(help="Stop above this share of failed rows, from 1,000 rows on.")
+    ] = 0.05,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that fails.")] = False,
     errors_ok: Annotated[bool, typer.Option("--errors-ok", help="Exit with 0 also where rows failed.")] = False,
     address: Annotated[str, typer.Option(help="Ray to use: local, auto, or HOST:PORT.")] = "local",
@@ -77,7 +79,7 @@ def transcribe(
 
 
 def _stop_on_signal(stop: threading.Event) -> None:
-    """First Ctrl-C or SIGTERM: finish the chunk and stop. A second Ctrl-C ends the program at once; nothing committed is lost."""
+    """First Ctrl-C or SIGTERM: finish the chunk and stop. A second Ctrl-C ends the program; commits stay."""
 
     def handle(signum: int, _frame: FrameType | None) -> None:
         if stop.is_set() and signum == signal.SIGINT:
@@ -129,7 +131,9 @@ def _report(run: pipeline.Run, errors_ok: bool) -> int:
     totals = run.record["totals"]
     codes = ", ".join(f"{code} {count}" for code, count in totals["error_codes"].items())
     failed = f", {totals['errors']} failed ({codes})" if totals["errors"] else ""
-    out.print(f"{run.status}: {totals['utterances']} transcripts of {duration(totals['audio_s'])} audio{failed}", markup=False)
+    out.print(
+        f"{run.status}: {totals['utterances']} transcripts of {duration(totals['audio_s'])} audio{failed}", markup=False
+    )
     out.print(f"run: {run.uri}", markup=False, soft_wrap=True)
     if run.status == "stopped":
         out.print("the same command goes on from here")

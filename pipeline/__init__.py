@@ -4,12 +4,16 @@
     pipeline.evaluate_run(run).wer
 """
 
+from typing import TYPE_CHECKING, Any
+
 from pipeline.config import RunConfig
 from pipeline.errors import AudioError, ErrorCode, RunFailedError, StorageError, UsageError
 from pipeline.evaluate import Evaluation
 from pipeline.run import Run
 from pipeline.score import evaluate_run, write_metrics
-from pipeline.transcribe import Progress, transcribe
+
+if TYPE_CHECKING:
+    from pipeline.driver import Progress, transcribe
 
 __all__ = [
     "AudioError",
@@ -25,3 +29,12 @@ __all__ = [
     "transcribe",
     "write_metrics",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the driver when it is asked for: torch and Ray take seconds, which reading a run need not wait for."""
+    if name in ("Progress", "transcribe"):
+        from pipeline import driver  # noqa: PLC0415
+
+        return getattr(driver, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

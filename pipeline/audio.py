@@ -392,8 +392,10 @@ class _Source:
     def read_at(self, position: int, count: int) -> bytes:
         """`count` bytes from `position` on, fewer only at the end of the file. Raises what the file
         raises."""
-        self._file.seek(position)
-        pieces, missing = [], count
+        # Positions and counts come from headers: damaged ones are beyond what seek() and read() take.
+        pieces, missing = [], min(count, self.size - position)
+        if missing > 0:
+            self._file.seek(position)
         while missing > 0 and (piece := self._file.read(missing)):  # an unbuffered file may give less than asked
             pieces.append(piece)
             missing -= len(piece)
@@ -797,6 +799,9 @@ _CHUNKED: Final = {
 }
 
 
+_MOST_CHUNKS = 100_000  # looked at: a gigabyte of zeros is a hundred million chunks of no length
+
+
 def _is_placeholder(size: int) -> bool:
     """Whether a writer to a pipe put it there: all ones (FFmpeg), about 2 GiB (sox, arecord)."""
     return size >= 0xFFFFF000 or 0x7FFFF000 <= size <= 0x80000000
@@ -817,6 +822,8 @@ def _declared_end(source: _Source, demuxer: str | None, head: bytes) -> int | No
         "mp4": _mp4_end,
         "matroska": _matroska_end,
         "asf": _asf_end,
+        "avi": _avi_end,
+        "aac": _adts_end,
     }
     return own[demuxer](source) if demuxer in own else None
 
@@ -825,7 +832,10 @@ def _chunked_end(source: _Source, head: bytes) -> int | None:
     layout, wanted = _CHUNKED[head[:4]]
     header_size = struct.calcsize(layout.header)
     position, data_size_64 = layout.begin, None
-    while len(header := source.read_at(position, header_size)) == header_size:
+    for _ in range(_MOST_CHUNKS):
+        header = source.read_at(position, header_size)
+        if len(header) < header_size:
+            return position + header_size  # the file ends, and there was no audio
         name, size = struct.unpack(layout.header, header)
         body = position + header_size
         if layout.header_counts:
@@ -837,7 +847,8 @@ def _chunked_end(source: _Source, head: bytes) -> int | None:
             if size == 0xFFFFFFFF and data_size_64 is not None:
                 size = data_size_64
             return _data_end(source, head, body, size)
-        if size < 0:  # damaged, or CAF's "to the end of the file" where it has no place
+        # Damaged, or CAF's "to the end of the file" where it has no place, or out of step.
+        if size < 0 or not name[:4].isascii() or not name[:4].decode().isprintable():
             return None
         position = body + size + -size % layout.align
     return None
@@ -866,33 +877,42 @@ def _au_end(source: _Source) -> int | None:
 
 
 def _nist_end(source: _Source) -> int | None:
-    fields = dict[str, str]()
-    lines = source.read_at(0, 1024).decode("latin-1").split("\n")
-    for line in lines[2:]:
-        words = line.split(None, 2)
-        if len(words) == 3:
-            fields[words[0]] = words[2]
-    if "shorten" in fields.get("sample_coding", ""):
+    lines = [line.split(None, 2) for line in source.read_at(0, 1024).split(b"\n")]  # name, type, value
+    fields = {words[0]: words[2].strip() for words in lines if len(words) == 3}
+    if b"shorten" in fields.get(b"sample_coding", b"") or len(lines) < 2:
         return None
-    numbers = [fields.get(key, "") for key in ("sample_count", "sample_n_bytes", "channel_count")]
-    if not (lines[1].strip().isdecimal() and all(number.strip().isdecimal() for number in numbers)):
+    header_size = b"".join(lines[1])
+    numbers = [fields.get(key, b"") for key in (b"sample_count", b"sample_n_bytes", b"channel_count")]
+    if not all(number.isdigit() for number in (header_size, *numbers)):
         return None
-    return int(lines[1]) + math.prod(int(number) for number in numbers)
+    return int(header_size) + math.prod(int(number) for number in numbers)
+
+
+def _avi_end(source: _Source) -> int | None:
+    size = int.from_bytes(source.read_at(4, 4), "little")
+    return None if size == 0 or _is_placeholder(size) else size + 8
+
+
+def _adts_end(source: _Source) -> int | None:
+    walk = _walk_frames(source, 0, _adts_frame)
+    return None if walk is None else walk.end
 
 
 def _mp4_end(source: _Source) -> int | None:
     position = 0
-    while position < source.size:
+    for _ in range(_MOST_CHUNKS):
         header = source.read_at(position, 16)
+        if not header:
+            return position
         if len(header) < 8:
-            return position + 8 if position else None
+            return position + 8
         size, name = struct.unpack(">I4s", header[:8])
         if size == 1 and len(header) == 16:
             size = struct.unpack(">Q", header[8:])[0]
         if size < 8 or not name.isascii() or not name.isalnum():  # 0: to the end of the file. Else: not a box
             return None
         position += size
-    return position
+    return None
 
 
 def _vint(data: bytes, position: int) -> tuple[int | None, int]:
@@ -959,6 +979,9 @@ _KBIT_PER_S: Final = {  # by (MPEG-1?, layer)
 }
 
 
+_HEADER_BYTES = 7  # enough of a frame to know its size: 4 of MPEG audio, 7 of ADTS
+
+
 class _MpegFrame(NamedTuple):
     size: int  # bytes
     samples: int
@@ -984,10 +1007,22 @@ def _mpeg_frame(header: bytes) -> _MpegFrame | None:
     return _MpegFrame(samples // 8 * bits_per_s // hertz + padding, samples, 4 + side)
 
 
+def _adts_frame(header: bytes) -> _MpegFrame | None:
+    """Read an ADTS (AAC) frame's header; None where it is none."""
+    if len(header) < _HEADER_BYTES or header[0] != 0xFF or header[1] & 0xF6 != 0xF0:
+        return None
+    size = (header[3] & 3) << 11 | header[4] << 3 | header[5] >> 5
+    samples = 1024 * (1 + (header[6] & 3))
+    return _MpegFrame(size, samples, 0) if size >= _HEADER_BYTES else None
+
+
 def _skip_id3(source: _Source) -> int:
     """Where the file goes on behind ID3v2 tags."""
     position = 0
-    while (header := source.read_at(position, 10))[:3] == b"ID3" and len(header) == 10:
+    for _ in range(_MOST_CHUNKS):
+        header = source.read_at(position, 10)
+        if header[:3] != b"ID3" or len(header) < 10:
+            break
         size = header[6] << 21 | header[7] << 14 | header[8] << 7 | header[9]
         position += 10 + size + (10 if header[5] & 0x10 else 0)
     return position
@@ -1042,19 +1077,22 @@ def _check_last_frame(source: _Source, walk: _MpegWalk) -> None:
 
 
 def _walk_mpeg(source: _Source, start: int) -> _MpegWalk | None:
-    """Count MPEG frames by their headers to the end of the file; None where something else lies between
-    them."""
+    return _walk_frames(source, start, _mpeg_frame)
+
+
+def _walk_frames(source: _Source, start: int, read_frame: Callable[[bytes], _MpegFrame | None]) -> _MpegWalk | None:
+    """Count frames by their headers to the end of the file; None where something else lies between them."""
     position, samples = start, 0
     window, window_at = b"", start
     while position < source.size:
-        if position + 4 > window_at + len(window):
+        if position + _HEADER_BYTES > window_at + len(window):
             window, window_at = source.read_at(position, 1 << 18), position
-        header = window[position - window_at : position - window_at + 4]
-        frame = _mpeg_frame(header)
+        header = window[position - window_at : position - window_at + _HEADER_BYTES]
+        frame = read_frame(header)
         if frame is None:
             is_tag = header[:3] in (b"TAG", b"APE", b"LYR", b"ID3") or not header.strip(b"\0")
-            if len(header) < 4 and header[:1] == b"\xff":
-                return _MpegWalk(samples, position + 4, cut=True)
+            if len(header) < _HEADER_BYTES and header[:1] == b"\xff":
+                return _MpegWalk(samples, position + _HEADER_BYTES, cut=True)
             return _MpegWalk(samples, position, cut=False) if is_tag else None
         position += frame.size
         samples += frame.samples

@@ -75,6 +75,7 @@ def connect(address: str) -> Iterator[None]:
     Raises:
         UsageError: there is no Ray at `address`.
     """
+    _quiet()
     if ray.is_initialized():
         yield
         return
@@ -89,6 +90,13 @@ def connect(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _quiet() -> None:
+    """Leave Ray Data's words to its log files: what a user must know is said by us, and a bug's traceback is raised."""
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.CRITICAL)
 
 
 def _start_local() -> None:

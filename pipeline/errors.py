@@ -2,8 +2,10 @@
 
 Three kinds, and nothing in between:
 
-* `AudioError`: the data's own bytes, or their absence. One row in `errors/` with a code of the closed `ErrorCode`; the run goes on.
-* `StorageError`: rights, throttling, time-outs, name resolution. Never a row: retried with back-off, and in the end the run fails.
+* `AudioError`: the data's own bytes, or their absence. One row in `errors/`, with a code of the closed `ErrorCode`; the
+  run goes on.
+* `StorageError`: rights, throttling, time-outs, name resolution. Never a row: retried with back-off, and in the end the
+  run fails.
 * `UsageError`: the command cannot be carried out as given. One clear line, exit code 2.
 
 Everything else that raises is a bug, and is left to raise.

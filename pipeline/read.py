@@ -95,10 +95,9 @@ def read_chunks(part: dict[str, Any], committed: frozenset[int], settings: ReadS
 def utterance_rows(utterance: Utterance, settings: ReadSettings) -> Iterator[dict[str, Any]]:
     """Decode one utterance into rows of `READ_ROW`: one a segment, or one that says what is wrong.
 
-    This is the one place where bad data turns into a row. A recording that breaks off after some segments keeps them, and
-    ends in an error row.
+    This is the one place where bad data turns into a row. A recording that breaks off after some segments keeps them,
+    and ends in an error row.
     """
-    whole = utterance.meta.span is None
     offset_s, duration_s = utterance.meta.span or (None, None)
     stage = "read"
     try:
@@ -109,8 +108,7 @@ def utterance_rows(utterance: Utterance, settings: ReadSettings) -> Iterator[dic
         for segment in read_segments(audio, settings.audio, offset_s=offset_s, duration_s=duration_s):
             yield _segment_row(utterance, segment, settings)
     except AudioError as error:
-        span = {} if whole else {"start_s": offset_s, "duration_s": duration_s}
-        yield _row(utterance, utterance.utt_id, **span) | _problem(stage, error)
+        yield _row(utterance, utterance.utt_id, offset_s, duration_s) | _problem(stage, error)
 
 
 def _segment_row(utterance: Utterance, segment: Segment, settings: ReadSettings) -> dict[str, Any]:
@@ -118,7 +116,7 @@ def _segment_row(utterance: Utterance, segment: Segment, settings: ReadSettings)
     if segment.channel is not None:
         utt_id += f"#c{segment.channel}"
     end_s = segment.start_s + segment.duration_s
-    if not (segment.whole or utterance.fixed_id and segment.only):
+    if not (segment.whole or (utterance.fixed_id and segment.only)):
         utt_id += f"#{round(segment.start_s * 1000)}-{round(end_s * 1000)}"
     row = _row(utterance, utt_id, segment.start_s, segment.duration_s, segment.channel)
     if not segment.only:
@@ -127,7 +125,10 @@ def _segment_row(utterance: Utterance, segment: Segment, settings: ReadSettings)
     if len(samples) < settings.min_samples:
         message = f"{len(samples)} samples, and the model needs {settings.min_samples}"
         return row | _problem("decode", AudioError(ErrorCode.TOO_SHORT, message))
-    return row | {"samples": samples.astype(samples.dtype.newbyteorder("<"), copy=False).tobytes(), "sample_type": samples.dtype.name}
+    return row | {
+        "samples": samples.astype(samples.dtype.newbyteorder("<"), copy=False).tobytes(),
+        "sample_type": samples.dtype.name,
+    }
 
 
 def _row(

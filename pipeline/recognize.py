@@ -63,8 +63,8 @@ class _Encoder:
 class Recognizer:
     """Runs every head over every utterance of a chunk.
 
-    Each utterance goes through the model alone, so that what is beside it, in the chunk or the cluster, cannot change its
-    result. Heads whose backbones are equal, tensor by tensor, share one pass.
+    Each utterance goes through the model alone, so that what is beside it, in the chunk or the cluster, cannot change
+    its result. Heads whose backbones are equal, tensor by tensor, share one pass.
     """
 
     def __init__(self, settings: RecognizeSettings) -> None:
@@ -73,24 +73,24 @@ class Recognizer:
         self.device = torch.device(settings.device)
         if self.device.type == "cpu":
             torch.set_num_threads(settings.threads)
-        loaded: list[tuple[FeatureExtractor, Head]] = [
-            (FeatureExtractor.from_pretrained(settings.model), SEWDForCTC.from_pretrained(settings.model))
-        ]
+        ctc = SEWDForCTC.from_pretrained(settings.model)
+        loaded: list[tuple[FeatureExtractor, Head]] = [(FeatureExtractor.from_pretrained(settings.model), ctc)]
         loaded += [
             (FeatureExtractor.from_pretrained(uri), SEWDForSequenceClassification.from_pretrained(uri))
             for uri in settings.classifiers
         ]
         self.num_classifiers = len(settings.classifiers)
-        self.blank = loaded[0][1].config.pad_token_id
+        self.blank = ctc.blank
         # The tokenizer's word for start and end of sentence, not the configuration's: many checkpoints keep the
         # default ids 1 and 2 there while their vocabulary has letters in those places.
         self.drop = CTCTokenizer.from_pretrained(settings.model).drop_ids
         self.encoders = _share_encoders(loaded, self.device)
 
     def __call__(self, chunks: pa.Table) -> pa.Table:
-        """Recognise whole chunks: `READ_CHUNK` in, `RECOGNIZED_CHUNK` out, row for row. None once the run is stopping."""
+        """Recognise whole chunks: `READ_CHUNK` in, `RECOGNIZED_CHUNK` out, row for row; nothing once the run stops."""
         results = [self._chunk(chunks.slice(index, 1)) for index in range(chunks.num_rows)]
-        return pa.concat_tables([table for table in results if table is not None] or [RECOGNIZED_CHUNK.empty_table()])
+        done = [table for table in results if table is not None]
+        return pa.concat_tables(done) if done else RECOGNIZED_CHUNK.empty_table()
 
     def _chunk(self, chunk: pa.Table) -> pa.Table | None:
         if storage.exists(self.settings.stop_uri):

@@ -52,7 +52,9 @@ TRANSCRIPTS = _schema(
     *_IDENTITY,
     field("text", pa.string(), "greedy transcript", nullable=False),
     field("words", pa.list_(WORD), "the transcript's words in time", nullable=False),
-    field("confidence", pa.float32(), "geometric mean of the tokens' probabilities; null where the text is empty", "0..1"),
+    field(
+        "confidence", pa.float32(), "geometric mean of the tokens' probabilities; null where the text is empty", "0..1"
+    ),
     field("reference", pa.string(), "what was said, as the source gives it; null where it gives none"),
     *SCORE_FIELDS,
     *_LINEAGE,
@@ -66,7 +68,9 @@ LABELS = _schema(
     field("score", pa.float32(), "its probability; the value itself for a regression head", nullable=False),
     field(
         "top_k",
-        pa.list_(pa.struct([pa.field("label", pa.string(), nullable=False), pa.field("score", pa.float32(), nullable=False)])),
+        pa.list_(
+            pa.struct([pa.field("label", pa.string(), nullable=False), pa.field("score", pa.float32(), nullable=False)])
+        ),
         "the likeliest labels, best first",
         nullable=False,
     ),
@@ -87,8 +91,8 @@ ERRORS = _schema(
 
 TABLES: dict[str, pa.Schema] = {"transcripts": TRANSCRIPTS, "labels": LABELS, "errors": ERRORS}
 
-# Between the stages, one Ray row is one chunk: Ray cuts and joins blocks between rows as it likes, so a chunk that is one
-# row can be neither split nor mixed, and one that holds nothing but errors, or nothing at all, is still a row.
+# Between the stages, one Ray row is one chunk. Ray cuts and joins blocks between rows as it likes, so a chunk that is
+# one row can be neither split nor mixed, and one that holds nothing but errors, or nothing at all, is still a row.
 _CHUNK_HEAD = (
     field("part_id", pa.string(), "the part it was read from", nullable=False),
     field("chunk", pa.int32(), "ordinal in the part", nullable=False),
@@ -130,7 +134,9 @@ RECOGNIZED_ROW = pa.struct(
         field("label_scores", pa.list_(pa.list_(pa.float32())), "a list of scores for each classifier of the run"),
     ]
 )
-READ_CHUNK = pa.schema([*_CHUNK_HEAD, field("rows", pa.list_(READ_ROW), "utterances, sound and broken", nullable=False)])
+READ_CHUNK = pa.schema(
+    [*_CHUNK_HEAD, field("rows", pa.list_(READ_ROW), "utterances", nullable=False)]
+)
 RECOGNIZED_CHUNK = pa.schema(
     [
         *_CHUNK_HEAD,
@@ -139,5 +145,3 @@ RECOGNIZED_CHUNK = pa.schema(
         field("rows", pa.list_(RECOGNIZED_ROW), "utterances, sound and broken", nullable=False),
     ]
 )
-
-

@@ -29,7 +29,7 @@ def evaluate_run(run: Run, normalizer: str | None = None) -> Evaluation:
 
 
 def write_metrics(run: Run, evaluation: Evaluation) -> str:
-    """Put the figures under `metrics/`, one file a normalizer, and give its URI. Readers may glob `metrics/*.parquet`."""
+    """Put the figures under `metrics/`, one file a normalizer, and give its URI."""
     sink = pa.BufferOutputStream()
     pq.write_table(metrics_table(evaluation), sink)
     uri = storage.join(run.uri, "metrics", f"corpus-{evaluation.normalizer}.parquet")

@@ -7,13 +7,17 @@ back-off, then `StorageError`, which fails the run. An expired key must never wr
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import importlib
 import io
 import os
 import posixpath
+import stat as file_modes
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO, ParamSpec, TypeVar, cast
 
@@ -27,10 +31,20 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 ATTEMPTS = 4
+BACKOFF_S = 0.5  # the first wait is up to this long, and each one up to twice as long as the one before
 MAX_BACKOFF_S = 8.0
 LINES_BLOCK_BYTES = 8 * 2**20
 
 _NOT_THERE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+# Paths that no file can have: a manifest's nonsense, not the disk's trouble.
+_IMPOSSIBLE = (errno.ENAMETOOLONG, errno.ELOOP)
+_GONE = (404, 410)
+# Stores that list everything below a prefix in one sweep; elsewhere directories are walked.
+_FLAT = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az"})
+
+
+class UnknownSchemeError(UsageError):
+    """No file system goes by the URI's scheme."""
 
 
 @dataclass(frozen=True)
@@ -58,38 +72,69 @@ def _weather_types() -> tuple[type[BaseException], ...]:
 
 
 def _is_weather(error: BaseException) -> bool:
-    return isinstance(error, _weather_types()) and not isinstance(error, _NOT_THERE)
+    return isinstance(error, _weather_types()) and not _is_absence(error)
+
+
+def _is_absence(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in _IMPOSSIBLE:
+        return True
+    return isinstance(error, _NOT_THERE) and not _is_weather_called_absence(error)
+
+
+def _is_weather_called_absence(error: BaseException) -> bool:
+    """fsspec's HTTP says FileNotFoundError whatever went wrong; its cause tells what did."""
+    cause = error.__cause__
+    if cause is None or not type(cause).__module__.startswith("aiohttp"):
+        return isinstance(cause, ConnectionError | TimeoutError)
+    return getattr(cause, "status", None) not in _GONE
+
+
+def _persist(where: str, call: Callable[[], T]) -> T:
+    """Retry `call` through weather with random exponential back-off; raise StorageError when it does not clear."""
+    retrying = Retrying(
+        retry=retry_if_exception(_is_weather),
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_random_exponential(multiplier=BACKOFF_S, max=MAX_BACKOFF_S),
+        reraise=True,
+    )
+    try:
+        return retrying(call)
+    except _weather_types() as error:
+        if _is_weather(error):
+            raise StorageError(f"{where}: {type(error).__name__}: {error}") from error
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise FileNotFoundError(f"{where}: {error}") from error
 
 
 def storage_call(call: Callable[P, T]) -> Callable[P, T]:
-    """Retry `call` through weather with random exponential back-off; raise StorageError when it does not clear."""
+    """Make `call` persist through weather. What it finds absent, in any of a file system's words, is FileNotFoundError."""
 
     @functools.wraps(call)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
-        retrying = Retrying(
-            retry=retry_if_exception(_is_weather),
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=wait_random_exponential(multiplier=0.2, max=MAX_BACKOFF_S),
-            reraise=True,
-        )
-        try:
-            return retrying(call, *args, **kwargs)
-        except (*_weather_types(),) as error:
-            if not _is_weather(error):
-                raise
-            where = next((str(a) for a in args if isinstance(a, str)), "storage")
-            raise StorageError(f"{where}: {type(error).__name__}: {error}") from error
+        where = next((a for a in args if isinstance(a, str)), "storage")
+        return _persist(where, functools.partial(call, *args, **kwargs))
 
     return wrapper
 
 
 def absolute(uri: str) -> str:
-    """`uri` in a form that means the same on every worker: a local path made absolute, `file://` taken off."""
+    """`uri` in a form that means the same on every worker, and in which listings give the objects below it.
+
+    Raises:
+        UsageError: no such scheme, or the package that serves it is not installed.
+    """
     if uri.startswith("file://"):
         uri = uri.removeprefix("file://")
     if "://" in uri:
-        return uri.rstrip("/")
-    return str(Path(uri).expanduser().absolute())
+        fs, path = filesystem(uri)
+        return _uri_of(fs, path).rstrip("/") if path.strip("/") else uri
+    path = Path(os.path.expanduser(uri)).absolute()  # noqa: PTH111 - Path's own raises where there is no such user
+    if ".." not in path.parts:
+        return str(path)
+    # A `..` after a link leads out of the link's target: only resolving up to the last of them keeps the meaning.
+    last = len(path.parts) - path.parts[::-1].index("..")
+    return str(Path(*path.parts[:last]).resolve().joinpath(*path.parts[last:]))
 
 
 def join(base: str, *names: str) -> str:
@@ -97,21 +142,41 @@ def join(base: str, *names: str) -> str:
     return posixpath.join(base, *names)
 
 
+def _s3_options() -> dict[str, Any]:
+    # One layer of retries, ours: botocore's five inside s3fs's five inside ours would make minutes of a refused connection.
+    configured = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+    return {"config_kwargs": {"retries": {"total_max_attempts": 2, "mode": "standard"}} | configured}
+
+
 def filesystem(uri: str) -> tuple[Any, str]:
     """The fsspec file system of `uri`, and its path there.
 
     Raises:
-        UsageError: no such scheme, or the package that serves it is not installed.
+        UnknownSchemeError: no such scheme.
+        UsageError: the package that serves it is not installed, or the URI is a chain of several.
     """
+    if "://" not in uri:
+        return LocalFileSystem(), uri
+    scheme = uri.partition("://")[0]
+    if "::" in uri:
+        raise UsageError(f"cannot open {uri}: chained URIs are not supported")
+    # Listings are asked afresh: a cached one hides what other workers have written since, and grows without bound.
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if scheme in ("s3", "s3a"):
+        options |= _s3_options()
     try:
-        fs, path = fsspec.core.url_to_fs(uri)
-    except (ImportError, ValueError) as error:
+        fs, path = fsspec.core.url_to_fs(uri, **options)
+    except ImportError as error:
         raise UsageError(f"cannot open {uri}: {error}") from error
+    except (ValueError, TypeError) as error:  # not known; or one that takes more than a URI to open
+        raise UnknownSchemeError(f"cannot open {uri}: {error}") from error
+    if scheme in ("s3", "s3a"):
+        fs.retries = 1
     return fs, path
 
 
 def _uri_of(fs: Any, path: str) -> str:
-    return path if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path)
+    return cast(str, fs.unstrip_protocol(path))
 
 
 def _object(fs: Any, info: dict[str, Any]) -> Object:
@@ -122,6 +187,21 @@ def _object(fs: Any, info: dict[str, Any]) -> Object:
     return Object(_uri_of(fs, info["name"]), size, f"{size}-{str(tag).strip(chr(34))}")
 
 
+def _local_object(path: str) -> Object | None:
+    """The file at `path`, links followed; None where it is a directory."""
+    status = os.stat(path)  # noqa: PTH116 - a listing of 100,000 files feels a Path each
+    if file_modes.S_ISDIR(status.st_mode):
+        return None
+    if not file_modes.S_ISREG(status.st_mode):
+        raise FileNotFoundError(f"{path} is no regular file")  # to open a pipe would wait for ever
+    # Arrow holds no name that is not UTF-8. One that is not is written so that it can be read, and is not found then.
+    return Object(_utf8(path), status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+
+
+def _utf8(path: str) -> str:
+    return path.encode(errors="backslashreplace").decode()
+
+
 @storage_call
 def stat(uri: str) -> Object | None:
     """The object at `uri`, or None where it names a directory or prefix.
@@ -130,31 +210,131 @@ def stat(uri: str) -> Object | None:
         FileNotFoundError: there is nothing at `uri`.
     """
     fs, path = filesystem(uri)
-    info = fs.info(path, refresh=True) if "s3" in fs.protocol else fs.info(path)
+    if isinstance(fs, LocalFileSystem):
+        return _local_object(path)
+    info = fs.info(path)
     return None if info["type"] == "directory" else _object(fs, info)
+
+
+def _children(fs: Any, path: str) -> tuple[list[str], list[Object]]:
+    """Paths of the directories right below `path`, and the objects beside them."""
+    directories: list[str] = []
+    objects: list[Object] = []
+    if isinstance(fs, LocalFileSystem):
+        for name in os.listdir(path):  # noqa: PTH208 - as above
+            child = posixpath.join(path, name)
+            try:
+                found = _local_object(child)
+            except OSError as error:
+                if not _is_absence(error):
+                    raise
+                found = Object(_utf8(child), 0, "absent")  # a link to nothing is listed: reading it will say so in a row
+            if found is None:
+                directories.append(child)
+            else:
+                objects.append(found)
+        return directories, objects
+    for info in fs.ls(path, detail=True):
+        if info["type"] == "directory":
+            if info["name"].strip("/") != path.strip("/"):
+                directories.append(info["name"])
+        else:
+            objects.append(_object(fs, info))
+    return directories, objects
+
+
+def _below(fs: Any, path: str, inside: frozenset[str] = frozenset()) -> Iterator[Object]:
+    """Every object below `path`, in no order. (fsspec's own walk leaves out, in silence, a directory that it may not list.)"""
+    if not _FLAT.isdisjoint([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol):
+        found = fs.find(path, detail=True).values()
+        yield from (_object(fs, info) for info in found if info["type"] == "file" and not info["name"].endswith("/"))
+        return
+    if isinstance(fs, LocalFileSystem):
+        real = os.path.realpath(path)
+        if real in inside:
+            return  # a link to a directory around it
+        inside |= {real}
+    directories, objects = _children(fs, path)
+    yield from objects
+    for directory in directories:
+        yield from _below(fs, directory, inside)
+
+
+def _in_order(objects: Iterator[Object]) -> list[Object]:
+    return sorted(objects, key=lambda found: found.uri)
 
 
 @storage_call
 def list_objects(uri: str) -> list[Object]:
     """Every object below the directory or prefix `uri`, in the order of its path. Nothing there: an empty list."""
     fs, path = filesystem(uri)
-    fs.invalidate_cache()
-    found = fs.find(path, detail=True)
-    return [_object(fs, found[name]) for name in sorted(found)]
+    try:
+        return _in_order(_below(fs, path))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if _is_weather(error):
+            raise
+        return []
+
+
+@storage_call
+def list_directory(uri: str) -> list[Object]:
+    """The objects right in the directory or prefix `uri`, in the order of their names. Nothing there: an empty list."""
+    fs, path = filesystem(uri)
+    try:
+        return _in_order(iter(_children(fs, path)[1]))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if _is_weather(error):
+            raise
+        return []
+
+
+def is_glob(uri: str) -> bool:
+    """Has `uri` a pattern in it. In a web address `?` begins a query, and nothing can be listed."""
+    return not uri.startswith(("http://", "https://")) and any(mark in uri for mark in "*?[")
+
+
+def glob_root(pattern: str) -> str:
+    """The directory down to which `pattern` has no marks."""
+    return pattern[: min(pattern.index(mark) for mark in "*?[" if mark in pattern)].rpartition("/")[0] or "/"
 
 
 @storage_call
 def glob_objects(pattern: str) -> list[Object]:
     """Every object that `pattern` (`*`, `?`, `[...]`, `**`) names, in the order of its path; directories stand for what is below."""
     fs, path = filesystem(pattern)
-    fs.invalidate_cache()
-    found: dict[str, dict[str, Any]] = {}
-    for name, info in fs.glob(path, detail=True).items():
-        if info["type"] == "directory":
-            found.update(fs.find(name, detail=True))
-        else:
-            found[name] = info
-    return [_object(fs, found[name]) for name in sorted(found)]
+    root = glob_root(path)
+    segments = [segment for segment in path.removeprefix(root).split("/") if segment]
+    return _in_order(_matches(fs, root, segments))
+
+
+def _matches(fs: Any, directory: str, segments: list[str]) -> Iterator[Object]:
+    first, rest = segments[0], segments[1:]
+    if first == "**":
+        above = _uri_of(fs, directory) if not isinstance(fs, LocalFileSystem) else directory
+        for found in _below(fs, directory):
+            if _fits(found.uri.removeprefix(above).strip("/").split("/"), segments):
+                yield found
+        return
+    try:
+        directories, objects = _children(fs, directory)
+    except FileNotFoundError as error:
+        if _is_weather(error):
+            raise
+        return
+    if not rest:
+        yield from (found for found in objects if fnmatchcase(posixpath.basename(found.uri), first))
+    for child in directories:
+        if fnmatchcase(posixpath.basename(child.rstrip("/")), first):
+            yield from _matches(fs, child, rest) if rest else _below(fs, child)
+
+
+def _fits(names: list[str], segments: list[str]) -> bool:
+    """Do the first of `names` fit `segments`: then the last of them is, or lies below, what the pattern names."""
+    if not segments:
+        return True
+    if segments[0] == "**":
+        return _fits(names, segments[1:]) or (bool(names) and _fits(names[1:], segments))
+    return bool(names) and fnmatchcase(names[0], segments[0]) and _fits(names[1:], segments[1:])
 
 
 @storage_call
@@ -190,10 +370,16 @@ class _GuardedFile(io.RawIOBase):
         return self._file.seek(offset, whence)
 
     def read(self, size: int = -1) -> bytes:
-        try:
+        position = self._file.tell()
+
+        def attempt() -> bytes:
+            self._file.seek(position)
             return self._file.read(size)
-        except _weather_types() as error:
-            raise StorageError(f"{self._uri}: {type(error).__name__}: {error}") from error
+
+        try:
+            return _persist(self._uri, attempt)
+        except FileNotFoundError as error:
+            raise StorageError(f"{self._uri} went away while it was read") from error
 
     def readinto(self, buffer: Any) -> int:
         data = self.read(len(buffer))
@@ -232,37 +418,77 @@ def lines(uri: str) -> Iterator[tuple[int, bytes]]:
 
 @storage_call
 def exists(uri: str) -> bool:
-    """Is there an object at `uri`, asked afresh."""
+    """Is there an object, directory or prefix at `uri`, asked afresh."""
     fs, path = filesystem(uri)
-    fs.invalidate_cache()
-    return bool(fs.exists(path))
+    # Not fsspec's `exists`: in most of its file systems that takes a refusal for absence.
+    try:
+        fs.info(path)
+    except _weather_types() as error:
+        if not _is_absence(error):
+            raise
+        return False
+    return True
+
+
+def put(uri: str, data: bytes) -> None:
+    """Write an object whole or not at all: under a temporary name, synced and renamed; or by one upload.
+
+    A reader sees the old object or the new one, never a part: POSIX rename is atomic, and so is the end of an upload on
+    every object store. The directory, and those that had to be made for it, are synced too, so that a commit which is
+    written after this returns cannot outlive, in a power cut, the data that it names.
+
+    Raises:
+        StorageError: it could not be written; also where there is no such bucket.
+    """
+    try:
+        _put(uri, data)
+    except FileNotFoundError as error:
+        raise StorageError(f"cannot write {uri}: {error}") from error
 
 
 @storage_call
-def put(uri: str, data: bytes) -> None:
-    """Write an object whole or not at all: under a temporary name, synced and renamed; or by one PUT.
-
-    A reader sees the old object or the new one, never a part: POSIX rename is atomic, and so is a PUT on every object store.
-    The directory is synced too, so that a commit which is written after this returns cannot outlive, in a power cut, the
-    data that it names.
-    """
+def _put(uri: str, data: bytes) -> None:
     fs, path = filesystem(uri)
-    if not isinstance(fs, LocalFileSystem):
+    if isinstance(fs, LocalFileSystem):
+        _put_local(Path(path), data)
+    else:
         fs.pipe_file(path, data)
-        return
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _put_local(target: Path, data: bytes) -> None:
+    _make_directory(target.parent)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(target)
-    directory = os.open(target.parent, os.O_RDONLY)
     try:
-        os.fsync(directory)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
     finally:
-        os.close(directory)
+        temporary.unlink(missing_ok=True)  # a full disk is not made fuller by each attempt
+    _sync_directory(target.parent)
+
+
+def is_temporary(uri: str) -> bool:
+    """Is it the temporary name of a writer, left where that was killed."""
+    name = posixpath.basename(uri)
+    return name.startswith(".") and name.endswith(".tmp")
+
+
+def _make_directory(directory: Path) -> None:
+    if directory.is_dir():
+        return
+    _make_directory(directory.parent)
+    directory.mkdir(exist_ok=True)
+    _sync_directory(directory.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @storage_call
@@ -270,5 +496,5 @@ def delete(uris: list[str]) -> None:
     """Remove objects; one that is gone already is no error."""
     for uri in uris:
         fs, path = filesystem(uri)
-        if fs.exists(path):
+        with contextlib.suppress(FileNotFoundError):
             fs.rm_file(path)

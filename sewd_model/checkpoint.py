@@ -146,9 +146,7 @@ def _read_shards(
 
 
 # ---------------------------------------------------------------------------------------------------- loading
-def load_into(
-    model: nn.Module, location: Location, *, head_keys: tuple[str, ...], new_head: bool = False
-) -> None:
+def load_into(model: nn.Module, location: Location, *, head_keys: tuple[str, ...], new_head: bool = False) -> None:
     """Load a checkpoint's tensors into a model of this package.
 
     Args:
@@ -196,8 +194,7 @@ def load_into(
 
 
 def _rename(tensors: Mapping[str, Tensor], *, to_head: bool, where: str) -> dict[str, Tensor]:
-    """Bring keys to this package's spelling: weight norm as parametrization, backbone prefix as the model has
-    it."""
+    """Bring keys to the model's spelling: weight norm as parametrization, the backbone's prefix or none."""
     has_prefix = any(key.startswith(BACKBONE_PREFIX) for key in tensors)
     renamed: dict[str, Tensor] = {}
     for old, tensor in tensors.items():
@@ -229,8 +226,7 @@ def _list_differences(**problems: Iterable[str]) -> str:
 
 # ----------------------------------------------------------------------------------------------------- saving
 def save(model: nn.Module, config: SEWDConfig, architecture: str, location: Location) -> None:
-    """Write `model.safetensors`, then `config.json` with `architectures`, in the layout that transformers
-    reads.
+    """Write `model.safetensors`, then `config.json` with `architectures`, as transformers reads them.
 
     The configuration comes last: a directory whose writing was cut short has none, and does not load.
     """
@@ -257,9 +253,7 @@ def backbone_digest(model: nn.Module) -> str:
     backbone = getattr(model, BACKBONE_PREFIX.removesuffix("."), model)
     config = cast(SEWDConfig, backbone.config)
     fields = {
-        item.name: getattr(config, item.name)
-        for item in dataclasses.fields(config)
-        if item.name not in _NOT_IN_DIGEST
+        item.name: getattr(config, item.name) for item in dataclasses.fields(config) if item.name not in _NOT_IN_DIGEST
     }
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
     for key, tensor in sorted(backbone.state_dict().items()):

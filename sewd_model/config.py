@@ -79,9 +79,7 @@ class InputTooShortError(ValueError):
     """
 
     def __init__(self, num_samples: int, min_samples: int) -> None:
-        super().__init__(
-            f"a clip of {num_samples} samples is too short: the model needs at least {min_samples}"
-        )
+        super().__init__(f"a clip of {num_samples} samples is too short: the model needs at least {min_samples}")
         self.num_samples = num_samples
         self.min_samples = min_samples
 
@@ -115,9 +113,7 @@ class SEWDConfig:
     # width grows with the logarithm of the offset; position_buckets <= 0 gives every offset a row of its own
     # and clamps at the span.
     max_position_embeddings: int = 512
-    max_relative_positions: int = (
-        -1
-    )  # < 1: max_position_embeddings. Legacy key that the reference reads if present.
+    max_relative_positions: int = -1  # < 1: max_position_embeddings. Legacy key that the reference reads if present.
     position_buckets: int = 256
     share_att_key: bool = True  # content and position share the key and query projections
     relative_attention: bool = True
@@ -194,9 +190,7 @@ class SEWDConfig:
     @property
     def max_distance(self) -> int:
         """The offset between query and key from which on all offsets look alike."""
-        return (
-            self.max_relative_positions if self.max_relative_positions > 0 else self.max_position_embeddings
-        )
+        return self.max_relative_positions if self.max_relative_positions > 0 else self.max_position_embeddings
 
     @property
     def position_span(self) -> int:
@@ -246,19 +240,13 @@ class SEWDConfig:
         if model_type != MODEL_TYPE:
             msg = f"model_type is {model_type!r}; only {MODEL_TYPE!r} is supported"
             raise ValueError(msg)
-        labels = _read_labels(
-            rest.pop("id2label", None), rest.pop("label2id", None), rest.pop("num_labels", None)
-        )
+        labels = _read_labels(rest.pop("id2label", None), rest.pop("label2id", None), rest.pop("num_labels", None))
         if labels is not None:
             rest["id2label"] = labels
         if rest.get("pos_att_type", ()) is None:
             rest["pos_att_type"] = ()
-        elif isinstance(
-            rest.get("pos_att_type"), str
-        ):  # the spelling of early DeBERTa configurations: "c2p|p2c"
-            rest["pos_att_type"] = tuple(
-                word.strip() for word in rest["pos_att_type"].split("|") if word.strip()
-            )
+        elif isinstance(rest.get("pos_att_type"), str):  # the spelling of early DeBERTa configurations: "c2p|p2c"
+            rest["pos_att_type"] = tuple(word.strip() for word in rest["pos_att_type"].split("|") if word.strip())
         names = {item.name for item in dataclasses.fields(cls)} - {"extra"}
         known = {name: value for name, value in rest.items() if name in names}
         return cls(**known, extra={name: value for name, value in rest.items() if name not in names})
@@ -300,8 +288,7 @@ class SEWDConfig:
 
 
 def _read_labels(id2label: object, label2id: object, num_labels: object) -> dict[int, str] | None:
-    """Bring the three ways to spell the labels to one, `id2label` with integer keys; None if none is
-    given."""
+    """Bring the three ways to spell the labels to `id2label` with integer keys; None if none is given."""
     if id2label is None:
         if num_labels is None:
             return None
@@ -314,18 +301,16 @@ def _read_labels(id2label: object, label2id: object, num_labels: object) -> dict
         raise ValueError(msg)
     try:
         labels = {int(index): label for index, label in id2label.items()}
-        inverse = (
-            {label: int(index) for label, index in label2id.items()}
-            if isinstance(label2id, Mapping)
-            else None
-        )
+        inverse = {label: int(index) for label, index in label2id.items()} if isinstance(label2id, Mapping) else None
     except (TypeError, ValueError) as error:
         msg = f"id2label and label2id must use integers for the classes: {error}"
         raise ValueError(msg) from error
     if num_labels is not None and num_labels != len(labels):
         msg = f"num_labels is {num_labels}, but id2label has {len(labels)} entries"
         raise ValueError(msg)
-    if inverse is not None and inverse != {label: index for index, label in labels.items()}:
+    # Setting `id2label` on a transformers model leaves the placeholders in `label2id`, and so they are saved.
+    placeholders = {f"LABEL_{index}": index for index in labels}
+    if inverse not in (None, placeholders, {label: index for index, label in labels.items()}):
         msg = "label2id is not the inverse of id2label"
         raise ValueError(msg)
     return labels
@@ -437,8 +422,7 @@ def _check_extra(config: SEWDConfig) -> None:
         "add_adapter": bool(extra.get("add_adapter")),
         "conv_kernel_size": extra.get("conv_kernel_size") not in (None, 0, -1),
         "attention_head_size": extra.get("attention_head_size", config.head_size) != config.head_size,
-        "num_feat_extract_layers": extra.get("num_feat_extract_layers", len(config.conv_dim))
-        != len(config.conv_dim),
+        "num_feat_extract_layers": extra.get("num_feat_extract_layers", len(config.conv_dim)) != len(config.conv_dim),
         "quantization_config": extra.get("quantization_config") is not None,
     }
     for name, unsupported in refused.items():

@@ -184,9 +184,7 @@ class CTCTokenizer:
         for index in token_ids:
             token = self._token(int(index))
             if token != self.pad_token:
-                pieces.append(
-                    self.replace_word_delimiter_char if token == self.word_delimiter_token else token
-                )
+                pieces.append(self.replace_word_delimiter_char if token == self.word_delimiter_token else token)
         text = "".join(pieces).strip()
         return text.lower() if self.do_lower_case else text
 
@@ -275,9 +273,7 @@ class GreedyPath:
     num_frames: int
 
 
-def greedy_path(
-    logits: torch.Tensor | NDArray[np.floating[Any]], blank: int, drop: Sequence[int] = ()
-) -> GreedyPath:
+def greedy_path(logits: torch.Tensor | NDArray[np.floating[Any]], blank: int, drop: Sequence[int] = ()) -> GreedyPath:
     """Read the best token of each frame, collapse runs, drop the blank, then drop `drop`.
 
     Args:
@@ -290,7 +286,8 @@ def greedy_path(
         The path; empty for T = 0. Where tokens tie, the lowest id wins.
 
     Raises:
-        ValueError: `logits` is not two-dimensional, holds NaN, or `blank` is no column of it.
+        ValueError: `logits` is not two-dimensional, has a frame whose best score is not finite, or `blank` is no
+            column of it.
     """
     if isinstance(logits, torch.Tensor):
         logits = logits.detach().float().cpu().numpy()
@@ -298,19 +295,17 @@ def greedy_path(
     if scores.ndim != 2 or not 0 <= blank < scores.shape[1]:
         msg = f"logits must be (frames, tokens) with the blank {blank} among the tokens, not {scores.shape}"
         raise ValueError(msg)
-    if np.isnan(scores).any():
-        msg = "logits hold NaN"
-        raise ValueError(msg)
     num_frames = scores.shape[0]
     best = scores.argmax(axis=1)  # (T,), the first of equals
     starts = np.flatnonzero(np.diff(best, prepend=-1))  # (runs,), a run starts where the token changes
     ends = np.append(starts[1:], num_frames).astype(np.int64)[: len(starts)]
 
     top = scores[np.arange(num_frames), best]  # (T,)
-    with np.errstate(under="ignore"):
-        log_probability = -np.log(
-            np.exp(scores - top[:, None]).sum(axis=1)
-        )  # the best token's own log-softmax
+    if not np.isfinite(top).all():
+        msg = "logits have a frame without a finite best score (NaN or infinity)"
+        raise ValueError(msg)
+    with np.errstate(under="ignore", over="ignore"):
+        log_probability = -np.log(np.exp(scores - top[:, None]).sum(axis=1))  # the best token's own log-softmax
     sums = np.add.reduceat(log_probability, starts) if len(starts) else np.zeros(0, np.float32)
     probabilities = np.exp(sums / (ends - starts)).astype(np.float32)
 

@@ -108,9 +108,7 @@ class FeatureExtractor:
 
     def save_pretrained(self, location: Location) -> None:
         """Write `preprocessor_config.json`, which transformers reads."""
-        values = {
-            item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "extra"
-        }
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "extra"}
         defaults = {
             "feature_extractor_type": "Wav2Vec2FeatureExtractor",
             "feature_size": 1,

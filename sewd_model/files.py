@@ -64,8 +64,7 @@ def read_json(location: Location, name: str) -> dict[str, Any] | None:
 
 
 def local_path(location: Location, name: str) -> Path | None:
-    """Return the path of an existing file on this machine's own disk, or None (absent, or in a remote
-    store)."""
+    """Return the path of an existing file on a local disk, or None (absent, or in a remote store)."""
     fs, root = url_to_fs(os.fspath(location))
     protocols = fs.protocol if isinstance(fs.protocol, tuple | list) else (fs.protocol,)
     path = Path(root) / name

@@ -104,8 +104,7 @@ class HeadOutput(_Output):
 
 @dataclass
 class _Recorder:
-    """Collects what `output_hidden_states` and `output_attentions` ask for, cleaned of padding in exact
-    mode."""
+    """Collects the hidden states and attentions asked for, cleaned of padding in exact mode."""
 
     wants_hidden_states: bool
     wants_attentions: bool
@@ -125,8 +124,7 @@ class _Recorder:
 
 # ---------------------------------------------------------------------------------------------------- lengths
 def conv_lengths(lengths: Tensor, config: SEWDConfig, num_layers: int | None = None) -> Tensor:
-    """Frames after the first `num_layers` convolutions (all, by default) for clips of `lengths` samples, any
-    shape."""
+    """Return the frames that clips of `lengths` samples have after `num_layers` convolutions (default: all)."""
     layers = list(zip(config.conv_kernel, config.conv_stride, strict=True))
     for kernel, stride in layers[:num_layers]:
         lengths = (torch.div(lengths - kernel, stride, rounding_mode="floor") + 1).clamp_min(0)
@@ -194,9 +192,7 @@ class ConvLayer(nn.Module):
             hidden = self.layer_norm(hidden.transpose(1, 2)).transpose(1, 2)
         elif isinstance(self.layer_norm, nn.GroupNorm):
             hidden = (
-                self.layer_norm(hidden)
-                if lengths is None
-                else _masked_group_norm(hidden, lengths, self.layer_norm)
+                self.layer_norm(hidden) if lengths is None else _masked_group_norm(hidden, lengths, self.layer_norm)
             )
         return self.activation(hidden)
 
@@ -280,9 +276,7 @@ class SelfAttention(nn.Module):
         if self.uses_p2c:
             project = self.query_proj if self.share_att_key else self.pos_query_proj
             by_row = key @ self._split_heads(project(table)).transpose(-1, -2)  # (B, heads, S, R)
-            scores = scores + by_row.gather(-1, rows.T.expand(shape)).transpose(
-                -1, -2
-            )  # (B, heads, query, key)
+            scores = scores + by_row.gather(-1, rows.T.expand(shape)).transpose(-1, -2)  # (B, heads, query, key)
         return scores
 
     def forward(
@@ -484,9 +478,7 @@ class Encoder(nn.Module):
 class _PreTrained(nn.Module):
     """What the three models share: initialisation, loading and saving."""
 
-    head_keys: ClassVar[
-        tuple[str, ...]
-    ] = ()  # first parts of the state dict's keys that are not the backbone's
+    head_keys: ClassVar[tuple[str, ...]] = ()  # first parts of the state dict's keys that are not the backbone's
 
     def __init__(self, config: SEWDConfig) -> None:
         super().__init__()
@@ -630,9 +622,7 @@ class SEWDModel(_PreTrained):
         key_mask = None
         if padded:
             hidden = hidden.masked_fill(~length_mask(num_frames, width)[:, :, None], 0.0)
-            half_full = (
-                0 if exact else squeeze - 1
-            )  # the reference's pooled mask keeps a squeezed frame in part filled
+            half_full = 0 if exact else squeeze - 1  # the reference's pooled mask keeps a squeezed frame in part filled
             num_squeezed = torch.div(num_frames + half_full, squeeze, rounding_mode="floor")
             key_mask = length_mask(num_squeezed, width // squeeze)
         recorder = _Recorder(output_hidden_states, output_attentions, key_mask if exact else None)
@@ -689,9 +679,7 @@ class SEWDModel(_PreTrained):
         return output if return_dict else output.to_tuple()
 
 
-def _check_input(
-    input_values: Tensor, attention_mask: Tensor | None, padding: Padding, config: SEWDConfig
-) -> Tensor:
+def _check_input(input_values: Tensor, attention_mask: Tensor | None, padding: Padding, config: SEWDConfig) -> Tensor:
     """Return each row's own samples, `(B,)` int64, or raise what is wrong with the input."""
     if padding not in ("exact", "transformers"):
         msg = f'padding must be "exact" or "transformers", not {padding!r}'
@@ -829,9 +817,7 @@ class SEWDForCTC(_Head):
             not fit to 0.
         """
         counted = (labels != IGNORED_LABEL) & (labels != self.blank)
-        log_probabilities = functional.log_softmax(logits, dim=-1, dtype=torch.float32).transpose(
-            0, 1
-        )  # (T, B, V)
+        log_probabilities = functional.log_softmax(logits, dim=-1, dtype=torch.float32).transpose(0, 1)  # (T, B, V)
         with torch.backends.cudnn.flags(enabled=False):  # cuDNN's asks for blank = 0
             return functional.ctc_loss(
                 log_probabilities,
@@ -880,9 +866,7 @@ class SEWDForSequenceClassification(_Head):
                 raise ValueError(msg)
             states = torch.stack(outputs.hidden_states, dim=1)  # (B, layers + 1, S, hidden)
             hidden = (states * self.layer_weights.softmax(-1)[:, None, None]).sum(dim=1)  # (B, S, hidden)
-            if (
-                outputs.padding == "exact"
-            ):  # the reference compares squeezed positions with unsqueezed lengths
+            if outputs.padding == "exact":  # the reference compares squeezed positions with unsqueezed lengths
                 counted = torch.div(counted, outputs.squeeze_factor, rounding_mode="floor")
         else:
             hidden = outputs.last_hidden_state  # (B, T, hidden)

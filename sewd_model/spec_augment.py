@@ -37,11 +37,11 @@ def draw_mask(
         Boolean `(len(lengths), width)` on the CPU; True hides.
     """
     mask = torch.zeros(len(lengths), width, dtype=torch.bool)
-    rounding = torch.rand(1, generator=generator).item()
     for row, length in enumerate(lengths):
         if length < 1:
             continue
         row_span = min(span, length)
+        rounding = torch.rand(1, generator=generator).item()
         num_spans = max(int(probability * length / row_span + rounding), min_spans)
         num_starts = length - row_span + 1
         num_spans = min(num_spans, length // row_span, num_starts)

@@ -80,9 +80,7 @@ def pair(kind, seed=0, **overrides):
 def clips(*lengths, seed=1):
     """Return random waveforms of the given numbers of samples, no two alike in level or offset."""
     generator = torch.Generator().manual_seed(seed)
-    return [
-        torch.randn(length, generator=generator) * (1.0 + row) + 0.2 * row for row, length in enumerate(lengths)
-    ]
+    return [torch.randn(length, generator=generator) * (1.0 + row) + 0.2 * row for row, length in enumerate(lengths)]
 
 
 def batch(waveforms, filler=0.0):

@@ -62,9 +62,7 @@ def compare(oracle, kind, overrides, waveforms):
     oracle.assert_close(found.loss, expected.loss)
     assert len(found.hidden_states) == len(expected.hidden_states) == ours.config.num_hidden_layers + 1
     assert len(found.attentions) == len(expected.attentions) == ours.config.num_hidden_layers
-    recorded = zip(
-        found.hidden_states + found.attentions, expected.hidden_states + expected.attentions, strict=True
-    )
+    recorded = zip(found.hidden_states + found.attentions, expected.hidden_states + expected.attentions, strict=True)
     for mine, other in recorded:
         oracle.assert_close(mine, other)
     expected.loss.backward()
@@ -127,9 +125,7 @@ def test_activation_takes_its_place_in_the_model(oracle, name):
     )
 
 
-@pytest.mark.parametrize(
-    ("buckets", "maximum"), [(256, 512), (8, 40), (7, 40), (2, 9), (32, 18), (-1, 512), (-1, 5)]
-)
+@pytest.mark.parametrize(("buckets", "maximum"), [(256, 512), (8, 40), (7, 40), (2, 9), (32, 18), (-1, 512), (-1, 5)])
 def test_position_buckets_are_exactly_those_of_transformers(buckets, maximum):
     from transformers.models.sew_d.modeling_sew_d import build_relative_position
 
@@ -153,16 +149,15 @@ def test_tuples_equal_those_of_transformers(oracle, kind):
         {"output_attentions": True},
         {"output_hidden_states": True, "output_attentions": True},
     ):
-        if kind != "backbone":
-            asked = {**asked, "labels": labels_for(kind)}
-        expected = theirs(waveforms, return_dict=False, **asked)
-        found = ours(waveforms, return_dict=False, **asked)
+        labels = {} if kind == "backbone" else {"labels": labels_for(kind)}
+        expected = theirs(waveforms, return_dict=False, **asked, **labels)
+        found = ours(waveforms, return_dict=False, **asked, **labels)
         assert isinstance(found, tuple)
         assert len(found) == len(expected)
         for mine, other in zip(found, expected, strict=True):
             assert isinstance(mine, tuple) == isinstance(other, tuple)
-            mine, other = (mine, other) if isinstance(mine, tuple) else ((mine,), (other,))
-            for one, two in zip(mine, other, strict=True):
+            tensors = (mine, other) if isinstance(mine, tuple) else ((mine,), (other,))
+            for one, two in zip(*tensors, strict=True):
                 oracle.assert_close(one, two)
 
 

@@ -16,9 +16,9 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import ray
@@ -33,7 +33,7 @@ from pipeline.config import RunConfig, differences, fingerprint, make_config
 from pipeline.errors import RunFailedError, StorageError, UsageError
 from pipeline.plan import plan
 from pipeline.read import ReadSettings, read_chunks
-from pipeline.recognize import RecognizeSettings, Recognizer
+from pipeline.recognize import Recognizer, RecognizeSettings
 from pipeline.run import PLAN_FILE, RECORD, Run, Totals, now, write_plan
 from pipeline.sink import SinkSettings, write_chunks
 from sewd_model import (
@@ -112,7 +112,7 @@ def transcribe(
     run = run.save(status=RUNNING, attempts=[*run.record["attempts"], _attempt(attempt)])
     try:
         with connect(config.address):
-            cluster = ray.cluster_resources()
+            cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
             resources = share_out(cluster.get("CPU", 0), cluster.get("GPU", 0), config)
             execution = _Execution(run, config, models, resources, attempt, on_progress or (lambda _: None))
             with _stop_marker(execution.stop_uri, stop):
@@ -134,13 +134,15 @@ def _save_failure(run: Run, reason: str) -> None:
 
 
 def _load_models(config: RunConfig) -> _Models:
-    """Load every checkpoint once here, so that one that is broken is a line of text and not a cluster of dead actors."""
+    """Load every checkpoint once here: one that is broken is then a line of text, not a cluster of dead actors."""
     try:
         ctc = SEWDForCTC.from_pretrained(config.model).config
         heads: dict[str, SEWDConfig] = {
             task: SEWDForSequenceClassification.from_pretrained(uri).config for task, uri in config.tasks.items()
         }
-        rates = {uri: FeatureExtractor.from_pretrained(uri).sampling_rate for uri in (config.model, *config.tasks.values())}
+        rates = {
+            uri: FeatureExtractor.from_pretrained(uri).sampling_rate for uri in (config.model, *config.tasks.values())
+        }
         tokenizer = CTCTokenizer.from_pretrained(config.model)
     except (CheckpointError, ValueError, FileNotFoundError) as error:
         raise UsageError(f"cannot load the model: {error}") from error
@@ -162,7 +164,9 @@ def _open(config: RunConfig) -> Run:
     if storage.exists(storage.join(config.output, RECORD)):
         run = Run.open(config.output)
         if different := differences(run.record["fingerprint"], wanted):
-            raise UsageError(f"{run.uri} holds another run; choose another --output. It differs in " + "; ".join(different))
+            raise UsageError(
+                f"{run.uri} holds another run; choose another --output. It differs in " + "; ".join(different)
+            )
         return run
     others = [o.uri for o in storage.list_objects(config.output)]
     if any(uri.rpartition("/")[2] != PLAN_FILE and not uri.endswith(".tmp") for uri in others):
@@ -184,12 +188,17 @@ def _open(config: RunConfig) -> Run:
 def _attempt(attempt: str) -> dict[str, Any]:
     packages = ("sewd-pipeline", "ray", "torch", "pyarrow", "soundfile", "soxr", "numpy")
     versions = {name: importlib.metadata.version(name) for name in packages}
-    return {"id": attempt, "started": now(), "host": socket.gethostname(), "python": platform.python_version()} | versions
+    return {
+        "id": attempt,
+        "started": now(),
+        "host": socket.gethostname(),
+        "python": platform.python_version(),
+    } | versions
 
 
 @contextlib.contextmanager
 def _stop_marker(uri: str, stop: threading.Event | None) -> Iterator[None]:
-    """Puts an object at `uri` once `stop` is set: the stages look for it before each chunk. Takes it away at the end."""
+    """Puts an object at `uri` once `stop` is set; the stages look for it before each chunk. Taken away at the end."""
     if stop is None:
         yield
         return
@@ -245,7 +254,7 @@ class _Execution:
         return totals
 
     def _waves(self) -> Iterator[list[pa.Table]]:
-        """Tables of one part and its committed chunks each, for Ray to take as blocks; the parts that are done left out."""
+        """Tables of one part and its committed chunks each, for Ray to take as blocks; parts that are done left out."""
         committed = list_committed(self.run.uri)
         wave: list[pa.Table] = []
         parts = self.run.plan()
@@ -266,7 +275,7 @@ class _Execution:
         with DataContext.current(data_context()):
             try:
                 batches = self.dataset(wave).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-                for batch in batches:
+                for batch in cast(Iterable[pa.Table], batches):
                     yield from batch.to_pylist()
             except RayError as error:
                 if (ours := _ours(error)) is not None:
@@ -344,7 +353,8 @@ def _ours(error: BaseException) -> StorageError | UsageError | None:
     inner: BaseException | None = error
     while inner is not None:
         if isinstance(inner, StorageError | UsageError):
-            return StorageError(*inner.args) if isinstance(inner, StorageError) else UsageError(*inner.args)
+            message = str(inner).partition("\nFailed to apply UDF")[0]  # Ray's advice follows, on how to retry
+            return StorageError(message) if isinstance(inner, StorageError) else UsageError(message)
         inner = getattr(inner, "cause", None) or inner.__cause__
     return None
 

@@ -1,0 +1,65 @@
+"""Fixtures that the whole suite shares: one small Ray, checkpoints, and the real speech where it is at hand."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+
+from tests import checkpoints
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def local_ray():
+    """One Ray for the session. Three CPUs on paper, so that two actors and decoding fit also on a machine of two."""
+    ray.init(
+        num_cpus=3,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=512 * 2**20,
+        _node_ip_address="127.0.0.1",
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def small_ctc(tmp_path_factory) -> Path:
+    return checkpoints.write_ctc(tmp_path_factory.mktemp("small-ctc"), checkpoints.SMALL)
+
+
+@pytest.fixture(scope="session")
+def small_classifier(tmp_path_factory, small_ctc) -> Path:
+    """Shares its backbone with `small_ctc`."""
+    return checkpoints.write_classifier(tmp_path_factory.mktemp("small-cls"), checkpoints.SMALL, backbone=small_ctc)
+
+
+@pytest.fixture(scope="session")
+def sew_d_tiny(tmp_path_factory) -> Path:
+    return checkpoints.write_ctc(tmp_path_factory.mktemp("sew-d-tiny"), checkpoints.SEW_D_TINY)
+
+
+@pytest.fixture(scope="session")
+def librispeech() -> Path:
+    """The folder of LibriSpeech dev-clean's 1,008 utterances."""
+    folder = SHARED / "librispeech-dev-clean"
+    if not folder.is_dir():
+        pytest.skip("needs ../shared/data/librispeech-dev-clean, which is not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def librispeech_rows(librispeech) -> list[dict]:
+    return [json.loads(line) for line in (librispeech / "manifest.jsonl").read_text().splitlines()]

@@ -1,0 +1,79 @@
+"""One corpus in the three forms that a user may have it in, and rows of a run to compare."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+import pipeline
+
+
+def noise_bursts(seconds: float, seed: int, rate: int = 16_000) -> np.ndarray:
+    """Bursts of coloured noise and tones: not speech, but no two moments alike. float32."""
+    generator = np.random.default_rng(seed)
+    time = np.arange(int(seconds * rate)) / rate
+    loudness = 0.5 + 0.5 * np.sin(2 * np.pi * generator.uniform(1.5, 3) * time + generator.uniform(0, 6))
+    tone = np.sin(2 * np.pi * generator.uniform(100, 300) * time + 3 * np.sin(2 * np.pi * 4 * time))
+    return (0.2 * loudness * (tone + 0.5 * generator.standard_normal(len(time)))).astype(np.float32)
+
+
+def write_audio(path: Path, seconds: float = 1.0, seed: int = 0, rate: int = 16_000, **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, noise_bursts(seconds, seed, rate), rate, **options)
+    return path
+
+
+def write_manifest(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def librispeech_manifest(path: Path, folder: Path, rows: list[dict]) -> Path:
+    """A manifest beside a link to the audio, so that its relative paths are those of the original."""
+    path.mkdir(parents=True)
+    (path / "audio").symlink_to(folder / "audio")
+    return write_manifest(path / "manifest.jsonl", rows)
+
+
+def librispeech_directory(path: Path, folder: Path, rows: list[dict]) -> Path:
+    """LibriSpeech's own layout: `audio/SPEAKER/.../ID.mp3` and `SPEAKER-CHAPTER.trans.txt` beside them."""
+    transcripts: dict[Path, list[str]] = {}
+    for row in rows:
+        target = path / row["audio_filepath"]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(folder / row["audio_filepath"])
+        chapter = target.with_name(target.stem.rpartition("-")[0] + ".trans.txt")
+        transcripts.setdefault(chapter, []).append(f"{target.stem} {row['text']}\n")
+    for chapter, lines in transcripts.items():
+        chapter.write_text("".join(lines))
+    return path
+
+
+def librispeech_shards(path: Path, folder: Path, rows: list[dict], shards: int) -> Path:
+    """WebDataset shards, `KEY.mp3` beside `KEY.txt`."""
+    path.mkdir(parents=True)
+    for index in range(shards):
+        with tarfile.open(path / f"shard-{index:05d}.tar", "w") as tar:
+            for row in rows[index * len(rows) // shards : (index + 1) * len(rows) // shards]:
+                key = row["audio_filepath"].removesuffix(".mp3")
+                add_member(tar, f"{key}.mp3", (folder / row["audio_filepath"]).read_bytes())
+                add_member(tar, f"{key}.txt", row["text"].encode())
+    return path
+
+
+def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+def rows_of(run: pipeline.Run | Path | str, table: str = "transcripts", drop: tuple[str, ...] = ()) -> list[dict]:
+    """The committed rows, by utt_id; `drop` leaves columns out."""
+    opened = run if isinstance(run, pipeline.Run) else pipeline.Run.open(str(run))
+    found = opened.dataset(table).to_table().drop_columns(list(drop)).to_pylist()
+    return sorted(found, key=lambda row: (row["utt_id"], row.get("task", "")))

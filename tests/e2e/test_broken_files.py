@@ -1,0 +1,154 @@
+"""Bad data is a row; bad weather fails the run; neither loses what is sound."""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import pipeline
+from pipeline.errors import ErrorCode
+from tests import corpora
+from tests.command import sewd
+
+# A whole PNG of one pixel.
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c4944415408d763f8cfc000000301010018dd8db0"
+    "0000000049454e44ae426082"
+)
+
+
+def audio_bytes(kind: str, samples: np.ndarray | None = None, **options) -> bytes:
+    buffer = io.BytesIO()
+    samples = corpora.noise_bursts(1.0, seed=7) if samples is None else samples
+    soundfile.write(buffer, samples, 16_000, format=kind, **options)
+    return buffer.getvalue()
+
+
+def broken_files() -> dict[str, tuple[bytes, set[ErrorCode]]]:
+    """Twenty files, and the codes that each may have."""
+    spoilt = corpora.noise_bursts(1.0, seed=8)
+    spoilt[5000:5010] = np.nan
+    infinite = corpora.noise_bursts(1.0, seed=9)
+    infinite[0] = np.inf
+    wav, flac, ogg = audio_bytes("WAV"), audio_bytes("FLAC"), audio_bytes("OGG")
+    cut = {ErrorCode.TRUNCATED, ErrorCode.UNDECODABLE}
+    text = {ErrorCode.UNDECODABLE}
+    return {
+        "truncated-a.wav": (wav[: len(wav) // 2], {ErrorCode.TRUNCATED}),
+        "truncated-b.wav": (wav[:-2], {ErrorCode.TRUNCATED}),
+        "truncated-c.wav": (wav[:20], cut),
+        "truncated-a.flac": (flac[: len(flac) // 2], {ErrorCode.TRUNCATED}),
+        "truncated-b.flac": (flac[: len(flac) // 10], cut),
+        "truncated-a.ogg": (ogg[: len(ogg) // 2], cut),
+        "truncated-b.ogg": (ogg[:-10], cut),
+        "empty-a.wav": (b"", {ErrorCode.EMPTY_FILE}),
+        "empty-b.flac": (b"", {ErrorCode.EMPTY_FILE}),
+        "empty-c.mp3": (b"", {ErrorCode.EMPTY_FILE}),
+        "text-a.wav": (b"this is no audio\n" * 40, text),
+        "text-b.mp3": (b"<html><body>404 not found</body></html>\n" * 40, text),
+        "text-c.ogg": (b'{"error": "AccessDenied"}', text),
+        "no-frames-a.wav": (audio_bytes("WAV", np.zeros(0, np.float32)), {ErrorCode.NO_SAMPLES}),
+        "no-frames-b.flac": (audio_bytes("FLAC", np.zeros(0, np.float32)), {ErrorCode.NO_SAMPLES}),
+        "nan.wav": (audio_bytes("WAV", spoilt, subtype="FLOAT"), {ErrorCode.NON_FINITE}),
+        "infinite.wav": (audio_bytes("WAV", infinite, subtype="FLOAT"), {ErrorCode.NON_FINITE}),
+        "image-a.flac": (PNG, text),
+        "image-b.wav": (PNG, text),
+        "short.wav": (audio_bytes("WAV", spoilt[:300]), {ErrorCode.TOO_SHORT}),
+    }
+
+
+def write_broken(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (data, _) in broken_files().items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("sound")
+    for index in range(100):
+        kind = ("wav", "flac", "ogg")[index % 3]
+        corpora.write_audio(folder / f"{index:03d}.{kind}", seconds=0.3 + index / 100, seed=index)
+    return folder
+
+
+def test_twenty_broken_files_among_a_hundred_good_ones_cost_twenty_rows(sound, tmp_path, small_ctc):
+    folder = write_broken(tmp_path / "corpus")
+    for path in sound.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+
+    done = sewd("transcribe", folder, "--output", tmp_path / "run", "--model", small_ctc, "--chunk-seconds", 20)
+
+    assert done.returncode == 3, done.stderr
+    assert "100 transcripts" in done.stdout
+    assert "20 failed" in done.stdout
+    found = {row["utt_id"]: row for row in corpora.rows_of(tmp_path / "run", "errors")}
+    wanted = broken_files()
+    assert set(found) == {name.rpartition(".")[0] for name in wanted}
+    for name, (_, codes) in wanted.items():
+        row = found[name.rpartition(".")[0]]
+        assert row["code"] in codes, (name, row["message"])
+        assert row["message"]
+        assert row["uri"].endswith(name)
+    transcripts = corpora.rows_of(tmp_path / "run")
+    assert {row["utt_id"] for row in transcripts} == {path.stem for path in sound.iterdir()}
+
+    # The good files say what they say without the bad ones beside them.
+    alone = sewd("transcribe", sound, "--output", tmp_path / "alone", "--model", small_ctc, "--errors-ok")
+    assert alone.returncode == 0, alone.stderr
+    drop = ("uri", "part_id", "chunk")
+    assert corpora.rows_of(tmp_path / "alone", drop=drop) == corpora.rows_of(tmp_path / "run", drop=drop)
+
+
+def test_a_directory_of_broken_files_only_is_committed_without_transcripts(tmp_path, local_ray, small_ctc):
+    folder = write_broken(tmp_path / "corpus")
+
+    run = pipeline.transcribe(
+        pipeline.RunConfig(inputs=(str(folder),), output=str(tmp_path / "run"), model=str(small_ctc))
+    )
+
+    assert run.status == "done"
+    assert corpora.rows_of(run) == []
+    assert len(corpora.rows_of(run, "errors")) == len(broken_files())
+    assert sum(commit.last for commit in run.commits()) == run.record["parts"]
+
+
+def test_strict_ends_the_run_at_a_broken_file(tmp_path, local_ray, small_ctc):
+    folder = write_broken(tmp_path / "corpus")
+
+    with pytest.raises(pipeline.RunFailedError, match="strict: "):
+        pipeline.transcribe(
+            pipeline.RunConfig(inputs=(str(folder),), output=str(tmp_path / "run"), model=str(small_ctc), strict=True)
+        )
+
+    assert pipeline.Run.open(str(tmp_path / "run")).status == "failed"
+
+
+def test_too_many_broken_rows_end_the_run(tmp_path, local_ray, small_ctc):
+    rows = [{"audio_filepath": f"gone/{index}.wav"} for index in range(1200)]
+    manifest = corpora.write_manifest(tmp_path / "manifest.jsonl", rows)
+
+    with pytest.raises(pipeline.RunFailedError, match=r"1[0-2]00 of 1[0-2]00 rows failed.*'MISSING'"):
+        pipeline.transcribe(
+            pipeline.RunConfig(
+                inputs=(str(manifest),), output=str(tmp_path / "run"), model=str(small_ctc), chunk_rows=100
+            )
+        )
+
+
+def test_a_wav_whose_sizes_are_a_streaming_writers_placeholders_is_no_broken_file(tmp_path, local_ray, small_ctc):
+    wav = bytearray(audio_bytes("WAV"))
+    wav[4:8] = wav[40:44] = struct.pack("<I", 0xFFFFFFFF)
+    (tmp_path / "stream.wav").write_bytes(wav)
+
+    run = pipeline.transcribe(
+        pipeline.RunConfig(inputs=(str(tmp_path / "stream.wav"),), output=str(tmp_path / "run"), model=str(small_ctc))
+    )
+
+    assert [row["utt_id"] for row in corpora.rows_of(run)] == ["stream"]

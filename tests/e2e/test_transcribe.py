@@ -1,0 +1,249 @@
+"""The main job's contracts on small corpora: stages apart, composition, long audio, channels, labels, stops."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import threading
+import time
+
+import numpy as np
+import pytest
+import ray
+import soundfile
+import torch
+import transformers
+
+import pipeline
+from pipeline.cluster import Resources, data_context
+from pipeline.driver import _Execution, _load_models
+from tests import corpora
+from tests.command import command, sewd
+from tests.oracle import Reference, samples
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Forty clips with side-car references, of several formats and rates."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for index in range(40):
+        rate = (8_000, 16_000, 22_050, 44_100)[index % 4]
+        kind = ("wav", "flac", "ogg")[index % 3]
+        corpora.write_audio(folder / f"{index % 5}/{index:02d}.{kind}", 0.5 + index / 10, index, rate)
+        (folder / f"{index % 5}/{index:02d}.txt").write_text(f"reference number {index}\n")
+    return folder
+
+
+def transcribe(corpus, output, model, **options):
+    return pipeline.transcribe(
+        pipeline.RunConfig(inputs=(str(corpus),), output=str(output), model=str(model), **options)
+    )
+
+
+def test_texts_are_the_references_on_each_clip_alone_also_resampled(tmp_path, local_ray, corpus, small_ctc):
+    run = transcribe(corpus, tmp_path / "run", small_ctc, chunk_s=30)
+
+    reference = Reference(small_ctc)
+    rows = corpora.rows_of(run)
+    assert len(rows) == 40
+    for row in rows:
+        path = next(corpus.glob(row["utt_id"] + ".[wfo]*"))
+        assert reference.expect(samples(path)).allows(row["text"]), row["utt_id"]
+        assert row["reference"] == f"reference number {int(path.stem)}"
+        assert [word["word"] for word in row["words"]] == row["text"].split()
+        ends = [0.0] + [t for word in row["words"] for t in (word["start_s"], word["end_s"])]
+        assert ends == sorted(ends)
+        assert ends[-1] <= row["duration_s"] + 0.02
+
+
+def test_chunks_and_actors_change_no_row(tmp_path, local_ray, corpus, small_ctc):
+    drop = ("part_id", "chunk")
+    calm = corpora.rows_of(transcribe(corpus, tmp_path / "a", small_ctc, threads=1), drop=drop)
+    split = transcribe(corpus, tmp_path / "b", small_ctc, actors=2, threads=1, chunk_s=7, chunk_rows=3, part_mib=0.2)
+
+    assert split.record["parts"] > 3
+    assert split.record["totals"]["chunks"] > 10
+    assert corpora.rows_of(split, drop=drop) == calm
+
+
+def test_reading_and_recognising_run_in_processes_of_their_own(tmp_path, local_ray, corpus, small_ctc):
+    run = transcribe(corpus, tmp_path / "run", small_ctc, part_mib=0.2)
+
+    commits = list(run.commits())
+    readers = {commit.workers["reader"] for commit in commits}
+    recognizers = {commit.workers["recognizer"] for commit in commits}
+    assert not readers & recognizers
+    assert len(recognizers) == 1
+
+
+@pytest.mark.parametrize("resources", [Resources(1, 2.5, 0, 0.25, 0.25, 1), Resources(2, 1.25, 0, 0.25, 0.25, 1)])
+def test_ray_fuses_no_two_stages(resources, tmp_path, local_ray, corpus, small_ctc):
+    run = transcribe(corpus, tmp_path / "run", small_ctc, limit=1)
+    config = pipeline.RunConfig(inputs=(str(corpus),), output=run.uri, model=str(small_ctc))
+    execution = _Execution(run, config, _load_models(config), resources, "0", lambda _: None)
+
+    with ray.data.DataContext.current(data_context()):
+        wave = [run.plan().append_column("committed", [[[]]])]
+        dataset = execution.dataset(wave).materialize()
+
+    stats = dataset.stats()
+    for stage in ("MapBatches(_read_stage)", "MapBatches(Recognizer)", "MapBatches(write_chunks)"):
+        assert f"{stage}:" in stats
+    assert "->" not in stats
+
+
+def test_labels_are_transformers_labels_and_come_from_the_same_pass(
+    tmp_path, local_ray, corpus, small_ctc, small_classifier
+):
+    run = transcribe(corpus, tmp_path / "run", small_ctc, classifiers=(f"keyword={small_classifier}",))
+
+    model = transformers.SEWDForSequenceClassification.from_pretrained(small_classifier).eval()
+    features = transformers.Wav2Vec2FeatureExtractor.from_pretrained(small_classifier)
+    rows = corpora.rows_of(run, "labels")
+    assert len(rows) == 40
+    for row in rows:
+        audio = samples(next(corpus.glob(row["utt_id"] + ".[wfo]*")))
+        with torch.inference_mode():
+            logits = model(features(audio, sampling_rate=16_000, return_tensors="pt").input_values).logits[0]
+        probabilities = torch.softmax(logits, -1)
+        order = probabilities.argsort(descending=True).tolist()
+        assert row["task"] == "keyword"
+        assert row["label"] == f"word{order[0]}"
+        assert row["score"] == pytest.approx(probabilities.max().item(), abs=1e-5)
+        assert [top["label"] for top in row["top_k"]] == [f"word{index}" for index in order[:5]]
+
+
+def test_long_audio_is_cut_into_segments_that_tile_it(tmp_path, local_ray, small_ctc):
+    corpora.write_audio(tmp_path / "in" / "long.wav", seconds=130, seed=3)
+    (tmp_path / "in" / "long.txt").write_text("of the whole recording")
+
+    run = transcribe(tmp_path / "in", tmp_path / "run", small_ctc, max_segment_s=20)
+
+    rows = sorted(corpora.rows_of(run), key=lambda row: row["start_s"])
+    assert rows[0]["start_s"] == 0
+    for row, after in itertools.pairwise(rows):
+        assert row["start_s"] + row["duration_s"] == pytest.approx(after["start_s"], abs=1e-9)
+    assert rows[-1]["start_s"] + rows[-1]["duration_s"] == pytest.approx(130)
+    assert max(row["duration_s"] for row in rows) <= 20
+    assert {row["reference"] for row in rows} == {None}
+    for row in rows:
+        start, end = round(row["start_s"] * 1000), round((row["start_s"] + row["duration_s"]) * 1000)
+        assert row["utt_id"] == f"long#{start}-{end}"
+        assert all(row["start_s"] <= word["start_s"] for word in row["words"])
+
+
+def test_channels_split_are_utterances_of_their_own(tmp_path, local_ray, small_ctc):
+    left, right = corpora.noise_bursts(2, 1), corpora.noise_bursts(2, 2)
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / "call.wav", np.stack([left, right], 1), 16_000, subtype="FLOAT")
+
+    run = transcribe(tmp_path / "in", tmp_path / "run", small_ctc, channels="split")
+
+    rows = corpora.rows_of(run)
+    assert [row["utt_id"] for row in rows] == ["call#c0", "call#c1"]
+    reference = Reference(small_ctc)
+    assert reference.expect(left).allows(rows[0]["text"])
+    assert reference.expect(right).allows(rows[1]["text"])
+
+
+def test_a_run_that_is_done_is_left_as_it_is(tmp_path, local_ray, corpus, small_ctc):
+    first = transcribe(corpus, tmp_path / "run", small_ctc, limit=5)
+    again = transcribe(corpus, tmp_path / "run", small_ctc, limit=5)
+
+    assert again.record == first.record
+    assert len(corpora.rows_of(again)) == 5
+
+
+def test_another_model_or_option_is_refused_with_what_differs(tmp_path, local_ray, corpus, small_ctc, small_classifier):
+    transcribe(corpus, tmp_path / "run", small_ctc, limit=5)
+
+    with pytest.raises(pipeline.UsageError, match=r"limit: 5 -> 6"):
+        transcribe(corpus, tmp_path / "run", small_ctc, limit=6)
+    with pytest.raises(pipeline.UsageError, match="classifiers: "):
+        transcribe(corpus, tmp_path / "run", small_ctc, limit=5, classifiers=(str(small_classifier),))
+
+
+def test_a_stop_finishes_what_is_in_the_model_and_the_next_start_does_the_rest(tmp_path, local_ray, corpus, small_ctc):
+    calm = transcribe(corpus, tmp_path / "calm", small_ctc, chunk_rows=1, part_mib=0.2)
+    stop = threading.Event()
+
+    def stop_at_the_third(progress):
+        if progress.totals.chunks >= 3:
+            stop.set()
+
+    config = pipeline.RunConfig(
+        inputs=(str(corpus),), output=str(tmp_path / "run"), model=str(small_ctc), chunk_rows=1, part_mib=0.2
+    )
+    stopped = pipeline.transcribe(config, stop_at_the_third, stop)
+
+    assert stopped.status == "stopped"
+    assert 3 <= stopped.record["totals"]["chunks"] < 40
+    assert not list((tmp_path / "run" / "control").glob("*"))
+    done = pipeline.transcribe(config)
+    assert done.status == "done"
+    assert corpora.rows_of(done) == corpora.rows_of(calm)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_the_command_cleanly(signum, tmp_path, corpus, small_ctc):
+    arguments = (
+        "transcribe",
+        corpus,
+        "-o",
+        tmp_path / "run",
+        "--model",
+        small_ctc,
+        "--chunk-rows",
+        1,
+        "--part-mib",
+        0.2,
+    )
+    process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not list((tmp_path / "run").glob("commits/*/*.json")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.kill(process.pid, signum)
+    out, err = process.communicate(timeout=120)
+
+    run = pipeline.Run.open(str(tmp_path / "run"))
+    assert "stopping" in err
+    assert "Traceback" not in err
+    # On a fast machine the last chunk may have been the one in the model.
+    assert (process.returncode, run.status) in [(130, "stopped"), (0, "done")], out + err
+
+
+def test_a_part_that_was_half_committed_is_taken_up_where_it_was(tmp_path, local_ray, corpus, small_ctc):
+    run = transcribe(corpus, tmp_path / "run", small_ctc, chunk_rows=5)
+    want = corpora.rows_of(run)
+    commits = sorted((tmp_path / "run").glob("commits/*/*.json"))
+    kept = {path: path.stat().st_mtime_ns for path in commits[::2]}
+    for path in commits[1::2]:
+        path.unlink()
+    run.save(status="failed")
+
+    again = transcribe(corpus, tmp_path / "run", small_ctc, chunk_rows=5)
+
+    assert corpora.rows_of(again) == want
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "a committed chunk was done again"
+    named = {file.path for commit in again.commits() for file in commit.files}
+    lying = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").glob("transcripts/*")}
+    assert lying == named, "orphans are removed when the run is done"
+
+
+def test_the_command_resumes_and_reports(tmp_path, corpus, small_ctc):
+    arguments = ("transcribe", corpus, "--output", tmp_path / "run", "--model", small_ctc, "--limit", 6)
+    done = sewd(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "6 transcripts" in done.stdout
+    assert "Traceback" not in done.stderr
+
+    status = sewd("status", tmp_path / "run")
+    assert status.returncode == 0
+    assert "1 of 1 done" in status.stdout
+
+    evaluated = sewd("evaluate", tmp_path / "run")
+    assert evaluated.returncode == 0
+    assert "WER" in evaluated.stdout
+    assert "6 scored, 0 without a reference, 0 failed" in evaluated.stdout

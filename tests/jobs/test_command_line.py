@@ -1,0 +1,94 @@
+"""Errors in usage: one clear line, exit code 2, no traceback. And verbs that run as modules of their own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests import corpora
+from tests.command import sewd
+
+
+def assert_one_line(done, *words):
+    assert done.returncode == 2, (done.returncode, done.stderr)
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("sewd: ")
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.fixture
+def clip(tmp_path):
+    return corpora.write_audio(tmp_path / "in" / "clip.wav")
+
+
+def test_no_command_prints_the_help():
+    done = sewd()
+    assert done.returncode == 0
+    assert "transcribe" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["transcribe"], ["INPUT"]),
+        (["transcribe", "x", "--output", "r", "--nonsense"], ["--nonsense"]),
+        (["frobnicate"], ["frobnicate"]),
+        (["transcribe", "x", "--output", "r", "--model", "m", "--limit", "many"], ["limit", "many"]),
+        (["transcribe", "x", "--output", "r", "--model", "m", "--limit", "0"], ["limit"]),
+        (["transcribe", "x", "--output", "r", "--model", "m", "--channels", "left"], ["channels", "left"]),
+        (["transcribe", "x", "--output", "r", "--model", "m", "--normalizer", "odd"], ["normalizer", "basic", "none"]),
+        (["evaluate", "nowhere"], ["no run at", "nowhere"]),
+        (["status", "nowhere"], ["no run at", "nowhere"]),
+    ],
+    ids=lambda value: " ".join(value[:1]) if isinstance(value, list) else None,
+)
+def test_wrong_arguments_are_one_line(arguments, words, tmp_path):
+    assert_one_line(sewd(*arguments), *words)
+
+
+def test_an_input_that_is_not_there_is_one_line(tmp_path, small_ctc):
+    done = sewd("transcribe", tmp_path / "nothing", "--output", tmp_path / "run", "--model", small_ctc)
+    assert_one_line(done, "no such file", "nothing")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_without_audio_is_one_line(tmp_path, small_ctc):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "notes.md").write_text("no audio")
+    done = sewd("transcribe", tmp_path / "in", "--output", tmp_path / "run", "--model", small_ctc)
+    assert_one_line(done, "no audio in")
+
+
+def test_a_model_that_is_not_there_or_not_one_is_one_line(tmp_path, clip, small_ctc):
+    done = sewd("transcribe", clip, "--output", tmp_path / "run", "--model", tmp_path / "no-model")
+    assert_one_line(done, "no-model")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    config = json.loads((small_ctc / "config.json").read_text()) | {"hidden_size": 33}
+    (broken / "config.json").write_text(json.dumps(config))
+    assert_one_line(sewd("transcribe", clip, "--output", tmp_path / "run", "--model", broken), "hidden_size")
+
+
+def test_an_output_that_holds_something_else_is_one_line(tmp_path, clip, small_ctc):
+    done = sewd("transcribe", clip, "--output", clip.parent, "--model", small_ctc)
+    assert_one_line(done, "not empty and holds no run")
+
+
+def test_actors_that_cannot_fit_are_one_line_with_the_numbers(tmp_path, clip, small_ctc):
+    done = sewd(
+        *("transcribe", clip, "--output", tmp_path / "run", "--model", small_ctc),
+        *("--actors", 4, "--cpus-per-actor", 1000),
+    )
+    assert_one_line(done, "4 actors x 1000 CPUs", "Ray has")
+
+
+@pytest.mark.parametrize("verb", ["transcribe", "evaluate", "status"])
+def test_each_verb_runs_as_a_module(verb):
+    done = subprocess.run([sys.executable, "-m", f"jobs.{verb}", "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "RUN" in done.stdout

@@ -1,0 +1,95 @@
+"""Signals and files, made in code: what the audio tests listen to."""
+
+from __future__ import annotations
+
+import functools
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import soundfile
+
+
+@functools.cache
+def aac(seconds: float, container: str = "ipod", rate: int = 16_000, channels: int = 1) -> bytes:
+    """Speech-like AAC; kept, for encoding takes its time."""
+    return encode_av(speech_like(seconds, rate, channels), rate, container, "aac")
+
+
+def speech_like(seconds: float, rate: int = 16_000, channels: int = 1, seed: int = 0) -> np.ndarray:
+    """Bursts of tones between stretches of near silence, float32 (frames, channels), below full scale.
+
+    Channels differ, no two bursts are alike, and the noise floor has no two equal frames.
+    """
+    rng = np.random.default_rng(seed)
+    frames = round(seconds * rate)
+    t = np.arange(frames) / rate
+    x = 0.002 * rng.standard_normal((frames, channels))
+    begin = round(0.05 * rate)
+    while begin < frames:
+        length = round(rng.uniform(0.15, 0.6) * rate)
+        here = slice(begin, begin + length)
+        envelope = np.sin(np.pi * np.arange(length) / length)[: frames - begin, None]
+        for pitch in rng.uniform(100, min(3000, rate / 2.5), 3):
+            tone = np.sin(2 * np.pi * pitch * t[here])[:, None]
+            x[here] += 0.15 * envelope * tone * rng.uniform(0.4, 1, channels)
+        begin += length + round(rng.uniform(0.08, 0.4) * rate)
+    return np.clip(x, -0.9, 0.9).astype(np.float32)
+
+
+def encode(x: np.ndarray, rate: int, container: str = "WAV", coding: str = "PCM_16", **options: Any) -> bytes:
+    """A file by libsndfile."""
+    file = io.BytesIO()
+    channels = 1 if x.ndim == 1 else x.shape[1]
+    with soundfile.SoundFile(
+        file, "w", samplerate=rate, channels=channels, format=container, subtype=coding, **options
+    ) as sound:
+        sound.write(x)
+    return file.getvalue()
+
+
+def encode_av(x: np.ndarray, rate: int, container: str, codec: str) -> bytes:
+    """A file by FFmpeg."""
+    import av
+
+    file = io.BytesIO()
+    layout = {1: "mono", 2: "stereo"}[x.shape[1]]
+    with av.open(file, "w", format=container) as output:
+        stream = output.add_stream(codec, rate=rate)
+        stream.layout = layout
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(x.T), format="fltp", layout=layout)
+        frame.sample_rate, frame.pts = rate, 0
+        context = stream.codec_context
+        resampler = av.AudioResampler(context.format, layout, rate, context.frame_size or 1024)
+        for piece in [*resampler.resample(frame), *resampler.resample(None)]:
+            output.mux(stream.encode(piece))
+        output.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def png() -> bytes:
+    """A picture of one black pixel."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0\0")) + chunk(b"IEND", b"")
+
+
+class BrokenFile(io.BytesIO):
+    """A file that raises once its reader has had `good` bytes: a network that goes away."""
+
+    def __init__(self, data: bytes, good: int, failure: Callable[[], BaseException]) -> None:
+        super().__init__(data)
+        self._good, self._failure = good, failure
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        self._good -= len(data)
+        if self._good < 0:
+            raise self._failure()
+        return data

@@ -1,0 +1,256 @@
+"""The configuration: transformers' defaults, a lossless round trip, and contradictions refused by name."""
+
+import dataclasses
+import json
+
+import pytest
+import transformers
+
+from sewd_model import SEWDConfig
+
+
+def test_defaults_are_those_of_transformers():
+    ours, theirs = SEWDConfig(), transformers.SEWDConfig()
+    for item in dataclasses.fields(SEWDConfig):
+        if item.name not in ("extra", "max_relative_positions"):
+            assert getattr(ours, item.name) == getattr(theirs, item.name), item.name
+    assert (ours.num_labels, ours.label2id) == (theirs.num_labels, theirs.label2id)
+
+
+def test_every_field_of_transformers_is_known():
+    theirs = set(transformers.SEWDConfig.__dataclass_fields__)
+    common = set(transformers.PreTrainedConfig.__dataclass_fields__)
+    known = {item.name for item in dataclasses.fields(SEWDConfig)}
+    assert theirs - common <= known
+
+
+CHANGED = {
+    "vocab_size": 45,
+    "hidden_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 100,
+    "squeeze_factor": 3,
+    "max_position_embeddings": 300,
+    "position_buckets": 64,
+    "share_att_key": False,
+    "relative_attention": False,
+    "pos_att_type": ["c2p"],
+    "norm_rel_ebd": "none",
+    "hidden_act": "relu",
+    "hidden_dropout": 0.2,
+    "activation_dropout": 0.3,
+    "attention_dropout": 0,
+    "feat_proj_dropout": 0.4,
+    "final_dropout": 1.0,
+    "initializer_range": 0.1,
+    "layer_norm_eps": 1e-4,
+    "feature_layer_norm_eps": 1e-3,
+    "feat_extract_norm": "layer",
+    "feat_extract_activation": "silu",
+    "conv_dim": [8, 16],
+    "conv_stride": [4, 2],
+    "conv_kernel": [9, 3],
+    "conv_bias": True,
+    "num_conv_pos_embeddings": 31,
+    "num_conv_pos_embedding_groups": 12,
+    "apply_spec_augment": False,
+    "mask_time_prob": 0.5,
+    "mask_time_length": 4,
+    "mask_time_min_masks": 0,
+    "mask_feature_prob": 0.25,
+    "mask_feature_length": 3,
+    "mask_feature_min_masks": 1,
+    "ctc_loss_reduction": "sum",
+    "ctc_zero_infinity": True,
+    "use_weighted_layer_sum": True,
+    "classifier_proj_size": 17,
+    "pad_token_id": 44,
+    "bos_token_id": None,
+    "eos_token_id": [5, 6],
+    "id2label": {"0": "yes", "1": "no", "2": "more"},
+}
+
+
+def test_every_value_survives_json_both_ways(tmp_path):
+    ours = SEWDConfig.from_dict(CHANGED)
+    for name, value in CHANGED.items():
+        if name not in ("attention_dropout",):
+            default = getattr(SEWDConfig(), name)
+            assert getattr(ours, name) != default, f"{name} is not changed by this test"
+        found = getattr(ours, name)
+        assert (list(found) if isinstance(found, tuple) else found) == (
+            {int(key): label for key, label in value.items()} if name == "id2label" else value
+        )
+    ours.save_pretrained(tmp_path)
+    assert SEWDConfig.from_pretrained(tmp_path) == ours
+    theirs = transformers.SEWDConfig.from_pretrained(tmp_path)
+    for name in CHANGED:
+        found, expected = getattr(theirs, name), getattr(ours, name)
+        assert (list(found) if isinstance(found, list | tuple) else found) == (
+            list(expected) if isinstance(expected, tuple) else expected
+        ), name
+    theirs.save_pretrained(tmp_path / "theirs")
+    back = SEWDConfig.from_pretrained(tmp_path / "theirs")
+    assert dataclasses.replace(back, extra={}) == ours
+
+
+def test_unknown_keys_are_kept_and_written_back(tmp_path):
+    values = {
+        "architectures": ["SEWDForCTC"],
+        "transformers_version": "4.11.0.dev0",
+        "torch_dtype": "float32",
+        "tokenizer_class": "Wav2Vec2CTCTokenizer",
+        "output_hidden_size": 768,
+        "codevector_dim": 256,
+        "num_codevectors_per_group": 320,
+        "add_adapter": False,
+        "gradient_checkpointing": False,
+        "task_specific_params": {"nested": [1, None, "x"]},
+    }
+    config = SEWDConfig.from_dict({"model_type": "sew-d", **values})
+    assert config.extra == values
+    config.save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert {name: written[name] for name in values} == values
+    assert written["model_type"] == "sew-d"
+    assert SEWDConfig.from_pretrained(tmp_path) == config
+
+
+REFUSED = {
+    "unequal convolution lists": ({"conv_dim": [8, 8]}, ["conv_dim", "conv_stride", "conv_kernel"]),
+    "no convolutions": ({"conv_dim": [], "conv_stride": [], "conv_kernel": []}, ["conv_dim"]),
+    "stride of 0": ({"conv_stride": [0] * 13}, ["conv_stride"]),
+    "kernel that is no list": ({"conv_kernel": 3}, ["conv_kernel"]),
+    "heads that do not divide": ({"num_attention_heads": 7}, ["hidden_size", "num_attention_heads"]),
+    "groups that do not divide": (
+        {"num_conv_pos_embedding_groups": 7},
+        ["hidden_size", "num_conv_pos_embedding_groups"],
+    ),
+    "unknown activation": ({"hidden_act": "gleu"}, ["hidden_act"]),
+    "activation with weights": ({"hidden_act": "prelu"}, ["hidden_act"]),
+    "activation that transformers only documents": (
+        {"feat_extract_activation": "selu"},
+        ["feat_extract_activation"],
+    ),
+    "activation that is no name": ({"hidden_act": None}, ["hidden_act"]),
+    "unknown norm": ({"feat_extract_norm": "batch"}, ["feat_extract_norm"]),
+    "unknown reduction": ({"ctc_loss_reduction": "median"}, ["ctc_loss_reduction"]),
+    "unknown attention term": ({"pos_att_type": ["c2p", "p2p"]}, ["pos_att_type"]),
+    "attention terms that are no list": ({"pos_att_type": 3}, ["pos_att_type"]),
+    "attention terms with a list inside": ({"pos_att_type": [["c2p"]]}, ["pos_att_type"]),
+    "probability above 1": ({"mask_time_prob": 1.5}, ["mask_time_prob"]),
+    "negative dropout": ({"attention_dropout": -0.1}, ["attention_dropout"]),
+    "dropout in words": ({"final_dropout": "0.1"}, ["final_dropout"]),
+    "not a number": ({"mask_feature_prob": float("nan")}, ["mask_feature_prob"]),
+    "infinite epsilon": ({"layer_norm_eps": float("inf")}, ["layer_norm_eps"]),
+    "epsilon of 0": ({"feature_layer_norm_eps": 0.0}, ["feature_layer_norm_eps"]),
+    "negative spread": ({"initializer_range": -1.0}, ["initializer_range"]),
+    "no layers": ({"num_hidden_layers": 0}, ["num_hidden_layers"]),
+    "squeeze of 0": ({"squeeze_factor": 0}, ["squeeze_factor"]),
+    "size in words": ({"hidden_size": "768"}, ["hidden_size"]),
+    "size that is true": ({"intermediate_size": True}, ["intermediate_size"]),
+    "span of 0": ({"mask_time_length": 0}, ["mask_time_length"]),
+    "negative masks": ({"mask_feature_min_masks": -1}, ["mask_feature_min_masks"]),
+    "flag in words": ({"conv_bias": "no"}, ["conv_bias"]),
+    "buckets beyond the distance": (
+        {"position_buckets": 1024},
+        ["position_buckets", "max_position_embeddings"],
+    ),
+    "buckets that meet the distance": (
+        {"position_buckets": 256, "max_position_embeddings": 129},
+        ["position_buckets", "max_position_embeddings"],
+    ),
+    "one bucket": ({"position_buckets": 1}, ["position_buckets"]),
+    "buckets beyond the legacy distance": (
+        {"max_relative_positions": 100},
+        ["position_buckets", "max_relative_positions"],
+    ),
+    "count that is not that of the labels": (
+        {"num_labels": 3, "id2label": {"0": "a", "1": "b"}},
+        ["num_labels", "id2label"],
+    ),
+    "no labels": ({"num_labels": 0}, ["num_labels"]),
+    "empty labels": ({"id2label": {}}, ["id2label"]),
+    "labels with a gap": ({"id2label": {"0": "a", "2": "b"}}, ["id2label"]),
+    "label numbers in words": ({"id2label": {"first": "a"}}, ["id2label"]),
+    "labels that are no object": ({"id2label": ["a", "b"]}, ["id2label"]),
+    "label maps that disagree": (
+        {"id2label": {"0": "a", "1": "b"}, "label2id": {"a": 1, "b": 0}},
+        ["label2id", "id2label"],
+    ),
+    "adapters": ({"add_adapter": True}, ["add_adapter"]),
+    "quantized weights": ({"quantization_config": {"bits": 4}}, ["quantization_config"]),
+    "blank outside the vocabulary": ({"pad_token_id": 32}, ["pad_token_id", "vocab_size"]),
+    "negative blank": ({"pad_token_id": -1}, ["pad_token_id"]),
+    "head size of its own": ({"attention_head_size": 32}, ["attention_head_size"]),
+    "convolution after the first layer": ({"conv_kernel_size": 3}, ["conv_kernel_size"]),
+    "count that is not that of the convolutions": ({"num_feat_extract_layers": 7}, ["num_feat_extract_layers"]),
+    "another model": ({"model_type": "wav2vec2"}, ["model_type"]),
+}
+
+
+@pytest.mark.parametrize(("values", "names"), REFUSED.values(), ids=REFUSED)
+def test_contradictory_value_is_refused_by_name(values, names):
+    with pytest.raises(ValueError, match=names[0]) as caught:
+        SEWDConfig.from_dict(values)
+    for name in names:
+        assert name in str(caught.value)
+
+
+ACCEPTED = {
+    "head size that is the same": {"attention_head_size": 64},
+    "no convolution after the first layer": {"conv_kernel_size": 0},
+    "convolution count that agrees": {"num_feat_extract_layers": 13},
+    "buckets just below the distance": {"position_buckets": 256, "max_position_embeddings": 130},
+    "buckets that nothing reads": {"position_buckets": 1024, "relative_attention": False},
+    "label numbers as strings": {"id2label": {"0": "a", "1": "b"}, "label2id": {"a": "0", "b": "1"}},
+    "no attention terms": {"pos_att_type": None},
+    "no blank": {"pad_token_id": None},
+}
+
+
+@pytest.mark.parametrize("values", ACCEPTED.values(), ids=ACCEPTED)
+def test_value_at_the_edge_is_accepted(values):
+    SEWDConfig.from_dict(values)
+
+
+def test_number_of_labels_names_them_as_transformers_does():
+    ours, theirs = SEWDConfig.from_dict({"num_labels": 4}), transformers.SEWDConfig(num_labels=4)
+    assert (ours.id2label, ours.label2id, ours.num_labels) == (theirs.id2label, theirs.label2id, 4)
+
+
+def test_attention_terms_in_early_spelling_are_a_list():
+    assert SEWDConfig.from_dict({"pos_att_type": "c2p|p2c"}).pos_att_type == ("c2p", "p2c")
+    assert SEWDConfig.from_dict({"pos_att_type": "p2c"}).pos_att_type == ("p2c",)
+
+
+def test_legacy_distance_sets_span_and_distance():
+    config = SEWDConfig(max_relative_positions=200, position_buckets=-1)
+    assert (config.max_distance, config.position_span) == (200, 200)
+    assert SEWDConfig(max_relative_positions=200).position_span == 256
+    assert SEWDConfig().max_distance == 512
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"conv_stride": (3, 2, 2), "conv_kernel": (7, 4, 2), "conv_dim": (4, 4, 4), "squeeze_factor": 3}],
+    ids=["defaults", "three layers"],
+)
+def test_frame_counts_are_those_of_transformers(values):
+    import torch
+
+    config = SEWDConfig(**values)
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    theirs = transformers.SEWDModel(transformers.SEWDConfig(**{**values, **size, "intermediate_size": 4}))
+    for samples in (config.min_samples, 1000, 1279, 1280, 1281, 16000, 99_999):
+        assert config.num_frames(samples) == theirs._get_feat_extract_output_lengths(torch.tensor(samples))
+    assert config.num_frames(config.min_samples) == config.squeeze_factor
+    assert config.num_frames(config.min_samples - 1) == config.squeeze_factor - 1
+    assert config.num_frames(0) == config.num_frames(1) == 0
+    assert config.num_frames(16000 + 10 * config.hop_length) == config.num_frames(16000) + 10
+
+
+def test_config_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        SEWDConfig().hidden_size = 3

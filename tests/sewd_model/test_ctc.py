@@ -1,0 +1,353 @@
+"""The tokenizer and the greedy path, against a brute force and against transformers where the two agree."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from transformers import Wav2Vec2CTCTokenizer
+
+from sewd_model import CheckpointError, CTCTokenizer, greedy_path, words
+
+TOKENS = ["<pad>", "<s>", "</s>", "<unk>", "|", "E", "H", "L", "O", "T", "'"]
+VOCAB = {token: index for index, token in enumerate(TOKENS)}
+PAD, BOS, EOS, UNK, SPACE = range(5)
+# As from the widely used fine-tuning recipe: no <s> and </s> in vocab.json, own spellings of the others.
+RECIPE = {"a": 1, "b": 2, "'": 3, "|": 0, "[UNK]": 4, "[PAD]": 5}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return CTCTokenizer(vocab=VOCAB)
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory):
+    path = tmp_path_factory.mktemp("vocab") / "vocab.json"
+    path.write_text(json.dumps(VOCAB))
+    return Wav2Vec2CTCTokenizer(str(path))
+
+
+def ids(*tokens):
+    return [VOCAB[token] for token in tokens]
+
+
+def logits_for(best, size=11, seed=0):
+    """Return random logits whose best tokens are `best`."""
+    scores = np.random.default_rng(seed).normal(size=(len(best), size)).astype(np.float32)
+    for frame, token in enumerate(best):
+        scores[frame, token] = scores[frame].max() + 0.5
+    return scores
+
+
+# ------------------------------------------------------------------------------------------------------ greedy path
+@pytest.mark.parametrize(
+    ("frames", "text"),
+    [
+        ("H H E E L L <pad> L L O O", "HELLO"),
+        ("<pad> T <pad> O O <pad> <pad> O <pad>", "TOO"),
+        ("T O O", "TO"),
+        ("L <s> L", "LL"),
+        ("L </s> <pad> <s> L", "LL"),
+        ("T O | <pad> | H E", "TO  HE"),
+        ("| T O |", "TO"),
+        ("T <unk> O", "T<unk>O"),
+        ("<pad> <pad>", ""),
+        ("<s> </s>", ""),
+        ("", ""),
+    ],
+)
+def test_text_of_frames(tokenizer, frames, text):
+    path = greedy_path(logits_for(ids(*frames.split())), PAD, tokenizer.drop_ids)
+    assert tokenizer.decode(path.token_ids) == text
+    assert path.num_frames == len(frames.split())
+
+
+def test_dropping_the_blank_before_collapsing_is_what_transformers_does_and_we_do_not(tokenizer, theirs):
+    frames = ids("H", "E", "L", "<pad>", "L", "O")
+    assert theirs.decode(frames, skip_special_tokens=True) == "HELO"
+    assert theirs.decode(frames) == "HELLO"
+    assert tokenizer.decode(greedy_path(logits_for(frames), PAD).token_ids) == "HELLO"
+
+
+def brute_force(scores, blank, drop):
+    """Read a clip frame by frame, in plain Python and float64."""
+    found = []
+    frames = [int(np.flatnonzero(row == row.max())[0]) for row in scores]
+    position = 0
+    for token, run in itertools.groupby(frames):
+        length = len(list(run))
+        part = scores[position : position + length].astype(np.float64)
+        logs = [row[token] - math.log(sum(math.exp(v - row.max()) for v in row)) - row.max() for row in part]
+        if token != blank and token not in drop:
+            found.append((token, position, position + length, math.exp(sum(logs) / length)))
+        position += length
+    return found
+
+
+# Few levels, so that ties are common.
+SCORES = st.integers(0, 14).flatmap(
+    lambda frames: st.lists(
+        st.lists(st.sampled_from([-3.0, 0.0, 0.5, 4.0]), min_size=4, max_size=4),
+        min_size=frames,
+        max_size=frames,
+    )
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(scores=SCORES, blank=st.integers(0, 3), drop=st.lists(st.integers(0, 3), max_size=2))
+@example(scores=[], blank=0, drop=[])
+@example(scores=[[1.0, 1.0, 1.0, 1.0]], blank=3, drop=[])
+def test_greedy_path_equals_a_brute_force(scores, blank, drop):
+    array = np.array(scores, np.float32).reshape(-1, 4)
+    path = greedy_path(array, blank, drop)
+    expected = brute_force(array, blank, drop)
+    assert path.token_ids.tolist() == [token for token, *_ in expected]
+    assert path.start_frames.tolist() == [start for _, start, *_ in expected]
+    assert path.end_frames.tolist() == [end for *_, end, _ in expected]
+    np.testing.assert_allclose(path.probabilities, [p for *_, p in expected], rtol=1e-5)
+    assert path.num_frames == len(scores)
+    assert [a.dtype.name for a in (path.token_ids, path.start_frames, path.end_frames)] == ["int64"] * 3
+    assert path.probabilities.dtype == np.float32
+    assert (path.probabilities <= 1).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_tensors_of_any_float_type_are_read_in_float32(dtype):
+    tensor = torch.from_numpy(logits_for(ids("H", "E", "L", "L"))).to(dtype).requires_grad_()
+    found, expected = greedy_path(tensor, PAD), greedy_path(tensor.detach().float().numpy(), PAD)
+    assert found.token_ids.tolist() == expected.token_ids.tolist()
+    assert found.probabilities.tolist() == expected.probabilities.tolist()
+
+
+def test_huge_logits_do_not_overflow():
+    scores = np.array([[1e4, -1e4, 0.0], [3e38, -3e38, 0.0], [-np.inf, 5.0, -np.inf]], np.float32)
+    path = greedy_path(scores, 2)
+    assert path.token_ids.tolist() == [0, 1]
+    assert path.probabilities.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("scores", "blank"),
+    [(np.zeros(4), 0), (np.zeros((2, 3, 4)), 0), (np.zeros((2, 4)), 4), (np.zeros((2, 4)), -1)],
+)
+def test_logits_of_the_wrong_shape_are_refused(scores, blank):
+    with pytest.raises(ValueError, match="frames, tokens"):
+        greedy_path(scores, blank)
+
+
+@pytest.mark.parametrize("row", [[0.0, np.nan], [np.inf, 0.0], [-np.inf, -np.inf]], ids=str)
+def test_frame_without_a_finite_best_score_is_refused(row):
+    with pytest.raises(ValueError, match="finite best score"):
+        greedy_path(np.array([[0.0, 1.0], row]), 0)
+
+
+# ----------------------------------------------------------------------------------------------- against transformers
+FRAMES = st.lists(st.sampled_from([index for index in VOCAB.values() if index not in (BOS, EOS)]), max_size=30)
+
+
+@settings(deadline=None, max_examples=200)
+@given(frames=FRAMES)
+@example(frames=ids("T", "O", "|", "<pad>", "|", "H", "E"))
+def test_text_equals_transformers_where_no_sentence_mark_is_read(tokenizer, theirs, frames):
+    path = greedy_path(logits_for(frames), PAD, tokenizer.drop_ids)
+    assert tokenizer.decode(path.token_ids) == theirs.decode(frames)
+
+
+TEXT = st.text(st.sampled_from("EHLOT' |xé"), max_size=12)
+
+
+@settings(deadline=None, max_examples=200)
+@given(text=TEXT | st.lists(TEXT | st.sampled_from(["<unk>", "<s>", " <pad> "]), max_size=4).map("".join))
+def test_spelling_equals_transformers(tokenizer, theirs, text):
+    assert tokenizer.encode(text) == theirs(text).input_ids
+
+
+@settings(deadline=None, max_examples=100)
+@given(text=st.text(st.sampled_from("ehlot' "), max_size=12))
+def test_lower_case_text_on_an_upper_case_vocabulary(tmp_path_factory, text):
+    ours = CTCTokenizer(vocab=VOCAB, do_lower_case=True)
+    spelled = ours.encode(text)
+    assert UNK not in spelled
+    assert ours.decode(spelled) == text.strip()
+
+
+def test_lower_casing_equals_transformers(tmp_path):
+    (tmp_path / "vocab.json").write_text(json.dumps(VOCAB))
+    theirs = Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), do_lower_case=True)
+    ours = CTCTokenizer(vocab=VOCAB, do_lower_case=True)
+    for text in ("hello to", "HELLO", "tooß", "to<unk>he"):
+        assert ours.encode(text) == theirs(text).input_ids
+    frames = ids("H", "E", "<pad>", "|", "<unk>", "T")
+    assert ours.decode(greedy_path(logits_for(frames), PAD).token_ids) == theirs.decode(frames) == "he <unk>t"
+
+
+@settings(deadline=None, max_examples=100)
+@given(text=st.lists(st.text(st.sampled_from("EHLOT'"), min_size=1, max_size=6), max_size=5).map(" ".join))
+def test_text_survives_spelling_and_decoding(text):
+    ours = CTCTokenizer(vocab=VOCAB)
+    assert ours.decode(ours.encode(text)) == text
+
+
+def test_other_delimiters_equal_transformers(tmp_path):
+    (tmp_path / "vocab.json").write_text(json.dumps({**VOCAB, "_": 11}))
+    options = {"word_delimiter_token": "_", "replace_word_delimiter_char": "-"}
+    theirs = Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), **options)
+    ours = CTCTokenizer(vocab={**VOCAB, "_": 11}, **options)
+    assert ours.encode("TO HE|L") == theirs("TO HE|L").input_ids
+    frames = [9, 8, 11, 6, 5, 4, 7]
+    assert ours.decode(frames) == theirs.decode(frames) == "TO-HE|L"
+
+
+# ------------------------------------------------------------------------------------------------------------- words
+@settings(deadline=None, max_examples=200)
+@given(frames=FRAMES, lower=st.booleans())
+def test_words_joined_by_spaces_are_the_text(frames, lower):
+    tokenizer = CTCTokenizer(vocab=VOCAB, do_lower_case=lower)
+    path = greedy_path(logits_for(frames), PAD, tokenizer.drop_ids)
+    found = words(path, tokenizer, 0.02)
+    assert " ".join(word.word for word in found) == " ".join(tokenizer.decode(path.token_ids).split())
+    for word, following in itertools.pairwise(found):
+        assert word.end_s <= following.start_s
+    for word in found:
+        assert 0 <= word.start_s < word.end_s <= path.num_frames * 0.02 + 1e-9
+        assert 0 < word.confidence <= 1
+
+
+def test_word_times_and_confidence():
+    tokenizer = CTCTokenizer(vocab=VOCAB)
+    #          0      1    2    3        4    5    6    7    8
+    frames = ids("<pad>", "T", "T", "<pad>", "O", "|", "|", "H", "E")
+    path = greedy_path(logits_for(frames), PAD)
+    to, he = words(path, tokenizer, 0.5)
+    assert (to.word, to.start_s, to.end_s) == ("TO", 0.5, 2.5)
+    assert (he.word, he.start_s, he.end_s) == ("HE", 3.5, 4.5)
+    letters = dict(zip(path.token_ids.tolist(), path.probabilities.tolist(), strict=True))
+    expected = math.sqrt(letters[VOCAB["T"]] * letters[VOCAB["O"]])
+    assert to.confidence == pytest.approx(expected, rel=1e-6)
+    assert to.confidence != pytest.approx(he.confidence, rel=1e-3)
+
+
+def test_token_with_a_space_inside_makes_two_words():
+    tokenizer = CTCTokenizer(vocab={"<pad>": 0, "|": 1, "a": 2, "b c": 3, " ": 4, "<unk>": 5})
+    path = greedy_path(logits_for([2, 3, 4, 2], size=6), 0)
+    assert [word.word for word in words(path, tokenizer, 1.0)] == tokenizer.decode(path.token_ids).split()
+
+
+# ------------------------------------------------------------------------------------------------------------- files
+def write(directory, **files):
+    for name, content in files.items():
+        (directory / f"{name}.json").write_text(json.dumps(content))
+    return directory
+
+
+def test_missing_settings_mean_the_defaults(tmp_path):
+    ours = CTCTokenizer.from_pretrained(write(tmp_path, vocab=VOCAB))
+    assert ours == CTCTokenizer(vocab=VOCAB)
+    assert (ours.pad_id, ours.bos_id, ours.eos_id, ours.unk_id, ours.delimiter_id) == (0, 1, 2, 3, 4)
+    assert ours.drop_ids == (1, 2)
+
+
+def saved_by_transformers(tmp_path, vocab, **options):
+    path = tmp_path / "source.json"
+    path.write_text(json.dumps(vocab))
+    theirs = Wav2Vec2CTCTokenizer(str(path), **options)
+    theirs.save_pretrained(tmp_path / "saved")
+    return theirs, tmp_path / "saved"
+
+
+@pytest.mark.parametrize(
+    ("vocab", "options"),
+    [
+        (VOCAB, {}),
+        (VOCAB, {"do_lower_case": True, "replace_word_delimiter_char": "_"}),
+        (RECIPE, {"unk_token": "[UNK]", "pad_token": "[PAD]"}),
+        ({token: index for token, index in VOCAB.items() if index < 9}, {"bos_token": "<B>"}),
+    ],
+    ids=["full", "options", "recipe", "marks not in the vocabulary"],
+)
+def test_files_of_transformers_give_its_ids(tmp_path, vocab, options):
+    theirs, directory = saved_by_transformers(tmp_path, vocab, **options)
+    ours = CTCTokenizer.from_pretrained(directory)
+    assert dict(ours.ids) == theirs.get_vocab()
+    assert (ours.pad_id, ours.bos_id, ours.eos_id) == (
+        theirs.pad_token_id,
+        theirs.bos_token_id,
+        theirs.eos_token_id,
+    )
+    everything = list(range(len(theirs.get_vocab()) + 2))  # two ids beyond the vocabulary read as unknown
+    assert ours.decode(everything) == theirs.decode(everything, group_tokens=False)
+    again = directory / "again"
+    ours.save_pretrained(again)
+    assert CTCTokenizer.from_pretrained(again).ids == ours.ids
+    assert Wav2Vec2CTCTokenizer.from_pretrained(again).get_vocab() == theirs.get_vocab()
+
+
+def test_special_tokens_map_fills_in_as_older_checkpoints_have_it(tmp_path):
+    special = {"pad_token": "[PAD]", "unk_token": {"content": "[UNK]", "lstrip": False}, "bos_token": None}
+    ours = CTCTokenizer.from_pretrained(write(tmp_path, vocab=RECIPE, special_tokens_map=special))
+    assert (ours.pad_id, ours.unk_id, ours.bos_id, ours.eos_id) == (5, 4, None, 6)
+    assert ours.drop_ids == (6,)
+
+
+@pytest.mark.parametrize("where", ["directory", "memory"])
+def test_files_round_trip(tmp_path, where):
+    ours = CTCTokenizer(
+        vocab=RECIPE,
+        added={"<s>": 6, "</s>": 7},
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        replace_word_delimiter_char="_",
+        do_lower_case=True,
+        extra={"model_max_length": 5},
+    )
+    location = tmp_path if where == "directory" else "memory://tokenizers/round-trip"
+    ours.save_pretrained(location)
+    again = CTCTokenizer.from_pretrained(location)
+    assert again.extra.pop("tokenizer_class") == "Wav2Vec2CTCTokenizer"
+    assert again == ours
+
+
+def test_nested_vocabulary_needs_a_language(tmp_path):
+    nested = {"eng": VOCAB, "fra": RECIPE}
+    write(tmp_path, vocab=nested)
+    with pytest.raises(CheckpointError, match=r"target_lang must name one of eng, fra"):
+        CTCTokenizer.from_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"'deu' is not in the vocabulary"):
+        CTCTokenizer.from_pretrained(tmp_path, target_lang="deu")
+    assert CTCTokenizer.from_pretrained(tmp_path, target_lang="eng").vocab == VOCAB
+    write(tmp_path, tokenizer_config={"target_lang": "fra", "pad_token": "[PAD]"})
+    assert CTCTokenizer.from_pretrained(tmp_path).vocab == RECIPE
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "no vocab.json"),
+        ({"vocab": {}}, "empty"),
+        ({"vocab": {"a": 0, "b": 0}}, "'a' and 'b' the same id 0"),
+        ({"vocab": {"a": "0"}}, "'a' the id '0'"),
+        ({"vocab": {"a": -1}}, "'a' the id -1"),
+        ({"vocab": [1]}, "vocab.json"),
+        ({"vocab": VOCAB, "tokenizer_config": {"pad_token": 3}}, "pad_token"),
+        ({"vocab": VOCAB, "tokenizer_config": {"do_lower_case": "no"}}, "do_lower_case"),
+        ({"vocab": VOCAB, "tokenizer_config": [1]}, "tokenizer_config.json"),
+        ({"vocab": VOCAB, "tokenizer_config": {"added_tokens_decoder": {"x": {"content": "<s>"}}}}, "tokenizer"),
+    ],
+)
+def test_malformed_files_are_refused(tmp_path, files, message):
+    with pytest.raises(CheckpointError, match=message):
+        CTCTokenizer.from_pretrained(write(tmp_path, **files))
+
+
+def test_character_without_an_id_is_refused_where_nothing_stands_for_it():
+    ours = CTCTokenizer(vocab={"<pad>": 0, "a": 1}, unk_token=None)
+    with pytest.raises(ValueError, match="'z' is not in the vocabulary"):
+        ours.encode("az")
+    with pytest.raises(ValueError, match="id 99 is not in the vocabulary"):
+        ours.decode([99])
