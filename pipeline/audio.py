@@ -51,8 +51,8 @@ _MIN_RATE = 1000  # Hz; below it, a header is taken for damaged
 # libsndfile formats and codings whose seek is exact to the sample (tried for all). Elsewhere it is not (MP3,
 # Opus, Vorbis at the end, PAF, SDS) or not there (GSM, G.72x): those are decoded from the start and skipped.
 _EXACT_FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "NIST"})
-_EXACT_CODINGS = frozenset({"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"})
-_UNKNOWN_FRAMES = 1 << 62  # libsndfile says SF_COUNT_MAX for a FLAC whose STREAMINFO leaves the total open
+_EXACT_CODINGS = frozenset({"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW",
+"ALAW"}) _UNKNOWN_FRAMES = 1 << 62  # libsndfile says SF_COUNT_MAX for a FLAC whose STREAMINFO leaves the total open
 
 # libsndfile error numbers (src/sndfile.h, src/common.h). An unknown format ends in an attempt to read a Sound
 # Designer resource fork, whose words (7, 149-153) depend on the working directory and say nothing of the
@@ -396,7 +396,8 @@ class _Source:
         pieces, missing = [], min(count, self.size - position)
         if missing > 0:
             self._file.seek(position)
-        while missing > 0 and (piece := self._file.read(missing)):  # an unbuffered file may give less than asked
+        while missing > 0 and (piece := self._file.read(missing)):  # an unbuffered file may give less than
+        asked
             pieces.append(piece)
             missing -= len(piece)
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -606,7 +607,8 @@ def _open_av(source: _Source, container: _Container, words: str) -> Iterator[_Re
         yield _AvReader(source, opened, container)
 
 
-def _av_error(error: Exception, source: _Source, container: _Container, decoded: int, words: str = "") -> AudioError:
+def _av_error(error: Exception, source: _Source, container: _Container, decoded: int, words: str = "") ->
+AudioError:
     missing_decoder = isinstance(error, (av.DecoderNotFoundError, av.codec.codec.UnknownCodecError))
     if missing_decoder:
         code = ErrorCode.UNSUPPORTED
@@ -639,14 +641,15 @@ class _AvReader:
         if self._first is None:
             self.rate, self.channels = stream.codec_context.sample_rate, max(1, stream.codec_context.channels)
         else:  # not the header: with spectral band replication the decoder doubles the rate
-            self.rate, self.channels = self._first.sample_rate, len(self._first.layout.channels)
+            self.rate, self.channels = self._first.sample_rate, self._first.layout.nb_channels
         trusted = container.demuxer in ("mp4", "matroska", "asf") and opened.duration is not None
         self.estimated_frames = opened.duration * self.rate // av.time_base if trusted else None
 
     def _next(self) -> Any:  # noqa: ANN401
         try:
             frame = next(self._frames, None)
-        except av.FFmpegError as error:
+        except (av.FFmpegError, IndexError) as error:  # IndexError: PyAV met a packet of a stream that began
+        late
             self._source.reraise()
             raise _av_error(error, self._source, self._container, self.decoded) from error
         self._source.reraise()
@@ -656,10 +659,10 @@ class _AvReader:
         del dtype  # float32: see lossless16
         frame, self._first = self._first, None
         while frame is not None and self.decoded < stop:
-            if frame.sample_rate != self.rate or len(frame.layout.channels) != self.channels:
+            if frame.sample_rate != self.rate or frame.layout.nb_channels != self.channels:
                 message = (
                     f"after {self.decoded} frames, {self.rate} Hz x {self.channels} channels becomes "
-                    f"{frame.sample_rate} Hz x {len(frame.layout.channels)}"
+                    f"{frame.sample_rate} Hz x {frame.layout.nb_channels}"
                 )
                 raise AudioError(ErrorCode.UNSUPPORTED, message)
             values = _av_values(frame)
@@ -670,15 +673,23 @@ class _AvReader:
             frame = self._next()
 
 
+_AV_TYPES: Final = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
+
+
 def _av_values(frame: Any) -> Samples:  # noqa: ANN401
     """An FFmpeg frame as float32 (frames, channels), full scale at 1."""
-    name = frame.format.name.removesuffix("p")
-    raw = frame.to_ndarray()
-    x: Samples = raw.T if frame.format.is_planar else raw.reshape(-1, len(frame.layout.channels))
-    if name == "u8":
+    dtype, channels = np.dtype(_AV_TYPES[frame.format.name.removesuffix("p")]), frame.layout.nb_channels
+    # Not frame.to_ndarray(): it takes every plane that PyAV counts, and from 8 channels on PyAV counts
+    # pointers behind the last one and reads them (a crash with 16-channel AAC; PyAV 18).
+    if frame.format.is_planar:
+        planes = [np.frombuffer(plane, dtype, frame.samples) for plane in frame.planes[:channels]]
+        x: Samples = np.stack(planes, axis=1)
+    else:
+        x = np.frombuffer(frame.planes[0], dtype, frame.samples * channels).reshape(-1, channels)
+    if dtype == np.uint8:
         return (x.astype(np.float32) - 128) / 128
-    if x.dtype.kind == "i":
-        return (x.astype(np.float64) / 2.0 ** (8 * x.dtype.itemsize - 1)).astype(np.float32)
+    if dtype.kind == "i":
+        return (x.astype(np.float64) / 2.0 ** (8 * dtype.itemsize - 1)).astype(np.float32)
     return x.astype(np.float32)
 
 
@@ -1037,7 +1048,8 @@ def _mpeg_stream(source: _Source, start: int) -> _Container | None:
     second = source.read_at(start + frame.size, 4)
     if len(second) == 4 and _mpeg_frame(second) is None:
         return None
-    if head[frame.xing_at : frame.xing_at + 4] in (b"Xing", b"Info"):
+    is_xing = head[frame.xing_at : frame.xing_at + 4] in (b"Xing", b"Info")
+    if is_xing and len(head) >= frame.xing_at + 16:
         flags, frames, size = struct.unpack_from(">III", head, frame.xing_at + 4)
         if flags & 1 and frames:
             if flags & 2:
@@ -1080,7 +1092,8 @@ def _walk_mpeg(source: _Source, start: int) -> _MpegWalk | None:
     return _walk_frames(source, start, _mpeg_frame)
 
 
-def _walk_frames(source: _Source, start: int, read_frame: Callable[[bytes], _MpegFrame | None]) -> _MpegWalk | None:
+def _walk_frames(source: _Source, start: int, read_frame: Callable[[bytes], _MpegFrame | None]) -> _MpegWalk |
+None:
     """Count frames by their headers to the end of the file; None where something else lies between them."""
     position, samples = start, 0
     window, window_at = b"", start

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import ray
@@ -17,6 +18,15 @@ from pipeline.errors import UsageError
 LOCAL_OBJECT_STORE_BYTES = 2 * 2**30
 # What a decode task asks for beside CPU actors, which take the rest of the machine; torch threads are set apart from this.
 SMALL_CPUS = 0.25
+EPSILON = 1e-9  # ten tenths of a GPU are one
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one machine of the cluster offers."""
+
+    cpus: float
+    gpus: float
 
 
 @dataclass(frozen=True)
@@ -31,36 +41,82 @@ class Resources:
     threads: int
 
 
-def share_out(cpus: float, gpus: float, config: RunConfig) -> Resources:
-    """Divide a cluster of `cpus` and `gpus` between the stages.
+def cluster_nodes() -> list[Node]:
+    """The machines of the Ray that is connected. An actor has to fit on one of them, whatever their sum is."""
+    alive = (node["Resources"] for node in ray.nodes() if node["Alive"])
+    return [Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in alive]
+
+
+def share_out(cpus: float, gpus: float, config: RunConfig, nodes: Sequence[Node] = ()) -> Resources:
+    """Divide a cluster of `cpus` and `gpus` between the stages; `nodes` are its machines, by default a single one.
 
     Decoding must never be fused into the actors: Ray fuses neighbours whose requests are equal, so they are kept unequal.
-    And the actors must leave room for one decode task, or both would wait for each other for ever.
+    And the actors must leave room for one decode and one sink task, or they would wait for each other for ever.
 
     Raises:
         UsageError: the request cannot fit, with the numbers.
     """
+    nodes = nodes or [Node(cpus, gpus)]
     actor_gpus = config.gpus_per_actor if config.gpus_per_actor is not None else float(gpus >= 1)
-    actors = config.actors or (max(1, int(gpus / actor_gpus)) if actor_gpus else 1)
-    read_cpus = 1.0 if actor_gpus and cpus >= 2 * actors + 2 else SMALL_CPUS
-    if config.cpus_per_actor is not None:
-        actor_cpus = config.cpus_per_actor
-    elif actor_gpus:
-        actor_cpus = min(1.0, (cpus - 2 * SMALL_CPUS) / actors)
-    else:
-        actor_cpus = int((cpus - 2 * SMALL_CPUS) / actors * 1e4) / 1e4  # Ray counts CPUs in ten-thousandths
-    if actor_cpus == read_cpus and not actor_gpus:
-        read_cpus /= 2
-    if actors * actor_gpus > gpus:
-        raise UsageError(f"{actors} actors x {actor_gpus:g} GPUs = {actors * actor_gpus:g}, but Ray has {gpus:g} GPUs")
-    needed = actors * actor_cpus + read_cpus
-    if needed > cpus or actor_cpus <= 0:
+    if actor_gpus > 1 and actor_gpus != int(actor_gpus):
+        raise UsageError(f"gpus-per-actor {actor_gpus:g}: above 1 it must be a whole number")
+    # Where actors can be at all, and how many of them share one machine.
+    places = [node for node in nodes if node.cpus > 2 * SMALL_CPUS and node.gpus + EPSILON >= actor_gpus]
+    room = sum(int(node.gpus / actor_gpus + EPSILON) for node in places) if actor_gpus else len(places)
+    actors = config.actors or max(1, room)
+    if actor_gpus and actors > room:
         raise UsageError(
-            f"{actors} actors x {actor_cpus:g} CPUs and one decode task of {read_cpus:g} need {needed:g}, "
-            f"but Ray has {cpus:g} CPUs: ask for fewer actors or fewer CPUs an actor"
+            f"{actors} actors x {actor_gpus:g} GPUs = {actors * actor_gpus:g} GPUs, "
+            f"but Ray has {gpus:g} GPUs{_on(nodes)}, room for {room}"
         )
-    threads = config.threads or max(1, int(cpus / actors))
+    together = _together(actors, places, actor_gpus)
+    smallest = min((node.cpus for node in places), default=cpus)
+    actor_cpus = config.cpus_per_actor or _floor((smallest - 2 * SMALL_CPUS) / together)
+    if actor_gpus and config.cpus_per_actor is None:
+        actor_cpus = min(1.0, actor_cpus)
+    read_cpus = SMALL_CPUS / 2 if actor_cpus == SMALL_CPUS else SMALL_CPUS
+    if actor_gpus and cpus >= 2 * actors + 2 and _fits(nodes, actors, actor_cpus, actor_gpus, 1.0 + SMALL_CPUS):
+        read_cpus = 1.0
+    if not _fits(nodes, actors, actor_cpus, actor_gpus, read_cpus + SMALL_CPUS):
+        needed = actors * actor_cpus + read_cpus + SMALL_CPUS
+        raise UsageError(
+            f"{actors} actors x {actor_cpus:g} CPUs, one decode task of {read_cpus:g} and one writer of {SMALL_CPUS:g} "
+            f"need {needed:g} CPUs, but Ray has {cpus:g} CPUs{_on(nodes)}: ask for fewer actors or fewer CPUs an actor"
+        )
+    threads = config.threads or max(1, int(smallest / together))
     return Resources(actors, actor_cpus, actor_gpus, read_cpus, SMALL_CPUS, threads)
+
+
+def _together(actors: int, places: Sequence[Node], actor_gpus: float) -> int:
+    """How many actors one machine may come to hold."""
+    if actor_gpus:
+        return min(actors, max((int(node.gpus / actor_gpus + EPSILON) for node in places), default=1))
+    return math.ceil(actors / max(len(places), 1))
+
+
+def _floor(cpus: float) -> float:
+    return int(cpus * 1e4) / 1e4  # Ray counts CPUs in ten-thousandths
+
+
+def _on(nodes: Sequence[Node]) -> str:
+    return f" on {len(nodes)} machines" if len(nodes) > 1 else ""
+
+
+def _fits(nodes: Sequence[Node], actors: int, actor_cpus: float, actor_gpus: float, beside: float) -> bool:
+    """Is there a machine that can hold the tasks' `beside` CPUs, while all of them together hold the actors?"""
+
+    def held(node: Node, cpus: float) -> int:
+        by_cpus = int(cpus / actor_cpus + EPSILON)
+        return min(by_cpus, int(node.gpus / actor_gpus + EPSILON)) if actor_gpus else by_cpus
+
+    if actor_cpus <= 0:
+        return False
+    total = sum(held(node, node.cpus) for node in nodes)
+    return any(
+        total - held(node, node.cpus) + held(node, node.cpus - beside) >= actors
+        for node in nodes
+        if node.cpus >= beside
+    )
 
 
 def local_cpus() -> int:

@@ -19,10 +19,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import posixpath
 import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -32,6 +33,7 @@ from pipeline import storage
 from pipeline.schemas import TABLES
 
 COMMITS = "commits"
+READ_AHEAD = 256  # commits that are read at once: their text waits in memory for its turn
 _NAME = re.compile(r"(?P<part>[0-9a-f]+)-(?P<chunk>\d+)(?P<last>\.last)?\.json")
 
 
@@ -88,13 +90,13 @@ class Committed:
     @property
     def done(self) -> bool:
         """Chunks 0..last are all there."""
-        return self.last is not None and len(self.chunks) == self.last + 1
+        return self.last is not None and self.chunks.issuperset(range(self.last + 1))
 
 
 def write_chunk(run: str, commit: Commit, tables: dict[str, pa.Table]) -> Commit:
     """Put the tables that hold rows, then the commit that names them; see the module's ordering argument."""
     files = tuple(_put_table(run, commit, name, table) for name, table in tables.items() if table.num_rows)
-    commit = Commit(**{**vars(commit), "files": files})
+    commit = replace(commit, files=files)
     storage.put(storage.join(run, commit.path), json.dumps(asdict(commit), indent=1).encode())
     return commit
 
@@ -109,27 +111,31 @@ def _put_table(run: str, commit: Commit, name: str, table: pa.Table) -> DataFile
     return DataFile(name, path, table.num_rows, len(data), digest)
 
 
+def _commit_objects(run: str) -> list[str]:
+    found = storage.list_objects(storage.join(run, COMMITS))
+    return [item.uri for item in found if _NAME.fullmatch(posixpath.basename(item.uri))]
+
+
 def list_committed(run: str) -> dict[str, Committed]:
     """What is committed, by part: from one listing, without opening a commit."""
-    parts: dict[str, Committed] = {}
-    for found in storage.list_objects(storage.join(run, COMMITS)):
-        name = _NAME.fullmatch(found.uri.rpartition("/")[2])
-        if name is None:
-            continue
-        before = parts.get(name["part"], Committed())
-        chunk = int(name["chunk"])
-        last = chunk if name["last"] else before.last
-        parts[name["part"]] = Committed(before.chunks | {chunk}, last)
-    return parts
+    chunks: dict[str, set[int]] = {}
+    last: dict[str, int] = {}
+    for uri in _commit_objects(run):
+        part, chunk, suffix = _NAME.fullmatch(posixpath.basename(uri)).groups()  # type: ignore[union-attr]  # they do
+        chunks.setdefault(part, set()).add(int(chunk))
+        if suffix:
+            last[part] = int(chunk)
+    return {part: Committed(frozenset(numbers), last.get(part)) for part, numbers in chunks.items()}
 
 
 def read_commits(run: str) -> Iterator[Commit]:
     """Every commit of a run, in the order of their names, read a few at a time."""
-    uris = [found.uri for found in storage.list_objects(storage.join(run, COMMITS)) if found.uri.endswith(".json")]
+    uris = _commit_objects(run)
     with ThreadPoolExecutor(8) as pool:
-        for data in pool.map(storage.fetch, uris):
-            values: dict[str, Any] = json.loads(data)
-            yield Commit(**{**values, "files": tuple(DataFile(**file) for file in values["files"])})
+        for start in range(0, len(uris), READ_AHEAD):
+            for data in pool.map(storage.fetch, uris[start : start + READ_AHEAD]):
+                values: dict[str, Any] = json.loads(data)
+                yield Commit(**{**values, "files": tuple(DataFile(**file) for file in values["files"])})
 
 
 def remove_orphans(run: str, commits: Iterable[Commit]) -> int:
@@ -138,12 +144,15 @@ def remove_orphans(run: str, commits: Iterable[Commit]) -> int:
     Only where nothing writes to the run any more.
     """
     named = {file.path for commit in commits for file in commit.files}
+    base = storage.absolute(run).rstrip("/") + "/"
     orphans = [
         found.uri
-        for table in TABLES
-        for found in storage.list_objects(storage.join(run, table))
-        if f"{table}/{found.uri.rpartition('/')[2]}" not in named
+        for found in storage.list_objects(run)
+        if storage.is_temporary(found.uri) or _is_orphan(found.uri.removeprefix(base), named)
     ]
-    orphans += [o.uri for o in storage.list_objects(storage.join(run, COMMITS)) if o.uri.endswith(".tmp")]
     storage.delete(orphans)
     return len(orphans)
+
+
+def _is_orphan(path: str, named: set[str]) -> bool:
+    return path.partition("/")[0] in TABLES and path not in named

@@ -25,7 +25,10 @@ _CHECKPOINT_FILE = re.compile(
 HASH_BLOCK_BYTES = 16 * 2**20
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+Text = Annotated[str, Field(min_length=1)]  # an empty path would be the working directory
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class RunConfig:
     """A transcription run.
 
@@ -49,10 +52,10 @@ class RunConfig:
         threads: torch threads an actor; None: its share of the processors.
     """
 
-    inputs: Annotated[tuple[str, ...], Field(min_length=1)]
-    output: str
-    model: str
-    classifiers: tuple[str, ...] = ()
+    inputs: Annotated[tuple[Text, ...], Field(min_length=1)]
+    output: Text
+    model: Text
+    classifiers: tuple[Text, ...] = ()
     channels: Literal["mix", "split"] | Annotated[int, Field(ge=0)] = "mix"
     max_segment_s: Annotated[float, Field(ge=1, le=600)] = 60.0
     normalizer: str = "basic"
@@ -82,9 +85,11 @@ class RunConfig:
         for spec in self.classifiers:
             name, equals, uri = spec.partition("=")
             if not equals or "/" in name:
-                name, uri = posixpath.basename(spec.rstrip("/")), spec
+                name, uri = posixpath.basename(storage.absolute(spec)), spec
+            if not name or not uri:
+                raise UsageError(f"classifiers: {spec!r} is neither DIR nor NAME=DIR")
             if name in named:
-                raise UsageError(f"two classifiers are called {name}: name them, --classifier NAME=DIR")
+                raise UsageError(f"classifiers: two are called {name}: name them, --classifier NAME=DIR")
             named[name] = storage.absolute(uri)
         return named
 
@@ -101,6 +106,7 @@ def make_config(**values: Any) -> RunConfig:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0]).replace("_", "-") if first["loc"] else "configuration"
         raise UsageError(f"{name}: {first['msg']} (got {first['input']!r})") from error
+    _ = config.tasks  # their names are checked
     return dataclasses.replace(
         config,
         inputs=tuple(storage.absolute(uri) for uri in config.inputs),
@@ -115,7 +121,8 @@ def checkpoint_digest(uri: str) -> str:
     Raises:
         UsageError: there is no checkpoint at `uri`.
     """
-    found = [o for o in storage.list_objects(uri) if _CHECKPOINT_FILE.fullmatch(posixpath.basename(o.uri))]
+    # What lies deeper, such as a trainer's own checkpoints, is none of it.
+    found = [o for o in storage.list_directory(uri) if _CHECKPOINT_FILE.fullmatch(posixpath.basename(o.uri))]
     if not any(posixpath.basename(o.uri) == "config.json" for o in found):
         raise UsageError(f"no model at {uri}: there is no config.json")
     digest = hashlib.sha256()

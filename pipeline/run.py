@@ -91,7 +91,7 @@ class Run:
         uri = storage.absolute(uri)
         try:
             record: dict[str, Any] = json.loads(storage.fetch(storage.join(uri, RECORD)))
-        except (FileNotFoundError, NotADirectoryError) as error:
+        except FileNotFoundError as error:
             raise UsageError(f"no run at {uri}: there is no {RECORD}") from error
         return Run(uri, record)
 

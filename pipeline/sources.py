@@ -1,7 +1,7 @@
 """From a part of the plan to its utterances: where each one's audio is, and what its source says of it.
 
-The one place that knows the four containers (files, manifests, tar shards, Parquet). What is wrong with one utterance is
-an `AudioError` held in its `problem`, or raised when its audio is opened; what is wrong with storage is raised at once.
+The one place that knows the four containers (files, manifests, tar shards, Parquet). What is wrong with one utterance
+is an `AudioError` held in its `problem`, or raised when its audio is opened; storage's troubles are raised at once.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 import posixpath
 import tarfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -18,13 +18,33 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import AudioError, ErrorCode, InputChangedError
-from pipeline.manifest import ManifestRow, UtteranceMeta, manifest_utt_id, parse_meta, resolve, stem
-from pipeline.plan import AUDIO_SUFFIXES, suffix
+from pipeline.manifest import (
+    ManifestRow,
+    UtteranceMeta,
+    manifest_utt_id,
+    parse_meta,
+    relative_id,
+    resolve,
+    split_rows,
+    stem,
+    unique_key,
+)
+from pipeline.plan import (
+    AUDIO_SUFFIXES,
+    TAR_ERRORS,
+    Part,
+    manifest_content,
+    open_tar,
+    row_place,
+    suffix,
+    tar_members,
+)
 
 # Up to this size an object is read whole, in one request; a larger one is opened and read by ranges.
 WHOLE_OBJECT_BYTES = 256 * 2**20
 # A member of a shard has to be held in memory, since shards are read as streams.
 MAX_MEMBER_BYTES = 2 * 2**30
+PARQUET_BATCH_ROWS = 64
 
 AudioOpener = Callable[[], bytes | BinaryIO]
 
@@ -39,9 +59,17 @@ class Utterance:
     size: int = 0  # planned bytes, for progress
     byte_start: int | None = None
     byte_end: int | None = None
-    meta: UtteranceMeta = UtteranceMeta()
+    meta: UtteranceMeta = field(default_factory=UtteranceMeta)
     fixed_id: bool = False  # the source names it: no #start-end is added
     problem: AudioError | None = None
+    place: str = ""  # where its source describes it, where that is not the audio itself
+
+    @property
+    def where(self) -> str:
+        """Where it is found, for messages."""
+        if self.place or self.byte_start is None:
+            return self.place or self.uri
+        return f"{self.uri}[{self.byte_start}:{self.byte_end}]"
 
 
 def read_part(part: dict[str, Any]) -> Iterator[Utterance]:
@@ -60,26 +88,21 @@ def read_part(part: dict[str, Any]) -> Iterator[Utterance]:
         earlier = taken.get(row)
         if earlier is None and part["kind"] in ("tar", "parquet"):
             # Their ids are not known to the plan; within the part they are told apart here.
-            earlier = first.get(utterance.utt_id)
-            first.setdefault(utterance.utt_id, _place(utterance))
+            key = unique_key(utterance.utt_id, utterance.meta)
+            earlier = first.get(key)
+            first.setdefault(key, utterance.where)
         if earlier is not None and utterance.problem is None:
-            message = f"{utterance.utt_id} names both {earlier} and {_place(utterance)}"
+            message = f"{utterance.utt_id} names both {earlier} and {utterance.where}"
             yield replace(utterance, problem=AudioError(ErrorCode.DUPLICATE_ID, message))
         else:
             yield utterance
-
-
-def _place(utterance: Utterance) -> str:
-    if utterance.byte_start is None:
-        return utterance.uri
-    return f"{utterance.uri}[{utterance.byte_start}:{utterance.byte_end}]"
 
 
 def _open_object(uri: str, version: str | None = None) -> bytes | BinaryIO:
     """The object's bytes, or a file over it where it is large.
 
     Raises:
-        AudioError: MISSING.
+        AudioError: MISSING, or BAD_ROW where the URI's scheme is none.
         InputChangedError: `version` is given, and it is not that one.
     """
     try:
@@ -91,6 +114,8 @@ def _open_object(uri: str, version: str | None = None) -> bytes | BinaryIO:
         return storage.fetch(uri) if found.size <= WHOLE_OBJECT_BYTES else storage.open_read(uri)
     except FileNotFoundError as error:
         raise AudioError(ErrorCode.MISSING, f"no such object: {uri}") from error
+    except storage.UnknownSchemeError as error:
+        raise AudioError(ErrorCode.BAD_ROW, str(error)) from error
 
 
 def _check_version(part: dict[str, Any]) -> None:
@@ -104,6 +129,7 @@ def _check_version(part: dict[str, Any]) -> None:
 
 
 def _files(part: dict[str, Any]) -> Iterator[Utterance]:
+    trans_txt = functools.cache(_trans_txt)  # for this part alone: another run may find other words in the same file
     for item in part["items"]:
         utterance = Utterance(
             utt_id=item["utt_id"],
@@ -112,26 +138,30 @@ def _files(part: dict[str, Any]) -> Iterator[Utterance]:
             size=item["size"],
         )
         try:
-            text = _reference(item["reference_uri"], posixpath.basename(stem(item["uri"])))
+            text = _reference(item["reference_uri"], posixpath.basename(stem(item["uri"])), trans_txt)
         except AudioError as error:
             yield replace(utterance, problem=error)
         else:
             yield replace(utterance, meta=UtteranceMeta(text=text))
 
 
-def _reference(uri: str | None, name: str) -> str | None:
+def _reference(uri: str | None, name: str, trans_txt: Callable[[str], dict[str, str]]) -> str | None:
     if uri is None:
         return None
-    if uri.endswith(".trans.txt"):
-        return _trans_txt(uri).get(name)
-    return _text(storage.fetch(uri), uri)
+    return trans_txt(uri).get(name) if uri.endswith(".trans.txt") else _text(_planned(uri), uri)
 
 
-@functools.lru_cache(maxsize=64)
 def _trans_txt(uri: str) -> dict[str, str]:
     """LibriSpeech's `ID TEXT` lines of one chapter."""
-    rows = (line.partition(" ") for line in _text(storage.fetch(uri), uri).splitlines())
+    rows = (line.strip().partition(" ") for line in _text(_planned(uri), uri).split("\n"))
     return {name: text.strip() for name, _, text in rows}
+
+
+def _planned(uri: str, start: int | None = None, end: int | None = None) -> bytes:
+    try:
+        return storage.fetch(uri, start, end)
+    except FileNotFoundError as error:
+        raise InputChangedError(f"{uri} was there when the run was planned, and is gone") from error
 
 
 def _text(data: bytes, where: str) -> str:
@@ -143,27 +173,35 @@ def _text(data: bytes, where: str) -> str:
 
 def _manifest(part: dict[str, Any]) -> Iterator[Utterance]:
     base = posixpath.dirname(part["uri"])
-    try:
-        data = storage.fetch(part["uri"], part["start"], part["end"])
-    except FileNotFoundError as error:
-        raise InputChangedError(f"{part['uri']} is gone") from error
-    rows = [line for line in data.splitlines(keepends=True) if line.strip()]
-    size = part["bytes"] // max(len(rows), 1)
-    start = part["start"]
-    for line in rows:
+    rows = list(split_rows(_planned(part["uri"], part["start"], part["end"]), part["start"]))
+    _check_rows(part, (line for _, line in rows))
+    for index, (start, line) in enumerate(rows):
         end = start + len(line)
-        where = f"{part['uri']}[{start}:{end}]"
+        size = _share(part["bytes"], index, len(rows))
+        place = row_place(part["uri"], start)
         try:
-            row: ManifestRow = parse_meta(line, where, ManifestRow)
+            row: ManifestRow = parse_meta(line, place, ManifestRow)
         except AudioError as error:
-            yield Utterance(where, part["uri"], bytes, size, start, end, problem=error)
-        else:
-            uri = resolve(row.audio_filepath, base)
-            opener = functools.partial(_open_object, uri)
-            yield Utterance(
-                manifest_utt_id(row, base), uri, opener, size, meta=row, fixed_id=row.utt_id is not None
-            )
-        start = end
+            yield Utterance(f"{part['uri']}[{start}:{end}]", part["uri"], bytes, size, start, end, problem=error)
+            continue
+        uri = resolve(row.audio_filepath, base)
+        opener = functools.partial(_open_object, uri)
+        named = row.utt_id is not None
+        yield Utterance(manifest_utt_id(row, base), uri, opener, size, meta=row, fixed_id=named, place=place)
+
+
+def _check_rows(part: dict[str, Any], rows: Iterable[bytes]) -> None:
+    """Are they the rows that were planned? A line added further down changes nothing here."""
+    planned = Part("manifest", 0, part["uri"], start=part["start"], end=part["end"], content=manifest_content(rows))
+    if planned.part_id != part["part_id"]:
+        raise InputChangedError(
+            f"{part['uri']}, bytes {part['start']} to {part['end']}: changed since they were planned"
+        )
+
+
+def _share(total: int, index: int, count: int) -> int:
+    """The `index`-th of `count` near-equal shares, which sum up to `total`."""
+    return total * (index + 1) // count - total * index // count
 
 
 @dataclass
@@ -181,36 +219,57 @@ def _tar(part: dict[str, Any]) -> Iterator[Utterance]:
     uri = part["uri"]
     done = 0
     try:
-        with storage.open_read(uri) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
-            for sample in _samples(tar):
-                for utterance in _sample_utterances(sample, uri):
-                    yield replace(utterance, size=(utterance.byte_end or 0) - done)
-                    done = utterance.byte_end or done
-    except (tarfile.TarError, EOFError) as error:
+        with storage.open_read(uri) as file:
+            tar, compressed = open_tar(file)
+            with tar:
+                for sample in _samples(tar):
+                    for utterance in _sample_utterances(sample, uri):
+                        end = utterance.byte_end or done
+                        if compressed:
+                            # Its places in the decompressed stream are none in the object, and say little of progress.
+                            place = f"{uri}: {sample.key}"
+                            yield replace(utterance, byte_start=None, byte_end=None, place=place)
+                        else:
+                            yield replace(utterance, size=end - done)
+                        done = end
+    except TAR_ERRORS as error:
         problem = AudioError(ErrorCode.BAD_ARCHIVE, str(error) or type(error).__name__)
-        yield Utterance(stem(posixpath.basename(uri)), uri, bytes, max(part["bytes"] - done, 0), problem=problem)
+        yield Utterance(part["name"], uri, bytes, max(part["bytes"] - done, 0), problem=problem)
 
 
 def _samples(tar: tarfile.TarFile) -> Iterator[_Sample]:
-    """WebDataset's rule: neighbours whose names are equal but for the extension are one sample."""
+    """Neighbours whose names are equal but for the extension are one sample, as in WebDataset.
+
+    Raises:
+        tarfile.TarError: the archive breaks off; the sample before has been given.
+    """
     sample = _Sample("", [])
-    for member in tar:
-        if not member.isfile() or posixpath.basename(member.name).startswith((".", "_")):
-            continue
-        key, kind = stem(member.name.removeprefix("./")), suffix(member.name)
-        if key != sample.key:
-            if sample.audio:
-                yield sample
-            sample = _Sample(key, [])
-        if kind in AUDIO_SUFFIXES:
-            start = member.offset_data
-            sample.audio.append((kind, _member(tar, member), start, start + member.size))
-        elif kind == "txt":
-            sample.text = _bytes(tar, member)
-        elif kind == "json":
-            sample.meta = _bytes(tar, member)
+    broken: Exception | None = None
+    try:
+        for member in tar_members(tar):
+            key = posixpath.normpath(stem(member.name)).lstrip("/")
+            if key != sample.key:
+                if sample.audio:
+                    yield sample
+                sample = _Sample(key, [])
+            _add(sample, tar, member)
+    except TAR_ERRORS as error:
+        broken = error
     if sample.audio:
         yield sample
+    if broken is not None:
+        raise broken
+
+
+def _add(sample: _Sample, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    kind = suffix(member.name)
+    if kind in AUDIO_SUFFIXES:
+        start = member.offset_data
+        sample.audio.append((kind, _member(tar, member), start, start + member.size))
+    elif kind == "txt" and member.isfile():
+        sample.text = _bytes(tar, member)
+    elif kind == "json" and member.isfile():
+        sample.meta = _bytes(tar, member)
 
 
 def _bytes(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -222,6 +281,9 @@ def _bytes(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def _member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> AudioOpener:
+    if not member.isfile():
+        message = f"{member.name} is a link to {member.linkname}, and shards are read as streams"
+        return functools.partial(_raise, AudioError(ErrorCode.UNSUPPORTED, message))
     if member.size > MAX_MEMBER_BYTES:
         message = f"{member.size} bytes in one member of a shard, at most {MAX_MEMBER_BYTES}"
         return functools.partial(_raise, AudioError(ErrorCode.TOO_LARGE, message))
@@ -258,26 +320,39 @@ def _sample_utterances(sample: _Sample, uri: str) -> Iterator[Utterance]:
 def _parquet(part: dict[str, Any]) -> Iterator[Utterance]:
     _check_version(part)
     uri = part["uri"]
-    base = posixpath.dirname(uri)
+    first = part["start"] or 0
+    row, done = 0, 0
     try:
         with storage.open_read(uri) as file:
             table = pq.ParquetFile(file)
-            groups = range(part["start"] or 0, table.num_row_groups if part["end"] is None else part["end"])
-            row = sum(table.metadata.row_group(index).num_rows for index in range(part["start"] or 0))
-            for batch in table.iter_batches(batch_size=64, row_groups=list(groups)):
-                for values in batch.to_pylist():
-                    yield _parquet_row(values, uri, base, row, part["bytes"] // max(part["rows"] or 1, 1))
-                    row += 1
-    except (pa.ArrowInvalid, OSError) as error:  # Arrow's words for a broken file; storage raises StorageError
-        problem = AudioError(ErrorCode.BAD_ARCHIVE, str(error))
-        yield Utterance(stem(posixpath.basename(uri)), uri, bytes, problem=problem)
+            metadata = table.metadata
+            end = metadata.num_row_groups if part["end"] is None else part["end"]
+            row = sum(metadata.row_group(index).num_rows for index in range(first))
+            count = sum(metadata.row_group(index).num_rows for index in range(first, end))
+            for batch in table.iter_batches(batch_size=PARQUET_BATCH_ROWS, row_groups=list(range(first, end))):
+                for index in range(batch.num_rows):
+                    size = _share(part["bytes"], done, count)
+                    yield _parquet_row(batch.slice(index, 1), part, row + done, size)
+                    done += 1
+    except (pa.ArrowException, OSError) as error:  # Arrow's words for a broken file; storage raises StorageError
+        problem = AudioError(ErrorCode.BAD_ARCHIVE, f"after {done} rows: {error}")
+        yield Utterance(part["name"], uri, bytes, problem=problem)
 
 
-def _parquet_row(values: dict[str, Any], uri: str, base: str, row: int, size: int) -> Utterance:
+def _parquet_row(batch: pa.RecordBatch, part: dict[str, Any], row: int, size: int) -> Utterance:
+    uri = part["uri"]
     where = f"{uri}, row {row}"
-    audio = values.pop("audio")
-    path, data = (audio, None) if isinstance(audio, str) else ((audio or {}).get("path"), (audio or {}).get("bytes"))
-    fallback = stem(path) if path else f"{stem(posixpath.basename(uri))}/{row}"
+    nameless = f"{part['name']}/{row}"
+    try:
+        values = batch.to_pylist()[0]
+    except UnicodeDecodeError as error:  # Arrow does not look whether strings are UTF-8 until they are taken out
+        return Utterance(nameless, uri, bytes, size, problem=AudioError(ErrorCode.BAD_ROW, f"{where}: {error}"))
+    path, data = _path_and_bytes(values.pop("audio"))
+    base = posixpath.dirname(uri)
+    fallback = nameless
+    if path:
+        # Beside bytes a path is but a name, and leads nowhere.
+        fallback = relative_id(path, base) if data is None else stem(posixpath.normpath(path))
     try:
         meta: UtteranceMeta = parse_meta({k: v for k, v in values.items() if v is not None}, where)
     except AudioError as error:
@@ -290,7 +365,15 @@ def _parquet_row(values: dict[str, Any], uri: str, base: str, row: int, size: in
         opener = functools.partial(_open_object, uri)
     else:
         opener = functools.partial(_raise, AudioError(ErrorCode.MISSING, f"{where}: neither bytes nor path"))
-    return Utterance(meta.utt_id or fallback, uri, opener, size, meta=meta, fixed_id=meta.utt_id is not None)
+    named = meta.utt_id is not None
+    return Utterance(meta.utt_id or fallback, uri, opener, size, meta=meta, fixed_id=named, place=where)
+
+
+def _path_and_bytes(audio: str | bytes | dict[str, Any] | None) -> tuple[str | None, bytes | None]:
+    """What the `audio` column holds: a path, the bytes, or both."""
+    if isinstance(audio, dict):
+        return audio.get("path"), audio.get("bytes")
+    return (audio, None) if isinstance(audio, str) else (None, audio)
 
 
 _READERS: dict[str, Callable[[dict[str, Any]], Iterator[Utterance]]] = {

@@ -1,4 +1,4 @@
-"""Objects by URI: list, fetch, put; and the line between an object that is not there and storage that cannot be reached.
+"""Objects by URI: list, fetch, put; and the line between an absent object and storage that cannot be reached.
 
 Every URI that fsspec knows works; a path without a scheme is a local file. An object's absence is the data's business
 (`FileNotFoundError` passes through, and becomes a row); all else that storage raises is weather: tried again with
@@ -38,7 +38,7 @@ LINES_BLOCK_BYTES = 8 * 2**20
 _NOT_THERE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 # Paths that no file can have: a manifest's nonsense, not the disk's trouble.
 _IMPOSSIBLE = (errno.ENAMETOOLONG, errno.ELOOP)
-_GONE = (404, 410)
+_HTTP_GONE = (404, 410)
 # Stores that list everything below a prefix in one sweep; elsewhere directories are walked.
 _FLAT = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az"})
 
@@ -49,11 +49,18 @@ class UnknownSchemeError(UsageError):
 
 @dataclass(frozen=True)
 class Object:
-    """One object as a listing shows it: where, how large (bytes), and which version of it (ETag, else size and mtime)."""
+    """One object as a listing shows it: where, its size in bytes, and its version (size with ETag, else with mtime)."""
 
     uri: str
     size: int
     version: str
+
+
+def _installed(*names: str) -> Iterator[type[BaseException]]:
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        with contextlib.suppress(ImportError):
+            yield getattr(importlib.import_module(module), attribute)
 
 
 @functools.cache
@@ -61,14 +68,13 @@ def _weather_types() -> tuple[type[BaseException], ...]:
     """What the object stores' clients raise beside OSError, as far as they are installed."""
     names = ["aiohttp.ClientError", "botocore.exceptions.BotoCoreError", "botocore.exceptions.ClientError"]
     names += ["google.auth.exceptions.GoogleAuthError", "azure.core.exceptions.AzureError"]
-    types: list[type[BaseException]] = [OSError]
-    for name in names:
-        module, _, attribute = name.rpartition(".")
-        try:
-            types.append(getattr(importlib.import_module(module), attribute))
-        except ImportError:
-            continue
-    return tuple(types)
+    return (OSError, *_installed(*names))
+
+
+@functools.cache
+def _nonsense_types() -> tuple[type[BaseException], ...]:
+    """What they raise for a URI that no object can have, such as `s3://my bucket/`."""
+    return tuple(_installed("botocore.exceptions.ParamValidationError"))
 
 
 def _is_weather(error: BaseException) -> bool:
@@ -76,17 +82,17 @@ def _is_weather(error: BaseException) -> bool:
 
 
 def _is_absence(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno in _IMPOSSIBLE:
+    if isinstance(error, _nonsense_types()) or (isinstance(error, OSError) and error.errno in _IMPOSSIBLE):
         return True
     return isinstance(error, _NOT_THERE) and not _is_weather_called_absence(error)
 
 
 def _is_weather_called_absence(error: BaseException) -> bool:
-    """fsspec's HTTP says FileNotFoundError whatever went wrong; its cause tells what did."""
+    """Is it FileNotFoundError in name only: fsspec's HTTP says so whatever went wrong, and its cause tells what did."""
     cause = error.__cause__
     if cause is None or not type(cause).__module__.startswith("aiohttp"):
         return isinstance(cause, ConnectionError | TimeoutError)
-    return getattr(cause, "status", None) not in _GONE
+    return getattr(cause, "status", None) not in _HTTP_GONE
 
 
 def _persist(where: str, call: Callable[[], T]) -> T:
@@ -101,14 +107,15 @@ def _persist(where: str, call: Callable[[], T]) -> T:
         return retrying(call)
     except _weather_types() as error:
         if _is_weather(error):
-            raise StorageError(f"{where}: {type(error).__name__}: {error}") from error
+            told = error.__cause__ if isinstance(error, _NOT_THERE) and error.__cause__ else error
+            raise StorageError(f"{where}: {type(told).__name__}: {told}") from error
         if isinstance(error, FileNotFoundError):
             raise
         raise FileNotFoundError(f"{where}: {error}") from error
 
 
 def storage_call(call: Callable[P, T]) -> Callable[P, T]:
-    """Make `call` persist through weather. What it finds absent, in any of a file system's words, is FileNotFoundError."""
+    """Make `call` persist through weather. Absence, in whatever words of a file system, becomes FileNotFoundError."""
 
     @functools.wraps(call)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -129,12 +136,12 @@ def absolute(uri: str) -> str:
     if "://" in uri:
         fs, path = filesystem(uri)
         return _uri_of(fs, path).rstrip("/") if path.strip("/") else uri
-    path = Path(os.path.expanduser(uri)).absolute()  # noqa: PTH111 - Path's own raises where there is no such user
-    if ".." not in path.parts:
-        return str(path)
+    local = Path(os.path.expanduser(uri)).absolute()  # noqa: PTH111 - Path's own raises where there is no such user
+    if ".." not in local.parts:
+        return str(local)
     # A `..` after a link leads out of the link's target: only resolving up to the last of them keeps the meaning.
-    last = len(path.parts) - path.parts[::-1].index("..")
-    return str(Path(*path.parts[:last]).resolve().joinpath(*path.parts[last:]))
+    last = len(local.parts) - local.parts[::-1].index("..")
+    return str(Path(*local.parts[:last]).resolve().joinpath(*local.parts[last:]))
 
 
 def join(base: str, *names: str) -> str:
@@ -143,7 +150,7 @@ def join(base: str, *names: str) -> str:
 
 
 def _s3_options() -> dict[str, Any]:
-    # One layer of retries, ours: botocore's five inside s3fs's five inside ours would make minutes of a refused connection.
+    # Ours is the layer that retries: botocore's five inside s3fs's five inside it make minutes of a refused connection.
     configured = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
     return {"config_kwargs": {"retries": {"total_max_attempts": 2, "mode": "standard"}} | configured}
 
@@ -228,7 +235,9 @@ def _children(fs: Any, path: str) -> tuple[list[str], list[Object]]:
             except OSError as error:
                 if not _is_absence(error):
                     raise
-                found = Object(_utf8(child), 0, "absent")  # a link to nothing is listed: reading it will say so in a row
+                found = Object(
+                    _utf8(child), 0, "absent"
+                )  # a link to nothing is listed: reading it will say so in a row
             if found is None:
                 directories.append(child)
             else:
@@ -244,7 +253,7 @@ def _children(fs: Any, path: str) -> tuple[list[str], list[Object]]:
 
 
 def _below(fs: Any, path: str, inside: frozenset[str] = frozenset()) -> Iterator[Object]:
-    """Every object below `path`, in no order. (fsspec's own walk leaves out, in silence, a directory that it may not list.)"""
+    """Every object below `path`, in no order. (fsspec's walk leaves out, in silence, what it may not list.)"""
     if not _FLAT.isdisjoint([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol):
         found = fs.find(path, detail=True).values()
         yield from (_object(fs, info) for info in found if info["type"] == "file" and not info["name"].endswith("/"))
@@ -300,11 +309,16 @@ def glob_root(pattern: str) -> str:
 
 @storage_call
 def glob_objects(pattern: str) -> list[Object]:
-    """Every object that `pattern` (`*`, `?`, `[...]`, `**`) names, in the order of its path; directories stand for what is below."""
+    """Every object that `pattern` (`*`, `?`, `[...]`, `**`) names, in path order; a directory is all below it."""
     fs, path = filesystem(pattern)
     root = glob_root(path)
     segments = [segment for segment in path.removeprefix(root).split("/") if segment]
-    return _in_order(_matches(fs, root, segments))
+    try:
+        return _in_order(_matches(fs, root, segments))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if _is_weather(error):
+            raise
+        return []
 
 
 def _matches(fs: Any, directory: str, segments: list[str]) -> Iterator[Object]:
@@ -315,12 +329,7 @@ def _matches(fs: Any, directory: str, segments: list[str]) -> Iterator[Object]:
             if _fits(found.uri.removeprefix(above).strip("/").split("/"), segments):
                 yield found
         return
-    try:
-        directories, objects = _children(fs, directory)
-    except FileNotFoundError as error:
-        if _is_weather(error):
-            raise
-        return
+    directories, objects = _children(fs, directory)
     if not rest:
         yield from (found for found in objects if fnmatchcase(posixpath.basename(found.uri), first))
     for child in directories:
@@ -351,7 +360,7 @@ def fetch(uri: str, start: int | None = None, end: int | None = None) -> bytes:
 
 
 class _GuardedFile(io.RawIOBase):
-    """A file whose weather reaches us as StorageError: tarfile, Arrow and libsndfile take an OSError for broken data."""
+    """A file whose weather is StorageError: tarfile, Arrow and libsndfile take an OSError for broken data."""
 
     def __init__(self, file: BinaryIO, uri: str) -> None:
         self._file = file
@@ -376,6 +385,11 @@ class _GuardedFile(io.RawIOBase):
             self._file.seek(position)
             return self._file.read(size)
 
+        try:
+            return self._file.read(size)
+        except _weather_types() as error:
+            if not _is_weather(error):
+                raise StorageError(f"{self._uri}: {error}") from error
         try:
             return _persist(self._uri, attempt)
         except FileNotFoundError as error:
@@ -491,10 +505,14 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-@storage_call
 def delete(uris: list[str]) -> None:
     """Remove objects; one that is gone already is no error."""
     for uri in uris:
-        fs, path = filesystem(uri)
         with contextlib.suppress(FileNotFoundError):
-            fs.rm_file(path)
+            _remove(uri)
+
+
+@storage_call
+def _remove(uri: str) -> None:
+    fs, path = filesystem(uri)
+    fs.rm_file(path)

@@ -235,7 +235,7 @@ class CTCTokenizer:
             write_json(location, ADDED_TOKENS_FILE, dict(self.added))
 
 
-def _content(token: object) -> Any:  # noqa: ANN401  # JSON; the constructor checks it
+def _content(token: object) -> Any:
     """Return a token's text: files hold it bare, or as an object with its stripping rules."""
     return token["content"] if isinstance(token, dict) else token
 

@@ -299,13 +299,9 @@ class SelfAttention(nn.Module):
         scores = query @ key.transpose(-1, -2)  # (B, heads, S, S)
         if table is not None and (self.uses_c2p or self.uses_p2c):
             scores = scores + self._position_scores(query, key * self.scale, table, rows)
-        if key_mask is None:
-            probabilities = scores.softmax(-1)
-        else:
-            hidden_keys = ~key_mask[:, None, None, :]
-            scores = scores.masked_fill(hidden_keys, torch.finfo(scores.dtype).min)
-            probabilities = scores.softmax(-1).masked_fill(hidden_keys, 0.0)
-        probabilities = self.dropout(probabilities)
+        if key_mask is not None:  # every row keeps at least one key, so the hidden ones get exactly 0
+            scores = scores.masked_fill(~key_mask[:, None, None, :], torch.finfo(scores.dtype).min)
+        probabilities = self.dropout(scores.softmax(-1))
         context = (probabilities @ value).transpose(1, 2).flatten(2)  # (B, S, hidden)
         return context, probabilities
 

@@ -1,8 +1,9 @@
-"""S3 on loopback: two real servers, and one that refuses everything. Each is a context that sets this process's environment."""
+"""S3 on loopback: two real servers, and one that refuses everything. Each is a context that sets the environment."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import subprocess
@@ -90,6 +91,7 @@ def moto_server() -> Iterator[str]:
     """Moto's S3, empty. Gives the endpoint."""
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:
@@ -139,6 +141,7 @@ def forbidden_server() -> Iterator[list[str]]:
 def web_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[ThreadingHTTPServer]:
     """An HTTP server on a free port; `requests` is a list for the handler's use."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.handle_error = lambda *_: None  # clients that hang up
     server.requests = []
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()

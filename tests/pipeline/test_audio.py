@@ -672,6 +672,29 @@ class TestPyAV:
         np.testing.assert_array_equal(part.samples, full[rate * 3 // 2 : rate * 5 // 2])
         assert part.start_s == 1.5
 
+    def test_reads_more_planes_than_a_frame_struct_holds(self):
+        # Sixteen channels: PyAV's own conversion to an array crashes the process.
+        av = pytest.importorskip("av")
+        x = speech_like(1, 16_000, 16)
+        file = io.BytesIO()
+        with av.open(file, "w", format="ipod") as output:
+            stream = output.add_stream("aac", rate=16_000)
+            stream.layout = "hexadecagonal"
+            frame = av.AudioFrame(format="fltp", layout="hexadecagonal", samples=1024)
+            frame.sample_rate = 16_000
+            for at in range(0, 1024 * 12, 1024):
+                for k, plane in enumerate(frame.planes[:16]):
+                    plane.update(x[at : at + 1024, k].tobytes())
+                frame.pts = at
+                output.mux(stream.encode(frame))
+            output.mux(stream.encode(None))
+        segments = list(read_segments(file.getvalue(), AudioSettings(channels="split")))
+        assert [segment.channel for segment in segments] == list(range(16))
+        for segment in segments:
+            k = segment.channel
+            length = min(len(segment.samples), 12_000)
+            assert np.corrcoef(segment.samples[:length], x[:length, k])[0, 1] > 0.8
+
     def test_is_asked_for_by_name_where_it_is_missing(self, monkeypatch):
         pytest.importorskip("av")
         data = aac(5)

@@ -171,6 +171,30 @@ def test_each_dropout_acts_in_training_only(oracle, name):
     assert not torch.allclose(ours(waveforms).logits, first)
 
 
+def test_dropouts_stand_where_transformers_has_them_and_each_one_acts(oracle):
+    shares = {
+        "activation_dropout": 0.1,
+        "attention_dropout": 0.2,
+        "feat_proj_dropout": 0.3,
+        "final_dropout": 0.4,
+    }
+    theirs, ours = oracle.pair("ctc", **shares)
+    expected = {
+        name: module.p if isinstance(module, torch.nn.Dropout) else module.drop_prob
+        for name, module in theirs.named_modules()
+        if "Dropout" in type(module).__name__
+    }
+    dropouts = {name: module for name, module in ours.named_modules() if isinstance(module, torch.nn.Dropout)}
+    assert {name: module.p for name, module in dropouts.items()} == expected
+    waveforms = torch.stack(oracle.clips(1230))
+    without = ours(waveforms).logits
+    ours.train()
+    for chosen in dropouts:
+        for name, module in dropouts.items():
+            module.p = 0.5 if name == chosen else 0.0
+        assert not torch.allclose(ours(waveforms).logits, without), chosen
+
+
 def test_deprecated_hidden_dropout_does_nothing(oracle):
     _, ours = oracle.pair("ctc", hidden_dropout=0.9)
     waveforms = torch.stack(oracle.clips(1230))

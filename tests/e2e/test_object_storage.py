@@ -1,0 +1,135 @@
+"""Runs against real S3 servers on loopback: corpus, model and run in buckets, and storage that refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import shutil
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
+
+import pytest
+
+import pipeline
+from tests import corpora, s3
+from tests.command import sewd
+
+
+class GateHandler(BaseHTTPRequestHandler):
+    """Passes requests on to the server behind it, as they are, or answers 403 to those that the gate denies."""
+
+    protocol_version = "HTTP/1.1"
+
+    def serve(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.server.denied(self.command, self.path):
+            self.answer(403, {}, b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>")
+            return
+        upstream = http.client.HTTPConnection(self.server.upstream, timeout=30)
+        headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
+        upstream.request(self.command, self.path, body, headers)
+        response = upstream.getresponse()
+        data = response.read()
+        self.answer(response.status, dict(response.getheaders()), data)
+        upstream.close()
+
+    def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response_only(status)
+        for name, value in headers.items():
+            if name.lower() not in ("transfer-encoding", "connection", "content-length"):
+                self.send_header(name, value)
+        # The answer to HEAD has no body, and the length of the object.
+        length = headers.get("Content-Length") if self.command == "HEAD" else str(len(body))
+        self.send_header("Content-Length", length or "0")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = serve
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def gate(endpoint: str) -> Iterator[Callable]:
+    """A gate before the server at `endpoint`; call what it gives with a predicate (method, path) -> denied."""
+    with s3.web_server(GateHandler) as server:
+        server.upstream = endpoint.removeprefix("http://")
+        server.denied = lambda method, path: False
+        with s3.at(f"http://127.0.0.1:{server.server_port}"):
+            yield lambda denied: setattr(server, "denied", denied)
+
+
+@pytest.fixture
+def bucket(tmp_path, small_ctc):
+    """A folder that rclone serves as the bucket `speech`, with a corpus of twelve clips and the model."""
+    folder = tmp_path / "buckets" / "speech"
+    for index in range(12):
+        corpora.write_audio(folder / "corpus" / f"{index % 3}" / f"{index:02d}.flac", 0.5 + index / 10, index)
+        (folder / "corpus" / f"{index % 3}" / f"{index:02d}.txt").write_text(f"clip {index}")
+    shutil.copytree(small_ctc, folder / "model")
+    return folder
+
+
+def test_corpus_model_and_run_in_a_bucket_give_what_they_give_on_disk(tmp_path, bucket, small_ctc, local_ray):
+    drop = ("uri", "part_id", "chunk")
+    local = pipeline.transcribe(
+        pipeline.RunConfig(inputs=(str(bucket / "corpus"),), output=str(tmp_path / "run"), model=str(small_ctc))
+    )
+    with s3.rclone_server(tmp_path / "buckets"):
+        done = sewd(
+            *("transcribe", "s3://speech/corpus", "--output", "s3://speech/run", "--model", "s3://speech/model"),
+            *("--chunk-rows", 2),
+        )
+        assert done.returncode == 0, done.stderr
+        assert "12 transcripts" in done.stdout
+        remote = pipeline.Run.open("s3://speech/run")
+        assert corpora.rows_of(remote, drop=drop) == corpora.rows_of(local, drop=drop)
+        assert {row["uri"] for row in corpora.rows_of(remote)} == {
+            f"s3://speech/corpus/{index % 3}/{index:02d}.flac" for index in range(12)
+        }
+        evaluated = sewd("evaluate", "s3://speech/run")
+        assert evaluated.returncode == 0, evaluated.stderr
+        assert "12 scored" in evaluated.stdout
+    assert s3.SECRET not in (bucket / "run" / "run.json").read_text()
+
+
+def test_a_bucket_that_forbids_everything_fails_the_run_which_goes_on_once_it_may(tmp_path, bucket, small_ctc):
+    arguments = ("transcribe", "s3://speech/corpus", "--output", tmp_path / "run", "--model", small_ctc)
+    with s3.rclone_server(tmp_path / "buckets") as endpoint, gate(endpoint) as deny:
+        deny(lambda method, path: True)
+        refused = sewd(*arguments)
+        assert refused.returncode == 1
+        assert len(refused.stderr.strip().splitlines()) == 1, refused.stderr
+        assert "s3://speech/corpus" in refused.stderr
+        assert not list((tmp_path / "run").rglob("*.parquet"))
+
+        deny(lambda method, path: False)
+        done = sewd(*arguments)
+        assert done.returncode == 0, done.stderr
+    assert len(corpora.rows_of(tmp_path / "run")) == 12
+    assert corpora.rows_of(tmp_path / "run", "errors") == []
+
+
+def test_rights_that_are_lost_after_listing_fail_the_run_without_error_rows(tmp_path, bucket, small_ctc):
+    arguments = (
+        *("transcribe", "s3://speech/corpus", "--output", tmp_path / "run", "--model", small_ctc),
+        *("--chunk-rows", 1, "--part-mib", 0.00001),
+    )
+    with s3.rclone_server(tmp_path / "buckets") as endpoint, gate(endpoint) as deny:
+        deny(lambda method, path: method == "GET" and "07.flac" in path)
+        refused = sewd(*arguments)
+        assert refused.returncode == 1
+        assert "Traceback" not in refused.stderr
+        assert "07.flac" in refused.stderr.strip().splitlines()[-1]
+        failed = pipeline.Run.open(str(tmp_path / "run"))
+        assert failed.status == "failed"
+        assert "07.flac" in failed.record["reason"]
+        assert corpora.rows_of(failed, "errors") == []
+
+        deny(lambda method, path: False)
+        done = sewd(*arguments)
+        assert done.returncode == 0, done.stderr
+    assert len(corpora.rows_of(tmp_path / "run")) == 12
+    assert corpora.rows_of(tmp_path / "run", "errors") == []

@@ -1,0 +1,119 @@
+"""The actor without Ray: heads that share a backbone share its pass; numbers are the reference's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+import transformers
+
+from pipeline.recognize import RecognizeSettings, Recognizer
+from pipeline.schemas import READ_CHUNK, RECOGNIZED_CHUNK
+from pipeline.storage import put
+from tests import checkpoints, corpora
+
+
+def make(model, *classifiers, stop="/nowhere/stop"):
+    return Recognizer(RecognizeSettings(str(model), tuple(map(str, classifiers)), "cpu", 1, str(stop)))
+
+
+def chunk_table(waves: list[np.ndarray | None]) -> pa.Table:
+    rows = [
+        {
+            "utt_id": str(index),
+            "uri": "x",
+            "start_s": 0.0,
+            "duration_s": 1.0,
+            "code": "MISSING" if wave is None else None,
+            "samples": None if wave is None else wave.tobytes(),
+            "sample_type": None if wave is None else wave.dtype.name,
+        }
+        for index, wave in enumerate(waves)
+    ]
+    head = {"part_id": "p", "chunk": 3, "last": True, "part_rows": len(rows), "part_audio_s": 1.0, "audio_s": 1.0}
+    head |= {"source_bytes": 1, "reader": "r", "read_s": 0.1}
+    return pa.Table.from_pylist([head | {"rows": rows}], schema=READ_CHUNK)
+
+
+def count_passes(recognizer: Recognizer, wave: np.ndarray) -> int:
+    passes = []
+    hooks = [e.backbone.register_forward_hook(lambda *_: passes.append(1)) for e in recognizer.encoders]
+    recognizer.recognize(wave)
+    for hook in hooks:
+        hook.remove()
+    return len(passes)
+
+
+def test_heads_with_one_backbone_take_one_pass_and_others_one_each(tmp_path, small_ctc, small_classifier):
+    other = checkpoints.write_classifier(tmp_path / "other", checkpoints.SMALL, seed=5)
+    wave = corpora.noise_bursts(1.0, 0)
+    assert count_passes(make(small_ctc), wave) == 1
+    assert count_passes(make(small_ctc, small_classifier), wave) == 1
+    assert count_passes(make(small_ctc, small_classifier, other, small_classifier), wave) == 2
+
+
+def test_a_shared_pass_gives_what_passes_of_their_own_give(tmp_path, small_ctc, small_classifier):
+    weighted = checkpoints.write_classifier(
+        tmp_path / "weighted", checkpoints.SMALL | {"use_weighted_layer_sum": True}, backbone=small_ctc
+    )
+    wave = corpora.noise_bursts(1.3, 1)
+    shared = make(small_ctc, small_classifier, weighted)
+    numbers = shared.recognize(wave)
+    assert len(numbers["label_scores"]) == 2
+    for folder, scores in zip((small_classifier, weighted), numbers["label_scores"], strict=True):
+        model = transformers.SEWDForSequenceClassification.from_pretrained(folder).eval()
+        features = transformers.Wav2Vec2FeatureExtractor.from_pretrained(folder)
+        with torch.inference_mode():
+            logits = model(features(wave, sampling_rate=16_000, return_tensors="pt").input_values).logits[0]
+        assert scores == pytest.approx(torch.softmax(logits, -1).tolist(), abs=1e-5)
+
+
+def test_a_regression_heads_score_is_its_value(tmp_path, small_ctc):
+    single = checkpoints.write_classifier(tmp_path / "single", checkpoints.SMALL, labels=1)
+    wave = corpora.noise_bursts(1.0, 2)
+    model = transformers.SEWDForSequenceClassification.from_pretrained(single).eval()
+    features = transformers.Wav2Vec2FeatureExtractor.from_pretrained(single)
+    with torch.inference_mode():
+        value = model(features(wave, sampling_rate=16_000, return_tensors="pt").input_values).logits[0].tolist()
+    assert make(small_ctc, single).recognize(wave)["label_scores"] == [pytest.approx(value, abs=1e-5)]
+
+
+def test_rows_come_back_one_for_one_and_in_order(small_ctc):
+    float_wave, int_wave = corpora.noise_bursts(1.0, 3), (corpora.noise_bursts(0.5, 4) * 32767).astype(np.int16)
+    table = make(small_ctc)(chunk_table([float_wave, None, int_wave]))
+    assert table.schema.equals(RECOGNIZED_CHUNK)
+    (chunk,) = table.to_pylist()
+    assert (chunk["part_id"], chunk["chunk"], chunk["last"], chunk["part_rows"]) == ("p", 3, True, 3)
+    rows = chunk["rows"]
+    assert [row["utt_id"] for row in rows] == ["0", "1", "2"]
+    assert [row["token_ids"] is None for row in rows] == [False, True, False]
+    assert rows[1]["code"] == "MISSING"
+    assert rows[2]["num_frames"] == 24
+    assert all(
+        len(rows[0][name]) == len(rows[0]["token_ids"]) for name in ("start_frames", "end_frames", "probabilities")
+    )
+
+
+def test_what_is_beside_a_clip_changes_no_bit_of_it(small_ctc):
+    recognizer = make(small_ctc)
+    waves = [corpora.noise_bursts(0.3 + 0.2 * index, index) for index in range(5)]
+    together = recognizer(chunk_table(waves)).to_pylist()[0]["rows"]
+    turned = recognizer(chunk_table(waves[::-1])).to_pylist()[0]["rows"][::-1]
+    alone = [recognizer(chunk_table([wave])).to_pylist()[0]["rows"][0] for wave in waves]
+    for a, b, c in zip(together, turned, alone, strict=True):
+        assert a["token_ids"] == b["token_ids"] == c["token_ids"]
+        assert a["probabilities"] == b["probabilities"] == c["probabilities"]
+
+
+def test_chunks_that_wait_are_given_up_once_the_run_stops(tmp_path, small_ctc):
+    recognizer = make(small_ctc, stop=tmp_path / "stop")
+    table = chunk_table([corpora.noise_bursts(0.5, 1)])
+    assert recognizer(table).num_rows == 1
+    put(str(tmp_path / "stop"), b"")
+    assert recognizer(table).num_rows == 0
+
+
+def test_a_chunk_without_rows_comes_back(small_ctc):
+    (chunk,) = make(small_ctc)(chunk_table([])).to_pylist()
+    assert chunk["rows"] == []
