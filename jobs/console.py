@@ -31,8 +31,10 @@ def run(app: typer.Typer) -> NoReturn:
     """Run a Typer application and exit. An error whose cause lies outside this program is one line, no traceback."""
     try:
         code = app(standalone_mode=False)
-    except (UsageError, typer.TyperException) as error:
+    except UsageError as error:
         code = _say(str(error), Exit.USAGE)
+    except typer.TyperException as error:
+        code = _say(error.format_message(), Exit.USAGE)
     except typer.Exit as error:
         code = error.exit_code
     except (StorageError, RunFailedError) as error:

@@ -72,9 +72,14 @@ def transcribe(
         threads=threads,
     )
     stop = threading.Event()
-    _stop_on_signal(stop)
     with _progress() as show:
-        run = pipeline.transcribe(config, show, stop)
+
+        def on_progress(progress: pipeline.Progress) -> None:
+            _stop_on_signal(stop)  # again: Ray takes SIGTERM for itself when it starts, and ends the process
+            show(progress)
+
+        _stop_on_signal(stop)
+        run = pipeline.transcribe(config, on_progress, stop)
     return _report(run, errors_ok)
 
 

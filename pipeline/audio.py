@@ -51,8 +51,8 @@ _MIN_RATE = 1000  # Hz; below it, a header is taken for damaged
 # libsndfile formats and codings whose seek is exact to the sample (tried for all). Elsewhere it is not (MP3,
 # Opus, Vorbis at the end, PAF, SDS) or not there (GSM, G.72x): those are decoded from the start and skipped.
 _EXACT_FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "NIST"})
-_EXACT_CODINGS = frozenset({"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW",
-"ALAW"}) _UNKNOWN_FRAMES = 1 << 62  # libsndfile says SF_COUNT_MAX for a FLAC whose STREAMINFO leaves the total open
+_EXACT_CODINGS = frozenset({"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"})
+_UNKNOWN_FRAMES = 1 << 62  # libsndfile says SF_COUNT_MAX for a FLAC whose STREAMINFO leaves the total open
 
 # libsndfile error numbers (src/sndfile.h, src/common.h). An unknown format ends in an attempt to read a Sound
 # Designer resource fork, whose words (7, 149-153) depend on the working directory and say nothing of the
@@ -396,8 +396,7 @@ class _Source:
         pieces, missing = [], min(count, self.size - position)
         if missing > 0:
             self._file.seek(position)
-        while missing > 0 and (piece := self._file.read(missing)):  # an unbuffered file may give less than
-        asked
+        while missing > 0 and (piece := self._file.read(missing)):  # an unbuffered file may give less
             pieces.append(piece)
             missing -= len(piece)
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -430,7 +429,7 @@ class _Source:
         self._position += len(data)
         return data
 
-    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - a cffi buffer
+    def readinto(self, buffer: Any) -> int:
         data = self.read(len(buffer))
         buffer[0 : len(data)] = data
         return len(data)
@@ -573,7 +572,7 @@ class _SoundFileReader:
         message = f"{promised} frames promised, {self.decoded} decoded"
         raise AudioError(ErrorCode.TRUNCATED, message)
 
-    def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call libsndfile; raise what went wrong underneath, else what it says of the data."""
         try:
             result = function(*args, **kwargs)
@@ -607,8 +606,7 @@ def _open_av(source: _Source, container: _Container, words: str) -> Iterator[_Re
         yield _AvReader(source, opened, container)
 
 
-def _av_error(error: Exception, source: _Source, container: _Container, decoded: int, words: str = "") ->
-AudioError:
+def _av_error(error: Exception, source: _Source, container: _Container, decoded: int, words: str = "") -> AudioError:
     missing_decoder = isinstance(error, (av.DecoderNotFoundError, av.codec.codec.UnknownCodecError))
     if missing_decoder:
         code = ErrorCode.UNSUPPORTED
@@ -625,7 +623,7 @@ AudioError:
 class _AvReader:
     """What FFmpeg reads: the first audio stream."""
 
-    def __init__(self, source: _Source, opened: Any, container: _Container) -> None:  # noqa: ANN401
+    def __init__(self, source: _Source, opened: Any, container: _Container) -> None:
         self._source, self._container = source, container
         self.lossless16 = False
         self.frames: int | None = None  # a container's duration counts encoder padding in or out as it likes
@@ -645,11 +643,10 @@ class _AvReader:
         trusted = container.demuxer in ("mp4", "matroska", "asf") and opened.duration is not None
         self.estimated_frames = opened.duration * self.rate // av.time_base if trusted else None
 
-    def _next(self) -> Any:  # noqa: ANN401
+    def _next(self) -> Any:
         try:
             frame = next(self._frames, None)
-        except (av.FFmpegError, IndexError) as error:  # IndexError: PyAV met a packet of a stream that began
-        late
+        except (av.FFmpegError, IndexError) as error:  # IndexError: PyAV met a stream that began late
             self._source.reraise()
             raise _av_error(error, self._source, self._container, self.decoded) from error
         self._source.reraise()
@@ -676,7 +673,7 @@ class _AvReader:
 _AV_TYPES: Final = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
 
 
-def _av_values(frame: Any) -> Samples:  # noqa: ANN401
+def _av_values(frame: Any) -> Samples:
     """An FFmpeg frame as float32 (frames, channels), full scale at 1."""
     dtype, channels = np.dtype(_AV_TYPES[frame.format.name.removesuffix("p")]), frame.layout.nb_channels
     # Not frame.to_ndarray(): it takes every plane that PyAV counts, and from 8 channels on PyAV counts
@@ -1092,8 +1089,7 @@ def _walk_mpeg(source: _Source, start: int) -> _MpegWalk | None:
     return _walk_frames(source, start, _mpeg_frame)
 
 
-def _walk_frames(source: _Source, start: int, read_frame: Callable[[bytes], _MpegFrame | None]) -> _MpegWalk |
-None:
+def _walk_frames(source: _Source, start: int, read_frame: Callable[[bytes], _MpegFrame | None]) -> _MpegWalk | None:
     """Count frames by their headers to the end of the file; None where something else lies between them."""
     position, samples = start, 0
     window, window_at = b"", start

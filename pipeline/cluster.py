@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,8 @@ from pipeline.config import RunConfig
 from pipeline.errors import UsageError
 
 LOCAL_OBJECT_STORE_BYTES = 2 * 2**30
-# What a decode task asks for beside CPU actors, which take the rest of the machine; torch threads are set apart from this.
+CONNECT_TIMEOUT_S = 10
+# What a decode task asks for beside CPU actors, which take the rest of the machine; torch threads are counted apart.
 SMALL_CPUS = 0.25
 EPSILON = 1e-9  # ten tenths of a GPU are one
 
@@ -43,14 +45,15 @@ class Resources:
 
 def cluster_nodes() -> list[Node]:
     """The machines of the Ray that is connected. An actor has to fit on one of them, whatever their sum is."""
-    alive = (node["Resources"] for node in ray.nodes() if node["Alive"])
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    alive = (node["Resources"] for node in nodes if node["Alive"])
     return [Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in alive]
 
 
 def share_out(cpus: float, gpus: float, config: RunConfig, nodes: Sequence[Node] = ()) -> Resources:
     """Divide a cluster of `cpus` and `gpus` between the stages; `nodes` are its machines, by default a single one.
 
-    Decoding must never be fused into the actors: Ray fuses neighbours whose requests are equal, so they are kept unequal.
+    Decoding must never be fused into the actors: Ray fuses neighbours whose requests are equal, so they are unequal.
     And the actors must leave room for one decode and one sink task, or they would wait for each other for ever.
 
     Raises:
@@ -126,7 +129,7 @@ def local_cpus() -> int:
 
 @contextlib.contextmanager
 def connect(address: str) -> Iterator[None]:
-    """Join the Ray at `address`, or start a local one and end it afterwards. A Ray that is connected already is used as it is.
+    """Join the Ray at `address`, or start a local one and end it afterwards; one that is connected already is used.
 
     Raises:
         UsageError: there is no Ray at `address`.
@@ -135,17 +138,29 @@ def connect(address: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    try:
-        if address == "local":
-            _start_local()
-        else:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError as error:
-        raise UsageError(f"no Ray at {address}: {error}") from error
+    if address == "local":
+        _start_local()
+    else:
+        _join(address)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _join(address: str) -> None:
+    try:
+        _knock(address)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"no Ray at {address}: {error}") from error
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens at HOST:PORT: Ray would wait for a minute and then end the process."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
 def _quiet() -> None:

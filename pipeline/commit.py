@@ -75,7 +75,7 @@ class Commit:
 
     @property
     def path(self) -> str:
-        """Where it lies below the run: under a hash prefix, so that commits list in parallel; `last` shows in the name."""
+        """Where it lies below the run: under a hash prefix, so that commits list in parallel."""
         name = f"{self.part_id}-{self.chunk:05d}{'.last' if self.last else ''}.json"
         return f"{COMMITS}/{self.part_id[:2]}/{name}"
 

@@ -260,11 +260,11 @@ def _listed_parts(objects: list[Object], root: str, part_bytes: int, limit: int 
     """Audio files, shards and Parquet files in the order of their paths; what is none of these is passed over."""
     visible = [found for found in objects if not is_hidden(_below(found.uri, root))]
     names = {found.uri for found in visible}
+    # Side-cars and the like lie between the files in path order: taken out first, or each would end a part.
+    readable = ((kind, found) for found in visible if (kind := _kind(found.uri)) is not None)
     left = limit
-    for kind, group in itertools.groupby(visible, key=lambda found: _kind(found.uri)):
-        if kind is None:
-            continue
-        for part in _kind_parts(kind, list(group), root, names, part_bytes, left):
+    for kind, group in itertools.groupby(readable, key=lambda pair: pair[0]):
+        for part in _kind_parts(kind, [found for _, found in group], root, names, part_bytes, left):
             yield part
             left = None if left is None else left - (part.rows or 0)
         if left is not None and left <= 0:

@@ -97,9 +97,9 @@ class Run:
 
     def save(self, **changes: Any) -> Run:
         """Write `run.json` with `changes` to the record; gives the run as it is now."""
-        run = Run(self.uri, self.record | changes)
-        storage.put(storage.join(self.uri, RECORD), json.dumps(run.record, indent=2).encode())
-        return run
+        data = json.dumps(self.record | changes, indent=2).encode()
+        storage.put(storage.join(self.uri, RECORD), data)
+        return Run(self.uri, json.loads(data))
 
     @property
     def status(self) -> str:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import s3fs
@@ -106,6 +107,13 @@ def make_bucket(name: str) -> str:
     """A new bucket on the server at hand; gives its URI."""
     s3fs.S3FileSystem().mkdir(name)
     return f"s3://{name}"
+
+
+def client() -> Any:
+    """boto3's client of the server at hand, for what the project itself does not do."""
+    import boto3
+
+    return boto3.client("s3")
 
 
 class ForbiddenHandler(BaseHTTPRequestHandler):

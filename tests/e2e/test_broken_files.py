@@ -42,10 +42,10 @@ def broken_files() -> dict[str, tuple[bytes, set[ErrorCode]]]:
         "truncated-a.wav": (wav[: len(wav) // 2], {ErrorCode.TRUNCATED}),
         "truncated-b.wav": (wav[:-2], {ErrorCode.TRUNCATED}),
         "truncated-c.wav": (wav[:20], cut),
-        "truncated-a.flac": (flac[: len(flac) // 2], {ErrorCode.TRUNCATED}),
-        "truncated-b.flac": (flac[: len(flac) // 10], cut),
-        "truncated-a.ogg": (ogg[: len(ogg) // 2], cut),
-        "truncated-b.ogg": (ogg[:-10], cut),
+        "truncated-d.flac": (flac[: len(flac) // 2], {ErrorCode.TRUNCATED}),
+        "truncated-e.flac": (flac[: len(flac) // 10], cut),
+        "truncated-f.ogg": (ogg[: len(ogg) // 2], cut),
+        "truncated-g.ogg": (ogg[:-10], cut),
         "empty-a.wav": (b"", {ErrorCode.EMPTY_FILE}),
         "empty-b.flac": (b"", {ErrorCode.EMPTY_FILE}),
         "empty-c.mp3": (b"", {ErrorCode.EMPTY_FILE}),
@@ -134,7 +134,7 @@ def test_too_many_broken_rows_end_the_run(tmp_path, local_ray, small_ctc):
     rows = [{"audio_filepath": f"gone/{index}.wav"} for index in range(1200)]
     manifest = corpora.write_manifest(tmp_path / "manifest.jsonl", rows)
 
-    with pytest.raises(pipeline.RunFailedError, match=r"1[0-2]00 of 1[0-2]00 rows failed.*'MISSING'"):
+    with pytest.raises(pipeline.RunFailedError, match=r"(1\d{3}) of \1 rows failed.*'MISSING'"):
         pipeline.transcribe(
             pipeline.RunConfig(
                 inputs=(str(manifest),), output=str(tmp_path / "run"), model=str(small_ctc), chunk_rows=100

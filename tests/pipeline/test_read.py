@@ -116,3 +116,10 @@ def test_a_manifest_row_with_an_offset_is_called_by_its_span_and_keeps_its_refer
         ("talk", "beyond", "OUT_OF_RANGE"),
     ]
     assert [row["start_s"] for row in found] == [1.0, 0.0, 3.5, 9.0]
+
+
+def test_side_cars_between_the_files_end_no_part(tmp_path):
+    for index in range(6):
+        corpora.write_audio(tmp_path / f"{index}.wav")
+        (tmp_path / f"{index}.txt").write_text("words")
+    assert plan.plan([str(tmp_path)], 2**30)["rows"].to_pylist() == [6]

@@ -293,6 +293,8 @@ def test_pickle_that_is_no_state_dict_is_refused(saved, content):
     ("change", "message"),
     [
         (lambda index: index["weight_map"].update({"lm_head.bias": "../../etc/weights"}), "outside its directory"),
+        (lambda index: index["weight_map"].update({"lm_head.bias": ".."}), "outside its directory"),
+        (lambda index: index["weight_map"].update({"lm_head.bias": ""}), "outside its directory"),
         (lambda index: index["weight_map"].update({"lm_head.bias": "gone.safetensors"}), "gone.safetensors"),
         (lambda index: index["weight_map"].pop("lm_head.bias"), "unexpected: lm_head.bias"),
         (
@@ -302,7 +304,7 @@ def test_pickle_that_is_no_state_dict_is_refused(saved, content):
         (lambda index: index.pop("weight_map"), "has no weight_map"),
         (lambda index: index["weight_map"].update({"lm_head.bias": 3}), "has no weight_map"),
     ],
-    ids=["path", "missing shard", "unlisted tensor", "promised tensor", "no map", "no name"],
+    ids=["path", "parent", "empty name", "missing shard", "unlisted tensor", "promised tensor", "no map", "no name"],
 )
 def test_index_that_disagrees_with_its_shards_is_refused(saved, change, message):
     _, directory = saved()

@@ -194,6 +194,16 @@ def test_text_survives_spelling_and_decoding(text):
     assert ours.decode(ours.encode(text)) == text
 
 
+def test_longest_token_is_taken_as_in_transformers(tmp_path):
+    vocab = {**VOCAB, "ab": 11, "abc": 12, "a": 13, "b": 14, "c": 15}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab))
+    theirs = Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"))
+    ours = CTCTokenizer(vocab=vocab)
+    for text in ("abc", "ab c", "aab abcc", "ba b"):
+        assert ours.encode(text) == theirs(text).input_ids
+    assert ours.encode("abc") == [12]
+
+
 def test_other_delimiters_equal_transformers(tmp_path):
     (tmp_path / "vocab.json").write_text(json.dumps({**VOCAB, "_": 11}))
     options = {"word_delimiter_token": "_", "replace_word_delimiter_char": "-"}
