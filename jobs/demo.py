@@ -48,14 +48,14 @@ def demo(
         return code
     out.print(f"\n$ sewd evaluate {output}", style="bold", markup=False)
     evaluate(str(output))
-    out.print(
-        f"\ntranscripts {output}/transcripts/*.parquet, failed files {output}/errors/*.parquet, record {output}/run.json"
-    )
+    out.print(f"\ntranscripts:  {output}/transcripts/*.parquet")
+    out.print(f"failed files: {output}/errors/*.parquet")
+    out.print(f"record:       {output}/run.json")
     return Exit.DONE
 
 
 def write_corpus(folder: Path) -> int:
-    """Audio of several formats, rates and lengths with side-car references, and two broken; their number."""
+    """Audio files of several formats, rates and lengths, side-car references, two broken files. Gives their number."""
     folder.mkdir(parents=True)
     generator = np.random.default_rng(2109_06870)
     kinds = [("wav", 16_000), ("flac", 16_000), ("ogg", 44_100), ("wav", 8_000), ("mp3", 24_000)]

@@ -102,7 +102,7 @@ class _progress:  # noqa: N801 - used as a function: a context that gives one
     def __init__(self) -> None:
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=20),
             TaskProgressColumn(),
             TextColumn("{task.fields[done]}"),
             TimeElapsedColumn(),

@@ -55,8 +55,7 @@ _EXACT_CODINGS = frozenset({"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "F
 _UNKNOWN_FRAMES = 1 << 62  # libsndfile says SF_COUNT_MAX for a FLAC whose STREAMINFO leaves the total open
 
 # libsndfile error numbers (src/sndfile.h, src/common.h). An unknown format ends in an attempt to read a Sound
-# Designer resource fork, whose words (7, 149-153) depend on the working directory and say nothing of the
-# bytes.
+# Designer resource fork, whose words (7, 149-153) depend on the working directory and not on the bytes.
 _UNRECOGNISED = frozenset({1, 7, *range(149, 154)})
 _UNIMPLEMENTED = frozenset({4, 18})
 _NOT_RECOGNISED = "Format not recognised."
@@ -64,13 +63,11 @@ _NOT_RECOGNISED = "Format not recognised."
 
 @dataclass(frozen=True)
 class AudioSettings:
-    """What the model wants, and what is refused. All of it bears on the samples: it belongs in a run's
-    fingerprint.
+    """What the model wants, and what is refused. All of it belongs in a run's fingerprint.
 
     Attributes:
         sample_rate: the model's rate, Hz.
-        channels: "mix" takes the mean, "split" makes an utterance of each channel, k takes channel k (from
-            0).
+        channels: "mix" takes the mean, "split" makes an utterance of each channel, k takes channel k.
         max_segment_s: nothing longer comes out.
         max_duration_s: cap on the part of a recording that is asked for (all of it, or offset and duration).
         max_channels: cap.
@@ -116,10 +113,10 @@ class Segment:
 
 
 def to_float32(samples: Samples) -> Samples:
-    """Samples as float32 with full scale at 1; int16 becomes what libsndfile would have read as float32, bit
-    for bit.
+    """Samples as float32 with full scale at 1.
 
-    float32 passes through as it is, uncopied. Any other dtype is a `TypeError`.
+    int16 becomes, bit for bit, what libsndfile would have read as float32; float32 passes through as it is,
+    uncopied. Any other dtype is a `TypeError`.
     """
     if samples.dtype == np.float32:
         return samples
@@ -450,8 +447,7 @@ class _Reader(Protocol):
         rate: Hz.
         channels: how many.
         frames: its length, where the header can be trusted to tell; else None.
-        estimated_frames: its length as the header has it, good enough for a cap; None where there is no
-            telling.
+        estimated_frames: its length as the header has it, good enough for a cap; None where there is no telling.
         decoded: the position behind the last frame decoded.
         lossless16: whether int16 holds all there is: 16-bit PCM, mono.
     """
@@ -531,8 +527,7 @@ class _SoundFileReader:
         self.rate: int = file.samplerate
         self.channels: int = file.channels
         header_frames: int | None = file.frames if file.frames < _UNKNOWN_FRAMES else None
-        # MPEG audio without a Xing header has no length: libsndfile guesses it from the first frame's bit
-        # rate.
+        # MPEG audio without a Xing header has no length: libsndfile guesses it from the first frame's bit rate.
         guessed = file.subtype.startswith("MPEG") and not container.has_frame_count
         self.frames = None if guessed else header_frames
         self.estimated_frames = self.frames
@@ -565,7 +560,7 @@ class _SoundFileReader:
         if missing <= 0:
             return
         # Some encoders count the Xing frame itself; then the end is there, and one frame less than promised.
-        if self._container.demuxer == "mp3" and missing <= 2 * 1152:
+        if self._container.demuxer == "mp3" and missing <= 2 * 1152 and not self._container.short_of_bytes:
             walk = _walk_mpeg(self._source, self._container.mpeg_start)
             if walk is not None and not walk.cut:
                 return
@@ -595,8 +590,7 @@ def _open_av(source: _Source, container: _Container, words: str) -> Iterator[_Re
     source.seek(0)
     source.ran_out = False
     try:
-        # The demuxer is named, never probed: probing takes text for a playlist, and playlists open other
-        # files.
+        # The demuxer is named, never probed: probing takes text for a playlist, and playlists open other files.
         opened = av.open(source, format=container.demuxer, metadata_errors="ignore")
     except av.FFmpegError as error:
         source.reraise()
@@ -702,6 +696,7 @@ class _Container:
         demuxer: FFmpeg's name for the format, None where it is not one that FFmpeg is asked to read.
         complete: True where the container declares its length and the bytes are there.
         has_frame_count: for MPEG audio: a Xing header counts the frames.
+        short_of_bytes: for MPEG audio: the Xing header counts more bytes than there are.
         beyond_sndfile: for MPEG audio: there may be more than libsndfile would decode.
         mpeg_start: for MPEG audio: where the first frame begins.
     """
@@ -709,6 +704,7 @@ class _Container:
     demuxer: str | None
     complete: bool = False
     has_frame_count: bool = False
+    short_of_bytes: bool = False
     beyond_sndfile: bool = False
     mpeg_start: int = 0
 
@@ -750,6 +746,7 @@ _MAGIC: Final = (
     (0, b"caff", "caf"),
     (0, b".snd", "au"),
     (0, b"NIST_1A", "nistsphere"),
+    (0, b"fLaC", "flac"),
     (4, b"ftyp", "mp4"),
     (4, b"moov", "mp4"),
     (4, b"mdat", "mp4"),
@@ -827,6 +824,7 @@ def _declared_end(source: _Source, demuxer: str | None, head: bytes) -> int | No
     own = {
         "au": _au_end,
         "nistsphere": _nist_end,
+        "flac": _flac_end,
         "mp4": _mp4_end,
         "matroska": _matroska_end,
         "asf": _asf_end,
@@ -865,8 +863,7 @@ def _chunked_end(source: _Source, head: bytes) -> int | None:
 def _data_end(source: _Source, head: bytes, body: int, size: int) -> int | None:
     if head[:4] == b"RIFF" and size == 0 and source.size > body:
         # 0 is the truth where other chunks follow (the RIFF size counts them), and a placeholder where it
-        # ends here. libsndfile takes it for the truth in both cases; all ones it reads to the end of the
-        # file.
+        # ends here. libsndfile takes it for the truth in both cases; all ones it reads to the end of the file.
         riff_end = struct.unpack("<I", head[4:8])[0] + 8
         if riff_end <= body or _is_placeholder(riff_end - 8):
             source.show_instead(body - 4, b"\xff\xff\xff\xff")
@@ -894,6 +891,19 @@ def _nist_end(source: _Source) -> int | None:
     if not all(number.isdigit() for number in (header_size, *numbers)):
         return None
     return int(header_size) + math.prod(int(number) for number in numbers)
+
+
+def _flac_end(source: _Source) -> int | None:
+    """The end of the metadata where it is cut; of the audio behind it, the decoder counts the frames."""
+    position = 4
+    for _ in range(_MOST_CHUNKS):
+        header = source.read_at(position, 4)
+        position += 4 + int.from_bytes(header[1:4], "big")
+        if len(header) < 4 or position > source.size:
+            return position
+        if header[0] & 0x80:  # the last block
+            return None
+    return None
 
 
 def _avi_end(source: _Source) -> int | None:
@@ -1049,9 +1059,10 @@ def _mpeg_stream(source: _Source, start: int) -> _Container | None:
     if is_xing and len(head) >= frame.xing_at + 16:
         flags, frames, size = struct.unpack_from(">III", head, frame.xing_at + 4)
         if flags & 1 and frames:
-            if flags & 2:
-                _check_mpeg_bytes(source, start, start + size)
-            return _Container("mp3", has_frame_count=True, mpeg_start=start)
+            end = start + size if flags & 2 else source.size
+            _check_mpeg_bytes(source, start, end)
+            short = end > source.size
+            return _Container("mp3", has_frame_count=True, short_of_bytes=short, mpeg_start=start)
     walk = _walk_mpeg(source, start)
     if walk is None:
         return _Container("mp3", mpeg_start=start)

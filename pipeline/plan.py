@@ -221,20 +221,20 @@ def _input_parts(uri: str, part_bytes: int, limit: int | None) -> Iterator[Part]
         yield from _glob_parts(uri, part_bytes, limit)
         return
     if found is None:
-        yield from _listed_parts(storage.list_objects(uri), uri, part_bytes, limit)
+        yield from _listed_parts(storage.list_objects(uri), [], uri, part_bytes, limit)
     elif suffix(uri) in MANIFEST_SUFFIXES:
         yield from _manifest_parts(found, part_bytes, limit)
     elif _kind(uri) in ("tar", "parquet"):
-        yield from _listed_parts([found], posixpath.dirname(uri), part_bytes, limit)
+        yield from _listed_parts([found], [], posixpath.dirname(uri), part_bytes, limit)
     else:
         beside = {reference for reference in _reference_uris(uri) if storage.exists(reference)}
         yield from _file_parts([found], posixpath.dirname(uri), beside, part_bytes, limit)
 
 
 def _glob_parts(pattern: str, part_bytes: int, limit: int | None) -> Iterator[Part]:
-    objects = storage.glob_objects(pattern)
+    objects, beside = storage.glob_and_beside(pattern)
     if suffix(pattern) not in MANIFEST_SUFFIXES:
-        yield from _listed_parts(objects, storage.glob_root(pattern), part_bytes, limit)
+        yield from _listed_parts(objects, beside, storage.glob_root(pattern), part_bytes, limit)
         return
     for manifest in objects:
         for part in _manifest_parts(manifest, part_bytes, limit):
@@ -256,10 +256,15 @@ def _below(uri: str, root: str) -> str:
     return uri.removeprefix(root.rstrip("/") + "/")
 
 
-def _listed_parts(objects: list[Object], root: str, part_bytes: int, limit: int | None) -> Iterator[Part]:
-    """Audio files, shards and Parquet files in the order of their paths; what is none of these is passed over."""
+def _listed_parts(
+    objects: list[Object], beside: list[Object], root: str, part_bytes: int, limit: int | None
+) -> Iterator[Part]:
+    """Audio files, shards and Parquet files in the order of their paths; what is none of these is passed over.
+
+    References are looked for among `beside` too.
+    """
     visible = [found for found in objects if not is_hidden(_below(found.uri, root))]
-    names = {found.uri for found in visible}
+    names = {found.uri for found in (*visible, *beside)}
     # Side-cars and the like lie between the files in path order: taken out first, or each would end a part.
     readable = ((kind, found) for found in visible if (kind := _kind(found.uri)) is not None)
     left = limit

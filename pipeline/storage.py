@@ -15,7 +15,7 @@ import io
 import os
 import posixpath
 import stat as file_modes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -244,9 +244,10 @@ def _children(fs: Any, path: str) -> tuple[list[str], list[Object]]:
                 objects.append(found)
         return directories, objects
     for info in fs.ls(path, detail=True):
+        if info["name"].strip("/") == path.strip("/"):
+            continue  # a console's empty marker object `directory/`
         if info["type"] == "directory":
-            if info["name"].strip("/") != path.strip("/"):
-                directories.append(info["name"])
+            directories.append(info["name"])
         else:
             objects.append(_object(fs, info))
     return directories, objects
@@ -269,7 +270,7 @@ def _below(fs: Any, path: str, inside: frozenset[str] = frozenset()) -> Iterator
         yield from _below(fs, directory, inside)
 
 
-def _in_order(objects: Iterator[Object]) -> list[Object]:
+def _in_order(objects: Iterable[Object]) -> list[Object]:
     return sorted(objects, key=lambda found: found.uri)
 
 
@@ -290,7 +291,7 @@ def list_directory(uri: str) -> list[Object]:
     """The objects right in the directory or prefix `uri`, in the order of their names. Nothing there: an empty list."""
     fs, path = filesystem(uri)
     try:
-        return _in_order(iter(_children(fs, path)[1]))
+        return _in_order(_children(fs, path)[1])
     except (FileNotFoundError, NotADirectoryError) as error:
         if _is_weather(error):
             raise
@@ -307,34 +308,45 @@ def glob_root(pattern: str) -> str:
     return pattern[: min(pattern.index(mark) for mark in "*?[" if mark in pattern)].rpartition("/")[0] or "/"
 
 
-@storage_call
 def glob_objects(pattern: str) -> list[Object]:
     """Every object that `pattern` (`*`, `?`, `[...]`, `**`) names, in path order; a directory is all below it."""
+    return glob_and_beside(pattern)[0]
+
+
+@storage_call
+def glob_and_beside(pattern: str) -> tuple[list[Object], list[Object]]:
+    """What `glob_objects` gives, and the other objects in the same directories, which were listed on the way."""
     fs, path = filesystem(pattern)
     root = glob_root(path)
     segments = [segment for segment in path.removeprefix(root).split("/") if segment]
+    named: list[Object] = []
+    beside: list[Object] = []
     try:
-        return _in_order(_matches(fs, root, segments))
+        for found, fits in _matches(fs, root, segments):
+            (named if fits else beside).append(found)
     except (FileNotFoundError, NotADirectoryError) as error:
         if _is_weather(error):
             raise
-        return []
+    return _in_order(named), _in_order(beside)
 
 
-def _matches(fs: Any, directory: str, segments: list[str]) -> Iterator[Object]:
+def _matches(fs: Any, directory: str, segments: list[str]) -> Iterator[tuple[Object, bool]]:
+    """Objects where the pattern looks, and whether it names them."""
     first, rest = segments[0], segments[1:]
     if first == "**":
-        above = _uri_of(fs, directory) if not isinstance(fs, LocalFileSystem) else directory
+        above = directory if isinstance(fs, LocalFileSystem) else _uri_of(fs, directory)
         for found in _below(fs, directory):
-            if _fits(found.uri.removeprefix(above).strip("/").split("/"), segments):
-                yield found
+            yield found, _fits(found.uri.removeprefix(above).strip("/").split("/"), segments)
         return
     directories, objects = _children(fs, directory)
     if not rest:
-        yield from (found for found in objects if fnmatchcase(posixpath.basename(found.uri), first))
+        yield from ((found, fnmatchcase(posixpath.basename(found.uri), first)) for found in objects)
     for child in directories:
         if fnmatchcase(posixpath.basename(child.rstrip("/")), first):
-            yield from _matches(fs, child, rest) if rest else _below(fs, child)
+            if rest:
+                yield from _matches(fs, child, rest)
+            else:
+                yield from ((found, True) for found in _below(fs, child))
 
 
 def _fits(names: list[str], segments: list[str]) -> bool:

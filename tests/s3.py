@@ -10,6 +10,7 @@ import subprocess
 import sysconfig
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -55,7 +56,11 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def rclone_server(directory: Path) -> Iterator[str]:
-    """`rclone serve s3`: a folder of `directory` is a bucket. Gives the endpoint."""
+    """`rclone serve s3`: a folder of `directory` is a bucket. Gives the endpoint.
+
+    It keeps listings for minutes, and sees only its own changes: put files into `directory` before it starts. (With
+    `--dir-cache-time=0s` uploads take seconds each, and some hang.)
+    """
     port = free_port()
     command = [
         str(Path(sysconfig.get_path("scripts")) / "rclone"),
@@ -65,8 +70,6 @@ def rclone_server(directory: Path) -> Iterator[str]:
         f"--addr=127.0.0.1:{port}",
         f"--auth-key={KEY},{SECRET}",
         "--config=/dev/null",
-        "--vfs-cache-mode=off",
-        "--dir-cache-time=0s",
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -98,6 +101,8 @@ def moto_server() -> Iterator[str]:
     try:
         host, port = server.get_host_and_port()
         with at(f"http://{host}:{port}") as endpoint:
+            # moto keeps its buckets in the process, for every server that comes and goes.
+            urllib.request.urlopen(f"{endpoint}/moto-api/reset", data=b"").close()
             yield endpoint
     finally:
         server.stop()

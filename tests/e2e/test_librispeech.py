@@ -19,8 +19,10 @@ from tests import corpora
 from tests.oracle import Reference, samples
 
 LINEAGE = ("uri", "part_id", "chunk", "speaker", "tags")
-# The slow tests do all 1,008 utterances, the others every sixteenth: 63.
-EVERY = [pytest.param(16, id="63-utterances"), pytest.param(1, id="all-1008", marks=pytest.mark.slow)]
+FORMS = ("manifest", "directory", "shards")
+# The slow tests do all 1,008 utterances in every form with one actor and with two, the others every sixteenth: 63.
+SOME = [(form, actors, 16) for form, actors in zip(FORMS, (1, 2, 1), strict=True)]
+ALL = [pytest.param(form, actors, 1, marks=pytest.mark.slow) for form in FORMS for actors in (1, 2)]
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +61,7 @@ def check(found: list[dict], rows: list[dict], expected) -> int:
     return near
 
 
-@pytest.mark.parametrize("every", EVERY)
-@pytest.mark.parametrize(("kind", "actors"), [("manifest", 1), ("directory", 2), ("shards", 1), ("shards", 2)])
+@pytest.mark.parametrize(("kind", "actors", "every"), [*SOME, *ALL])
 def test_every_text_is_transformers_text_of_that_clip_alone(
     kind, actors, every, tmp_path, local_ray, librispeech, librispeech_rows, sew_d_tiny, expected, record_property
 ):

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from pipeline.recognize import RecognizeSettings, Recognizer
+from pipeline.recognize import Recognizer, RecognizeSettings
 from pipeline.schemas import READ_CHUNK, RECOGNIZED_CHUNK
 from pipeline.storage import put
 from tests import checkpoints, corpora
