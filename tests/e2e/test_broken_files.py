@@ -53,7 +53,7 @@ def broken_files() -> dict[str, tuple[bytes, set[ErrorCode]]]:
         "text-b.mp3": (b"<html><body>404 not found</body></html>\n" * 40, text),
         "text-c.ogg": (b'{"error": "AccessDenied"}', text),
         "no-frames-a.wav": (audio_bytes("WAV", np.zeros(0, np.float32)), {ErrorCode.NO_SAMPLES}),
-        "no-frames-b.flac": (audio_bytes("FLAC", np.zeros(0, np.float32)), {ErrorCode.NO_SAMPLES}),
+        "no-frames-b.aiff": (audio_bytes("AIFF", np.zeros(0, np.float32)), {ErrorCode.NO_SAMPLES}),
         "nan.wav": (audio_bytes("WAV", spoilt, subtype="FLOAT"), {ErrorCode.NON_FINITE}),
         "infinite.wav": (audio_bytes("WAV", infinite, subtype="FLOAT"), {ErrorCode.NON_FINITE}),
         "image-a.flac": (PNG, text),
@@ -83,7 +83,9 @@ def test_twenty_broken_files_among_a_hundred_good_ones_cost_twenty_rows(sound, t
     for path in sound.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
 
-    done = sewd("transcribe", folder, "--output", tmp_path / "run", "--model", small_ctc, "--chunk-seconds", 20)
+    done = sewd(
+        "transcribe", folder, "--output", tmp_path / "run", "--model", small_ctc, "--chunk-seconds", 20, "--threads", 1
+    )
 
     assert done.returncode == 3, done.stderr
     assert "100 transcripts" in done.stdout
@@ -100,7 +102,7 @@ def test_twenty_broken_files_among_a_hundred_good_ones_cost_twenty_rows(sound, t
     assert {row["utt_id"] for row in transcripts} == {path.stem for path in sound.iterdir()}
 
     # The good files say what they say without the bad ones beside them.
-    alone = sewd("transcribe", sound, "--output", tmp_path / "alone", "--model", small_ctc, "--errors-ok")
+    alone = sewd("transcribe", sound, "--output", tmp_path / "alone", "--model", small_ctc, "--threads", 1)
     assert alone.returncode == 0, alone.stderr
     drop = ("uri", "part_id", "chunk")
     assert corpora.rows_of(tmp_path / "alone", drop=drop) == corpora.rows_of(tmp_path / "run", drop=drop)

@@ -75,12 +75,14 @@ def bucket(tmp_path, small_ctc):
 def test_corpus_model_and_run_in_a_bucket_give_what_they_give_on_disk(tmp_path, bucket, small_ctc, local_ray):
     drop = ("uri", "part_id", "chunk")
     local = pipeline.transcribe(
-        pipeline.RunConfig(inputs=(str(bucket / "corpus"),), output=str(tmp_path / "run"), model=str(small_ctc))
+        pipeline.RunConfig(
+            inputs=(str(bucket / "corpus"),), output=str(tmp_path / "run"), model=str(small_ctc), threads=1
+        )
     )
     with s3.rclone_server(tmp_path / "buckets"):
         done = sewd(
             *("transcribe", "s3://speech/corpus", "--output", "s3://speech/run", "--model", "s3://speech/model"),
-            *("--chunk-rows", 2),
+            *("--chunk-rows", 2, "--threads", 1),
         )
         assert done.returncode == 0, done.stderr
         assert "12 transcripts" in done.stdout

@@ -1,0 +1,235 @@
+"""Exactly once: each crash point, two attempts, and what readers, resumes and the last tidying see of them."""
+
+import dataclasses
+import hashlib
+import io
+import threading
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import commit as commit_module
+from pipeline import storage
+from pipeline.commit import Commit, Committed, list_committed, read_commits, remove_orphans, write_chunk
+from pipeline.run import Run
+from pipeline.schemas import ERRORS, TRANSCRIPTS
+from tests import s3
+
+PART = "abcdef0123456789abcd"
+REQUIRED = ("utt_id", "uri", "stage", "code", "message", "part_id")
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    with s3.moto_server():
+        yield s3.make_bucket("bucket")
+
+
+@pytest.fixture(params=["local", "s3"])
+def run(request, tmp_path):
+    if request.param == "local":
+        return str(tmp_path / "run")
+    return f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
+
+
+def commit_of(chunk=0, last=False, part=PART, **changes):
+    return dataclasses.replace(
+        Commit(
+            part_id=part,
+            chunk=chunk,
+            last=last,
+            part_rows=1 if last else None,
+            part_audio_s=1.0 if last else None,
+            utterances=1,
+            errors=0,
+            error_codes={},
+            audio_s=1.0,
+            source_bytes=10,
+            attempt="attempt",
+            workers={"reader": "host:1", "recognizer": "host:2"},
+            seconds={"read": 0.1, "compute": 0.2, "rows": 0.3},
+        ),
+        **changes,
+    )
+
+
+def transcripts(*texts, part=PART):
+    row = dict.fromkeys(TRANSCRIPTS.names) | {"uri": "u", "words": [], "part_id": part, "chunk": 0}
+    return pa.Table.from_pylist([row | {"utt_id": text, "text": text} for text in texts], schema=TRANSCRIPTS)
+
+
+def tables(*texts):
+    return {"transcripts": transcripts(*texts), "errors": ERRORS.empty_table()}
+
+
+def seen(run):
+    """The texts that a reader sees."""
+    return sorted(Run(run, {}).dataset("transcripts").to_table()["text"].to_pylist())
+
+
+def stored(run):
+    return sorted(found.uri.removeprefix(f"{run}/") for found in storage.list_objects(run))
+
+
+def test_a_chunk_is_read_as_it_was_written(run):
+    written = write_chunk(run, commit_of(last=True), tables("a", "b"))
+    (found,) = read_commits(run)
+    assert found == written
+    assert seen(run) == ["a", "b"]
+    (file,) = found.files  # a table without rows leaves none
+    assert (file.table, file.rows) == ("transcripts", 2)
+    data = storage.fetch(f"{run}/{file.path}")
+    assert (len(data), hashlib.sha256(data).hexdigest()) == (file.size, file.sha256)
+    assert file.sha256[:16] in file.path
+    assert pq.read_table(io.BytesIO(data)).schema.equals(TRANSCRIPTS)
+
+
+def test_a_chunk_without_rows_is_committed_too(run):
+    write_chunk(run, commit_of(last=True, utterances=0), tables())
+    assert list_committed(run)[PART].done
+    assert stored(run) == [f"commits/ab/{PART}-00000.last.json"]
+    assert seen(run) == []
+
+
+@pytest.mark.parametrize("killed_at", [1, 2, 3])
+def test_killed_at_any_put_a_chunk_is_not_committed_and_readers_see_nothing_of_it(run, monkeypatch, killed_at):
+    write_chunk(run, commit_of(0), tables("before"))
+    put, calls = storage.put, []
+
+    def dies(uri, data):
+        calls.append(uri)
+        if len(calls) == killed_at:
+            raise KeyboardInterrupt
+        put(uri, data)
+
+    errors = pa.Table.from_pylist(
+        [dict.fromkeys(ERRORS.names) | dict.fromkeys(REQUIRED, "x") | {"chunk": 1}],
+        schema=ERRORS,
+    )
+    monkeypatch.setattr(storage, "put", dies)
+    with pytest.raises(KeyboardInterrupt):
+        write_chunk(run, commit_of(1, last=True), {"transcripts": transcripts("lost"), "errors": errors})
+    monkeypatch.setattr(storage, "put", put)
+    assert seen(run) == ["before"]
+    assert list_committed(run) == {PART: Committed(frozenset({0}), None)}
+    # The next start does it again; finishing removes what the first attempt left.
+    write_chunk(run, commit_of(1, last=True), {"transcripts": transcripts("again"), "errors": errors})
+    assert seen(run) == ["again", "before"]
+    assert list_committed(run)[PART].done
+    left = remove_orphans(run, list(read_commits(run)))
+    assert left == (1 if killed_at > 1 else 0)  # `errors` has equal bytes, and so an equal name: it is no orphan
+    assert seen(run) == ["again", "before"]
+
+
+def test_the_commit_is_put_after_all_that_it_names(run, monkeypatch):
+    order = []
+    put = storage.put
+    monkeypatch.setattr(storage, "put", lambda uri, data: (order.append(uri), put(uri, data)))
+    commit = write_chunk(run, commit_of(), tables("a"))
+    assert order == [f"{run}/{file.path}" for file in commit.files] + [f"{run}/{commit.path}"]
+
+
+def test_two_attempts_with_different_bytes_leave_one_consistent_set(run):
+    write_chunk(run, commit_of(last=True, attempt="first"), tables("first"))
+    write_chunk(run, commit_of(last=True, attempt="second"), tables("second"))
+    (standing,) = read_commits(run)
+    assert standing.attempt == "second"
+    assert seen(run) == ["second"]
+    assert len(stored(run)) == 3
+    assert remove_orphans(run, [standing]) == 1
+    assert seen(run) == ["second"]
+    assert stored(run) == sorted([standing.path, standing.files[0].path])
+
+
+def test_two_attempts_at_the_same_time_leave_one_of_them_whole(tmp_path):
+    run = str(tmp_path)
+    threads = [
+        threading.Thread(target=write_chunk, args=(run, commit_of(last=True, attempt=text), tables(text)))
+        for text in ("a", "b", "c", "d")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (standing,) = read_commits(run)
+    assert seen(run) == [standing.attempt]
+
+
+def test_two_attempts_with_equal_bytes_leave_one_file(run):
+    for _ in range(2):
+        write_chunk(run, commit_of(last=True), tables("same"))
+    assert len(stored(run)) == 2
+
+
+def test_orphans_and_what_killed_writers_left_are_removed_and_nothing_else(run):
+    commit = write_chunk(run, commit_of(last=True), tables("a"))
+    litter = [
+        "transcripts/deadbeef-00000-0123456789abcdef.parquet",
+        "labels/deadbeef-00000-0123456789abcdef.parquet",
+        f"transcripts/.{PART}.parquet.1.aa.tmp",
+        f"commits/ab/.{PART}-00001.json.1.aa.tmp",
+        ".run.json.1.aa.tmp",
+    ]
+    kept = ["run.json", "plan.parquet", "metrics/corpus-basic.parquet", "notes/mine.tmp"]
+    for name in litter + kept:
+        storage.put(f"{run}/{name}", b"x")
+    assert remove_orphans(run, [commit]) == len(litter)
+    assert stored(run) == sorted([*kept, commit.path, commit.files[0].path])
+    assert remove_orphans(run, [commit]) == 0
+
+
+@pytest.mark.parametrize(
+    ("chunks", "last", "done"),
+    [
+        ({0}, 0, True),
+        ({0, 1, 2}, 2, True),
+        ({0, 2}, 2, False),
+        ({1, 2}, 2, False),
+        ({0, 1}, None, False),
+        ({0, 2, 5}, 2, False),
+        (set(), None, False),
+    ],
+)
+def test_a_part_is_done_when_no_chunk_up_to_its_last_is_missing(chunks, last, done):
+    assert Committed(frozenset(chunks), last).done is done
+
+
+@given(st.sets(st.integers(0, 6)), st.integers(0, 6))
+def test_done_is_what_it_says(chunks, last):
+    assert Committed(frozenset(chunks), last).done == all(chunk in chunks for chunk in range(last + 1))
+
+
+def test_the_listing_tells_what_is_committed_by_names_alone(run):
+    other = "ab0123456789abcdef01"  # under the same prefix
+    for commit in (commit_of(0), commit_of(2, last=True), commit_of(100_001), commit_of(0, last=True, part=other)):
+        storage.put(f"{run}/{commit.path}", b"not even JSON")
+    storage.put(f"{run}/commits/ab/.{PART}-00001.json.123.abcd.tmp", b"")
+    storage.put(f"{run}/commits/ab/{PART}-00001.json.bak", b"")
+    storage.put(f"{run}/commits/ab/notes.json", b"")
+    assert list_committed(run) == {
+        PART: Committed(frozenset({0, 2, 100_001}), 2),
+        other: Committed(frozenset({0}), 0),
+    }
+    assert not list_committed(run)[PART].done
+
+
+def test_a_run_without_commits_has_none(run):
+    assert list_committed(run) == {}
+    assert list(read_commits(run)) == []
+    assert remove_orphans(run, []) == 0
+
+
+def test_commits_are_read_in_order_and_a_few_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(commit_module, "READ_AHEAD", 4)
+    for chunk in range(11):
+        write_chunk(str(tmp_path), commit_of(chunk), {})
+    fetched = []
+    fetch = storage.fetch
+    monkeypatch.setattr(storage, "fetch", lambda uri: (fetched.append(uri), fetch(uri))[1])
+    commits = read_commits(str(tmp_path))
+    assert next(commits).chunk == 0
+    assert len(fetched) <= 4
+    assert [commit.chunk for commit in commits] == list(range(1, 11))

@@ -1,0 +1,241 @@
+"""What a run is asked to do: checked in one line, and known again by its fingerprint."""
+
+import dataclasses
+import json
+
+import pytest
+
+from pipeline import storage
+from pipeline.config import checkpoint_digest, differences, fingerprint, make_config
+from pipeline.errors import StorageError, UsageError
+from tests import s3
+
+WANTED = {"inputs": ("corpus",), "output": "run", "model": "model"}
+
+
+def config(**changes):
+    return make_config(**WANTED | changes)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return write_checkpoint(tmp_path / "model")
+
+
+def write_checkpoint(path):
+    path.mkdir()
+    for name in ("config.json", "vocab.json", "preprocessor_config.json", "model.safetensors"):
+        (path / name).write_text(name)
+    return path
+
+
+# Values.
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "words"),
+    [
+        ({"inputs": ()}, "inputs", "at least 1"),
+        ({"inputs": ("",)}, "inputs", "at least 1"),
+        ({"output": ""}, "output", "at least 1"),
+        ({"model": ""}, "model", "at least 1"),
+        ({"max_segment_s": 0.5}, "max-segment-s", "greater than or equal to 1"),
+        ({"max_segment_s": float("nan")}, "max-segment-s", "finite"),
+        ({"max_segment_s": "long"}, "max-segment-s", "valid number"),
+        ({"chunk_s": float("inf")}, "chunk-s", "finite|less than"),
+        ({"chunk_rows": 0}, "chunk-rows", "greater than or equal to 1"),
+        ({"limit": 0}, "limit", "greater than or equal to 1"),
+        ({"part_mib": 0}, "part-mib", "greater than 0"),
+        ({"max_error_rate": 1.5}, "max-error-rate", "less than or equal to 1"),
+        ({"channels": "left"}, "channels", "mix"),
+        ({"channels": -1}, "channels", ""),
+        ({"normalizer": "none-such"}, "normalizer", "must be one of"),
+        ({"actors": 0}, "actors", "greater than or equal to 1"),
+        ({"cpus_per_actor": 0}, "cpus-per-actor", "greater than 0"),
+        ({"gpus_per_actor": -1}, "gpus-per-actor", "greater than or equal to 0"),
+        ({"treads": 4}, "treads", "Unexpected keyword"),
+        ({"classifiers": ("=dir",)}, "classifiers", "neither DIR nor NAME=DIR"),
+        ({"classifiers": ("name=",)}, "classifiers", "neither DIR nor NAME=DIR"),
+        ({"classifiers": ("a/emotion", "b/emotion")}, "classifiers", "two are called emotion"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_begins_with_its_name(changes, name, words):
+    with pytest.raises(UsageError, match=f"^{name}: .*({words})") as caught:
+        config(**changes)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["inputs", "output", "model"])
+def test_a_missing_value_is_one_line_too(name):
+    with pytest.raises(UsageError, match=f"^{name}: "):
+        make_config(**{key: value for key, value in WANTED.items() if key != name})
+
+
+def test_paths_are_made_absolute_once_and_for_all(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = config(inputs=("corpus/*.wav", "s3://bucket/c/"), output="./run/", classifiers=("x=cls",))
+    assert made.inputs == (f"{tmp_path}/corpus/*.wav", "s3://bucket/c")
+    assert made.output == f"{tmp_path}/run"
+    assert made.model == f"{tmp_path}/model"
+    assert made.tasks == {"x": f"{tmp_path}/cls"}
+    assert make_config(**dataclasses.asdict(made)) == made
+
+
+@pytest.mark.parametrize(
+    ("spec", "task", "uri"),
+    [
+        ("emotion", "emotion", "{cwd}/emotion"),
+        ("models/emotion/", "emotion", "{cwd}/models/emotion"),
+        ("mood=models/emotion", "mood", "{cwd}/models/emotion"),
+        ("s3://bucket/a=b/emotion", "emotion", "s3://bucket/a=b/emotion"),
+        ("mood=s3://bucket/a=b", "mood", "s3://bucket/a=b"),
+        (".", "{name}", "{cwd}"),
+    ],
+)
+def test_tasks_are_called_by_their_name_or_directory(tmp_path, monkeypatch, spec, task, uri):
+    monkeypatch.chdir(tmp_path)
+    wanted = {task.format(name=tmp_path.name): uri.format(cwd=tmp_path)}
+    assert config(classifiers=(spec,)).tasks == wanted
+
+
+# Checkpoints.
+
+
+@pytest.mark.parametrize("name", ["config.json", "vocab.json", "preprocessor_config.json", "model.safetensors"])
+def test_the_digest_sees_what_results_depend_on(checkpoint, name):
+    before = checkpoint_digest(str(checkpoint))
+    (checkpoint / name).write_text(name.upper())
+    assert checkpoint_digest(str(checkpoint)) != before
+
+
+@pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "pytorch_model.bin", "tokenizer_config.json"])
+def test_the_digest_sees_a_file_that_is_added(checkpoint, name):
+    before = checkpoint_digest(str(checkpoint))
+    (checkpoint / name).write_text("x")
+    assert checkpoint_digest(str(checkpoint)) != before
+
+
+def test_the_digest_tells_files_that_change_places(checkpoint):
+    before = checkpoint_digest(str(checkpoint))
+    (checkpoint / "vocab.json").rename(checkpoint / "x")
+    (checkpoint / "config.json").rename(checkpoint / "vocab.json")
+    (checkpoint / "x").rename(checkpoint / "config.json")
+    assert checkpoint_digest(str(checkpoint)) != before
+
+
+def test_the_digest_ignores_what_results_do_not_depend_on(checkpoint):
+    before = checkpoint_digest(str(checkpoint))
+    (checkpoint / "checkpoint-500").mkdir()
+    for name in ("README.md", "optimizer.pt", "training_args.bin", "trainer_state.json", ".gitattributes"):
+        (checkpoint / name).write_text("x")
+    for name in ("config.json", "model.safetensors"):
+        (checkpoint / "checkpoint-500" / name).write_text("an earlier state of the training")
+    assert checkpoint_digest(str(checkpoint)) == before
+
+
+def test_the_digest_is_the_same_wherever_the_checkpoint_lies(checkpoint, tmp_path):
+    here = checkpoint_digest(str(checkpoint))
+    assert checkpoint_digest(str(checkpoint.rename(tmp_path / "elsewhere"))) == here
+    with s3.moto_server():
+        base = s3.make_bucket("bucket")
+        for path in (tmp_path / "elsewhere").iterdir():
+            storage.put(f"{base}/model/{path.name}", path.read_bytes())
+        assert checkpoint_digest(f"{base}/model") == here
+
+
+def test_no_checkpoint_is_a_usage_error(tmp_path):
+    (tmp_path / "nested" / "deeper").mkdir(parents=True)
+    (tmp_path / "nested" / "deeper" / "config.json").write_text("{}")
+    (tmp_path / "file").write_text("x")
+    for name in ("none", "nested", "file"):
+        with pytest.raises(UsageError, match=f"no model at {tmp_path}/{name}"):
+            checkpoint_digest(str(tmp_path / name))
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_taken_for_none(monkeypatch):
+    monkeypatch.setattr(storage, "BACKOFF_S", 0)
+    with s3.forbidden_server(), pytest.raises(StorageError):
+        checkpoint_digest("s3://bucket/model")
+
+
+# Fingerprints.
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"inputs": ("other",)},
+        {"limit": 5},
+        {"channels": "split"},
+        {"max_segment_s": 30.0},
+        {"normalizer": "none"},
+        {"chunk_s": 60.0},
+        {"chunk_rows": 10},
+        {"classifiers": ("emotion={model}",)},
+    ],
+)
+def test_the_fingerprint_sees_what_rows_depend_on(checkpoint, changes):
+    changes = {
+        k: tuple(s.format(model=checkpoint) for s in v) if isinstance(v, tuple) else v for k, v in changes.items()
+    }
+    before = fingerprint(config(model=str(checkpoint)))
+    (difference,) = differences(before, fingerprint(config(model=str(checkpoint), **changes)))
+    assert difference.startswith(f"{next(iter(changes))}: ")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"output": "elsewhere"},
+        {"part_mib": 1.0},
+        {"max_error_rate": 1.0},
+        {"strict": True},
+        {"address": "auto"},
+        {"actors": 4},
+        {"gpus_per_actor": 0.5},
+        {"cpus_per_actor": 2},
+        {"threads": 8},
+    ],
+)
+def test_the_fingerprint_ignores_how_the_work_is_done(checkpoint, changes):
+    assert fingerprint(config(model=str(checkpoint))) == fingerprint(config(model=str(checkpoint), **changes))
+
+
+def test_every_field_is_known_to_one_of_the_two_lists_above():
+    seen = {
+        "inputs",
+        "limit",
+        "channels",
+        "max_segment_s",
+        "normalizer",
+        "chunk_s",
+        "chunk_rows",
+        "classifiers",
+        "model",
+    }
+    ignored = {
+        *("output", "part_mib", "max_error_rate", "strict", "address"),
+        *("actors", "gpus_per_actor", "cpus_per_actor", "threads"),
+    }
+    assert seen | ignored == {field.name for field in dataclasses.fields(config())}
+
+
+def test_the_fingerprint_sees_weights_by_their_bytes_and_not_by_their_place(checkpoint, tmp_path):
+    before = fingerprint(config(model=str(checkpoint)))
+    moved = checkpoint.rename(tmp_path / "moved")
+    assert fingerprint(config(model=str(moved))) == before
+    (moved / "model.safetensors").write_text("other weights")
+    assert [d.partition(":")[0] for d in differences(before, fingerprint(config(model=str(moved))))] == ["model"]
+
+
+def test_a_fingerprint_is_the_same_after_it_was_stored(checkpoint):
+    made = fingerprint(config(model=str(checkpoint), classifiers=(f"x={checkpoint}",)))
+    assert differences(json.loads(json.dumps(made)), made) == []
+
+
+def test_differences_name_both_sides():
+    assert differences({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 5, "d": 4}) == [
+        "b: 2 -> 5",
+        "c: 3 -> None",
+        "d: None -> 4",
+    ]
