@@ -14,7 +14,7 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import audio
+from pipeline import audio, containers
 from pipeline.audio import AudioSettings, Segment, read_segments, to_float32
 from pipeline.errors import AudioError, ErrorCode
 
@@ -457,7 +457,7 @@ class TestBrokenFiles:
         x = speech_like(6)
         x[48_000:] *= 0.001  # a variable rate starts high: libsndfile guesses too few frames from it
         data = encode(x, 16_000, "MP3", "MPEG_LAYER_III", compression_level=0.1, bitrate_mode=bit_rate_mode)
-        first = audio._mpeg_frame(data[:4])
+        first = containers._mpeg_frame(data[:4])
         bare = data[first.size :]  # without the frame that holds the Xing header
         if bit_rate_mode == "VARIABLE":
             pytest.importorskip("av")
@@ -571,7 +571,7 @@ class TestBrokenFiles:
         assert code_of(bytes(data)) is ErrorCode.TRUNCATED
 
     def test_endless_chunks_of_no_length_are_given_up(self):
-        data = encode(speech_like(1), 16_000)[:12] + b"junk\0\0\0\0" * (audio._MOST_CHUNKS + 512)
+        data = encode(speech_like(1), 16_000)[:12] + b"junk\0\0\0\0" * (containers._MOST_CHUNKS + 512)
         assert code_of(data) is ErrorCode.UNDECODABLE
 
     def test_a_film_without_sound_is_undecodable(self):
