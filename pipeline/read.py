@@ -7,6 +7,7 @@ so and holds the part's totals; a part of nothing but broken files, or of nothin
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -105,8 +106,9 @@ def utterance_rows(utterance: Utterance, settings: ReadSettings) -> Iterator[dic
             raise utterance.problem
         audio = utterance.open()
         stage = "decode"
-        for segment in read_segments(audio, settings.audio, offset_s=offset_s, duration_s=duration_s):
-            yield _segment_row(utterance, segment, settings)
+        with contextlib.nullcontext(audio) if isinstance(audio, bytes) else contextlib.closing(audio):
+            for segment in read_segments(audio, settings.audio, offset_s=offset_s, duration_s=duration_s):
+                yield _segment_row(utterance, segment, settings)
     except AudioError as error:
         yield _row(utterance, utterance.utt_id, offset_s, duration_s) | _problem(stage, error)
 

@@ -124,14 +124,15 @@ def client() -> Any:
 class ForbiddenHandler(BaseHTTPRequestHandler):
     """403 to everything, as S3 answers an expired key; counts the requests on its server."""
 
+    status, code = 403, "AccessDenied"
     protocol_version = "HTTP/1.1"  # else it sends no `100 Continue`, for which S3 clients wait before they upload
 
     def refuse(self) -> None:
         self.server.requests.append(f"{self.command} {self.path}")
         length = int(self.headers.get("Content-Length") or 0)
         self.rfile.read(length)
-        body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
-        self.send_response(403)
+        body = f"<Error><Code>{self.code}</Code><Message>Access Denied</Message></Error>".encode()
+        self.send_response(self.status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":

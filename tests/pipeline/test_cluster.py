@@ -5,7 +5,7 @@ import re
 import time
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline.cluster import Node, Resources, cluster_nodes, connect, share_out
@@ -53,6 +53,7 @@ def holds(given_out: Resources, nodes) -> None:
         assert math.isclose(request * 1e4, round(request * 1e4), abs_tol=1e-6)  # Ray knows no finer share
 
 
+@settings(deadline=None)
 @given(cpus=CPUS, actors=st.none() | st.integers(1, 60))
 def test_what_is_given_on_one_machine_fits(cpus, actors):
     refusal = None
@@ -69,6 +70,7 @@ def test_what_is_given_on_one_machine_fits(cpus, actors):
         assert cpus < 0.5 + (actors or 1) * 1e-4
 
 
+@settings(deadline=None)
 @given(
     nodes=st.lists(st.tuples(CPUS, st.integers(0, 8).map(float)), min_size=1, max_size=6),
     actors=st.none() | st.integers(1, 40),
@@ -91,6 +93,7 @@ def test_what_is_given_on_a_cluster_fits_its_machines(nodes, actors, gpus, cpus)
         assert "\n" not in refusal
 
 
+@settings(deadline=None)
 @given(cpus=st.integers(2, 64), count=st.integers(1, 9))
 def test_equal_machines_each_hold_an_actor_and_give_it_their_processors(cpus, count):
     found = shared([(cpus, 0)] * count)
@@ -149,6 +152,7 @@ def test_what_cannot_fit_is_refused_with_the_numbers(nodes, changes, words):
         shared(nodes, **changes)
 
 
+@settings(deadline=None)
 @given(cpus=st.integers(1, 64).map(float), actors=st.integers(1, 8))
 def test_a_single_machine_and_a_cluster_of_one_are_the_same(cpus, actors):
     assume(cpus >= 1)

@@ -8,7 +8,7 @@ import threading
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import commit as commit_module
@@ -197,6 +197,7 @@ def test_a_part_is_done_when_no_chunk_up_to_its_last_is_missing(chunks, last, do
     assert Committed(frozenset(chunks), last).done is done
 
 
+@settings(deadline=None)
 @given(st.sets(st.integers(0, 6)), st.integers(0, 6))
 def test_done_is_what_it_says(chunks, last):
     assert Committed(frozenset(chunks), last).done == all(chunk in chunks for chunk in range(last + 1))

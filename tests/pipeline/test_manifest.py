@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import storage
@@ -147,6 +147,7 @@ def test_audio_has_one_name_however_its_path_is_written(path, base, uri, utt_id)
 SEGMENTS = st.lists(st.sampled_from(["a", "b", "c.d", ".", "..", "é"]), min_size=1, max_size=5)
 
 
+@settings(deadline=None)
 @given(SEGMENTS)
 def test_relative_and_absolute_paths_to_one_file_give_one_name(segments):
     path = "/".join([*segments, "x.wav"])
@@ -160,6 +161,7 @@ def test_pieces_of_one_recording_are_told_apart_unless_they_are_named():
     assert unique_key("a", UtteranceMeta(text="b")) == "a"
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([b'{"a": 1}', b"", b"  ", b"x\ry", b"z\r", b"\x0b"]), max_size=8), st.booleans())
 def test_rows_are_cut_where_the_plan_cuts_them(tmp_path_factory, rows, ends):
     data = b"\n".join(rows) + (b"\n" if ends else b"")

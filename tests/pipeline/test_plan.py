@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import plan as plan_module
@@ -379,6 +379,27 @@ def test_the_limit_counts_across_everything(tmp_path):
     assert sum(part["rows"] for part in parts(*inputs, limit=100)) == 12
 
 
+def test_the_limit_counts_across_the_kinds_in_one_directory(tmp_path):
+    write(tmp_path, "a.wav", "c.wav", "f.wav")
+    tar(tmp_path / "b.tar", "1.wav", "2.wav")
+    parquet(tmp_path / "d.parquet", rows=3)
+    tar(tmp_path / "e.tar", "3.wav")
+    everything = [("files", 1), ("tar", 2), ("files", 1), ("parquet", 3), ("tar", 1), ("files", 1)]
+    for limit in range(1, 11):
+        left, wanted = limit, []
+        for kind, rows in everything:
+            if left > 0:
+                wanted.append((kind, min(rows, left)))
+                left -= rows
+        assert [(part["kind"], part["rows"]) for part in parts(tmp_path, limit=limit)] == wanted
+
+
+def test_a_shards_members_are_not_gathered(tmp_path):
+    with Path(tar(tmp_path / "a.tar", *(f"{i}.wav" for i in range(50)))).open("rb", buffering=0) as file:
+        archive, _ = plan_module.open_tar(file)
+        assert max(len(archive.members) for _ in plan_module.tar_members(archive)) <= 1
+
+
 def test_a_broken_shard_counts_for_its_row_under_a_limit(tmp_path):
     shard = Path(tar(tmp_path / "a.tar", "1.wav", "2.wav"))
     shard.write_bytes(shard.read_bytes()[:1400])
@@ -445,6 +466,7 @@ def test_the_plan_has_its_schema_also_when_it_is_nearly_empty(tmp_path):
 # What holds for every input.
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 100))
 def test_slices_tile_their_input_and_are_no_larger_than_they_must_be(sizes, part_bytes):
     slices = list(plan_module._slices(sizes, part_bytes))
@@ -453,6 +475,7 @@ def test_slices_tile_their_input_and_are_no_larger_than_they_must_be(sizes, part
         assert sum(sizes[start : end - 1]) < part_bytes
 
 
+@settings(deadline=None)
 @given(
     durations=st.lists(st.none() | st.floats(0, 100), min_size=1, max_size=25),
     blanks=st.lists(st.sampled_from(["", "\n", " \r\n"]), min_size=25, max_size=25),
@@ -478,6 +501,7 @@ def test_manifest_parts_tile_the_rows_in_order(tmp_path_factory, durations, blan
 NAMES = st.sampled_from(["a.wav", "b.wav", "d/a.wav", "d/b.flac", "d/e/c.mp3", "é.wav"])
 
 
+@settings(deadline=None)
 @given(files=st.dictionaries(NAMES, st.integers(0, 30), min_size=1), part_bytes=st.integers(1, 60))
 def test_file_parts_tile_the_directory_in_path_order(tmp_path_factory, files, part_bytes):
     folder = tmp_path_factory.mktemp("files")

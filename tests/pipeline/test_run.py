@@ -4,7 +4,7 @@ import dataclasses
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import storage
@@ -86,6 +86,7 @@ def test_parts_are_done_when_their_chunks_are(tmp_path):
     assert Run(str(tmp_path), {}).parts_done() == {"aa"}
 
 
+@settings(deadline=None)
 @given(TOTALS, TOTALS, TOTALS)
 def test_totals_add_up_in_any_order(a, b, c):
     assert (a + b) + c == a + (b + c)

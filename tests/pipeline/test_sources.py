@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import sources, storage
@@ -239,6 +239,7 @@ def test_a_refusal_fails_the_part_and_makes_no_row(tmp_path, monkeypatch):
             told(found)
 
 
+@settings(deadline=None)
 @given(
     rows=st.lists(st.sampled_from(['{"audio_filepath": "%d.wav"}', "bad %d", '{"id": "%d"}']), min_size=1, max_size=12),
     blanks=st.lists(st.sampled_from(["", "\n", " \r\n", "\r\n\n"]), min_size=13, max_size=13),
@@ -354,6 +355,7 @@ def whole_archive() -> bytes:
 WHOLE = whole_archive()
 
 
+@settings(deadline=None)
 @given(end=st.integers(0, 10 * 512), compress=st.booleans())
 def test_a_shard_that_breaks_off_keeps_what_came_before_and_says_so(tmp_path_factory, end, compress):
     # Each sample takes 512 + 1024 + 512 + 512 bytes; the end mark is what remains.

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 
 import pytest
 
@@ -100,11 +101,27 @@ def test_lists_everything_below_in_path_order_and_nothing_beside(base):
     assert names(storage.list_directory(f"{base}/dir"), base) == ["dir/a", "dir/b", "dir/ä ö.wav"]
 
 
-def test_what_was_written_since_the_last_listing_is_listed(base):
+def test_what_another_process_has_written_since_the_last_listing_is_seen(base):
+    listings = (storage.list_objects, storage.list_directory, lambda uri: storage.glob_objects(f"{uri}/*"))
     storage.put(f"{base}/d/a", b"x")
-    assert len(storage.list_objects(f"{base}/d")) == len(storage.glob_objects(f"{base}/d/*")) == 1
-    storage.put(f"{base}/d/b", b"x")
-    assert len(storage.list_objects(f"{base}/d")) == len(storage.glob_objects(f"{base}/d/*")) == 2
+    assert [len(listing(f"{base}/d")) for listing in listings] == [1, 1, 1]
+    assert not storage.exists(f"{base}/d/b")
+    write_elsewhere(f"{base}/d/b", b"x")
+    write_elsewhere(f"{base}/d/a", b"longer")
+    assert [len(listing(f"{base}/d")) for listing in listings] == [2, 2, 2]
+    assert storage.exists(f"{base}/d/b")
+    assert storage.stat(f"{base}/d/a").size == 6
+    with storage.open_read(f"{base}/d/a") as file:
+        assert file.read() == b"longer"
+
+
+def write_elsewhere(uri, data):
+    """As another process would: fsspec here hears nothing of it."""
+    if uri.startswith("s3://"):
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        s3.client().put_object(Bucket=bucket, Key=key, Body=data)
+    else:
+        Path(uri).write_bytes(data)
 
 
 @pytest.mark.parametrize(
@@ -229,6 +246,18 @@ def test_a_refusal_is_a_storage_error_after_bounded_retries(name, no_waits):
         with pytest.raises(StorageError, match=r"s3://bucket/dir.*PermissionError"):
             (READS | WRITES)[name]("s3://bucket/dir")
         assert storage.ATTEMPTS <= len(requests) <= 2 * storage.ATTEMPTS
+
+
+class SlowDownHandler(s3.ForbiddenHandler):
+    status, code = 503, "SlowDown"
+
+
+@pytest.mark.parametrize("name", ["stat", "list_objects", "put"])
+def test_throttling_is_retried_by_one_layer_and_not_by_each_inside_the_other(name, no_waits):
+    with s3.web_server(SlowDownHandler) as server, s3.at(f"http://127.0.0.1:{server.server_port}"):
+        with pytest.raises(StorageError, match="s3://bucket/dir"):
+            (READS | WRITES)[name]("s3://bucket/dir")
+        assert storage.ATTEMPTS <= len(server.requests) <= 2 * storage.ATTEMPTS
 
 
 @pytest.mark.parametrize("name", ["stat", "fetch", "open_read", "exists"])
