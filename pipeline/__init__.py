@@ -1,7 +1,7 @@
 """From an INPUT of audio to a committed run: corpus, plan, decode, infer, sink, metrics. Knows no command line.
 
-    run = pipeline.transcribe(pipeline.RunConfig(inputs=("corpus/",), output="run", model="checkpoint"))
-    pipeline.evaluate_run(run).wer
+run = pipeline.transcribe(pipeline.RunConfig(inputs=("corpus/",), output="run", model="checkpoint"))
+pipeline.evaluate_run(run).wer
 """
 
 from typing import TYPE_CHECKING, Any

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import ray
+import torch
 from ray.data import DataContext
 
 from pipeline.config import RunConfig
@@ -174,7 +175,9 @@ def _start_local() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     ray.init(
+        address="local",  # else RAY_ADDRESS, or a cluster that this machine is the head of, would be joined
         num_cpus=local_cpus(),
+        num_gpus=torch.cuda.device_count(),  # those that this installation of torch can use
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
@@ -183,7 +186,7 @@ def _start_local() -> None:
     )
 
 
-def data_context() -> DataContext:
+def data_context(cpus: float) -> DataContext:
     """Ray Data's settings for one execution.
 
     A chunk is one row. The smallest block size makes each a block of its own: Ray gathers rows up to that size, and at
@@ -191,6 +194,10 @@ def data_context() -> DataContext:
     """
     context = DataContext.get_current().copy()
     context.target_max_block_size = 1
+    # Ray sets this share of the CPUs aside for the stages, in thirds and from the first on. At its default of a half
+    # nothing is left for the last stage of a small machine beside the actors, and nothing is committed before the
+    # reading is over. A quarter CPU for each of the light stages is what `share_out` leaves.
+    context.op_resource_reservation_ratio = min(0.5, 3 * SMALL_CPUS / cpus)
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     return context

@@ -53,6 +53,7 @@ class Commit:
     """What one chunk left: the truth about it.
 
     Attributes:
+        first_row: how many rows of the part come before it; the chunks of a part tile its rows.
         last: the part ends with this chunk, whose totals are `part_rows` and `part_audio_s`.
         workers: host:pid of the processes that read and recognised it.
         seconds: time spent in each stage.
@@ -60,6 +61,7 @@ class Commit:
 
     part_id: str
     chunk: int
+    first_row: int
     last: bool
     part_rows: int | None
     part_audio_s: float | None

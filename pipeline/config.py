@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import posixpath
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic.dataclasses import dataclass
 
 from pipeline import storage
@@ -23,9 +24,12 @@ _CHECKPOINT_FILE = re.compile(
     r"|pytorch_model(-\d+-of-\d+)?\.bin|pytorch_model\.bin\.index\.json"
 )
 HASH_BLOCK_BYTES = 16 * 2**20
-
-
-Text = Annotated[str, Field(min_length=1)]  # an empty path would be the working directory
+# A path as a string or PathLike; an empty one would be the working directory.
+Uri = Annotated[
+    str,
+    Field(min_length=1),
+    BeforeValidator(lambda value: os.fspath(value) if isinstance(value, os.PathLike) else value),
+]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -52,10 +56,10 @@ class RunConfig:
         threads: torch threads an actor; None: its share of the processors.
     """
 
-    inputs: Annotated[tuple[Text, ...], Field(min_length=1)]
-    output: Text
-    model: Text
-    classifiers: tuple[Text, ...] = ()
+    inputs: Annotated[tuple[Uri, ...], Field(min_length=1)]
+    output: Uri
+    model: Uri
+    classifiers: tuple[Uri, ...] = ()
     channels: Literal["mix", "split"] | Annotated[int, Field(ge=0)] = "mix"
     max_segment_s: Annotated[float, Field(ge=1, le=600)] = 60.0
     normalizer: str = "basic"

@@ -122,9 +122,7 @@ SCORE_FIELDS: Final[tuple[pa.Field, ...]] = (
 _ROWS_PER_CALL: Final = 32  # of jiwer: amortises its overhead, and holds few of its alignment objects alive
 
 
-def _align(
-    references: Sequence[str], hypotheses: Sequence[str], process: Callable[..., Any]
-) -> npt.NDArray[np.int32]:
+def _align(references: Sequence[str], hypotheses: Sequence[str], process: Callable[..., Any]) -> npt.NDArray[np.int32]:
     """H, S, D, I of each pair -> int32 (rows, 4); `process` is one of jiwer's two."""
     counts = np.zeros((len(references), 4), dtype=np.int32)
     for start in range(0, len(references), _ROWS_PER_CALL):
@@ -177,8 +175,7 @@ def _count_columns(
     missing = np.array([reference is None for reference in references], dtype=bool)
     columns = (counts[:, :3].sum(axis=1, dtype=np.int32), *counts.T)
     return {
-        field.name: pa.array(column, pa.int32(), mask=missing)
-        for field, column in zip(fields, columns, strict=True)
+        field.name: pa.array(column, pa.int32(), mask=missing) for field, column in zip(fields, columns, strict=True)
     }
 
 
@@ -194,9 +191,7 @@ def count_rows(references: Sequence[str | None], hypotheses: Sequence[str]) -> d
     """
     if len(references) != len(hypotheses):
         raise ValueError(f"{len(references)} references, but {len(hypotheses)} hypotheses")
-    words = _count_columns(
-        _WORD_FIELDS, references, hypotheses, lambda text: len(text.split()), jiwer.process_words
-    )
+    words = _count_columns(_WORD_FIELDS, references, hypotheses, lambda text: len(text.split()), jiwer.process_words)
     chars = _count_columns(_CHAR_FIELDS, references, hypotheses, len, jiwer.process_characters)
     return words | chars
 

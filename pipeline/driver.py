@@ -23,14 +23,14 @@ from typing import Any, cast
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
-from ray.exceptions import RayError
+from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayError, WorkerCrashedError
 
 from pipeline import storage
 from pipeline.audio import AudioSettings
-from pipeline.cluster import Resources, connect, data_context, share_out
-from pipeline.commit import Committed, list_committed, remove_orphans
+from pipeline.cluster import Resources, cluster_nodes, connect, data_context, share_out
+from pipeline.commit import Commit, Committed, list_committed, remove_orphans
 from pipeline.config import RunConfig, differences, fingerprint, make_config
-from pipeline.errors import RunFailedError, StorageError, UsageError
+from pipeline.errors import InputChangedError, RunFailedError, StorageError, UsageError
 from pipeline.plan import plan
 from pipeline.read import ReadSettings, read_chunks
 from pipeline.recognize import Recognizer, RecognizeSettings
@@ -48,6 +48,11 @@ from sewd_model import (
 # One Ray Data execution takes so many parts: a block a part costs the driver about 1 ms and 5.5 kB each.
 WAVE_PARTS = 10_000
 MIN_ROWS_FOR_RATE = 1_000
+# A task whose process dies is tried again this often. Ray's own default is without end, which a file that kills its
+# decoder would take at its word.
+MAX_DEATHS = 4
+MAX_ACTOR_RESTARTS = 20
+_WORKER_DEATHS = (WorkerCrashedError, ActorDiedError, OutOfMemoryError, NodeDiedError)
 RUNNING, STOPPED, FAILED, DONE = "running", "stopped", "failed", "done"
 
 
@@ -76,7 +81,7 @@ class Progress:
 class _Models:
     """What the driver needs to know of the checkpoints."""
 
-    sample_rate: int
+    audio: AudioSettings
     min_samples: int
     frame_s: float
     tokenizer: CTCTokenizer
@@ -108,13 +113,16 @@ def transcribe(
     run = _open(config)
     if run.status == DONE:
         return run
+    if stop is not None and stop.is_set():
+        return run.save(status=STOPPED, totals=asdict(_committed_totals(run)))
     attempt = uuid.uuid4().hex[:12]
     run = run.save(status=RUNNING, attempts=[*run.record["attempts"], _attempt(attempt)])
     try:
         with connect(config.address):
             cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-            resources = share_out(cluster.get("CPU", 0), cluster.get("GPU", 0), config)
-            execution = _Execution(run, config, models, resources, attempt, on_progress or (lambda _: None))
+            resources = share_out(cluster.get("CPU", 0), cluster.get("GPU", 0), config, cluster_nodes())
+            report = on_progress or (lambda _: None)
+            execution = _Execution(run, config, models, resources, cluster.get("CPU", 1), attempt, report)
             with _stop_marker(execution.stop_uri, stop):
                 totals = execution.run_waves(stop or threading.Event())
     except (UsageError, StorageError, RunFailedError) as error:
@@ -135,27 +143,33 @@ def _save_failure(run: Run, reason: str) -> None:
 
 def _load_models(config: RunConfig) -> _Models:
     """Load every checkpoint once here: one that is broken is then a line of text, not a cluster of dead actors."""
+    uris = (config.model, *config.tasks.values())
     try:
-        ctc = SEWDForCTC.from_pretrained(config.model).config
-        heads: dict[str, SEWDConfig] = {
-            task: SEWDForSequenceClassification.from_pretrained(uri).config for task, uri in config.tasks.items()
-        }
-        rates = {
-            uri: FeatureExtractor.from_pretrained(uri).sampling_rate for uri in (config.model, *config.tasks.values())
-        }
-        tokenizer = CTCTokenizer.from_pretrained(config.model)
+        ctc = storage.persist(config.model, lambda: SEWDForCTC.from_pretrained(config.model).config)
+        heads = {task: storage.persist(uri, functools.partial(_head_config, uri)) for task, uri in config.tasks.items()}
+        rates = {uri: storage.persist(uri, functools.partial(_sampling_rate, uri)) for uri in uris}
+        tokenizer = storage.persist(config.model, lambda: CTCTokenizer.from_pretrained(config.model))
+        rate = rates[config.model]
+        audio = AudioSettings(sample_rate=rate, channels=config.channels, max_segment_s=config.max_segment_s)
     except (CheckpointError, ValueError, FileNotFoundError) as error:
         raise UsageError(f"cannot load the model: {error}") from error
     if len(set(rates.values())) > 1:
         raise UsageError(f"the models want different sampling rates: {rates}")
-    rate = rates[config.model]
     return _Models(
-        sample_rate=rate,
+        audio=audio,
         min_samples=max(c.min_samples for c in (ctc, *heads.values())),
         frame_s=ctc.hop_length / rate,
         tokenizer=tokenizer,
         classifiers=tuple((task, tuple(c.id2label[i] for i in range(c.num_labels))) for task, c in heads.items()),
     )
+
+
+def _head_config(uri: str) -> SEWDConfig:
+    return SEWDForSequenceClassification.from_pretrained(uri).config
+
+
+def _sampling_rate(uri: str) -> int:
+    return FeatureExtractor.from_pretrained(uri).sampling_rate
 
 
 def _open(config: RunConfig) -> Run:
@@ -168,6 +182,8 @@ def _open(config: RunConfig) -> Run:
                 f"{run.uri} holds another run; choose another --output. It differs in " + "; ".join(different)
             )
         return run
+    if _is_object(config.output):
+        raise UsageError(f"{config.output} is a file; a run is a directory or prefix")
     others = [o.uri for o in storage.list_objects(config.output)]
     if any(uri.rpartition("/")[2] != PLAN_FILE and not uri.endswith(".tmp") for uri in others):
         raise UsageError(f"{config.output} is not empty and holds no run")
@@ -183,6 +199,13 @@ def _open(config: RunConfig) -> Run:
         "attempts": [],
     }
     return Run(config.output, record).save()
+
+
+def _is_object(uri: str) -> bool:
+    try:
+        return storage.stat(uri) is not None
+    except FileNotFoundError:
+        return False
 
 
 def _attempt(attempt: str) -> dict[str, Any]:
@@ -207,8 +230,9 @@ def _stop_marker(uri: str, stop: threading.Event | None) -> Iterator[None]:
     def watch() -> None:
         while not ended.is_set():
             if stop.wait(0.2):
-                storage.put(uri, b"")
-                return
+                with contextlib.suppress(StorageError):  # in bad weather, again
+                    storage.put(uri, b"")
+                    return
 
     watcher = threading.Thread(target=watch, name="sewd-stop", daemon=True)
     watcher.start()
@@ -229,6 +253,7 @@ class _Execution:
     config: RunConfig
     models: _Models
     resources: Resources
+    cpus: float
     attempt: str
     report: Callable[[Progress], None]
 
@@ -237,7 +262,7 @@ class _Execution:
         return storage.join(self.run.uri, "control", f"stop-{self.attempt}")
 
     def run_waves(self, stop: threading.Event) -> Totals:
-        totals = sum((Totals.of(commit) for commit in self.run.commits()), start=Totals())
+        totals = _committed_totals(self.run)
         total_bytes = self.run.record["input_bytes"]
         began, audio_s = time.monotonic(), 0.0
         self.report(Progress(totals, total_bytes, audio_s, 0.0))
@@ -272,7 +297,7 @@ class _Execution:
 
     def _chunks(self, wave: list[pa.Table]) -> Iterator[dict[str, Any]]:
         """Run one Ray Data execution; gives a row of `CHUNK_STATS` as each chunk is committed."""
-        with DataContext.current(data_context()):
+        with DataContext.current(data_context(self.cpus)):
             try:
                 batches = self.dataset(wave).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
                 for batch in cast(Iterable[pa.Table], batches):
@@ -286,11 +311,7 @@ class _Execution:
         """The three stages over the parts of a wave."""
         r = self.resources
         read = ReadSettings(
-            audio=AudioSettings(
-                sample_rate=self.models.sample_rate,
-                channels=self.config.channels,
-                max_segment_s=self.config.max_segment_s,
-            ),
+            audio=self.models.audio,
             min_samples=self.models.min_samples,
             chunk_s=self.config.chunk_s,
             chunk_rows=self.config.chunk_rows,
@@ -314,16 +335,22 @@ class _Execution:
         whole: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
         return (
             ray.data.from_arrow(wave)
-            .map_batches(functools.partial(_read_stage, settings=read), num_cpus=r.read_cpus, **whole)
+            .map_batches(
+                functools.partial(_read_stage, settings=read), num_cpus=r.read_cpus, max_retries=MAX_DEATHS, **whole
+            )
             .map_batches(
                 Recognizer,
                 fn_constructor_args=(recognize,),
                 num_cpus=r.actor_cpus,
                 num_gpus=r.actor_gpus,
                 compute=ActorPoolStrategy(size=r.actors),
+                max_restarts=MAX_ACTOR_RESTARTS,
+                max_task_retries=MAX_DEATHS,
                 **whole,
             )
-            .map_batches(functools.partial(write_chunks, settings=sink), num_cpus=r.sink_cpus, **whole)
+            .map_batches(
+                functools.partial(write_chunks, settings=sink), num_cpus=r.sink_cpus, max_retries=MAX_DEATHS, **whole
+            )
         )
 
     def _check(self, totals: Totals, first_error: str | None) -> None:
@@ -348,15 +375,27 @@ def _totals_of(chunk: dict[str, Any]) -> Totals:
     return Totals(chunks=1, **(values | {"error_codes": dict(values["error_codes"])}))
 
 
-def _ours(error: BaseException) -> StorageError | UsageError | None:
-    """The error of ours that a stage raised, out of the wrappers that Ray put around it."""
+def _ours(error: BaseException) -> Exception | None:
+    """The error of ours that a stage raised, out of the wrappers that Ray put around it; None where there is none.
+
+    The innermost: Ray's own wrapper is an instance of the type that it wraps, with a traceback for its text.
+    """
+    found: Exception | None = None
     inner: BaseException | None = error
     while inner is not None:
-        if isinstance(inner, StorageError | UsageError):
-            message = str(inner).partition("\nFailed to apply UDF")[0]  # Ray's advice follows, on how to retry
-            return StorageError(message) if isinstance(inner, StorageError) else UsageError(message)
+        message = str(inner).partition("\nFailed to apply UDF")[0]  # Ray's advice follows, on how to retry
+        if isinstance(inner, StorageError):
+            found = StorageError(message)
+        elif isinstance(inner, UsageError):
+            found = UsageError(message)
+        elif isinstance(inner, _WORKER_DEATHS) and found is None:
+            found = RunFailedError(f"a worker died {MAX_DEATHS + 1} times on the same chunk: {message.splitlines()[0]}")
         inner = getattr(inner, "cause", None) or inner.__cause__
-    return None
+    return found
+
+
+def _committed_totals(run: Run) -> Totals:
+    return sum((Totals.of(commit) for commit in run.commits()), start=Totals())
 
 
 def _missing(run: Run) -> int:
@@ -370,12 +409,25 @@ def _finish(run: Run) -> Run:
     if missing := _missing(run):
         raise RuntimeError(f"{run.uri}: {missing} parts of the plan have no complete commit after the last wave")
     commits = list(run.commits())
-    rows: dict[str, int] = {}
-    for commit in commits:
-        rows[commit.part_id] = rows.get(commit.part_id, 0) + commit.utterances + commit.errors
-    for commit in commits:
-        if commit.last and rows[commit.part_id] != commit.part_rows:
-            raise RuntimeError(f"part {commit.part_id} has {rows[commit.part_id]} rows committed of {commit.part_rows}")
+    _check_tiles(run, commits)
     remove_orphans(run.uri, commits)
     totals = sum((Totals.of(commit) for commit in commits), start=Totals())
     return run.save(status=DONE, finished=now(), totals=asdict(totals), reason=None)
+
+
+def _check_tiles(run: Run, commits: list[Commit]) -> None:
+    """Every part's chunks follow each other row by row, from its first to its last.
+
+    Raises:
+        InputChangedError: they do not. Chunks of one part that were read at different times saw different inputs:
+            a file that a manifest names was replaced, or came, or went.
+    """
+    rows: dict[str, int] = {}
+    for commit in sorted(commits, key=lambda c: (c.part_id, c.chunk)):
+        before = rows.get(commit.part_id, 0)
+        rows[commit.part_id] = before + commit.utterances + commit.errors
+        if commit.first_row != before or (commit.last and commit.part_rows != rows[commit.part_id]):
+            raise InputChangedError(
+                f"{run.uri}: the files of part {commit.part_id} changed between two starts of the run: chunk "
+                f"{commit.chunk} begins at row {commit.first_row}, and {before} come before it. Start a new run"
+            )

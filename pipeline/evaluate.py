@@ -35,14 +35,10 @@ METRICS_SCHEMA: Final = pa.schema(
         ),
         field("deletions", pa.int64(), "0 for ser", "units of the metric", nullable=False),
         field("insertions", pa.int64(), "0 for ser", "units of the metric", nullable=False),
-        field(
-            "reference", pa.int64(), "hits + substitutions + deletions", "units of the metric", nullable=False
-        ),
+        field("reference", pa.int64(), "hits + substitutions + deletions", "units of the metric", nullable=False),
         field("rate", pa.float64(), "errors / reference; null where reference is 0", "1"),
         field("ci_low", pa.float64(), "lower end of the rate's confidence interval; null: not computed", "1"),
-        field(
-            "ci_high", pa.float64(), "upper end of the rate's confidence interval; null: not computed", "1"
-        ),
+        field("ci_high", pa.float64(), "upper end of the rate's confidence interval; null: not computed", "1"),
         field("sentences", pa.int64(), "utterances that the counts sum over", "utterances", nullable=False),
         field("scored", pa.int64(), "utterances with transcript and reference", "utterances", nullable=False),
         field(
@@ -210,9 +206,7 @@ def _stored_counts(batch: pa.RecordBatch | pa.Table) -> dict[str, pa.Array | pa.
         filled["reference"] = pc.is_valid(batch.column("reference"))
     if any(not mask.equals(filled["hits"]) for mask in filled.values()):
         values = {name: pc.sum(mask, min_count=0).as_py() for name, mask in filled.items()}
-        raise ValueError(
-            f"reference and stored counts are not filled in the same rows; values by column: {values}"
-        )
+        raise ValueError(f"reference and stored counts are not filled in the same rows; values by column: {values}")
     for prefix, unit in (("", "words"), ("char_", "chars")):
         length, counted = pc.sum(columns[f"ref_{unit}"], min_count=0).as_py(), _sum(columns, prefix).reference
         if length != counted:

@@ -152,9 +152,10 @@ def plan(inputs: Iterable[str], part_bytes: int, limit: int | None = None) -> pa
         found = False
         for part in _input_parts(uri, part_bytes, left):
             found = True
-            if part.part_id in parts:
+            read = replace(part, limit=None).part_id
+            if read in parts:
                 continue  # INPUTs that overlap: equal ids are equal reads
-            parts[part.part_id] = part
+            parts[read] = part
             if left is not None:
                 left -= part.rows or 0
         if not found:

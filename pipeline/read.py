@@ -47,6 +47,7 @@ class ReadSettings:
 @dataclass
 class _Chunk:
     ordinal: int
+    first_row: int = 0
     began: float = field(default_factory=time.perf_counter)
     rows: list[dict[str, Any]] = field(default_factory=list)
     audio_s: float = 0.0
@@ -72,8 +73,11 @@ def read_chunks(part: dict[str, Any], committed: frozenset[int], settings: ReadS
     Raises:
         StorageError: the input could not be reached, or is not what was planned.
     """
+    if storage.exists(settings.stop_uri):
+        return
     chunk = _Chunk(0)
     rows, audio_s = 0, 0.0
+    taken: dict[str, str] = {}
     for utterance in read_part(part):
         chunk.source_bytes += utterance.size
         for row in utterance_rows(utterance, settings):
@@ -81,9 +85,10 @@ def read_chunks(part: dict[str, Any], committed: frozenset[int], settings: ReadS
             if len(chunk.rows) >= settings.chunk_rows or chunk.audio_s >= settings.chunk_s:
                 if chunk.ordinal not in committed:
                     yield _table(part, chunk)
-                chunk = _Chunk(chunk.ordinal + 1)
+                chunk = _Chunk(chunk.ordinal + 1, rows)
                 if storage.exists(settings.stop_uri):
                     return
+            _claim_id(row, utterance, taken)
             chunk.rows.append(row)
             sound_s = row["duration_s"] if row["code"] is None else 0.0
             chunk.audio_s += sound_s
@@ -91,6 +96,17 @@ def read_chunks(part: dict[str, Any], committed: frozenset[int], settings: ReadS
             rows += 1
     if chunk.ordinal not in committed:
         yield _table(part, chunk, last=True, part_rows=rows, part_audio_s=audio_s)
+
+
+def _claim_id(row: dict[str, Any], utterance: Utterance, taken: dict[str, str]) -> None:
+    """Turn a row into an error row if its final id, `#start-end` and all, is taken by an earlier one of the part."""
+    if row["code"] is not None:
+        return
+    if row["utt_id"] not in taken:
+        taken[row["utt_id"]] = utterance.where
+    else:
+        message = f"{row['utt_id']} names both {taken[row['utt_id']]} and {utterance.where}"
+        row |= _problem("read", AudioError(ErrorCode.DUPLICATE_ID, message)) | {"samples": None, "sample_type": None}
 
 
 def utterance_rows(utterance: Utterance, settings: ReadSettings) -> Iterator[dict[str, Any]]:
@@ -169,6 +185,7 @@ def _table(part: dict[str, Any], chunk: _Chunk, last: bool = False, **totals: fl
     head = {
         "part_id": part["part_id"],
         "chunk": chunk.ordinal,
+        "first_row": chunk.first_row,
         "last": last,
         "audio_s": chunk.audio_s,
         "source_bytes": chunk.source_bytes,

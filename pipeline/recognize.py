@@ -73,6 +73,10 @@ class Recognizer:
         self.device = torch.device(settings.device)
         if self.device.type == "cpu":
             torch.set_num_threads(settings.threads)
+        storage.persist(settings.model, self._load)
+
+    def _load(self) -> None:
+        settings = self.settings
         ctc = SEWDForCTC.from_pretrained(settings.model)
         loaded: list[tuple[FeatureExtractor, Head]] = [(FeatureExtractor.from_pretrained(settings.model), ctc)]
         loaded += [

@@ -91,6 +91,8 @@ class Run:
         uri = storage.absolute(uri)
         try:
             record: dict[str, Any] = json.loads(storage.fetch(storage.join(uri, RECORD)))
+        except json.JSONDecodeError as error:
+            raise UsageError(f"{uri}/{RECORD} is damaged: {error}") from error
         except FileNotFoundError as error:
             raise UsageError(f"no run at {uri}: there is no {RECORD}") from error
         return Run(uri, record)

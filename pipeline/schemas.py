@@ -96,6 +96,7 @@ TABLES: dict[str, pa.Schema] = {"transcripts": TRANSCRIPTS, "labels": LABELS, "e
 _CHUNK_HEAD = (
     field("part_id", pa.string(), "the part it was read from", nullable=False),
     field("chunk", pa.int32(), "ordinal in the part", nullable=False),
+    field("first_row", pa.int64(), "rows of the part before it", nullable=False),
     field("last", pa.bool_(), "the part ends with this chunk", nullable=False),
     field("part_rows", pa.int64(), "rows of the whole part, on its last chunk"),
     field("part_audio_s", pa.float64(), "audio of the whole part, on its last chunk", "s"),
@@ -134,9 +135,7 @@ RECOGNIZED_ROW = pa.struct(
         field("label_scores", pa.list_(pa.list_(pa.float32())), "a list of scores for each classifier of the run"),
     ]
 )
-READ_CHUNK = pa.schema(
-    [*_CHUNK_HEAD, field("rows", pa.list_(READ_ROW), "utterances", nullable=False)]
-)
+READ_CHUNK = pa.schema([*_CHUNK_HEAD, field("rows", pa.list_(READ_ROW), "utterances", nullable=False)])
 RECOGNIZED_CHUNK = pa.schema(
     [
         *_CHUNK_HEAD,

@@ -85,6 +85,7 @@ def _write(chunk: pa.Table, settings: SinkSettings) -> dict[str, Any]:
     commit = Commit(
         part_id=head["part_id"],
         chunk=head["chunk"],
+        first_row=head["first_row"],
         last=head["last"],
         part_rows=head["part_rows"],
         part_audio_s=head["part_audio_s"],

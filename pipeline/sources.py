@@ -113,6 +113,9 @@ def _open_object(uri: str, version: str | None = None) -> bytes | BinaryIO:
             raise InputChangedError(f"{uri} has changed since it was planned: {version} then, {found.version} now")
         return storage.fetch(uri) if found.size <= WHOLE_OBJECT_BYTES else storage.open_read(uri)
     except FileNotFoundError as error:
+        if version is not None and not storage.parent_exists(uri):
+            # One file that went is bad data. A whole directory that was listed and is not here is a mount that is lost.
+            raise InputChangedError(f"{posixpath.dirname(uri)} was listed, and is not there: is it mounted?") from error
         raise AudioError(ErrorCode.MISSING, f"no such object: {uri}") from error
     except storage.UnknownSchemeError as error:
         raise AudioError(ErrorCode.BAD_ROW, str(error)) from error

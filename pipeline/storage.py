@@ -23,14 +23,15 @@ from typing import Any, BinaryIO, ParamSpec, TypeVar, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from pipeline.errors import StorageError, UsageError
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-ATTEMPTS = 4
+ATTEMPTS = 4  # where rights are missing: a key that has expired does not come back by itself
+PATIENT_ATTEMPTS = 10  # through throttling, time-outs and dead networks: about half a minute
 BACKOFF_S = 0.5  # the first wait is up to this long, and each one up to twice as long as the one before
 MAX_BACKOFF_S = 8.0
 LINES_BLOCK_BYTES = 8 * 2**20
@@ -95,11 +96,26 @@ def _is_weather_called_absence(error: BaseException) -> bool:
     return getattr(cause, "status", None) not in _HTTP_GONE
 
 
-def _persist(where: str, call: Callable[[], T]) -> T:
-    """Retry `call` through weather with random exponential back-off; raise StorageError when it does not clear."""
+def _is_refusal(error: BaseException | None) -> bool:
+    response = getattr(error, "response", None)
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
+    no_credentials = _installed("botocore.exceptions.NoCredentialsError")
+    return isinstance(error, (PermissionError, *no_credentials)) or status in (401, 403)
+
+
+def _give_up(state: RetryCallState) -> bool:
+    error = state.outcome.exception() if state.outcome else None
+    return state.attempt_number >= (ATTEMPTS if _is_refusal(error) else PATIENT_ATTEMPTS)
+
+
+def persist(where: str, call: Callable[[], T]) -> T:
+    """Retry `call` through weather with random exponential back-off; raise StorageError when it does not clear.
+
+    Absence, in whatever words of a file system, becomes FileNotFoundError.
+    """
     retrying = Retrying(
         retry=retry_if_exception(_is_weather),
-        stop=stop_after_attempt(ATTEMPTS),
+        stop=_give_up,
         wait=wait_random_exponential(multiplier=BACKOFF_S, max=MAX_BACKOFF_S),
         reraise=True,
     )
@@ -115,12 +131,12 @@ def _persist(where: str, call: Callable[[], T]) -> T:
 
 
 def storage_call(call: Callable[P, T]) -> Callable[P, T]:
-    """Make `call` persist through weather. Absence, in whatever words of a file system, becomes FileNotFoundError."""
+    """Make `call` persist through weather, as `persist` does."""
 
     @functools.wraps(call)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         where = next((a for a in args if isinstance(a, str)), "storage")
-        return _persist(where, functools.partial(call, *args, **kwargs))
+        return persist(where, functools.partial(call, *args, **kwargs))
 
     return wrapper
 
@@ -274,6 +290,11 @@ def _in_order(objects: Iterable[Object]) -> list[Object]:
     return sorted(objects, key=lambda found: found.uri)
 
 
+def parent_exists(uri: str) -> bool:
+    """Is the directory of a local file there. Object stores have none: true."""
+    return "://" in uri or Path(uri).parent.is_dir()
+
+
 @storage_call
 def list_objects(uri: str) -> list[Object]:
     """Every object below the directory or prefix `uri`, in the order of its path. Nothing there: an empty list."""
@@ -403,7 +424,7 @@ class _GuardedFile(io.RawIOBase):
             if not _is_weather(error):
                 raise StorageError(f"{self._uri}: {error}") from error
         try:
-            return _persist(self._uri, attempt)
+            return persist(self._uri, attempt)
         except FileNotFoundError as error:
             raise StorageError(f"{self._uri} went away while it was read") from error
 

@@ -124,10 +124,11 @@ def test_rights_that_are_lost_after_listing_fail_the_run_without_error_rows(tmp_
         refused = sewd(*arguments)
         assert refused.returncode == 1
         assert "Traceback" not in refused.stderr
-        assert "07.flac" in refused.stderr.strip().splitlines()[-1]
         failed = pipeline.Run.open(str(tmp_path / "run"))
         assert failed.status == "failed"
-        assert "07.flac" in failed.record["reason"]
+        assert failed.record["reason"].startswith("s3://speech/corpus/1/07.flac: PermissionError")
+        assert len(failed.record["reason"].splitlines()) == 1
+        assert refused.stderr.strip().splitlines()[-1] == "sewd: " + failed.record["reason"]
         assert corpora.rows_of(failed, "errors") == []
 
         deny(lambda method, path: False)

@@ -82,9 +82,9 @@ def test_reading_and_recognising_run_in_processes_of_their_own(tmp_path, local_r
 def test_ray_fuses_no_two_stages(resources, tmp_path, local_ray, corpus, small_ctc):
     run = transcribe(corpus, tmp_path / "run", small_ctc, limit=1)
     config = pipeline.RunConfig(inputs=(str(corpus),), output=run.uri, model=str(small_ctc))
-    execution = _Execution(run, config, _load_models(config), resources, "0", lambda _: None)
+    execution = _Execution(run, config, _load_models(config), resources, 3, "0", lambda _: None)
 
-    with ray.data.DataContext.current(data_context()):
+    with ray.data.DataContext.current(data_context(3)):
         wave = [run.plan().append_column("committed", [[[]]])]
         dataset = execution.dataset(wave).materialize()
 
@@ -184,6 +184,35 @@ def test_a_stop_finishes_what_is_in_the_model_and_the_next_start_does_the_rest(t
     done = pipeline.transcribe(config)
     assert done.status == "done"
     assert corpora.rows_of(done) == corpora.rows_of(calm)
+
+
+def test_commits_come_while_reading_goes_on_and_a_stop_ends_that_too(tmp_path, local_ray, small_ctc):
+    for index in range(40):
+        corpora.write_audio(tmp_path / "in" / f"{index:02d}.wav", seconds=30, seed=index)
+    stop = threading.Event()
+    config = pipeline.RunConfig(
+        inputs=(tmp_path / "in",), output=tmp_path / "run", model=small_ctc, part_mib=0.001, threads=1
+    )
+    # Forty parts. Were the sink starved, or a stop not looked for before a part, nearly all would be done at the end.
+    stopped = pipeline.transcribe(config, lambda progress: progress.totals.chunks and stop.set(), stop)
+
+    assert stopped.status == "stopped"
+    assert stopped.record["totals"]["chunks"] <= 20
+
+
+def test_chunks_that_were_cut_from_different_inputs_are_no_run(tmp_path, local_ray, small_ctc):
+    for index in range(6):
+        corpora.write_audio(tmp_path / f"{index}.wav", seconds=1, seed=index)
+    corpora.write_manifest(tmp_path / "m.jsonl", [{"audio_filepath": f"{index}.wav"} for index in range(6)])
+    run = transcribe(tmp_path / "m.jsonl", tmp_path / "run", small_ctc, chunk_s=2)
+    commits = sorted((tmp_path / "run").glob("commits/*/*.json"))
+    assert len(commits) == 3
+    commits[2].unlink()
+    run.save(status="failed")
+    corpora.write_audio(tmp_path / "0.wav", seconds=9, seed=0)
+
+    with pytest.raises(pipeline.StorageError, match="changed between two starts"):
+        transcribe(tmp_path / "m.jsonl", tmp_path / "run", small_ctc, chunk_s=2)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

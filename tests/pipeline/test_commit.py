@@ -40,6 +40,7 @@ def commit_of(chunk=0, last=False, part=PART, **changes):
         Commit(
             part_id=part,
             chunk=chunk,
+            first_row=chunk,
             last=last,
             part_rows=1 if last else None,
             part_audio_s=1.0 if last else None,

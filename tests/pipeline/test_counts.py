@@ -107,9 +107,7 @@ def test_lengths_are_those_of_the_texts(reference, hypothesis):
 
 @pytest.mark.parametrize("count", [word_counts, char_counts])
 @given(reference=TEXT, hypothesis=TEXT)
-def test_swapping_the_texts_keeps_the_distance_and_turns_deletions_into_insertions(
-    count, reference, hypothesis
-):
+def test_swapping_the_texts_keeps_the_distance_and_turns_deletions_into_insertions(count, reference, hypothesis):
     there, back = count(reference, hypothesis), count(hypothesis, reference)
     assert there.errors == back.errors
     assert there.deletions - there.insertions == back.insertions - back.deletions
@@ -119,9 +117,7 @@ def test_swapping_the_texts_keeps_the_distance_and_turns_deletions_into_insertio
 def test_substitutions_are_not_symmetric_where_alignments_tie():
     """Pins the fact that the module's docstring tells."""
     reference, hypothesis = "a c c c b a b", "b a b b c"
-    assert (
-        word_counts(reference, hypothesis).substitutions != word_counts(hypothesis, reference).substitutions
-    )
+    assert word_counts(reference, hypothesis).substitutions != word_counts(hypothesis, reference).substitutions
 
 
 @given(n=st.integers(0, 6), deleted=st.sets(st.integers(0, 5)), substituted=st.sets(st.integers(0, 5)))
@@ -225,10 +221,7 @@ def test_arrow_input_equals_lists():
     expected = score_columns(texts, references, "basic")
     array = pa.array(references, pa.string())
     assert score_columns(pa.array(texts), array, "basic") == expected
-    assert (
-        score_columns(pa.chunked_array([texts[:1], texts[1:]]), pa.chunked_array([array]), "basic")
-        == expected
-    )
+    assert score_columns(pa.chunked_array([texts[:1], texts[1:]]), pa.chunked_array([array]), "basic") == expected
     sliced = score_columns(pa.array(["x", *texts]).slice(1), pa.array([None, *references]).slice(1), "basic")
     assert sliced == expected
 

@@ -184,9 +184,7 @@ def test_half_filled_columns_are_refused():
 
 def test_counts_that_contradict_their_reference_length_are_refused():
     table = transcripts([("a b", "a b")])
-    broken = table.set_column(
-        table.schema.get_field_index("ref_words"), "ref_words", pa.array([3], pa.int32())
-    )
+    broken = table.set_column(table.schema.get_field_index("ref_words"), "ref_words", pa.array([3], pa.int32()))
     with pytest.raises(ValueError, match="ref_words come to 3"):
         evaluate([broken], 0, normalizer="basic", stored_normalizer="basic")
 

@@ -324,6 +324,13 @@ def test_a_shard_that_is_given_beside_its_directory_is_read_once(tmp_path):
     assert parts(tmp_path, shard) == parts(tmp_path)
 
 
+def test_what_is_read_once_counts_once_under_a_limit(tmp_path):
+    write(tmp_path, "a/1.wav", "b/2.wav")
+    shard = tar(tmp_path / "a" / "s.tar", "x.wav")
+    found = parts(tmp_path / "a", f"{tmp_path}/a/*", shard, tmp_path / "b", limit=3)
+    assert [(part["kind"], part["rows"]) for part in found] == [("files", 1), ("tar", 1), ("files", 1)]
+
+
 def test_inputs_keep_their_order(tmp_path):
     write(tmp_path, "b/1.wav", "a/2.wav")
     assert ids(tmp_path / "b", tmp_path / "a") == ["1", "2"]

@@ -31,7 +31,15 @@ def chunk_table(waves: list[np.ndarray | None]) -> pa.Table:
         }
         for index, wave in enumerate(waves)
     ]
-    head = {"part_id": "p", "chunk": 3, "last": True, "part_rows": len(rows), "part_audio_s": 1.0, "audio_s": 1.0}
+    head = {
+        "part_id": "p",
+        "chunk": 3,
+        "first_row": 0,
+        "last": True,
+        "part_rows": len(rows),
+        "part_audio_s": 1.0,
+        "audio_s": 1.0,
+    }
     head |= {"source_bytes": 1, "reader": "r", "read_s": 0.1}
     return pa.Table.from_pylist([head | {"rows": rows}], schema=READ_CHUNK)
 

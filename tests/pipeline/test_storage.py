@@ -257,7 +257,7 @@ def test_throttling_is_retried_by_one_layer_and_not_by_each_inside_the_other(nam
     with s3.web_server(SlowDownHandler) as server, s3.at(f"http://127.0.0.1:{server.server_port}"):
         with pytest.raises(StorageError, match="s3://bucket/dir"):
             (READS | WRITES)[name]("s3://bucket/dir")
-        assert storage.ATTEMPTS <= len(server.requests) <= 2 * storage.ATTEMPTS
+        assert storage.PATIENT_ATTEMPTS <= len(server.requests) <= 2 * storage.PATIENT_ATTEMPTS
 
 
 @pytest.mark.parametrize("name", ["stat", "fetch", "open_read", "exists"])
