@@ -16,6 +16,7 @@ import socket
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, cast
@@ -23,7 +24,8 @@ from typing import Any, cast
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
-from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayError, WorkerCrashedError
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayError, WorkerCrashedError
+from ray.util.annotations import RayDeprecationWarning
 
 from pipeline import storage
 from pipeline.audio import AudioSettings
@@ -52,7 +54,7 @@ MIN_ROWS_FOR_RATE = 1_000
 # decoder would take at its word.
 MAX_DEATHS = 4
 MAX_ACTOR_RESTARTS = 20
-_WORKER_DEATHS = (WorkerCrashedError, ActorDiedError, OutOfMemoryError, NodeDiedError)
+_WORKER_DEATHS = (WorkerCrashedError, RayActorError, OutOfMemoryError, NodeDiedError)
 RUNNING, STOPPED, FAILED, DONE = "running", "stopped", "failed", "done"
 
 
@@ -125,14 +127,13 @@ def transcribe(
             execution = _Execution(run, config, models, resources, cluster.get("CPU", 1), attempt, report)
             with _stop_marker(execution.stop_uri, stop):
                 totals = execution.run_waves(stop or threading.Event())
+        # A stop that came too late to leave anything undone is none.
+        if stop is not None and stop.is_set() and _missing(run):
+            return run.save(status=STOPPED, totals=asdict(totals))
+        return _finish(run)
     except (UsageError, StorageError, RunFailedError) as error:
         _save_failure(run, str(error))
         raise
-    if stop is not None and stop.is_set() and not _missing(run):
-        stop = None  # it came too late: everything is committed
-    if stop is not None and stop.is_set():
-        return run.save(status=STOPPED, totals=asdict(totals))
-    return _finish(run)
 
 
 def _save_failure(run: Run, reason: str) -> None:
@@ -333,25 +334,25 @@ class _Execution:
             classifiers=self.models.classifiers,
         )
         whole: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
-        return (
-            ray.data.from_arrow(wave)
-            .map_batches(
-                functools.partial(_read_stage, settings=read), num_cpus=r.read_cpus, max_retries=MAX_DEATHS, **whole
+        retries: dict[str, Any] = {"max_retries": MAX_DEATHS}
+        with warnings.catch_warnings():
+            # Ray will name these arguments otherwise from 2.64 on, and has no other names before: pyproject bounds it.
+            warnings.simplefilter("ignore", RayDeprecationWarning)
+            return (
+                ray.data.from_arrow(wave)
+                .map_batches(functools.partial(_read_stage, settings=read), num_cpus=r.read_cpus, **retries, **whole)
+                .map_batches(
+                    Recognizer,
+                    fn_constructor_args=(recognize,),
+                    num_cpus=r.actor_cpus,
+                    num_gpus=r.actor_gpus,
+                    compute=ActorPoolStrategy(size=r.actors),
+                    max_restarts=MAX_ACTOR_RESTARTS,
+                    max_task_retries=MAX_DEATHS,
+                    **whole,
+                )
+                .map_batches(functools.partial(write_chunks, settings=sink), num_cpus=r.sink_cpus, **retries, **whole)
             )
-            .map_batches(
-                Recognizer,
-                fn_constructor_args=(recognize,),
-                num_cpus=r.actor_cpus,
-                num_gpus=r.actor_gpus,
-                compute=ActorPoolStrategy(size=r.actors),
-                max_restarts=MAX_ACTOR_RESTARTS,
-                max_task_retries=MAX_DEATHS,
-                **whole,
-            )
-            .map_batches(
-                functools.partial(write_chunks, settings=sink), num_cpus=r.sink_cpus, max_retries=MAX_DEATHS, **whole
-            )
-        )
 
     def _check(self, totals: Totals, first_error: str | None) -> None:
         if self.config.strict and totals.errors:
@@ -388,7 +389,7 @@ def _ours(error: BaseException) -> Exception | None:
             found = StorageError(message)
         elif isinstance(inner, UsageError):
             found = UsageError(message)
-        elif isinstance(inner, _WORKER_DEATHS) and found is None:
+        elif isinstance(inner, _WORKER_DEATHS) and found is None and "creation task" not in message:
             found = RunFailedError(f"a worker died {MAX_DEATHS + 1} times on the same chunk: {message.splitlines()[0]}")
         inner = getattr(inner, "cause", None) or inner.__cause__
     return found

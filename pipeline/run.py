@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -82,13 +83,13 @@ class Run:
     record: dict[str, Any]
 
     @staticmethod
-    def open(uri: str) -> Run:
+    def open(uri: str | os.PathLike[str]) -> Run:
         """The run at `uri`.
 
         Raises:
             UsageError: there is none.
         """
-        uri = storage.absolute(uri)
+        uri = storage.absolute(os.fspath(uri))
         try:
             record: dict[str, Any] = json.loads(storage.fetch(storage.join(uri, RECORD)))
         except json.JSONDecodeError as error:

@@ -17,6 +17,7 @@ import torch
 import transformers
 
 import pipeline
+from pipeline import driver
 from pipeline.cluster import Resources, data_context
 from pipeline.driver import _Execution, _load_models
 from tests import corpora
@@ -213,6 +214,21 @@ def test_chunks_that_were_cut_from_different_inputs_are_no_run(tmp_path, local_r
 
     with pytest.raises(pipeline.StorageError, match="changed between two starts"):
         transcribe(tmp_path / "m.jsonl", tmp_path / "run", small_ctc, chunk_s=2)
+
+
+def test_a_worker_that_dies_at_every_try_fails_the_run(tmp_path, local_ray, corpus, small_ctc, monkeypatch):
+    tries = tmp_path / "tries"
+
+    def die(parts, settings):
+        with tries.open("a") as file:
+            file.write("x")
+        os._exit(1)
+
+    monkeypatch.setattr(driver, "_read_stage", die)
+    with pytest.raises(pipeline.RunFailedError, match="a worker died 5 times"):
+        transcribe(corpus, tmp_path / "run", small_ctc)
+    assert tries.read_text() == "xxxxx"
+    assert pipeline.Run.open(tmp_path / "run").status == "failed"
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
