@@ -436,8 +436,8 @@ def test_parquet_holds_bytes_or_paths_in_a_struct_or_a_column(tmp_path):
         {"audio": {"bytes": None, "path": "none.wav"}},
         {"audio": {"bytes": None, "path": None}},
         {"audio": None},
-        {"audio": {"bytes": b"C", "path": "/root/cache/c.wav"}, "id": 7},
-        {"audio": {"bytes": b"D", "path": "/root/cache/d.wav"}},
+        {"audio": {"bytes": b"C", "path": "/data/cache/c.wav"}, "id": 7},
+        {"audio": {"bytes": b"D", "path": "/data/cache/d.wav"}},
     ]
     found = read(parquet(tmp_path / "t.parquet", struct))
     assert [told(u) for u in found] == [
@@ -448,7 +448,7 @@ def test_parquet_holds_bytes_or_paths_in_a_struct_or_a_column(tmp_path):
         ("t/4", "MISSING"),
         ("t/5", "MISSING"),
         ("7", b"C"),
-        ("/root/cache/d", b"D"),  # a name and no place: how far it is from here means nothing
+        ("/data/cache/d", b"D"),  # a name and no place: how far it is from here means nothing
     ]
     assert (found[0].meta.text, found[0].meta.speaker, found[0].meta.tags) == ("hi", "3", '{"lang": "en"}')
     assert found[1].uri == str(tmp_path / "far.wav")
