@@ -7,8 +7,10 @@ from typing import NoReturn
 
 import typer
 
+from jobs.compare import compare
 from jobs.console import run
 from jobs.evaluate import evaluate
+from jobs.report import report
 from jobs.status import status
 from jobs.transcribe import transcribe
 
@@ -17,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Transcribe speech corpora with SEW-D, and measure how well.",
 )
-for _verb in (transcribe, evaluate, status):
+for _verb in (transcribe, evaluate, compare, report, status):
     app.command()(_verb)
 
 

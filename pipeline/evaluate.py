@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -24,7 +23,6 @@ from pipeline.run import Run, open_files
 from pipeline.scoring import Scoring, score
 from pipeline.statistics import Interval, rate_interval
 from pipeline.tally import (
-    CONFIDENCE_GRID,
     COUNT_NAMES,
     DURATION_EDGES,
     RATE_EDGES,
@@ -284,8 +282,20 @@ class Tallies:
 
 
 def _joined(tallies: tuple[pa.Table, ...], keys: Sequence[str]) -> tuple[pa.Table, ...]:
-    """The same sums in one table, once enough have come together for it to be worth the work."""
-    return tallies if sum(len(t) for t in tallies) < BATCH_ROWS else (merge(tallies, keys),)
+    """The same sums in one table, once as many rows came as it would have: each row is then merged a few times only."""
+    if sum(len(t) for t in tallies) < 2 * max([BATCH_ROWS, *(len(t) for t in tallies)]):
+        return tallies
+    return (merge(tallies, keys),)
+
+
+def _without_units(groups: pa.Table) -> pa.Table:
+    """A tally by group alone, if it has more groups than get intervals: the units would be of no use."""
+    if pc.count_distinct(groups["key_group"], mode="all").as_py() <= MAX_INTERVALS:
+        return groups
+    table = merge([groups], ("group",))
+    for name in UNIT_KEYS:
+        table = table.append_column(f"key_{name}", pa.nulls(len(table), groups[f"key_{name}"].type))
+    return table
 
 
 def required_columns(settings: EvaluationSettings, scoring: Scoring, stored_normalizer: str | None) -> list[str]:
@@ -301,6 +311,7 @@ def tally_batches(
     scoring: Scoring,
     stored_normalizer: str | None,
     references: Sequence[References] = (),
+    edges: Sequence[float] = (0.0, 1.0),
 ) -> Tallies:
     """Tallies of rows of `transcripts`; order and size of the batches do not matter, and bound the memory.
 
@@ -310,6 +321,7 @@ def tally_batches(
         scoring: the rules.
         stored_normalizer: the one that the stored counts are of; None: do not use them.
         references: the files of `scoring.references`, loaded.
+        edges: of the bins of confidence, see `confidence_deciles`.
 
     Raises:
         ValueError: stored counts contradict each other.
@@ -324,7 +336,7 @@ def tally_batches(
         for by in settings.by:
             # Inside the group of one speaker the speaker is no unit.
             inner = unit_columns(rows, summands, "utterance", "word") if by == "speaker" else units
-            groups[by] = (tally(summands, {"group": key_of(by)[1](rows), **inner}),)
+            groups[by] = (_without_units(tally(summands, {"group": key_of(by, edges)[1](rows), **inner})),)
         met, missing = _met(rows, references)
         total += Tallies(
             words=(tally(summands, units),),
@@ -387,6 +399,7 @@ def evaluation_of(
     settings: EvaluationSettings,
     scoring: Scoring,
     problems: ReferenceProblems | None = None,
+    edges: Sequence[float] = (0.0, 1.0),
 ) -> Evaluation:
     """The figures that tallies come to.
 
@@ -396,6 +409,7 @@ def evaluation_of(
         settings: groupings, unit, level.
         scoring: the rules that the tallies were made under.
         problems: of the references.
+        edges: of the bins of confidence that the tallies were made with.
     """
     words = merge(tallies.words, UNIT_KEYS) if tallies.words else None
     chars = merge(tallies.chars, UNIT_KEYS) if tallies.chars else None
@@ -410,7 +424,7 @@ def evaluation_of(
             "cer": _interval(chars, "char", settings.level),
             "ser": _interval(words, "sentence", settings.level),
         },
-        groupings=tuple(_grouping(by, tallies.groups.get(by, ()), settings.level) for by in settings.by),
+        groupings=tuple(_grouping(by, tallies.groups.get(by, ()), settings.level, edges) for by in settings.by),
         worst=tuple(tallies.worst.sort_by(_WORST_FIRST)["utt_id"].to_pylist()[: settings.worst]),
         spread=_spread(tallies),
         problems=problems,
@@ -426,7 +440,7 @@ _ALL_SUMS: Final = (
 
 def unit_name(kinds: pa.ChunkedArray) -> str:
     """The kinds of unit in words, from a column of them."""
-    return " or ".join(UNITS[kind] for kind in sorted(pc.unique(kinds).to_pylist())) or "utterance"
+    return " or ".join(UNITS[kind] for kind in sorted(pc.unique(kinds).drop_null().to_pylist())) or "utterance"
 
 
 def _unit(units: pa.Table | None) -> str:
@@ -455,38 +469,22 @@ def _interval(units: pa.Table | None, measure: str, level: float) -> Interval | 
     return rate_interval(errors / multiplicity, reference / multiplicity, multiplicity, level=level, share=share)
 
 
-def _grouping(by: str, tallies: tuple[pa.Table, ...], level: float) -> Grouping:
+def _grouping(by: str, tallies: tuple[pa.Table, ...], level: float, edges: Sequence[float]) -> Grouping:
     keys = ("group", *UNIT_KEYS)
     if not tallies:
         return Grouping(by, "utterance", ())
     units = merge(tallies, keys)
-    if by == "confidence":
-        units = merge([_deciles(units)], keys)
     sums = merge([units], ("group",)).sort_by("key_group")
     intervals: dict[Any, Interval | None] = {}
     if sums.num_rows <= MAX_INTERVALS:
         for key in sums["key_group"].to_pylist():
             same = pc.is_null(units["key_group"]) if key is None else pc.equal(units["key_group"], key)
             intervals[key] = _interval(units.filter(same), "word", level)
-    names = _key_names(by, sums)
+    names = _key_names(by, sums, edges)
     groups = tuple(
         Group(names[row["key_group"]], Figures.of(row), intervals.get(row["key_group"])) for row in sums.to_pylist()
     )
     return Grouping(by, _unit(units), groups)
-
-
-def _deciles(units: pa.Table) -> pa.Table:
-    """Cells of the confidence grid joined to tenths of the utterances, as near as the cells allow; key: first cell."""
-    cells = merge([units], ("group",)).sort_by("key_group")
-    cells = cells.filter(pc.is_valid(cells["key_group"]))
-    if not cells.num_rows:
-        return units
-    before = np.cumsum(cells["utterances"].to_numpy()) - cells["utterances"].to_numpy()
-    decile = before * _DECILES // cells["utterances"].to_numpy().sum()
-    values = cells["key_group"].to_numpy()
-    first = values[np.searchsorted(decile, decile)]  # `decile` never falls: its first cell stands for each
-    names = pa.array(first).take(pc.index_in(units["key_group"], pa.array(values)))
-    return units.set_column(units.column_names.index("key_group"), "key_group", names)
 
 
 def _spread(tallies: Tallies) -> tuple[int, ...]:
@@ -497,7 +495,7 @@ def _spread(tallies: Tallies) -> tuple[int, ...]:
     return tuple(counts)
 
 
-def _key_names(by: str, sums: pa.Table) -> dict[Any, str | None]:
+def _key_names(by: str, sums: pa.Table, edges: Sequence[float]) -> dict[Any, str | None]:
     keys = sums["key_group"].to_pylist()
     known = [key for key in keys if key is not None]
     if by == "duration":
@@ -507,8 +505,7 @@ def _key_names(by: str, sums: pa.Table) -> dict[Any, str | None]:
             for key in known
         }
     elif by == "confidence":
-        ends_of = dict(pairwise([*known, CONFIDENCE_GRID]))
-        names = {key: f"{key / CONFIDENCE_GRID:.3f}-{ends_of[key] / CONFIDENCE_GRID:.3f}" for key in known}
+        names = {key: f"{edges[key]:.3f}-{edges[key + 1]:.3f}" for key in known}
     else:
         names = {key: key for key in known}
     return {**names, None: None}
@@ -532,9 +529,23 @@ def evaluate_run(run: Run, settings: EvaluationSettings | None = None, address: 
     references = [load_references(uri) for uri in scoring.references]
     columns = required_columns(settings, scoring, stored)
     files = [file.path for file in run.files("transcripts")]
-    work = partial(_tally_files, run.uri, columns, settings, scoring, stored)
+    edges = confidence_deciles(run) if "confidence" in settings.by else (0.0, 1.0)
+    work = partial(_tally_files, run.uri, columns, settings, scoring, stored, edges)
     tallies = work(files, references) if address is None else _on_cluster(work, files, references, address)
-    return evaluation_of(tallies, run.rows("errors"), settings, scoring, _problems(run, tallies, references))
+    return evaluation_of(tallies, run.rows("errors"), settings, scoring, _problems(run, tallies, references), edges)
+
+
+def confidence_deciles(run: Run) -> tuple[float, ...]:
+    """Ends of the tenths of a run's utterances by confidence, rising; fewer where many are equal.
+
+    Reads that one column, and holds it: four bytes an utterance.
+    """
+    batches = run.dataset("transcripts").to_batches(columns=["confidence"])
+    values = np.concatenate([np.zeros(0, np.float32), *(b["confidence"].drop_null().to_numpy() for b in batches)])
+    if not len(values):
+        return 0.0, 1.0
+    edges: list[float] = np.unique(np.quantile(values, np.linspace(0, 1, _DECILES + 1), overwrite_input=True)).tolist()
+    return tuple(edges if len(edges) > 1 else edges * 2)
 
 
 def _tally_files(
@@ -543,11 +554,12 @@ def _tally_files(
     settings: EvaluationSettings,
     scoring: Scoring,
     stored_normalizer: str | None,
+    edges: Sequence[float],
     files: Sequence[str],
     references: Sequence[References],
 ) -> Tallies:
     batches = open_files(run, "transcripts", files).to_batches(columns=columns, batch_size=BATCH_ROWS)
-    return tally_batches(batches, settings, scoring, stored_normalizer, references)
+    return tally_batches(batches, settings, scoring, stored_normalizer, references, edges)
 
 
 def _on_cluster(

@@ -39,9 +39,6 @@ UNITS: Final = ("speaker", "recording", "utterance")
 DURATION_EDGES: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0)
 """Lower ends of the bins of `duration`, seconds; the last has no upper end."""
 
-CONFIDENCE_GRID: Final = 1000
-"""Confidences are tallied on a grid of 1/1000, whose cells are then joined to deciles: one pass finds both."""
-
 RATE_EDGES: Final = tuple(step / 20 for step in range(21))
 """Lower ends of the bins of an utterance's own word error rate; the last, from 1 on, has no upper end."""
 
@@ -132,9 +129,14 @@ def _by_duration(table: pa.Table) -> pa.Array:
     return pa.array(index, pa.int64(), mask=pc.is_null(seconds).to_numpy(zero_copy_only=False))
 
 
-def _by_confidence(table: pa.Table) -> pa.Array:
-    cells = pc.floor(pc.multiply(_plain(table["confidence"]).cast(pa.float64()), CONFIDENCE_GRID))
-    return pc.min_element_wise(cells, CONFIDENCE_GRID - 1, skip_nulls=False).cast(pa.int64())
+def _by_confidence(edges: Sequence[float]) -> Callable[[pa.Table], pa.Array]:
+    def keys(table: pa.Table) -> pa.Array:
+        values = _plain(table["confidence"])
+        bins = np.searchsorted(edges, np.nan_to_num(values.to_numpy(zero_copy_only=False)), "right") - 1
+        last = max(len(edges) - 2, 0)
+        return pa.array(bins.clip(0, last), pa.int64(), mask=pc.is_null(values).to_numpy(zero_copy_only=False))
+
+    return keys
 
 
 def _by_tag(name: str) -> Callable[[pa.Table], pa.Array]:
@@ -155,11 +157,12 @@ def _by_column(name: str) -> Callable[[pa.Table], pa.Array]:
     return lambda table: _plain(table[name]).cast(pa.string())
 
 
-def key_of(by: str) -> tuple[str, Callable[[pa.Table], pa.Array]]:
+def key_of(by: str, confidence_edges: Sequence[float] = (0.0, 1.0)) -> tuple[str, Callable[[pa.Table], pa.Array]]:
     """What `by` groups by: the column of `transcripts` that it reads, and how keys are made of it.
 
     Args:
         by: `speaker`, `duration`, `confidence`, `tags.NAME`, or another column of plain values.
+        confidence_edges: ends of the bins of `confidence`, rising; the last bin has its upper end.
 
     Raises:
         UsageError: nothing of that name can be grouped by.
@@ -167,7 +170,7 @@ def key_of(by: str) -> tuple[str, Callable[[pa.Table], pa.Array]]:
     if by == "duration":
         return "duration_s", _by_duration
     if by == "confidence":
-        return "confidence", _by_confidence
+        return "confidence", _by_confidence(confidence_edges)
     if by.startswith("tags."):
         return "tags", _by_tag(by.removeprefix("tags."))
     plain = [f.name for f in TRANSCRIPTS if not pa.types.is_nested(f.type) and f.name != "tags"]

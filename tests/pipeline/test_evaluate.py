@@ -177,27 +177,29 @@ def test_durations_fall_into_bins_that_have_their_lower_end():
     assert counts == {"0-1 s": 2, "1-2 s": 1, "2-5 s": 1, "5-10 s": 1, "30-60 s": 1, "60 s and more": 2, None: 1}
 
 
-def test_confidences_are_cut_into_tenths_of_the_utterances():
+def test_confidences_are_cut_into_tenths_of_the_utterances(tmp_path):
     rng = np.random.default_rng(0)
     values = rng.beta(8, 1, 5000)
     rows = [{"text": "a", "reference": "a", "confidence": float(v)} for v in values]
     rows += [{"text": "", "reference": "a", "confidence": None}] * 7
-    (grouping,) = of(rows, EvaluationSettings(by=("confidence",))).groupings
+    run = runs.write_run(tmp_path / "run", runs.transcripts(rows))
+    (grouping,) = evaluate_run(run, EvaluationSettings(by=("confidence",))).groupings
     deciles = [group for group in grouping.groups if group.key is not None]
     assert len(deciles) == 10
     assert grouping.ordered
     for group, tenth in zip(deciles, range(10), strict=True):
-        assert 400 <= group.figures.utterances <= 600
+        assert group.figures.utterances == 500
         low, high = np.quantile(values, [tenth / 10, (tenth + 1) / 10])
-        assert float(group.key.split("-")[0]) == pytest.approx(low, abs=0.015) or tenth == 0
-        assert low - 0.02 < group.figures.confidence < high + 0.02
+        assert [float(end) for end in group.key.split("-")] == pytest.approx([low, high], abs=0.0006)
+        assert low < group.figures.confidence < high
     assert [group.figures.utterances for group in grouping.groups if group.key is None] == [7]
 
 
 @pytest.mark.parametrize("confidence", [0.0, 0.5, 1.0])
-def test_equal_confidences_stay_together(confidence):
+def test_equal_confidences_stay_together(tmp_path, confidence):
     rows = [{"text": "a", "reference": "a", "confidence": confidence}] * 20
-    (grouping,) = of(rows, EvaluationSettings(by=("confidence",))).groupings
+    run = runs.write_run(tmp_path / "run", runs.transcripts(rows))
+    (grouping,) = evaluate_run(run, EvaluationSettings(by=("confidence",))).groupings
     assert [group.figures.utterances for group in grouping.groups] == [20]
 
 
