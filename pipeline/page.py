@@ -7,7 +7,7 @@ HTML and as Markdown, so that both say the same. Nothing here escapes: all text 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Literal
 
 from pipeline import plots
@@ -169,7 +169,7 @@ class Page:
     scores: Sequence[Score]
     coverage: str
     shares: Sequence[tuple[str, int]]
-    sections: Sequence[Section] = field(default_factory=tuple)
+    sections: Sequence[Section]
 
 
 def page(report: Report) -> Page:
@@ -279,6 +279,10 @@ def _signed(text: str) -> str:
     return text.replace("-", "−")
 
 
+def _level(report: Report) -> str:
+    return f"{100 * report['scoring']['level']:g}{_SPACE}%"
+
+
 def _plural(number_of: int, noun: str) -> str:
     return f"{count(number_of)} {noun}{'' if number_of == 1 else 's'}"
 
@@ -386,8 +390,8 @@ def _comparison(report: Report) -> Iterator[Part]:
             Column("This run", "rate"),
             Column("Baseline", "rate"),
             Column("Difference", "points"),
-            Column("Low", "points"),
-            Column("High", "points"),
+            Column(f"{_level(report)} from", "points"),
+            Column("to", "points"),
             Column("Probability of improvement", "p"),
         ],
         [
@@ -408,7 +412,7 @@ def _comparison(report: Report) -> Iterator[Part]:
     note = (
         "No intervals: too few units to resample."
         if units is None
-        else f"Whiskers: {100 * units['level']:g} % over {_plural(units['units'], units['unit'])} ({units['method']}). "
+        else f"Whiskers: {_level(report)} over {_plural(units['units'], units['unit'])} ({units['method']}). "
         "Left of the dashed line this run is better."
     )
     estimates = [_estimate(each["metric"].upper(), each["difference"], each["interval"]) for each in metrics]
@@ -507,7 +511,9 @@ def _distribution(report: Report) -> Iterator[Part]:
     if report["distribution"] is None or not sum(report["distribution"]["counts"]):
         return
     title = "Utterances by their own WER"
-    yield Part("", _beside(_histogram(title, report["distribution"], lambda edge: f"{100 * edge:g} %", "WER of one")))
+    yield Part(
+        "", _beside(_histogram(title, report["distribution"], lambda edge: f"{100 * edge:g} %", "WER of the utterance"))
+    )
 
 
 def _histogram(title: str, data: Mapping[str, Any], text: Callable[[float], str], x_label: str) -> Figure:
@@ -527,7 +533,8 @@ def _histogram(title: str, data: Mapping[str, Any], text: Callable[[float], str]
 
 def _beside(figure: Figure) -> Sequence[Block]:
     """A figure that stands alone has room for its numbers beside it."""
-    return [replace(figure, data=None), *([replace(figure.data, folded=False)] if figure.data else [])]
+    numbers = [] if figure.data is None else [replace(figure.data, title="In numbers", folded=False)]
+    return [replace(figure, data=None), *numbers]
 
 
 def _groups(report: Report) -> Iterator[Part]:
@@ -537,7 +544,7 @@ def _groups(report: Report) -> Iterator[Part]:
         columns = [
             Column(_capital(grouping["by"])),
             Column("WER", "rate"),
-            Column("95 % interval", "range"),
+            Column(f"{_level(report)} interval", "range"),
             Column("Words", "count"),
             Column("Sub", "count"),
             Column("Del", "count"),
@@ -564,10 +571,10 @@ def _groups(report: Report) -> Iterator[Part]:
             for each in groups
         ]
         table = Table(f"Counts by {grouping['by']}", columns, rows, of=grouping["total"], wide=True)
-        yield Part(f"WER by {grouping['by']}", [*_group_figure(grouping, overall), table])
+        yield Part(f"WER by {grouping['by']}", [*_group_figure(grouping, overall, _level(report)), table])
 
 
-def _group_figure(grouping: Mapping[str, Any], overall: float | None) -> Iterator[Figure]:
+def _group_figure(grouping: Mapping[str, Any], overall: float | None, level: str) -> Iterator[Figure]:
     """The groups of most reference words, in their own order where they have one, else the worst first."""
     rated = [each for each in grouping["groups"] if each["words"]["rate"] is not None]
     if not rated:
@@ -584,7 +591,7 @@ def _group_figure(grouping: Mapping[str, Any], overall: float | None) -> Iterato
         else ""
     )
     whiskers = (
-        f"Whiskers: 95 % over {grouping['unit']}s." if any(each["interval"] for each in shown) else "No intervals."
+        f"Whiskers: {level} over {grouping['unit']}s." if any(each["interval"] for each in shown) else "No intervals."
     )
     line = "" if overall is None else f" Dashed: all, {percent(overall)}."
     estimates = [_estimate(_or_none(each["key"]), each["words"]["rate"], each["interval"]) for each in shown]
@@ -773,18 +780,6 @@ def _matrix(task: str, confusion: Mapping[str, Any]) -> Matrix:
 
 def _errors(report: Report) -> Iterator[Part]:
     errors = report["errors"]
-    problems = report["reference_problems"]
-    if problems is not None and any(each["count"] for each in problems.values()):
-        yield Part(
-            "References",
-            [
-                Table(
-                    "What did not join",
-                    [Column("Problem"), Column("Utterances", "count"), Column("For example", "name")],
-                    [[name, each["count"], ", ".join(each["examples"])] for name, each in problems.items()],
-                )
-            ],
-        )
     if errors:
         yield Part(
             "",
@@ -810,6 +805,18 @@ def _errors(report: Report) -> Iterator[Part]:
                     of=sum(each["count"] for each in errors),
                     wide=True,
                 ),
+            ],
+        )
+    problems = report["reference_problems"]
+    if problems is not None and any(each["count"] for each in problems.values()):
+        yield Part(
+            "References that did not join",
+            [
+                Table(
+                    "By problem",
+                    [Column("Problem"), Column("Utterances", "count"), Column("For example", "name")],
+                    [[name, each["count"], ", ".join(each["examples"])] for name, each in problems.items()],
+                )
             ],
         )
 

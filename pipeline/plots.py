@@ -135,7 +135,7 @@ def reliability(title: str, bins: Sequence[ReliabilityBin], *, x_label: str, y_l
 def _plot(
     title: str, height: int, *, left: int, bottom: int, top: int = 12, right: int = 12
 ) -> Iterator[tuple[Axes, io.StringIO]]:
-    """Axes to draw on, and where the SVG text is after the block. Margins are given, in units: no text is measured."""
+    """Axes to draw on, and where the SVG is after the block. Margins are in units: no text is measured to find them."""
     svg = io.StringIO()
     with mpl.rc_context({**_STYLE, "svg.hashsalt": title}), warnings.catch_warnings():
         # Labels come in any script; the fonts that count are the browser's, not those that matplotlib has.
@@ -155,7 +155,8 @@ def _for_page(svg: str) -> str:
     body = re.sub(r".*?<svg[^>]*>", "", svg, count=1, flags=re.DOTALL)
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
     body = re.sub(r'<g id="[^"]*"', "<g", body)
-    body = re.sub(r"font: [^;\"]*?([\d.]+)px[^;\"]*", r"font-size: \1px", body)
+    body = re.sub(r"font: [^;\"]*?([\d.]+)px[^;\"]*", r"font-size: \1px", body)  # how it is written depends on the
+    body = re.sub(r"font-family: [^;\"]*;? ?", "", body)  # version of matplotlib
     body = re.sub(r"\s*\n\s*", "\n", body).replace("xlink:href", "href")
     for color, variable in _CSS.items():
         body = body.replace(color, variable)

@@ -119,6 +119,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.tests["longer"] = lambda text, limit: len(text) > limit
     environment.filters.update(
         written=written, shown=shown, shares=_shares, sha256=_sha256, count=count, svg=_svg, heat=_heat
     )

@@ -166,6 +166,7 @@ def test_plots_have_a_name_the_colours_of_the_page_and_text(full):
         assert "<text" in svg
         assert not re.search(r"(fill|stroke): #", svg)
         assert "font:" not in svg
+        assert "font-family" not in svg
         assert set(re.findall(r"<(\w+)", svg)) <= {"svg", "g", "defs", "clipPath", "text", *SHAPES}
 
 
