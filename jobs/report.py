@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,10 +18,15 @@ from pipeline.errors import UsageError
 from pipeline.report import Cost, ReportSettings
 from pipeline.report import report as report_of
 
-RENDERINGS = {
+
+def _json(told: Mapping[str, Any]) -> str:
+    return json.dumps(told, ensure_ascii=False, allow_nan=False, indent=1)
+
+
+RENDERINGS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     ".html": render.html,
     ".md": render.markdown,
-    ".json": lambda told: json.dumps(told, ensure_ascii=False, allow_nan=False, indent=1),
+    ".json": _json,
 }
 
 

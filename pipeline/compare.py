@@ -27,7 +27,7 @@ from pipeline.statistics import (
     mcnemar,
     paired_bootstrap,
 )
-from pipeline.tally import counted, unit_columns
+from pipeline.tally import counted, units_of
 
 METRICS: Final = {"wer": ("word_errors", "ref_words"), "cer": ("char_errors", "ref_chars"), "ser": ("wrong", "one")}
 
@@ -143,7 +143,7 @@ def _scored(run: Run, scoring: Scoring, unit: str) -> pa.Table:
     for rows in regrouped(batches):
         counts = score(rows, scoring, stored, references)
         summands = counted(rows, counts)
-        units = unit_columns(rows, summands, unit, "word")
+        kinds, names = units_of(rows, unit)
         texts = counts["normalized_reference"].to_pylist()
         table = pa.table(
             {
@@ -155,7 +155,8 @@ def _scored(run: Run, scoring: Scoring, unit: str) -> pa.Table:
                 "ref_chars": summands["ref_chars"],
                 "wrong": summands["sentence_errors"],
                 "one": summands["scored"],
-                **{name: units[name] for name in ("unit_kind", "unit")},
+                "unit_kind": kinds,
+                "unit": names,
             }
         )
         tables.append(table.filter(pc.is_valid(table["word_errors"])))

@@ -26,15 +26,16 @@ from pipeline.tally import (
     COUNT_NAMES,
     DURATION_EDGES,
     RATE_EDGES,
-    UNIT_KEYS,
+    SUMS,
     UNITS,
     counted,
     key_of,
     merge,
     own_rate_bins,
     tally,
-    unit_columns,
+    unit_keys,
     unit_sources,
+    units_of,
 )
 
 BATCH_ROWS: Final = 1 << 18
@@ -252,50 +253,42 @@ _WORST_FIRST: Final = [("errors", "descending"), ("utt_id", "ascending")]
 
 @dataclass(frozen=True)
 class Tallies:
-    """What batches add up to: tallies by unit (of words, of characters) and by group and unit, and references met."""
+    """What batches add up to.
 
-    words: tuple[pa.Table, ...] = ()
-    chars: tuple[pa.Table, ...] = ()
-    groups: Mapping[str, tuple[pa.Table, ...]] = field(default_factory=dict)
-    spread: tuple[pa.Table, ...] = ()
+    Attributes:
+        tallies: by name (see `tally_batches`), each in pieces that are merged now and then.
+        worst: candidates for the worst utterances.
+        met: for each file of references, which of its rows were met.
+        missing: utterances that no file names.
+        missing_ids: the first of them.
+    """
+
+    tallies: Mapping[str, tuple[pa.Table, ...]] = field(default_factory=dict)
     worst: pa.Table = field(default_factory=lambda: _NO_WORST)
     met: tuple[npt.NDArray[np.bool_], ...] = ()
     missing: int = 0
     missing_ids: tuple[str, ...] = ()
 
     def __add__(self, other: Tallies) -> Tallies:
+        names = {**self.tallies, **other.tallies}
+        both = zip(self.met, other.met, strict=True)
         return Tallies(
-            _joined(self.words + other.words, UNIT_KEYS),
-            _joined(self.chars + other.chars, UNIT_KEYS),
-            {
-                by: _joined(self.groups.get(by, ()) + other.groups.get(by, ()), ("group", *UNIT_KEYS))
-                for by in {**self.groups, **other.groups}
-            },
-            _joined(self.spread + other.spread, ("rate",)),
+            {name: _joined(self.tallies.get(name, ()) + other.tallies.get(name, ())) for name in names},
             pa.concat_tables([self.worst, other.worst]),
-            tuple(a | b for a, b in zip(self.met, other.met, strict=True))
-            if self.met and other.met
-            else self.met or other.met,
+            tuple(a | b for a, b in both) if self.met and other.met else self.met or other.met,
             self.missing + other.missing,
             (self.missing_ids + other.missing_ids)[:EXAMPLES],
         )
 
+    def merged(self, name: str) -> pa.Table | None:
+        """One tally in one piece; None where no batch came."""
+        return merge(self.tallies[name]) if name in self.tallies else None
 
-def _joined(tallies: tuple[pa.Table, ...], keys: Sequence[str]) -> tuple[pa.Table, ...]:
+
+def _joined(pieces: tuple[pa.Table, ...]) -> tuple[pa.Table, ...]:
     """The same sums in one table, once as many rows came as it would have: each row is then merged a few times only."""
-    if sum(len(t) for t in tallies) < 2 * max([BATCH_ROWS, *(len(t) for t in tallies)]):
-        return tallies
-    return (merge(tallies, keys),)
-
-
-def _without_units(groups: pa.Table) -> pa.Table:
-    """A tally by group alone, if it has more groups than get intervals: the units would be of no use."""
-    if pc.count_distinct(groups["key_group"], mode="all").as_py() <= MAX_INTERVALS:
-        return groups
-    table = merge([groups], ("group",))
-    for name in UNIT_KEYS:
-        table = table.append_column(f"key_{name}", pa.nulls(len(table), groups[f"key_{name}"].type))
-    return table
+    rows = [len(piece) for piece in pieces]
+    return pieces if sum(rows) < 2 * max(BATCH_ROWS, *rows) else (merge(pieces),)
 
 
 def required_columns(settings: EvaluationSettings, scoring: Scoring, stored_normalizer: str | None) -> list[str]:
@@ -328,27 +321,51 @@ def tally_batches(
     """
     total = Tallies(met=tuple(np.zeros(len(file.texts), bool) for file in references))
     for rows in regrouped(batches):
-        counts = score(rows, scoring, stored_normalizer, references)
-        summands = counted(rows, counts)
-        units = unit_columns(rows, summands, settings.unit, "word")
-        chars = unit_columns(rows, summands, settings.unit, "char")
-        groups = {}
-        for by in settings.by:
-            # Inside the group of one speaker the speaker is no unit.
-            inner = unit_columns(rows, summands, "utterance", "word") if by == "speaker" else units
-            groups[by] = (_without_units(tally(summands, {"group": key_of(by, edges)[1](rows), **inner})),)
+        summands = counted(rows, score(rows, scoring, stored_normalizer, references))
         met, missing = _met(rows, references)
         total += Tallies(
-            words=(tally(summands, units),),
-            chars=(tally(summands, chars),),
-            groups=groups,
-            spread=(tally(summands, {"rate": own_rate_bins(summands)}),),
-            worst=_worst(rows, summands, settings.worst) if settings.worst else _NO_WORST,
-            met=met,
-            missing=len(missing),
-            missing_ids=tuple(missing[:EXAMPLES]),
+            {name: (table,) for name, table in _tallied(rows, summands, settings, edges).items()},
+            _worst(rows, summands, settings.worst) if settings.worst else _NO_WORST,
+            met,
+            len(missing),
+            tuple(missing[:EXAMPLES]),
         )
     return total
+
+
+def _tallied(
+    rows: pa.Table, summands: pa.Table, settings: EvaluationSettings, edges: Sequence[float]
+) -> dict[str, pa.Table]:
+    """The tallies of one batch.
+
+    By name: `corpus` and `by BY` (figures), `words`, `chars` and `units BY` (what intervals need, by unit), `rates`.
+    """
+    kinds, names = units_of(rows, settings.unit)
+    word_units = unit_keys(kinds, names, summands["word_errors"], summands["ref_words"])
+    char_units = unit_keys(kinds, names, summands["char_errors"], summands["ref_chars"])
+    tallies = {
+        "corpus": tally(summands, {}),
+        "words": tally(summands, word_units, (*_UNIT_SUMS, "sentence_errors")),
+        "chars": tally(summands, char_units, ("scored", "char_errors", "ref_chars")),
+        "rates": tally(summands, {"rate": own_rate_bins(summands)}, ("scored",)),
+    }
+    for by in settings.by:
+        key = key_of(by, edges)[1](rows)
+        tallies[f"by {by}"] = groups = tally(summands, {"group": key})
+        if len(groups) <= MAX_INTERVALS:
+            # Inside the group of one speaker the speaker is no unit.
+            units = word_units if by != "speaker" else _own_units(summands)
+            tallies[f"units {by}"] = tally(summands, {"group": key, **units}, _UNIT_SUMS)
+    return tallies
+
+
+_UNIT_SUMS: Final = ("scored", "word_errors", "ref_words")
+
+
+def _own_units(summands: pa.Table) -> dict[str, pa.Array]:
+    """Every utterance its own unit."""
+    kinds = pa.repeat(pa.scalar(UNITS.index("utterance"), pa.int8()), len(summands))
+    return unit_keys(kinds, pa.nulls(len(summands), pa.string()), summands["word_errors"], summands["ref_words"])
 
 
 def _worst(rows: pa.Table, summands: pa.Table, number: int) -> pa.Table:
@@ -411,31 +428,23 @@ def evaluation_of(
         problems: of the references.
         edges: of the bins of confidence that the tallies were made with.
     """
-    words = merge(tallies.words, UNIT_KEYS) if tallies.words else None
-    chars = merge(tallies.chars, UNIT_KEYS) if tallies.chars else None
-    total = merge([words], ()).to_pylist()[0] if words is not None else dict.fromkeys(_ALL_SUMS, 0)
+    words, chars = tallies.merged("words"), tallies.merged("chars")
+    corpus = tallies.merged("corpus")
     return Evaluation(
-        figures=Figures.of(total),
+        figures=Figures.of(dict.fromkeys(SUMS, 0) if corpus is None else corpus.to_pylist()[0]),
         failed=failed,
         scoring=scoring,
         unit=_unit(words),
         intervals={
-            "wer": _interval(words, "word", settings.level),
-            "cer": _interval(chars, "char", settings.level),
-            "ser": _interval(words, "sentence", settings.level),
+            "wer": _interval(words, "word_errors", "ref_words", settings.level),
+            "cer": _interval(chars, "char_errors", "ref_chars", settings.level),
+            "ser": _interval(words, "sentence_errors", "scored", settings.level),
         },
-        groupings=tuple(_grouping(by, tallies.groups.get(by, ()), settings.level, edges) for by in settings.by),
+        groupings=tuple(_grouping(by, tallies, settings.level, edges) for by in settings.by),
         worst=tuple(tallies.worst.sort_by(_WORST_FIRST)["utt_id"].to_pylist()[: settings.worst]),
-        spread=_spread(tallies),
+        spread=_spread(tallies.merged("rates")),
         problems=problems,
     )
-
-
-_ALL_SUMS: Final = (
-    *("utterances", "scored", "sentence_errors", "audio_s", "confident", "confidence"),
-    *COUNT_NAMES,
-    *(f"char_{name}" for name in COUNT_NAMES),
-)
 
 
 def unit_name(kinds: pa.ChunkedArray) -> str:
@@ -445,58 +454,56 @@ def unit_name(kinds: pa.ChunkedArray) -> str:
 
 def _unit(units: pa.Table | None) -> str:
     """The kinds of unit among the scored utterances."""
-    return unit_name(units.filter(pc.greater(units["scored"], 0))["key_unit_kind"]) if units else "utterance"
+    if units is None:
+        return "utterance"
+    return unit_name(units.filter(pc.greater(units["scored"], 0))["key_unit_kind"])
 
 
-def _interval(units: pa.Table | None, measure: str, level: float) -> Interval | None:
-    """Interval of a rate from a tally by unit."""
+def _interval(units: pa.Table | None, errors: str, reference: str, level: float) -> Interval | None:
+    """Interval of the rate errors / reference, from a tally by unit."""
     if units is None:
         return None
     units = units.filter(pc.greater(units["scored"], 0))
     if not units.num_rows:
         return None
-    sums = {name: units[name].to_numpy() for name in units.column_names if not name.startswith("key_")}
     alone = pc.equal(units["key_unit_kind"], UNITS.index("utterance")).to_numpy()
-    multiplicity = np.where(alone, sums["scored"], 1)
-    if measure == "sentence":
-        errors, reference = sums["sentence_errors"], sums["scored"]
-    else:
-        hits, substitutions, deletions, insertions = (
-            sums[("char_" if measure == "char" else "") + n] for n in COUNT_NAMES
-        )
-        errors, reference = substitutions + deletions + insertions, hits + substitutions + deletions
-    share = measure == "sentence"
-    return rate_interval(errors / multiplicity, reference / multiplicity, multiplicity, level=level, share=share)
+    multiplicity = np.where(alone, units["scored"].to_numpy(), 1)
+    wrong, length = (units[name].to_numpy() / multiplicity for name in (errors, reference))
+    return rate_interval(wrong, length, multiplicity, level=level, share=reference == "scored")
 
 
-def _grouping(by: str, tallies: tuple[pa.Table, ...], level: float, edges: Sequence[float]) -> Grouping:
-    keys = ("group", *UNIT_KEYS)
-    if not tallies:
+def _grouping(by: str, tallies: Tallies, level: float, edges: Sequence[float]) -> Grouping:
+    sums, units = tallies.merged(f"by {by}"), tallies.merged(f"units {by}")
+    if sums is None:
         return Grouping(by, "utterance", ())
-    units = merge(tallies, keys)
-    sums = merge([units], ("group",)).sort_by("key_group")
     intervals: dict[Any, Interval | None] = {}
-    if sums.num_rows <= MAX_INTERVALS:
-        for key in sums["key_group"].to_pylist():
-            same = pc.is_null(units["key_group"]) if key is None else pc.equal(units["key_group"], key)
-            intervals[key] = _interval(units.filter(same), "word", level)
-    names = _key_names(by, sums, edges)
-    groups = tuple(
-        Group(names[row["key_group"]], Figures.of(row), intervals.get(row["key_group"])) for row in sums.to_pylist()
-    )
-    return Grouping(by, _unit(units), groups)
+    if units is not None and sums.num_rows <= MAX_INTERVALS:
+        for key, of_group in _by_group(units):
+            intervals[key] = _interval(of_group, "word_errors", "ref_words", level)
+    rows = sums.sort_by("key_group").to_pylist()
+    names = _key_names(by, [row["key_group"] for row in rows], edges)
+    groups = (Group(names[row["key_group"]], Figures.of(row), intervals.get(row["key_group"])) for row in rows)
+    return Grouping(by, _unit(units), tuple(groups))
 
 
-def _spread(tallies: Tallies) -> tuple[int, ...]:
+def _by_group(units: pa.Table) -> Iterator[tuple[Any, pa.Table]]:
+    """The rows of each group."""
+    ordered = units.sort_by("key_group")
+    start = 0
+    for run in pc.run_end_encode(ordered["key_group"].combine_chunks()).run_ends.to_pylist():
+        yield ordered["key_group"][start].as_py(), ordered.slice(start, run - start)
+        start = run
+
+
+def _spread(rates: pa.Table | None) -> tuple[int, ...]:
     counts = [0] * len(RATE_EDGES)
-    for row in merge(tallies.spread, ("rate",)).to_pylist() if tallies.spread else []:
+    for row in [] if rates is None else rates.to_pylist():
         if row["key_rate"] is not None:
             counts[row["key_rate"]] = row["scored"]
     return tuple(counts)
 
 
-def _key_names(by: str, sums: pa.Table, edges: Sequence[float]) -> dict[Any, str | None]:
-    keys = sums["key_group"].to_pylist()
+def _key_names(by: str, keys: Sequence[Any], edges: Sequence[float]) -> dict[Any, str | None]:
     known = [key for key in keys if key is not None]
     if by == "duration":
         ends = [*(f"{end:g}" for end in DURATION_EDGES[1:]), ""]
@@ -528,11 +535,13 @@ def evaluate_run(run: Run, settings: EvaluationSettings | None = None, address: 
     scoring = settings.scoring or Scoring(stored)
     references = [load_references(uri) for uri in scoring.references]
     columns = required_columns(settings, scoring, stored)
-    files = [file.path for file in run.files("transcripts")]
+    named = run.files()
+    files = [file.path for file in named["transcripts"]]
+    failed = sum(file.rows for file in named["errors"])
     edges = confidence_deciles(run) if "confidence" in settings.by else (0.0, 1.0)
     work = partial(_tally_files, run.uri, columns, settings, scoring, stored, edges)
     tallies = work(files, references) if address is None else _on_cluster(work, files, references, address)
-    return evaluation_of(tallies, run.rows("errors"), settings, scoring, _problems(run, tallies, references), edges)
+    return evaluation_of(tallies, failed, settings, scoring, _problems(run, tallies, references), edges)
 
 
 def confidence_deciles(run: Run) -> tuple[float, ...]:

@@ -15,7 +15,7 @@ from pipeline.evaluate import BATCH_ROWS, EvaluationSettings, regrouped, unit_na
 from pipeline.references import References, load_references
 from pipeline.run import Run
 from pipeline.statistics import Interval, rate_interval
-from pipeline.tally import UNITS, unit_columns, unit_sources
+from pipeline.tally import UNITS, merge, tally, unit_keys, unit_sources, units_of
 
 REGRESSION_LABEL: Final = "score"
 """What the one value of a regression head is called (`pipeline.schemas.LABELS`): it is no label, and not evaluated."""
@@ -111,11 +111,10 @@ def _add(sums: _Sums, rows: pa.Table, settings: EvaluationSettings) -> None:
     right = pc.equal(scored["reference_label"], scored["label"])
     sums.calibration += calibrate(_shares(scored["score"]), right.to_numpy())
     _add_scores(sums, scored)
-    summands = pa.table({"word_errors": pc.invert(right).cast(pa.int64()), "ref_words": np.ones(len(scored), np.int64)})
-    units = pa.table(unit_columns(scored, summands, settings.unit, "word"))
-    units = units.append_column("errors", summands["word_errors"])
-    keys = ["unit_kind", "unit", "unit_errors"]
-    sums.units.append(units.group_by(keys).aggregate([("errors", "sum"), ([], "count_all")]))
+    wrong = pc.invert(right).cast(pa.int64())
+    ones = pa.repeat(pa.scalar(1, pa.int64()), len(scored))
+    keys = unit_keys(*units_of(scored, settings.unit), wrong, ones)
+    sums.units.append(tally(pa.table({"errors": wrong, "rows": ones}), keys, ("errors", "rows")))
 
 
 def _shares(scores: pa.ChunkedArray) -> Any:
@@ -144,10 +143,9 @@ def _add_scores(sums: _Sums, scored: pa.Table) -> None:
 
 
 def _evaluation(task: str, sums: _Sums, settings: EvaluationSettings) -> LabelEvaluation:
-    units = pa.concat_tables(sums.units).group_by(["unit_kind", "unit", "unit_errors"])
-    units = units.aggregate([("errors_sum", "sum"), ("count_all", "sum")])
-    rows, errors = units["count_all_sum"].to_numpy(), units["errors_sum_sum"].to_numpy()
-    alone = pc.equal(units["unit_kind"], UNITS.index("utterance")).to_numpy()
+    units = merge(sums.units)
+    rows, errors = units["rows"].to_numpy(), units["errors"].to_numpy()
+    alone = pc.equal(units["key_unit_kind"], UNITS.index("utterance")).to_numpy()
     multiplicity = np.where(alone, rows, 1)
     wrong = rate_interval(errors / multiplicity, rows / multiplicity, multiplicity, level=settings.level, share=True)
     return LabelEvaluation(
@@ -158,5 +156,5 @@ def _evaluation(task: str, sums: _Sums, settings: EvaluationSettings) -> LabelEv
         calibration=sums.calibration,
         scores={label: scores for label, scores in sums.scores.items() if label not in sums.incomplete},
         interval=wrong and Interval(1 - wrong.high, 1 - wrong.low, wrong.level, wrong.units, wrong.method),
-        unit=unit_name(units["unit_kind"]),
+        unit=unit_name(units["key_unit_kind"]),
     )

@@ -129,19 +129,19 @@ class Run:
         """Ids of the parts whose chunks are all committed."""
         return {part for part, committed in list_committed(self.uri).items() if committed.done}
 
-    def files(self, table: str) -> list[DataFile]:
-        """The files that hold the committed rows of `transcripts`, `labels` or `errors`."""
+    def files(self) -> dict[str, list[DataFile]]:
+        """By table (`transcripts`, `labels`, `errors`): the files that hold its committed rows."""
         compacted = read_compaction(self.uri)
         named = compacted if compacted is not None else [file for commit in self.commits() for file in commit.files]
-        return [file for file in named if file.table == table]
+        return {table: [file for file in named if file.table == table] for table in TABLES}
 
     def rows(self, table: str) -> int:
         """How many rows of a table are committed."""
-        return sum(file.rows for file in self.files(table))
+        return sum(file.rows for file in self.files()[table])
 
     def dataset(self, table: str) -> pads.Dataset:
         """The committed rows of `transcripts`, `labels` or `errors`, at any time, also while the run goes on."""
-        return open_files(self.uri, table, [file.path for file in self.files(table)])
+        return open_files(self.uri, table, [file.path for file in self.files()[table]])
 
 
 def open_files(uri: str, table: str, paths: Sequence[str]) -> pads.Dataset:

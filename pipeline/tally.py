@@ -1,6 +1,6 @@
 """Sums of counts by group, as Arrow columns: figures of any number of rows are added and never averaged.
 
-A tally is a table: key columns, then the columns of `SUMS`. `tally` makes one of rows, `merge` one of tallies; any cut
+A tally is a table of key columns (`key_...`) and sums. `tally` makes one of rows, `merge` one of tallies; any cut
 of the rows and any order give the same sums. So a batch, a file or a machine can be tallied by itself.
 
 Beside the group, a tally keeps the *unit* apart: what the confidence interval of a rate draws from. Utterances of one
@@ -35,6 +35,8 @@ SUMS: Final = (
 )
 UNIT_KEYS: Final = ("unit_kind", "unit", "unit_errors", "unit_reference")
 UNITS: Final = ("speaker", "recording", "utterance")
+KEY: Final = "key_"
+_EMPTY_IS_ZERO: Final = pc.ScalarAggregateOptions(min_count=0)
 
 DURATION_EDGES: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0)
 """Lower ends of the bins of `duration`, seconds; the last has no upper end."""
@@ -75,41 +77,39 @@ def _errors(counts: dict[str, pa.Array], prefix: str) -> pa.Array:
     return pc.add(pc.add(substitutions, deletions), insertions)
 
 
-def unit_columns(table: pa.Table, summands: pa.Table, unit: str, measure: str) -> dict[str, pa.Array]:
-    """The columns of `UNIT_KEYS` for each row.
+def units_of(table: pa.Table, unit: str) -> tuple[pa.Array, pa.Array]:
+    """The unit of each row: its kind, an index of `UNITS`, and its name; null where the utterance is its own.
 
     Args:
         table: rows, with the columns of `unit_sources(unit)`.
-        summands: of `counted`, row for row.
         unit: `auto`, or one of `UNITS` to make every row one of those: rows without it are units of their own.
-        measure: `word` or `char`: whose errors and lengths tell single utterances apart.
     """
     names = pa.nulls(table.num_rows, pa.string())
-    kinds = pa.nulls(table.num_rows, pa.int8())
-    if unit in ("auto", "recording"):
-        recordings = _recordings(table["utt_id"], everything=unit == "recording")
-        names, kinds = recordings, _kind(recordings, 1)
+    kinds = pa.repeat(pa.scalar(UNITS.index("utterance"), pa.int8()), table.num_rows)
+    if unit == "recording" or (unit == "auto" and table["speaker"].null_count):
+        names = _recordings(table["utt_id"], everything=unit == "recording")
+        kinds = pc.if_else(pc.is_valid(names), pa.scalar(UNITS.index("recording"), pa.int8()), kinds)
     if unit in ("auto", "speaker"):
         speakers = _plain(table["speaker"])
         names = pc.coalesce(speakers, names)
-        kinds = pc.coalesce(_kind(speakers, 0), kinds)
+        kinds = pc.if_else(pc.is_valid(speakers), pa.scalar(UNITS.index("speaker"), pa.int8()), kinds)
+    return kinds, names
+
+
+def unit_keys(kinds: pa.Array, names: pa.Array, errors: pa.Array, reference: pa.Array) -> dict[str, pa.Array]:
+    """The columns of `UNIT_KEYS`: utterances that are their own units are told apart by errors and length only."""
     alone = pc.is_null(names)
-    length = "ref_words" if measure == "word" else "ref_chars"
     return {
-        "unit_kind": pc.fill_null(kinds, 2),
+        "unit_kind": kinds,
         "unit": names,
-        "unit_errors": pc.if_else(alone, summands[f"{measure}_errors"], None),
-        "unit_reference": pc.if_else(alone, summands[length], None),
+        "unit_errors": pc.if_else(alone, errors, None),
+        "unit_reference": pc.if_else(alone, reference, None),
     }
 
 
 def unit_sources(unit: str) -> tuple[str, ...]:
     """The columns that `unit_columns` reads of the rows."""
     return {"auto": ("utt_id", "speaker"), "speaker": ("speaker",), "recording": ("utt_id",)}.get(unit, ())
-
-
-def _kind(names: pa.Array, kind: int) -> pa.Array:
-    return pc.if_else(pc.is_valid(names), pa.scalar(kind, pa.int8()), None)
 
 
 def _recordings(utt_ids: pa.ChunkedArray, *, everything: bool) -> pa.Array:
@@ -188,25 +188,41 @@ def own_rate_bins(summands: pa.Table) -> pa.Array:
     return pa.array(np.searchsorted(RATE_EDGES, rates, "right") - 1, pa.int64(), mask=~known)
 
 
-def tally(summands: pa.Table, keys: dict[str, pa.Array]) -> pa.Table:
-    """Sums of the rows with equal keys; null is a key like any other."""
-    table = summands.select(list(SUMS))
+def tally(summands: pa.Table, keys: dict[str, pa.Array], sums: Sequence[str] = SUMS) -> pa.Table:
+    """Sums of the rows with equal keys; null is a key like any other. Without keys: one row."""
+    table = summands.select(list(sums))
     for name, values in keys.items():
-        table = table.append_column(f"key_{name}", values)
-    return _grouped(table, [f"key_{name}" for name in keys])
+        table = table.append_column(f"{KEY}{name}", values)
+    return merge([table])
 
 
-def merge(tallies: Sequence[pa.Table], keys: Sequence[str]) -> pa.Table:
-    """One tally of several, by the keys `keys` of theirs: fewer keys sum over the others."""
-    names = [f"key_{name}" for name in keys]
-    table = pa.concat_tables([t.select([*names, *SUMS]) for t in tallies])
-    return _grouped(table, names) if names else _total(table)
+def merge(tallies: Sequence[pa.Table], keys: Sequence[str] | None = None) -> pa.Table:
+    """One tally of several with the same columns.
+
+    Args:
+        tallies: of `tally`.
+        keys: those to keep, which sums over the others; None: all.
+    """
+    columns = tallies[0].column_names
+    names = [c for c in columns if c.startswith(KEY)] if keys is None else [f"{KEY}{key}" for key in keys]
+    sums = [c for c in columns if not c.startswith(KEY)]
+    table = pa.concat_tables([t.select([*names, *sums]) for t in tallies])
+    return _grouped(table, names, sums) if names else _total(table, sums)
 
 
-def _grouped(table: pa.Table, names: list[str]) -> pa.Table:
-    grouped = table.group_by(names).aggregate([(name, "sum", pc.ScalarAggregateOptions(min_count=0)) for name in SUMS])
-    return grouped.rename_columns([name.removesuffix("_sum") for name in grouped.column_names])
+def _grouped(table: pa.Table, names: list[str], sums: list[str]) -> pa.Table:
+    words: dict[str, pa.Array] = {}
+    for name in names:  # numbers are grouped several times as fast as texts
+        if pa.types.is_string(table.schema.field(name).type):
+            coded = _plain(table[name]).dictionary_encode()
+            words[name] = coded.dictionary
+            table = table.set_column(table.column_names.index(name), name, coded.indices)
+    grouped = table.group_by(names).aggregate([(name, "sum", _EMPTY_IS_ZERO) for name in sums])
+    grouped = grouped.rename_columns([name.removesuffix("_sum") for name in grouped.column_names])
+    for name, dictionary in words.items():
+        grouped = grouped.set_column(grouped.column_names.index(name), name, dictionary.take(_plain(grouped[name])))
+    return grouped
 
 
-def _total(table: pa.Table) -> pa.Table:
-    return pa.table({name: [pc.sum(table[name], min_count=0).as_py()] for name in SUMS})
+def _total(table: pa.Table, sums: list[str]) -> pa.Table:
+    return pa.table({name: [pc.sum(table[name], options=_EMPTY_IS_ZERO).as_py()] for name in sums})
