@@ -298,3 +298,10 @@ def test_labels_of_plots_are_cut_and_say_nothing_of_their_own():
     assert 'aria-label="a &quot;title&quot; &lt;b&gt;"' in svg
     assert "$x$ &lt;script&gt;" in svg
     assert "y" * 20 not in svg
+
+
+def test_rates_of_zero_are_drawn_on_an_axis_that_begins_there():
+    svg = plots.intervals("zeros", [plots.Estimate("a", 0.0, 0.0, 0.0), plots.Estimate("b", 0.0, None, None)], line=0.0)
+
+    assert "−" not in svg
+    assert "0.0 %" in svg
