@@ -1,175 +1,35 @@
-"""What the report says, in order, whatever it is written in: sections of tables, figures, facts and notes.
+"""What the report says, in order, whatever it is written in.
 
 `page` reads the report's dict and decides on words, columns and formats. `pipeline.render` writes what it returns as
-HTML and as Markdown, so that both say the same. Nothing here escapes: all text is data until it is written.
+HTML and as Markdown, so that both say the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Final, Literal
+from dataclasses import replace
+from typing import Any, Final
 
 from pipeline import plots
+from pipeline.blocks import Block, Column, Facts, Figure, Matrix, Note, Page, Part, Score, Section, Table
+from pipeline.formats import (
+    NONE,
+    SPACE,
+    count,
+    moment,
+    number,
+    percent,
+    percent_range,
+    plural,
+    points,
+    significant,
+    span,
+)
 
-NONE: Final = "–"  # stands for null
-_SPACE: Final = "\u00a0"  # between a number and its unit
 _PLOTTED: Final = 30  # groups of a plot that are still legible
 _MATRIX: Final = 40  # labels of a confusion matrix that are still legible
 
 Report = Mapping[str, Any]
-Kind = Literal[
-    "text",
-    "name",
-    "code",
-    "speech",
-    "alignment",
-    "count",
-    "change",
-    "rate",
-    "points",
-    "number",
-    "seconds",
-    "range",
-    "p",
-]
-NUMERIC: Final = frozenset({"count", "change", "rate", "points", "number", "seconds", "range", "p"})
-
-
-@dataclass(frozen=True)
-class Column:
-    """A table's column.
-
-    Attributes:
-        title: its header.
-        kind: how its values are written. `rate` and `range` are fractions, `points` differences of them, `seconds`
-            are seconds, `name` is an id or a URI, `code` a short one that never breaks, `speech` a transcript,
-            `alignment` a list of [op, reference, hypothesis].
-        bar: draw the value's share of the column's largest behind it.
-    """
-
-    title: str
-    kind: Kind = "text"
-    bar: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of values, formatted where they are written.
-
-    Attributes:
-        title: its caption.
-        columns: one for each value of a row.
-        rows: what is shown.
-        of: how many rows there are in all, where those shown are a cut or a sample.
-        wide: too wide to stand beside another block.
-        folded: the data of a figure, or a detail: at first closed.
-    """
-
-    block: ClassVar = "table"
-    title: str
-    columns: Sequence[Column]
-    rows: Sequence[Sequence[Any]]
-    of: int | None = None
-    wide: bool = False
-    folded: bool = False
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """Counts by reference label (row) and predicted label (column); `of` labels in all."""
-
-    block: ClassVar = "matrix"
-    title: str
-    labels: Sequence[str]
-    predicted: Sequence[str]
-    counts: Sequence[Sequence[int]]
-    of: int
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A plot, and its numbers if no table beside it has them."""
-
-    block: ClassVar = "figure"
-    title: str
-    svg: str
-    note: str = ""
-    data: Table | None = None
-
-
-@dataclass(frozen=True)
-class Facts:
-    """Names with their values, both text. `prominent`: few, and worth large type."""
-
-    block: ClassVar = "facts"
-    items: Sequence[tuple[str, str]]
-    prominent: bool = False
-
-
-@dataclass(frozen=True)
-class Note:
-    """A paragraph. `tone` is of what it reports."""
-
-    block: ClassVar = "note"
-    text: str
-    tone: Literal["plain", "good", "bad"] = "plain"
-
-
-Block = Table | Matrix | Figure | Facts | Note
-
-
-@dataclass(frozen=True)
-class Part:
-    """Blocks that belong together, under a title of their own if there is one."""
-
-    title: str
-    blocks: Sequence[Block]
-
-
-@dataclass(frozen=True)
-class Section:
-    """A stretch of the page that the navigation leads to."""
-
-    id: str
-    nav: str
-    title: str
-    parts: Sequence[Part]
-
-
-@dataclass(frozen=True)
-class Score:
-    """A headline figure, formatted."""
-
-    name: str
-    short: str
-    value: str
-    interval: str = ""
-    detail: str = ""
-    change: str = ""
-
-
-@dataclass(frozen=True)
-class Page:
-    """All that the report says.
-
-    Attributes:
-        title: of the run.
-        about: where it comes from.
-        banner: why to be wary of it; empty if the run is done.
-        scores: the first one is the largest; never empty.
-        coverage: how much of the corpus the scores speak for.
-        shares: coverage as (name, utterances), for a bar.
-        sections: in order.
-    """
-
-    title: str
-    about: Sequence[tuple[str, str]]
-    banner: str
-    scores: Sequence[Score]
-    coverage: str
-    shares: Sequence[tuple[str, int]]
-    sections: Sequence[Section]
 
 
 def page(report: Report) -> Page:
@@ -203,88 +63,8 @@ def page(report: Report) -> Page:
     )
 
 
-# --- Formats
-
-
-def count(value: float | None) -> str:
-    """`12,345`."""
-    return NONE if value is None else _signed(f"{value:,.0f}")
-
-
-def change(value: float | None) -> str:
-    """`+12`."""
-    return NONE if value is None else _signed(f"{value:+,.0f}")
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """`1,234.50`."""
-    return NONE if value is None else _signed(f"{value:,.{digits}f}")
-
-
-def percent(rate: float | None, digits: int | None = None) -> str:
-    """`8.32 %`, `12.3 %`."""
-    if rate is None:
-        return NONE
-    return number(100 * rate, percent_digits([rate]) if digits is None else digits) + f"{_SPACE}%"
-
-
-def points(difference: float | None, digits: int = 2) -> str:
-    """`+0.42 pp`: a difference of two rates in percentage points."""
-    return NONE if difference is None else _signed(f"{100 * difference:+,.{digits}f}") + f"{_SPACE}pp"
-
-
-def percent_digits(rates: Iterable[float | None]) -> int:
-    """Decimals that write percentages alike: two where any of them is small."""
-    smallest = min((abs(rate) for rate in rates if rate), default=1.0)
-    return 2 if smallest < 0.0995 else 1
-
-
-def percent_range(interval: Mapping[str, Any] | None, digits: int | None = None) -> str:
-    """`4.10–5.20 %`."""
-    if interval is None:
-        return NONE
-    low, high = interval["low"], interval["high"]
-    digits = percent_digits([low, high]) if digits is None else digits
-    return f"{number(100 * low, digits)}–{number(100 * high, digits)}{_SPACE}%"
-
-
-def probability(value: float | None) -> str:
-    """`0.042`, `< 0.001`, `> 0.999`."""
-    if value is None:
-        return NONE
-    if 0.001 <= value <= 0.999:
-        return f"{value:.3f}"
-    return f"<{_SPACE}0.001" if value < 0.001 else f">{_SPACE}0.999"
-
-
-def span(seconds: float | None) -> str:
-    """`3.2 s`, `12 min 31 s`, `3 h 12 min`, `1,234 h`."""
-    if seconds is None:
-        return NONE
-    if seconds < 59.95:
-        return f"{seconds:.1f}{_SPACE}s"
-    if seconds < 3599.5:
-        return "{0}{2}min {1}{2}s".format(*divmod(round(seconds), 60), _SPACE)
-    if seconds < 100 * 3600:
-        return "{0}{2}h {1}{2}min".format(*divmod(round(seconds / 60), 60), _SPACE)
-    return f"{seconds / 3600:,.0f}{_SPACE}h"
-
-
-def moment(iso: str | None) -> str:
-    """`2026-11-22 19:00:00 UTC`."""
-    return NONE if iso is None else iso.replace("T", " ").replace("Z", " UTC")
-
-
-def _signed(text: str) -> str:
-    return text.replace("-", "−")
-
-
 def _level(report: Report) -> str:
-    return f"{100 * report['scoring']['level']:g}{_SPACE}%"
-
-
-def _plural(number_of: int, noun: str) -> str:
-    return f"{count(number_of)} {noun}{'' if number_of == 1 else 's'}"
+    return f"{100 * report['scoring']['level']:g}{SPACE}%"
 
 
 def _or_none(text: str | None) -> str:
@@ -326,7 +106,7 @@ def _scores(report: Report) -> Iterator[Score]:
         )
     if not report["headline"] and not report["classification"]:
         corpus = report["corpus"]
-        yield Score("Speech corpus", "hours", f"{number(corpus['hours'], 1)}{_SPACE}h", "no references: nothing scored")
+        yield Score("Speech corpus", "hours", f"{number(corpus['hours'], 1)}{SPACE}h", "no references: nothing scored")
         yield Score("Utterances", "", count(corpus["utterances"]))
         yield Score("Words recognised", "", count(corpus["words"]))
         yield Score("Share of speech", "", percent(corpus["speech_share"]))
@@ -336,15 +116,15 @@ def _interval(interval: Mapping[str, Any] | None) -> str:
     if interval is None:
         return ""
     return (
-        f"{100 * interval['level']:g}{_SPACE}%: {percent_range(interval)} "
-        f"over {_plural(interval['units'], interval['unit'])}"
+        f"{100 * interval['level']:g}{SPACE}%: {percent_range(interval)} "
+        f"over {plural(interval['units'], interval['unit'])}"
     )
 
 
 def _counts(counts: Mapping[str, Any] | None, unit: str) -> str:
     if counts is None:
         return ""
-    return f"{count(counts['errors'])} errors in {_plural(counts['reference'], unit)}"
+    return f"{count(counts['errors'])} errors in {plural(counts['reference'], unit)}"
 
 
 def _change(metric: Mapping[str, Any]) -> str:
@@ -355,7 +135,7 @@ def _coverage(report: Report) -> str:
     coverage = report["coverage"]
     share = "" if coverage["share"] is None else f" ({percent(coverage['share'], 1)})"
     return (
-        f"Coverage: {count(coverage['scored'])} of {_plural(coverage['rows'], 'utterance')} scored{share}; "
+        f"Coverage: {count(coverage['scored'])} of {plural(coverage['rows'], 'utterance')} scored{share}; "
         f"{count(coverage['no_reference'])} without reference, {count(coverage['failed'])} failed."
     )
 
@@ -412,7 +192,7 @@ def _comparison(report: Report) -> Iterator[Part]:
     note = (
         "No intervals: too few units to resample."
         if units is None
-        else f"Whiskers: {_level(report)} over {_plural(units['units'], units['unit'])} ({units['method']}). "
+        else f"Whiskers: {_level(report)} over {plural(units['units'], units['unit'])} ({units['method']}). "
         "Left of the dashed line this run is better."
     )
     estimates = [_estimate(each["metric"].upper(), each["difference"], each["interval"]) for each in metrics]
@@ -447,7 +227,7 @@ def _comparison(report: Report) -> Iterator[Part]:
                 Column("Utterance", "name"),
                 Column("This run", "alignment"),
                 Column("Baseline", "alignment"),
-                Column(f"Duration,{_SPACE}s", "seconds"),
+                Column(f"Duration,{SPACE}s", "seconds"),
             ],
             [
                 [
@@ -473,12 +253,8 @@ def _gate(gate: Sequence[Mapping[str, Any]] | None) -> Iterator[Note]:
     """A condition is one to fail on: the gate is passed where it does not hold."""
     for each in gate or ():
         verdict = "Gate failed" if each["holds"] else "Gate passed"
-        found = f"found {_fraction(each['value'])}, limit {_fraction(each['limit'])}"
+        found = f"found {significant(each['value'])}, limit {significant(each['limit'])}"
         yield Note(f"{verdict}: fail if {each['condition']}; {found}.", "bad" if each["holds"] else "good")
-
-
-def _fraction(value: float | None) -> str:
-    return NONE if value is None else _signed(f"{value:.4g}")
 
 
 def _comparison_facts(comparison: Mapping[str, Any]) -> Iterator[Block]:
@@ -552,7 +328,7 @@ def _groups(report: Report) -> Iterator[Part]:
             Column("CER", "rate"),
             Column("SER", "rate"),
             Column("Utterances", "count"),
-            Column(f"Audio,{_SPACE}s", "count"),
+            Column(f"Audio,{SPACE}s", "count"),
         ]
         rows = [
             [
@@ -673,7 +449,7 @@ def _confusions(report: Report) -> Iterator[Part]:
     ]
     if tables:
         sampled = (
-            f"Counted in {count(confusions['sampled'])} of {_plural(confusions['of'], 'utterance')} with errors; "
+            f"Counted in {count(confusions['sampled'])} of {plural(confusions['of'], 'utterance')} with errors; "
             "the most frequent are shown."
         )
         yield Part("", [Note(sampled), *tables])
@@ -690,10 +466,10 @@ def _worst(report: Report) -> Iterator[Part]:
         Column("Errors", "count"),
         Column("Words", "count"),
         Column("Confidence", "number"),
-        Column(f"Duration,{_SPACE}s", "seconds"),
+        Column(f"Duration,{SPACE}s", "seconds"),
         Column("Speaker", "name"),
         Column("Audio", "name"),
-        Column(f"From,{_SPACE}s", "seconds"),
+        Column(f"From,{SPACE}s", "seconds"),
     ]
     rows = [
         [
@@ -828,7 +604,7 @@ def _corpus(report: Report) -> Iterator[Part]:
         [
             Facts(
                 [
-                    ("Audio", f"{number(corpus['hours'], 1)}{_SPACE}h"),
+                    ("Audio", f"{number(corpus['hours'], 1)}{SPACE}h"),
                     ("Utterances", count(corpus["utterances"])),
                     ("Share of speech", percent(corpus["speech_share"], 1)),
                     ("Words", count(corpus["words"])),
@@ -888,7 +664,7 @@ def _corpus(report: Report) -> Iterator[Part]:
                         Column("Utterance", "name"),
                         Column("Recognised", "speech"),
                         Column("Confidence", "number"),
-                        Column(f"Duration,{_SPACE}s", "seconds"),
+                        Column(f"Duration,{SPACE}s", "seconds"),
                     ],
                     [
                         [each["utt_id"], each["text"], each["confidence"], each["duration_s"]]
@@ -911,7 +687,7 @@ def _speed(report: Report) -> Iterator[Part]:
         ("Compute", span(run["compute_s"])),
     ]
     if cost is not None:
-        prominent.append(("Cost", f"{number(cost['total'])}{_SPACE}{cost['currency']}"))
+        prominent.append(("Cost", f"{number(cost['total'])}{SPACE}{cost['currency']}"))
     details = [
         ("Audio per second of compute", NONE if compute is None else span(compute)),
         ("Utterances", f"{count(run['utterances'])}, and {count(run['errors'])} failed"),
@@ -924,8 +700,8 @@ def _speed(report: Report) -> Iterator[Part]:
         details.append(("Started again", ", ".join(moment(start) for start in run["starts"][1:])))
     if cost is not None:
         each = f"{cost['per_hour']:g} {cost['currency']} an hour"
-        details.append(("Price", f"{_plural(cost['machines'], 'machine')} at {each}"))
-        details.append(("Cost of an hour of audio", f"{_fraction(cost['per_audio_hour'])} {cost['currency']}"))
+        details.append(("Price", f"{plural(cost['machines'], 'machine')} at {each}"))
+        details.append(("Cost of an hour of audio", f"{significant(cost['per_audio_hour'])} {cost['currency']}"))
     yield Part("", [Facts(prominent, prominent=True), Facts(details)])
 
 

@@ -73,7 +73,8 @@ class ReliabilityBin:
 
 def histogram(title: str, edges: Sequence[str], counts: Sequence[int], *, x_label: str) -> str:
     """Bars of the same width between `edges` (texts, one more than `counts`), whatever the edges' distances."""
-    with _plot(title, 210, left=52, bottom=44) as (axes, svg):
+    left = 24 + 7 * len(f"{max(counts):,}")
+    with _plot(title, 210, left=left, bottom=44) as (axes, svg):
         axes.bar([i + 0.5 for i in range(len(counts))], counts, width=0.88, color=_ACCENT)
         step = max(1, -(-len(edges) // 8))
         axes.set_xticks(range(0, len(edges), step), edges[::step])
@@ -98,13 +99,15 @@ def intervals(title: str, estimates: Sequence[Estimate], *, line: float | None, 
         whiskers = [(y, each.low, each.high) for y, each in enumerate(estimates) if each.low is not None]
         if whiskers:
             axes.hlines(*zip(*whiskers, strict=True), color=_ACCENT, linewidth=2, alpha=0.5)
-        axes.plot([each.value for each in estimates], range(len(estimates)), "o", color=_ACCENT, markersize=6)
+        axes.plot([each.value for each in estimates], range(len(estimates)), "o", color=_ACCENT, clip_on=False)
         if line is not None:
             axes.axvline(line, color=_INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         axes.set_yticks(range(len(estimates)), [_label(each.label) for each in estimates])
         axes.tick_params("y", labelcolor=_INK)
         axes.set_ylim(len(estimates) - 0.4, -0.6)
         axes.margins(x=0.04)
+        if not points:
+            axes.set_xlim(max(0, axes.get_xlim()[0]), max(0.01, axes.get_xlim()[1]))
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" pp" if points else " %"))
         axes.grid(visible=False, axis="y")

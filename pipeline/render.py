@@ -11,42 +11,22 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.page import (
-    NONE,
-    NUMERIC,
-    Block,
-    Column,
-    Facts,
-    Figure,
-    Kind,
-    Matrix,
-    Note,
-    Page,
-    Report,
-    Table,
-    change,
-    count,
-    number,
-    page,
-    percent,
-    percent_digits,
-    percent_range,
-    points,
-    probability,
-)
+from pipeline import formats
+from pipeline.blocks import NUMERIC, Block, Column, Facts, Figure, Kind, Matrix, Note, Page, Table
+from pipeline.page import Report, page
 
 Alignment = Sequence[Sequence[str]]
 
 _FILTERED: Final = 12  # rows from which on a table has a box to filter it
 _WRITTEN: Final[Mapping[Kind, Callable[[Any, int], str]]] = {
-    "count": lambda value, _: count(value),
-    "change": lambda value, _: change(value),
-    "rate": percent,
-    "points": lambda value, _: points(value),
-    "number": lambda value, _: number(value),
-    "seconds": lambda value, _: number(value, 1),
-    "range": percent_range,
-    "p": lambda value, _: probability(value),
+    "count": lambda value, _: formats.count(value),
+    "change": lambda value, _: formats.change(value),
+    "rate": formats.percent,
+    "points": lambda value, _: formats.points(value),
+    "number": lambda value, _: formats.number(value),
+    "seconds": lambda value, _: formats.number(value, 1),
+    "range": formats.percent_range,
+    "p": lambda value, _: formats.probability(value),
     "alignment": lambda value, _: alignment_text(value),
 }
 
@@ -61,7 +41,7 @@ def html(report: Report) -> str:
         KeyError: the dict lacks a key of the report's format.
     """
     template = _environment().get_template("report.html.jinja")
-    text = template.render(page=page(report), FILTERED=_FILTERED, NUMERIC=NUMERIC, NONE=NONE)
+    text = template.render(page=page(report), FILTERED=_FILTERED, NUMERIC=NUMERIC, NONE=formats.NONE)
     return text.encode("utf-8", "replace").decode("utf-8")  # file names may hold what is no character
 
 
@@ -87,7 +67,11 @@ def written(table: Table) -> list[list[str]]:
 def shown(table: Table | Matrix) -> str:
     """`20 of 1,234 shown`; empty where all are."""
     number_of = len(table.rows) if isinstance(table, Table) else max(len(table.labels), len(table.predicted))
-    return "" if table.of is None or table.of <= number_of else f"{count(number_of)} of {count(table.of)} shown"
+    return (
+        ""
+        if table.of is None or table.of <= number_of
+        else f"{formats.count(number_of)} of {formats.count(table.of)} shown"
+    )
 
 
 def alignment_text(alignment: Alignment) -> str:
@@ -98,14 +82,14 @@ def alignment_text(alignment: Alignment) -> str:
 
 def _cell(kind: Kind, value: Any, digits: int) -> str:
     if value is None:
-        return NONE
+        return formats.NONE
     return _WRITTEN[kind](value, digits) if kind in _WRITTEN else str(value)
 
 
 def _digits(column: Column, values: Sequence[Any]) -> int:
     if column.kind == "range":
         values = [value["low"] for value in values if value is not None]
-    return percent_digits(values) if column.kind in {"rate", "range"} else 0
+    return formats.percent_digits(values) if column.kind in {"rate", "range"} else 0
 
 
 # --- HTML
@@ -121,7 +105,7 @@ def _environment() -> Environment:
     )
     environment.tests["longer"] = lambda text, limit: len(text) > limit
     environment.filters.update(
-        written=written, shown=shown, shares=_shares, sha256=_sha256, count=count, svg=_svg, heat=_heat
+        written=written, shown=shown, shares=_shares, sha256=_sha256, count=formats.count, svg=_svg, heat=_heat
     )
     return environment
 
@@ -193,7 +177,7 @@ def _block(block: Block) -> Iterator[str]:
             yield _rows([column.title for column in columns], written(block), numeric)
         case Matrix(title, labels, predicted, counts):
             yield _caption(title, shown(block))
-            rows = [[label, *map(count, row)] for label, row in zip(labels, counts, strict=True)]
+            rows = [[label, *map(formats.count, row)] for label, row in zip(labels, counts, strict=True)]
             yield _rows(["Reference ↓, predicted →", *predicted], rows, set(range(1, len(predicted) + 1)))
 
 

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from pipeline import page, plots, render
+from pipeline import blocks, formats, page, plots, render
 from tests import reports
 
 VOID = {"meta", "link", "input", "br"}
@@ -251,7 +251,7 @@ def test_html_and_markdown_have_the_same_sections_and_tables():
         assert f"\n## {section.title}\n" in markdown
         for part in section.parts:
             for block in part.blocks:
-                if isinstance(block, page.Table):
+                if isinstance(block, blocks.Table):
                     assert f">{block.title}<" in html
                     assert f"**{block.title}**" in markdown
 
@@ -259,27 +259,27 @@ def test_html_and_markdown_have_the_same_sections_and_tables():
 @pytest.mark.parametrize(
     ("written", "expected"),
     [
-        (page.percent(None), "–"),
-        (page.percent(0.0), "0.0 %"),
-        (page.percent(0.0832), "8.32 %"),
-        (page.percent(0.123), "12.3 %"),
-        (page.percent(12.345), "1,234.5 %"),
-        (page.percent(-0.5), "−50.0 %"),
-        (page.points(0.0042), "+0.42 pp"),
-        (page.points(-0.0042), "−0.42 pp"),
-        (page.count(1234567), "1,234,567"),
-        (page.change(-3), "−3"),
-        (page.change(3), "+3"),
-        (page.probability(0.0004), "< 0.001"),
-        (page.probability(0.042), "0.042"),
-        (page.probability(0.9999), "> 0.999"),
-        (page.span(3.21), "3.2 s"),
-        (page.span(59.99), "1 min 0 s"),
-        (page.span(751), "12 min 31 s"),
-        (page.span(3599.9), "1 h 0 min"),
-        (page.span(11520), "3 h 12 min"),
-        (page.span(712300), "198 h"),
-        (page.moment("2026-11-22T19:00:00Z"), "2026-11-22 19:00:00 UTC"),
+        (formats.percent(None), "–"),
+        (formats.percent(0.0), "0.0 %"),
+        (formats.percent(0.0832), "8.32 %"),
+        (formats.percent(0.123), "12.3 %"),
+        (formats.percent(12.345), "1,234.5 %"),
+        (formats.percent(-0.5), "−50.0 %"),
+        (formats.points(0.0042), "+0.42 pp"),
+        (formats.points(-0.0042), "−0.42 pp"),
+        (formats.count(1234567), "1,234,567"),
+        (formats.change(-3), "−3"),
+        (formats.change(3), "+3"),
+        (formats.probability(0.0004), "< 0.001"),
+        (formats.probability(0.042), "0.042"),
+        (formats.probability(0.9999), "> 0.999"),
+        (formats.span(3.21), "3.2 s"),
+        (formats.span(59.99), "1 min 0 s"),
+        (formats.span(751), "12 min 31 s"),
+        (formats.span(3599.9), "1 h 0 min"),
+        (formats.span(11520), "3 h 12 min"),
+        (formats.span(712300), "198 h"),
+        (formats.moment("2026-11-22T19:00:00Z"), "2026-11-22 19:00:00 UTC"),
     ],
 )
 def test_formats(written, expected):
@@ -298,3 +298,10 @@ def test_labels_of_plots_are_cut_and_say_nothing_of_their_own():
     assert 'aria-label="a &quot;title&quot; &lt;b&gt;"' in svg
     assert "$x$ &lt;script&gt;" in svg
     assert "y" * 20 not in svg
+
+
+def test_rates_of_zero_are_drawn_on_an_axis_that_begins_there():
+    svg = plots.intervals("zeros", [plots.Estimate("a", 0.0, 0.0, 0.0), plots.Estimate("b", 0.0, None, None)], line=0.0)
+
+    assert "−" not in svg
+    assert "0.00 %" in svg
