@@ -161,7 +161,7 @@ def _comparison(report: Report) -> Iterator[Part]:
     comparison = report["comparison"]
     if comparison is None:
         return
-    yield Part("", [*_gate(comparison["gate"]), *_comparison_facts(comparison)])
+    yield Part("", list(_comparison_facts(comparison)))
     metrics = [each for each in comparison["metrics"] if each["difference"] is not None]
     table = Table(
         "Paired differences: this run − baseline",
@@ -249,12 +249,15 @@ def _comparison(report: Report) -> Iterator[Part]:
         yield Part("What changed", tables)
 
 
-def _gate(gate: Sequence[Mapping[str, Any]] | None) -> Iterator[Note]:
+def _gate(report: Report) -> Iterator[Part]:
     """A condition is one to fail on: the gate is passed where it does not hold."""
-    for each in gate or ():
-        verdict = "Gate failed" if each["holds"] else "Gate passed"
+    notes = []
+    for each in report["gate"]:
+        verdict = "Failed" if each["failed"] else "Passed"
         found = f"found {significant(each['value'])}, limit {significant(each['limit'])}"
-        yield Note(f"{verdict}: fail if {each['condition']}; {found}.", "bad" if each["holds"] else "good")
+        notes.append(Note(f"{verdict}: fail if {each['condition']}; {found}.", "bad" if each["failed"] else "good"))
+    if notes:
+        yield Part("", notes)
 
 
 def _comparison_facts(comparison: Mapping[str, Any]) -> Iterator[Block]:
@@ -700,7 +703,7 @@ def _speed(report: Report) -> Iterator[Part]:
         details.append(("Started again", ", ".join(moment(start) for start in run["starts"][1:])))
     if cost is not None:
         each = f"{cost['per_hour']:g} {cost['currency']} an hour"
-        details.append(("Price", f"{plural(cost['machines'], 'machine')} at {each}"))
+        details.append(("Price", each))
         details.append(("Cost of an hour of audio", f"{significant(cost['per_audio_hour'])} {cost['currency']}"))
     yield Part("", [Facts(prominent, prominent=True), Facts(details)])
 
@@ -760,6 +763,7 @@ def _text(value: Any) -> str:
 
 
 _SECTIONS: Final[Sequence[tuple[str, str, str, Callable[[Report], Iterable[Part]]]]] = (
+    ("gate", "Gate", "The gate", _gate),
     ("comparison", "Comparison", "Against the baseline", _comparison),
     ("speed", "Speed", "Speed and cost", _speed),
     ("distribution", "Distribution", "How errors are spread", _distribution),

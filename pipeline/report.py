@@ -115,7 +115,8 @@ def report(
         "errors": _errors(run, evaluation.failed),
         "corpus": corpus(run),
         "lineage": _lineage(run),
-        "comparison": None if baseline is None else _comparison(run, baseline, wanted, gate),
+        "gate": [asdict(verdict) for verdict in gate],
+        "comparison": None if baseline is None or settings.corpus else _comparison(run, baseline, wanted),
     }
 
 
@@ -459,7 +460,7 @@ def _lineage(run: Run) -> dict[str, Any]:
     }
 
 
-def _comparison(run: Run, baseline: Run, settings: EvaluationSettings, gate: Sequence[Verdict]) -> dict[str, Any]:
+def _comparison(run: Run, baseline: Run, settings: EvaluationSettings) -> dict[str, Any]:
     scoring = rules_of(run, baseline, settings.scoring)
     found = compare_runs(run, baseline, scoring, unit=settings.unit, level=settings.level)
     theirs = evaluate_run(baseline, replace(settings, by=(), worst=0, scoring=scoring))
@@ -472,7 +473,6 @@ def _comparison(run: Run, baseline: Run, settings: EvaluationSettings, gate: Seq
             "coverage": _coverage(theirs),
             "run": _run(baseline, None),
         },
-        "gate": [{"condition": v.condition, "value": v.value, "limit": v.limit, "holds": not v.failed} for v in gate],
         **comparison(run, baseline, found, scoring),
     }
 

@@ -232,10 +232,6 @@ def comparison(rng, headline):
         "changes": {"better": 5_214, "worse": 3_900, "same": 89_276},
         "better": [example(rng, i, -1) for i in range(10)],
         "worse": [example(rng, i, 1) for i in range(10)],
-        "gate": [
-            {"condition": "wer > baseline + 0.2", "value": 4.62, "limit": 5.24, "holds": False},
-            {"condition": "cer > 1.5", "value": 1.71, "limit": 1.5, "holds": True},
-        ],
     }
 
 
@@ -255,7 +251,7 @@ def run(status="done"):
         "chunks": 1_188,
         "attempts": 2,
         "starts": ["2026-11-22T18:40:00Z", "2026-11-22T18:51:07Z"],
-        "cost": {"per_hour": 2.5, "currency": "USD", "machines": 4, "total": 3.03, "per_audio_hour": 0.0153},
+        "cost": {"per_hour": 2.5, "currency": "USD", "total": 3.03, "per_audio_hour": 0.0153},
     }
 
 
@@ -455,6 +451,10 @@ def full(seed=0, *, rows=40, groups=SPEAKERS, hostile=True, labels=10):
             "config": {"chunk_s": 600, "max_segment_s": 60.0, "precision": "float32", "vad": None, "strict": False},
             "versions": {"sewd-pipeline": "0.1.0", "torch": "2.13.0", "ray": "2.60.0"},
         },
+        "gate": [
+            {"condition": "wer > baseline + 0.2", "value": 4.62, "limit": 5.24, "failed": False},
+            {"condition": "cer > 1.5", "value": 1.71, "limit": 1.5, "failed": True},
+        ],
         "comparison": comparison(rng, scores),
     }
 
@@ -473,6 +473,7 @@ def unlabeled(seed=0):
         "confusions": None,
         "worst": None,
         "classification": [],
+        "gate": [],
         "comparison": None,
     }
 
@@ -524,6 +525,7 @@ def empty():
             "samples": [],
         },
         "lineage": {"model": "m", "classifiers": [], "inputs": [], "fingerprint": {}, "config": {}, "versions": {}},
+        "gate": [],
         "comparison": None,
     }
 
@@ -580,6 +582,7 @@ def nulls():
                 },
             }
         ],
+        "gate": [{"condition": "wer > 1", "value": None, "limit": None, "failed": True}],
         "comparison": {
             "baseline": {
                 "uri": "b",
@@ -600,6 +603,5 @@ def nulls():
             "changes": {"better": 0, "worse": 0, "same": 0},
             "better": [],
             "worse": [],
-            "gate": None,
         },
     }
