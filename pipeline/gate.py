@@ -22,6 +22,7 @@ from pipeline.errors import UsageError
 from pipeline.evaluate import Evaluation
 from pipeline.labels import LabelEvaluation
 
+_DIGITS: Final = 9  # of percent that count: 100 * 0.07 is not 7, and must not be above it
 _NUMBER: Final = r"\d+(?:\.\d+)?"
 _CONDITION: Final = re.compile(
     rf"\s*(?P<metric>[A-Za-z_][\w.\-]*)\s*(?P<op>>=|<=|>|<)\s*"
@@ -97,7 +98,7 @@ def judge(
         limit = baseline.get(condition.metric)
         if limit is not None and condition.change is not None:
             limit = _CHANGES[condition.change[0]](limit, condition.change[1])
-    failed = value is None or limit is None or _OPERATORS[condition.op](value, limit)
+    failed = value is None or limit is None or _OPERATORS[condition.op](*(round(x, _DIGITS) for x in (value, limit)))
     return Verdict(condition.text, value, limit, failed)
 
 

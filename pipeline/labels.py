@@ -123,6 +123,8 @@ def _shares(scores: pa.ChunkedArray) -> Any:
 
 def _add_scores(sums: _Sums, scored: pa.Table) -> None:
     """One-vs-rest scores of each label, from lists that hold every label of the classifier or only the likeliest."""
+    if not scored.num_rows:  # of no label can it be said that these rows lack it
+        return
     lists = scored["top_k"].combine_chunks()
     row = pc.list_parent_indices(lists).to_numpy()
     flat = pc.list_flatten(lists)

@@ -2,8 +2,8 @@
 
 Forms, by extension: `.jsonl`/`.json` manifests (the keys of `pipeline.manifest`: `utt_id` or `id`, else
 `audio_filepath` as the pipeline makes an id of it; `text`, `label`), `.csv`/`.tsv` and `.parquet` with columns of
-those names, and anything else as the `text` file of Kaldi and the `.trans.txt` of LibriSpeech: an id, a space, the
-words.
+those names, and anything else as the `text` file of Kaldi and the `.trans.txt` of LibriSpeech: an id, a space or tab,
+the words.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import posixpath
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -111,12 +112,13 @@ def _rows(uri: str) -> Iterator[tuple[str, str | None, str | None]]:
         yield from (_identify(row, uri) for row in rows)
     elif kind in _TABLES:
         text = storage.fetch(uri).decode("utf-8-sig")
-        yield from _identified(csv.DictReader(io.StringIO(text, newline=""), delimiter=_TABLES[kind]), uri)
+        lines = io.StringIO(text, newline="")
+        yield from _identified(csv.DictReader(lines, delimiter=_TABLES[kind], strict=True), uri)
     else:
-        for line in storage.fetch(uri).decode("utf-8-sig").splitlines():
-            utt_id, _, text = line.strip().partition(" ")
-            if utt_id:
-                yield utt_id, text.strip(), None
+        for line in storage.fetch(uri).decode("utf-8-sig").split("\n"):  # Unicode's other line ends are text
+            name, *words = re.split(r"[ \t]", line.strip(), maxsplit=1)
+            if name:
+                yield name, "".join(words).strip(), None
 
 
 def _spelt(table: pa.Table) -> Iterator[dict[str, Any]]:
@@ -126,7 +128,9 @@ def _spelt(table: pa.Table) -> Iterator[dict[str, Any]]:
 
 def _identified(rows: Iterable[dict[str, Any]], uri: str) -> Iterator[tuple[str, str | None, str | None]]:
     for number, row in enumerate(rows, 1):
-        given = {key: value for key, value in row.items() if key is not None and value is not None}
+        if None in row:  # where csv puts them: a text with a comma and no quotes would be cut short
+            raise UsageError(f"{uri}: row {number} has more fields than the header")
+        given = {key: value for key, value in row.items() if value is not None}
         yield _identify(parse_meta(given, f"row {number}", _ReferenceRow), uri)
 
 
@@ -137,6 +141,7 @@ def _identify(row: _ReferenceRow, uri: str) -> tuple[str, str | None, str | None
         utt_id = relative_id(row.audio_filepath, posixpath.dirname(uri))
     else:
         raise UsageError(f"{uri}: a row has neither utt_id nor audio_filepath")
-    if row.text is None and row.label is None:
+    label = row.label or None  # an empty cell of a table is a text of no words, but no label
+    if row.text is None and label is None:
         raise UsageError(f"{uri}: {utt_id} has neither text nor label")
-    return utt_id, row.text, row.label
+    return utt_id, row.text, label

@@ -28,10 +28,10 @@ def rows_by_id(run: Run, utt_ids: Sequence[str], columns: Sequence[str], scoring
     """
     stored, references = run.record["config"]["normalizer"], _load(scoring)
     names = list(dict.fromkeys(["utt_id", "text", *columns, *scoring.sources(stored, texts=True)]))
-    wanted = pads.field("utt_id").isin(list(utt_ids))
-    found = run.dataset("transcripts").to_table(columns=names, filter=wanted)
+    wanted = pa.array(utt_ids, pa.string())  # typed: of no names too
+    found = run.dataset("transcripts").to_table(columns=names, filter=pads.field("utt_id").isin(wanted))
     table = _scored(found, scoring, stored, references)
-    order = pc.index_in(pa.array(utt_ids, pa.string()), table["utt_id"].combine_chunks())
+    order = pc.index_in(wanted, table["utt_id"].combine_chunks())
     return table.take(order.drop_null())
 
 

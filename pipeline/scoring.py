@@ -90,9 +90,10 @@ def score(
 def _stored(rows: pa.Table) -> dict[str, pa.Array]:
     """The rows' own counts, if they agree: a rate over half-filled columns would look sound."""
     columns = {name: _plain(rows[name]) for name in SCORED_NAMES if name in rows.column_names}
-    filled = {name: pc.sum(pc.is_valid(columns[name]), min_count=0).as_py() for name in COUNT_COLUMNS}
-    if len(set(filled.values())) > 1:
-        raise ValueError(f"the stored counts are not filled in the same rows; values by column: {filled}")
+    filled = {name: pc.is_valid(columns[name]) for name in COUNT_COLUMNS}
+    if not all(rows_filled.equals(filled["hits"]) for rows_filled in filled.values()):
+        numbers = {name: pc.sum(rows_filled, min_count=0).as_py() for name, rows_filled in filled.items()}
+        raise ValueError(f"the stored counts are not filled in the same rows; values by column: {numbers}")
     for prefix, length in (("", "ref_words"), ("char_", "ref_chars")):
         parts = [columns[prefix + name] for name in ("hits", "substitutions", "deletions")]
         total = pc.add(pc.add(parts[0], parts[1]), parts[2])

@@ -27,7 +27,7 @@ bootstrap confidence intervals (J. R. Statist. Soc. B 50); Bisani & Ney 2004 for
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -318,6 +318,9 @@ def paired_bootstrap(
         raise ValueError("errors and references cannot be negative")
     ratio = _Ratio(triples[:, 0] - triples[:, 1], triples[:, 2], counts)
     difference = ratio.rate if ratio.total else None
+    if difference is not None and difference > 0:  # so that either order of the runs draws the same resamples
+        settings: dict[str, Any] = {"level": level, "seed": seed, "resamples": resamples}
+        return _mirrored(paired_bootstrap(errors_b, errors_a, reference, multiplicity, **settings))
     if not ratio.has_interval:
         return PairedBootstrap(difference, None, None, ratio.units)
     if ratio.is_constant:
@@ -327,6 +330,17 @@ def paired_bootstrap(
     resampled = _resampled(ratio, seed, resamples)
     interval = _studentized(ratio, _LINEAR, level, resampled)
     return PairedBootstrap(difference, interval, _share_below_zero(ratio, resampled), ratio.units)
+
+
+def _mirrored(outcome: PairedBootstrap) -> PairedBootstrap:
+    """The same of b against a."""
+    difference, interval, probability = outcome.difference, outcome.interval, outcome.probability_of_improvement
+    return PairedBootstrap(
+        None if difference is None else -difference,
+        interval and replace(interval, low=-interval.high, high=-interval.low),
+        None if probability is None else 1 - probability,
+        outcome.units,
+    )
 
 
 _UNSEEN: Final = "Clopper-Pearson bound of units unlike all"
