@@ -2,7 +2,8 @@
 
 `here` is the run that is looked at, `baseline` the one that it is held against; every difference is here - baseline,
 so that a negative one is an improvement. Utterances that only one run has, or whose references differ, are counted
-and left out. Pairs are held in memory: about 100 bytes each.
+and left out; so is one that failed in either, which is why a gate asks for `failed` beside `wer`. Pairs are held in
+memory: about 100 bytes each.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Comparison:
         only_here: scored utterances that only this run has.
         only_baseline: scored utterances that only the baseline has.
         reference_differs: utterances that both have, with different references.
-        rates: by metric (wer, cer, ser), (here, baseline) over the pairs.
+        rates: by metric (wer, cer, ser), (here, baseline) over the pairs; both over the length of the references here,
+            which can differ from the baseline's where there are alternatives.
         bootstraps: by metric.
         tests: matched pairs over words, McNemar over sentences.
         unit: what the bootstraps draw from.
@@ -144,11 +146,13 @@ def _scored(run: Run, scoring: Scoring, unit: str) -> pa.Table:
         counts = score(rows, scoring, stored, references)
         summands = counted(rows, counts)
         kinds, names = units_of(rows, unit)
-        texts = counts["normalized_reference"].to_pylist()
+        # References of files are the same for both runs, also where each of them suits another alternative best.
+        texts = [] if references else counts["normalized_reference"].to_pylist()
+        digests = [None if text is None else hash(text) for text in texts] or [0] * rows.num_rows
         table = pa.table(
             {
                 "utt_id": rows["utt_id"],
-                "reference": pa.array([None if text is None else hash(text) for text in texts], pa.int64()),
+                "reference": pa.array(digests, pa.int64()),
                 "word_errors": summands["word_errors"],
                 "ref_words": summands["ref_words"],
                 "char_errors": summands["char_errors"],

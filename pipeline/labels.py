@@ -59,6 +59,7 @@ class _Sums:
 
     counts: LabelCounts = field(default_factory=LabelCounts.zero)
     no_reference: int = 0
+    given: set[str] = field(default_factory=set)
     known: set[str] = field(default_factory=set)
     calibration: Calibration = field(default_factory=Calibration.zero)
     scores: dict[str, ScoreHistogram] = field(default_factory=dict)
@@ -92,17 +93,19 @@ def evaluate_label_rows(
         table = rows.set_column(rows.column_names.index("reference_label"), "reference_label", references)
         for task in pc.unique(table["task"]).to_pylist():
             of_task = table.filter(pc.equal(table["task"], task)).combine_chunks()
-            if not pc.all(pc.equal(of_task["label"], REGRESSION_LABEL)).as_py():
-                _add(tasks.setdefault(task, _Sums()), of_task, settings)
-    return tuple(_evaluation(task, tasks[task], settings) for task in sorted(tasks))
+            _add(tasks.setdefault(task, _Sums()), of_task, settings)
+    classifiers = [task for task in sorted(tasks) if tasks[task].given != {REGRESSION_LABEL}]
+    return tuple(_evaluation(task, tasks[task], settings) for task in classifiers)
 
 
 def _reference_labels(rows: pa.Table, files: Sequence[References]) -> pa.Array:
-    given = [file.taken(file.labels, file.rows_of(rows["utt_id"])) for file in files]
+    """Those of the files that have labels; without such a file, the stored ones."""
+    given = [file.taken(file.labels, file.rows_of(rows["utt_id"])) for file in files if any(file.labels)]
     return pc.coalesce(*given) if given else rows["reference_label"].combine_chunks()
 
 
 def _add(sums: _Sums, rows: pa.Table, settings: EvaluationSettings) -> None:
+    sums.given |= set(pc.unique(rows["label"]).to_pylist())
     known = pc.is_valid(rows["reference_label"])
     sums.no_reference += rows.num_rows - pc.sum(known, min_count=0).as_py()
     scored = rows.filter(known).combine_chunks()
