@@ -9,6 +9,7 @@ import typer
 
 from jobs.console import run
 from jobs.evaluate import evaluate
+from jobs.finetune import finetune
 from jobs.status import status
 from jobs.transcribe import transcribe
 
@@ -17,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Transcribe speech corpora with SEW-D, and measure how well.",
 )
-for _verb in (transcribe, evaluate, status):
+for _verb in (transcribe, evaluate, status, finetune):
     app.command()(_verb)
 
 

@@ -39,7 +39,8 @@ def speed(rng: np.random.Generator, waveform: Waveform) -> Waveform:
 def gain(rng: np.random.Generator, waveform: Waveform) -> Waveform:
     """Made 20 dB quieter to 6 dB louder, clipped at full scale as a microphone too near would be."""
     factor = np.float32(10 ** (rng.uniform(-20, 6) / 20))
-    return np.clip(waveform * factor, -1, 1)
+    louder: Waveform = np.clip(waveform * factor, -1, 1)
+    return louder
 
 
 def noise(rng: np.random.Generator, waveform: Waveform) -> Waveform:
@@ -168,11 +169,13 @@ def _mix(waveform: Waveform, other: NDArray[np.float64], snr_db: float) -> Wavef
     power = float(np.mean(np.square(waveform, dtype=np.float64)))
     wanted = power / 10 ** (snr_db / 10)
     present = float(np.mean(np.square(other)))
-    return (waveform + other * np.sqrt(wanted / max(present, 1e-20))).astype(np.float32)
+    mixed: Waveform = (waveform + other * np.sqrt(wanted / max(present, 1e-20))).astype(np.float32)
+    return mixed
 
 
 def _same_power(changed: NDArray[np.float64], original: Waveform) -> Waveform:
     """`changed` with the mean power of `original`, less where its peaks would clip."""
     ratio = np.sqrt(np.mean(np.square(original, dtype=np.float64)) / max(float(np.mean(np.square(changed))), 1e-20))
     peak = float(np.max(np.abs(changed), initial=0.0)) * ratio
-    return (changed * (ratio * min(1.0, _LOUDEST / max(peak, 1e-20)))).astype(np.float32)
+    scaled: Waveform = (changed * (ratio * min(1.0, _LOUDEST / max(peak, 1e-20)))).astype(np.float32)
+    return scaled

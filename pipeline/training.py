@@ -64,9 +64,10 @@ MODEL_DIRECTORY: Final = "model"  # the best by validation
 LAST_DIRECTORY: Final = "last"
 CHECKPOINT_DIRECTORY: Final = "checkpoints"
 _KEPT_CHECKPOINTS: Final = 2
+_MEL_WARMUP: Final = 20  # steps
 _MIN_LR_SHARE: Final = 0.05  # where the schedule ends; the tri-stage schedule of wav2vec 2.0
 # What may differ between a training and its resume: none of it changes a loss before the point of resume.
-_FREE: Final = frozenset({"output", "steps_a_run", "checkpoint_every", "stop_after_s", "threads", "prefetch"})
+_FREE: Final = frozenset({"output", "checkpoint_every", "stop_after_s", "threads", "prefetch"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +88,8 @@ class TrainSettings:
         weight_decay: of AdamW; on matrices only.
         clip_norm: gradients' largest norm.
         label_weight: weight of the classifier's loss beside CTC's.
-        mel_weight: weight of the log-mel regression from the feature extractor's frames (`MelRegression`).
-        mel_steps: its weight falls linearly to zero over so many steps.
+        mel_steps: the first so many steps train the convolutions alone, on a log-mel regression (`MelRegression`);
+            the schedule follows after them.
         freeze_features: the convolutions do not learn.
         data: see `DataSettings`.
         precision: "bfloat16" runs matrix products in it; "auto" does on a GPU.
@@ -114,8 +115,7 @@ class TrainSettings:
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     label_weight: float = 1.0
-    mel_weight: float = 0.0
-    mel_steps: int = 1000
+    mel_steps: int = 0
     freeze_features: bool = False
     data: DataSettings = field(default_factory=DataSettings)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -170,7 +170,7 @@ class Worker:
 
     rank: int = 0
     size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     wrap: Callable[[nn.Module], nn.Module] = lambda model: model
 
 
@@ -192,10 +192,13 @@ def rate_factor(step: int, settings: TrainSettings) -> float:
 
     Source: wav2vec 2.0 (arXiv 2006.11477), section 4.3, which SEW-D's paper fine-tunes by; there 10 %, 40 %, 50 %.
     """
-    rising, level = settings.warmup * settings.steps, settings.hold * settings.steps
+    if step < settings.mel_steps:
+        return min(1.0, (step + 1) / _MEL_WARMUP)
+    step, steps = step - settings.mel_steps, settings.steps - settings.mel_steps
+    rising, level = settings.warmup * steps, settings.hold * steps
     if step < rising:
         return (step + 1) / math.ceil(rising)
-    falling = settings.steps - rising - level
+    falling = steps - rising - level
     if step < rising + level or falling <= 0:
         return 1.0
     return float(_MIN_LR_SHARE ** min(1.0, (step - rising - level) / falling))
@@ -229,9 +232,7 @@ class Coding:
 
 def make_batch(waveforms: Sequence[np.ndarray], rows: Sequence[Clip | Utterance], coding: Coding) -> Batch:
     """Pad waveforms, texts and labels to one batch on the CPU."""
-    long_enough = [
-        np.pad(w, (0, coding.min_samples - len(w))) if len(w) < coding.min_samples else w for w in waveforms
-    ]
+    long_enough = [np.pad(w, (0, coding.min_samples - len(w))) if len(w) < coding.min_samples else w for w in waveforms]
     values, mask = coding.features.pad(long_enough)
     ids = [coding.encode(row.text) if row.text else [] for row in rows]
     targets = torch.full((len(rows), max(1, *map(len, ids))), IGNORED_LABEL)
@@ -385,7 +386,9 @@ class _Log:
 
 
 # ------------------------------------------------------------------------------------------------------ the loop
-def train(settings: TrainSettings, worker: Worker | None = None, report: Callable[[str], None] = print) -> dict[str, Any]:
+def train(
+    settings: TrainSettings, worker: Worker | None = None, report: Callable[[str], None] = print
+) -> dict[str, Any]:
     """Train, or go on with a training that was interrupted; writes below `settings.output`.
 
     `log.jsonl` has a line a step and a line a validation, `model/` the best checkpoint in the Hugging Face layout,
@@ -470,7 +473,7 @@ def _step(
     rate = settings.learning_rate * rate_factor(progress.step, settings)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    mel_weight = settings.mel_weight * max(0.0, 1 - progress.step / settings.mel_steps)
+    mel_only = progress.step < settings.mel_steps
     sums = np.zeros(4)
     audio_s = 0.0
     waited = 0.0
@@ -481,9 +484,9 @@ def _step(
         batch = batch.to(worker.device)
         torch.manual_seed(int(rng_of(settings.data.seed, "step", progress.step, micro, worker.rank).integers(2**62)))
         with _precision(settings, worker.device):
-            losses: Losses = wrapped(batch)
-        loss = losses.ctc + settings.label_weight * losses.label + mel_weight * losses.mel
-        (loss / settings.accumulate).backward()
+            losses: Losses = wrapped(batch, mel_only=mel_only)
+        loss = losses.ctc + settings.label_weight * losses.label + losses.mel
+        torch.autograd.backward(loss / settings.accumulate)
         sums += [float(value.detach()) for value in (loss, losses.ctc, losses.label, losses.mel)]
         audio_s += float(batch.attention_mask.sum()) / 16_000
     norm = float(nn.utils.clip_grad_norm_(wrapped.parameters(), settings.clip_norm))
@@ -548,7 +551,7 @@ def _precision(settings: TrainSettings, device: torch.device) -> contextlib.Abst
 def _start(settings: TrainSettings, store: ClipStore) -> Start:
     labels = sorted({clip.label for clip in store.clips if clip.label is not None})
     torch.manual_seed(settings.data.seed)
-    with_mel = settings.mel_weight > 0
+    with_mel = settings.mel_steps > 0
     if settings.init is not None:
         return start_from_checkpoint(settings.init, labels, with_mel=with_mel)
     assert settings.config is not None
@@ -576,7 +579,7 @@ def _check_settings(settings: TrainSettings) -> None:
         "join": settings.data.join_max >= 1,
         "valid-every": settings.valid_every >= 1,
         "checkpoint-every": settings.checkpoint_every >= 1,
-        "mel-steps": settings.mel_steps >= 1,
+        "mel-steps": 0 <= settings.mel_steps < settings.steps,
     }
     for name, right in ranges.items():
         if not right:
@@ -601,5 +604,7 @@ def _keep_settings(settings: TrainSettings) -> None:
         differ = sorted(key for key in values.keys() | old.keys() if values.get(key) != old.get(key))
         differ = [key for key in differ if key not in _FREE]
         if differ:
-            raise UsageError(f"{settings.output} holds a training with other {', '.join(differ)}: choose another output")
+            raise UsageError(
+                f"{settings.output} holds a training with other {', '.join(differ)}: choose another output"
+            )
     storage.put(uri, (json.dumps(values, indent=2, sort_keys=True) + "\n").encode())

@@ -21,7 +21,7 @@ from sewd_model.config import SEWDConfig
 from sewd_model.ctc import CTCTokenizer
 from sewd_model.features import FeatureExtractor
 from sewd_model.files import CheckpointError, Location, write_bytes
-from sewd_model.model import SEWDForCTC, SEWDForSequenceClassification
+from sewd_model.model import SEWDForCTC, SEWDForSequenceClassification, conv_lengths
 from sewd_model.time_major import TimeMajorFeatureEncoder, suits
 
 # The 32 tokens of wav2vec 2.0's English CTC models, in their order.
@@ -34,9 +34,9 @@ class Losses:
     """Losses of a batch: the mean over its rows with a text, or a label; zero where there are none.
 
     Attributes:
-        ctc: a character, `()`.
+        ctc: CTC's, by `ctc_loss_reduction`: a character, `()`.
         label: cross-entropy, `()`.
-        mel: square error of the log-mel regression, `()`; zero unless it is asked for.
+        mel: square error of the log-mel regression, `()`; zero unless it is what is trained.
     """
 
     ctc: Tensor
@@ -91,36 +91,44 @@ class TrainingModel(nn.Module):
         """The one configuration of all heads."""
         return self.ctc.config
 
-    def forward(self, batch: Batch) -> Losses:
-        """Losses of a batch; see `Losses`."""
+    def forward(self, batch: Batch, *, mel_only: bool = False) -> Losses:
+        """Losses of a batch, see `Losses`; `mel_only` runs the feature extractor alone, for its regression."""
         ctc = self.ctc
-        frames: list[Tensor] = []
-        handle = None
-        if self.mel is not None:
-            handle = ctc.sew_d.feature_extractor.register_forward_hook(lambda _m, _i, out: frames.append(out))
+        zero = batch.input_values.new_zeros(())
+        if mel_only:
+            if self.mel is None:
+                msg = "the model was made without the log-mel regression"
+                raise ValueError(msg)
+            return Losses(zero, zero, self._mel_loss(self.mel, batch))
         outputs = ctc.sew_d.encode(batch.input_values, batch.attention_mask)
-        if handle is not None:
-            handle.remove()
-        zero = outputs.last_hidden_state.new_zeros((), dtype=torch.float32)
-        ctc_loss = label_loss = mel_loss = zero
+        ctc_loss = label_loss = zero
         if bool(batch.has_text.any()):
             rows = batch.has_text
             logits = ctc.lm_head(ctc.dropout(outputs.last_hidden_state[rows]))
             ctc_loss = ctc.loss(logits, batch.targets[rows], outputs.num_frames[rows])
         if self.classifier is not None and bool((batch.labels >= 0).any()):
             label_loss = self.classifier.loss(self.classifier.head(outputs), batch.labels, outputs.num_frames)
-        if self.mel is not None:
-            mel_loss = self.mel(frames[0], batch.input_values, outputs.num_frames)
-        return Losses(ctc_loss, label_loss, mel_loss)
+        return Losses(ctc_loss, label_loss, zero)
+
+    def _mel_loss(self, mel: MelRegression, batch: Batch) -> Tensor:
+        backbone = self.ctc.sew_d
+        num_samples = batch.attention_mask.sum(-1)
+        features = backbone.feature_extractor(batch.input_values, num_samples)
+        frames = backbone.layer_norm(features.transpose(1, 2))  # (B, T, conv_dim[-1])
+        loss: Tensor = mel(frames, batch.input_values, conv_lengths(num_samples, self.config))
+        return loss
 
 
 class MelRegression(nn.Module):
     """Tells the feature extractor what a spectrum is: a linear layer must read log-mel energies from its frames.
 
-    A warm start for training from scratch: the convolutions learn the short-time spectrum in minutes from this dense
-    signal, where CTC's alone passes through all layers and leaves them on the plateau of blanks for long. The frame's
+    A warm start for training from scratch: the convolutions learn the short-time spectrum in a hundred steps from this
+    dense signal, where CTC's gradient first has to pass through all layers that know nothing yet. The frame's
     receptive field (400 samples at the default strides) is the window that the energies are taken over.
     """
+
+    filters: Tensor
+    hann: Tensor
 
     def __init__(self, config: SEWDConfig, num_mels: int = 64) -> None:
         super().__init__()
@@ -133,16 +141,17 @@ class MelRegression(nn.Module):
         self.register_buffer("hann", torch.hann_window(self.window), persistent=False)
 
     def forward(self, frames: Tensor, input_values: Tensor, num_frames: Tensor) -> Tensor:
-        """Mean square error over rows' own frames, `()`; `frames` (B, C, T), `input_values` (B, N)."""
+        """Mean square error over rows' own frames, `()`; `frames` (B, T, C), `input_values` (B, N)."""
         with torch.no_grad(), torch.autocast(frames.device.type, enabled=False):
             pieces = input_values.float().unfold(1, self.window, self.hop) * self.hann  # (B, T, window)
             power = torch.fft.rfft(pieces).abs().square()
-            target = torch.log(power @ self.filters + 1e-2)  # of clips with unit variance  # noqa: ERA001
-            target = (target - 1.0) / 3.0
-        width = min(frames.shape[-1], target.shape[1])
+            target = torch.log(power @ self.filters + 1e-2)  # the waveform has unit variance
+            target = (target - 1.0) / 3.0  # of about unit variance
+        width = min(frames.shape[1], target.shape[1])
         own = (torch.arange(width, device=frames.device) < num_frames[:, None])[:, :, None]
-        error = (self.read(frames[..., :width].transpose(1, 2)).float() - target[:, :width]).square() * own
-        return error.sum() / (own.sum() * target.shape[-1])
+        error = (self.read(frames[:, :width]).float() - target[:, :width]).square() * own
+        loss: Tensor = error.sum() / (own.sum() * target.shape[-1])
+        return loss
 
 
 def mel_filters(num_mels: int, window: int, rate: int) -> Tensor:
@@ -175,7 +184,11 @@ def start_from_scratch(config: SEWDConfig, labels: Sequence[str], *, with_mel: b
     """Random weights from torch's generator, English characters; `config`'s vocabulary and labels are replaced."""
     tokenizer = default_tokenizer()
     config = _with_heads(config, labels, vocab_size=len(tokenizer.vocab))
-    return Start(TrainingModel(config, with_classifier=bool(labels), with_mel=with_mel), tokenizer, FeatureExtractor())
+    model = TrainingModel(config, with_classifier=bool(labels), with_mel=with_mel)
+    # An odd last frame comes to the head as zeros, so that the bias alone says what it is: let it say nothing.
+    with torch.no_grad():
+        model.ctc.lm_head.bias[model.ctc.blank] = 1.0
+    return Start(model, tokenizer, FeatureExtractor())
 
 
 def start_from_checkpoint(location: Location, labels: Sequence[str], *, with_mel: bool = False) -> Start:

@@ -6,12 +6,14 @@ a reshape and a product, and one of kernel 3 and stride 2 two products; all diff
 windows. Measured at 3 M parameters in bfloat16 on one core: 1.8 times as fast, forward and backward.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from sewd_model.config import SEWDConfig
-from sewd_model.model import FeatureEncoder, conv_lengths, length_mask
+from sewd_model.model import ConvLayer, FeatureEncoder, conv_lengths, length_mask
 
 _KERNELS = {(1, 1), (2, 2), (3, 2)}  # (kernel, stride) of the layers after the first
 
@@ -39,12 +41,12 @@ class TimeMajorFeatureEncoder(FeatureEncoder):
         Rows' own frames agree with it to rounding; the frames beyond, which nothing reads, do not.
         """
         config = self.config
-        first = self.conv_layers[0]
+        first, *others = (cast(ConvLayer, layer) for layer in self.conv_layers)
         windows = input_values.unfold(1, config.conv_kernel[0], config.conv_stride[0])  # (B, T, kernel)
         hidden = functional.linear(windows, first.conv.weight[:, 0])
         lengths = None if num_samples is None else conv_lengths(num_samples, config, 1)
-        hidden = first.activation(_group_norm(hidden, lengths, first.layer_norm))
-        for layer, kernel in zip(self.conv_layers[1:], config.conv_kernel[1:], strict=True):
+        hidden = first.activation(_group_norm(hidden, lengths, cast(nn.GroupNorm, first.layer_norm)))
+        for layer, kernel in zip(others, config.conv_kernel[1:], strict=True):
             hidden = layer.activation(_convolve(hidden, layer.conv.weight, kernel))
         return hidden.transpose(1, 2)
 
