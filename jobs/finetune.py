@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.console import Exit, out, single
+from jobs.console import Exit, err, out, single
 from pipeline.errors import UsageError
 
 
@@ -102,7 +102,8 @@ def finetune(
         threads=threads or max(1, (os.cpu_count() or 1) // workers),
     )
     try:
-        result = run(settings, Placement(workers=workers, gpus=gpu, address=address))
+        placement = Placement(workers=workers, gpus=gpu, address=address)
+        result = run(settings, placement, lambda line: err.print(line, markup=False))
     except CheckpointError as error:
         raise UsageError(str(error)) from error
     best = f", best error {result['best']:.2%} at step {result['best_step']}" if settings.valid else ""

@@ -7,10 +7,13 @@ checkpoint, like a command that is given again.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import logging
 import tempfile
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,12 +22,14 @@ import torch
 from pipeline import storage
 from pipeline.cluster import cluster_nodes, connect
 from pipeline.errors import RunFailedError, StorageError, UsageError
-from pipeline.training import LOG_FILE, TrainSettings, Worker, train
+from pipeline.training import LOG_FILE, TrainSettings, Worker, check_settings, describe, keep_settings, train
 from pipeline.training_data import DataSettings
 from sewd_model.files import CheckpointError
 
 CURVE_FILE = "loss.png"
 _RESTARTS = 2  # of the group of workers, after one died
+_LOOK_EVERY_S = 5.0
+_REPORTED_EVERY = 20  # steps
 _MISSING = "sewd finetune needs its extra: pip install 'sewd-pipeline[train]'"
 
 
@@ -45,8 +50,10 @@ class Placement:
     address: str = "local"
 
 
-def finetune(settings: TrainSettings, placement: Placement) -> dict[str, Any]:
+def finetune(settings: TrainSettings, placement: Placement, report: Callable[[str], None] = print) -> dict[str, Any]:
     """Train under Ray Train and draw the loss curve; returns what `training.train` returns.
+
+    `report` is given a line of the log now and then.
 
     Raises:
         UsageError: settings, manifests or resources do not fit, or the extra `train` is not installed.
@@ -61,6 +68,8 @@ def finetune(settings: TrainSettings, placement: Placement) -> dict[str, Any]:
         from pipeline.loss_curve import draw_loss_curve  # noqa: PLC0415
     except ImportError as error:
         raise UsageError(f"{_MISSING} ({error})") from error
+    check_settings(settings)
+    keep_settings(settings)  # the worker does so too; here it is refused before Ray has started
     with connect(placement.address), tempfile.TemporaryDirectory(prefix="sewd-train-") as scratch:
         _check_room(placement)
         logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # what went wrong is raised, and said by us
@@ -77,7 +86,8 @@ def finetune(settings: TrainSettings, placement: Placement) -> dict[str, Any]:
             ),
         )
         try:
-            outcome = cast(Any, trainer.fit()).return_value
+            with _following(storage.join(settings.output, LOG_FILE), report):
+                outcome = cast(Any, trainer.fit()).return_value
         except TrainingFailedError as error:
             raise _cause(error) from error
     if isinstance(outcome, str):
@@ -107,6 +117,33 @@ def _worker(values: Mapping[str, Any]) -> dict[str, Any] | str:
         return train(settings_of(values), worker)
     except (UsageError, CheckpointError) as error:
         return str(error)
+
+
+@contextlib.contextmanager
+def _following(uri: str, report: Callable[[str], None]) -> Iterator[None]:
+    """Report the log's rows as they come: validations, and a step now and then."""
+    stop = threading.Event()
+
+    def rows() -> list[str]:
+        return storage.fetch(uri).decode().splitlines() if storage.exists(uri) else []
+
+    def follow() -> None:
+        seen = len(rows())
+        while not stop.wait(_LOOK_EVERY_S):
+            lines = rows()
+            new, seen = lines[seen:], len(lines)
+            for line in new:
+                row = json.loads(line)
+                if "valid" in row or row["step"] % _REPORTED_EVERY == 0:
+                    report(describe(row))
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def settings_of(values: Mapping[str, Any]) -> TrainSettings:

@@ -64,6 +64,7 @@ MODEL_DIRECTORY: Final = "model"  # the best by validation
 LAST_DIRECTORY: Final = "last"
 CHECKPOINT_DIRECTORY: Final = "checkpoints"
 _KEPT_CHECKPOINTS: Final = 2
+_SHOWN_EVERY_S: Final = 20.0
 _MEL_WARMUP: Final = 20  # steps
 _MIN_LR_SHARE: Final = 0.05  # where the schedule ends; the tri-stage schedule of wav2vec 2.0
 # What may differ between a training and its resume: none of it changes a loss before the point of resume.
@@ -372,7 +373,7 @@ class _Log:
         if active and step and storage.exists(self.uri):
             rows = storage.fetch(self.uri).decode().splitlines(keepends=True)
             self.lines = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= step]
-        self.waiting = True
+        self.waiting, self.flushed = True, 0.0
         self.flush()
 
     def add(self, row: dict[str, Any]) -> None:
@@ -382,7 +383,12 @@ class _Log:
     def flush(self) -> None:
         if self.active and self.waiting:
             storage.put(self.uri, "".join(self.lines).encode())
-            self.waiting = False
+            self.waiting, self.flushed = False, time.monotonic()
+
+    def flush_sometimes(self) -> None:
+        """For those who look on; what a kill takes of it, the resume makes again."""
+        if time.monotonic() - self.flushed > _SHOWN_EVERY_S:
+            self.flush()
 
 
 # ------------------------------------------------------------------------------------------------------ the loop
@@ -410,9 +416,9 @@ def train(
     worker = worker or Worker()
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    _check_settings(settings)
+    check_settings(settings)
     if worker.rank == 0:
-        _keep_settings(settings)
+        keep_settings(settings)
     store = ClipStore([clip for uri, weight in settings.train for clip in load_manifest(uri, weight)])
     valid = {name: ClipStore(load_manifest(uri)) for name, uri in settings.valid.items()}
     start = _start(settings, store)
@@ -442,8 +448,9 @@ def train(
             log.add(row)
             step = progress.step
             last = step == settings.steps
+            log.flush_sometimes()
             if step % 20 == 0:
-                report(_line(row))
+                report(describe(row))
             out_of_time = settings.stop_after_s is not None and time.monotonic() - began > settings.stop_after_s
             measured = settings.valid and (step % settings.valid_every == 0 or last)
             if measured and worker.rank == 0:
@@ -531,13 +538,18 @@ def _measure(
     else:
         progress.stale += 1
     rows = {name: score.row() for name, score in scores.items()}
-    log.add({"step": progress.step, "valid": rows, "error": error, "wall_s": round(time.monotonic() - began, 1)})
-    shown = "; ".join(f"{name} " + " ".join(f"{k} {v:.2%}" for k, v in row.items()) for name, row in rows.items())
-    report(f"step {progress.step}: {shown}" + (" *" if progress.stale == 0 else ""))
+    wall_s = round(time.monotonic() - began, 1)
+    row = {"step": progress.step, "valid": rows, "error": error, "best": progress.stale == 0, "wall_s": wall_s}
+    log.add(row)
+    report(describe(row))
     return progress.stale >= (settings.patience or math.inf)
 
 
-def _line(row: Mapping[str, Any]) -> str:
+def describe(row: Mapping[str, Any]) -> str:
+    """A row of the log as a line to read."""
+    if "valid" in row:
+        sets = (f"{name} " + " ".join(f"{k} {v:.2%}" for k, v in one.items()) for name, one in row["valid"].items())
+        return f"step {row['step']}: {'; '.join(sets)}" + (" *" if row["best"] else "")
     speed = row["audio_s"] / max(row["wall_s"], 1e-9)
     parts = " ".join(f"{name} {row[name]:.3f}" for name in ("ctc", "label", "mel", "grad_norm"))
     return f"step {row['step']} epoch {row['epoch']} {parts} lr {row['lr']:.2e} {speed:.0f}x"
@@ -566,7 +578,12 @@ def _start(settings: TrainSettings, store: ClipStore) -> Start:
     return start_from_scratch(config, labels, with_mel=with_mel)
 
 
-def _check_settings(settings: TrainSettings) -> None:
+def check_settings(settings: TrainSettings) -> None:
+    """Refuse settings that cannot be trained by.
+
+    Raises:
+        UsageError: says which.
+    """
     if (settings.init is None) == (settings.config is None):
         raise UsageError("give either a checkpoint to start from or a configuration to start from scratch")
     ranges = {
@@ -595,8 +612,12 @@ def _check_labels(valid: Mapping[str, ClipStore], coding: Coding, model: Trainin
             raise UsageError(f"valid {name}: labels that are not trained: {', '.join(sorted(unknown))}")
 
 
-def _keep_settings(settings: TrainSettings) -> None:
-    """Write the settings, or hold them against those that the output was begun with."""
+def keep_settings(settings: TrainSettings) -> None:
+    """Write the settings, or hold them against those that the output was begun with.
+
+    Raises:
+        UsageError: they differ in what changes the training.
+    """
     values = json.loads(json.dumps(dataclasses.asdict(settings)))
     uri = storage.join(settings.output, SETTINGS_FILE)
     if storage.exists(uri):
