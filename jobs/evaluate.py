@@ -1,58 +1,167 @@
-"""`sewd evaluate`: WER and CER of a run, from sums of counts, with what they cover."""
+"""`sewd evaluate`: how right a run is, from sums of counts, with what the figures cover and how sure they are."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.table import Table
 
 import pipeline
 from jobs.console import Exit, out, single
+from jobs.scoring import By, Compounds, FailIf, Level, Normalizer, Refs, Unit, judged, settings_of
 from pipeline.counts import ErrorCounts
+from pipeline.evaluate import Grouping
+from pipeline.labels import LabelEvaluation, evaluate_labels
+from pipeline.statistics import Interval
+
+ROWS_SHOWN = 30
 
 
 def evaluate(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or prefix of the run.")],
-    normalizer: Annotated[
-        str | None, typer.Option(help="Score under this one (basic, none); without it, the run's own.")
+    refs: Refs = None,
+    normalizer: Normalizer = None,
+    compounds: Compounds = False,
+    by: By = None,
+    unit: Unit = "auto",
+    level: Level = 0.95,
+    fail_if: FailIf = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Ray to score on (local, auto, HOST:PORT), for runs of many rows; without it, this process."),
     ] = None,
 ) -> int:
-    """Word and character error rate of a run, with their counts; written to RUN/metrics too."""
+    """Error rates of a run with their counts and confidence intervals; written to RUN/metrics too.
+
+    Exit codes: 0 done, 1 failed, 2 usage, 4 a condition of --fail-if held.
+    """
     opened = pipeline.Run.open(run)
-    evaluation = pipeline.evaluate_run(opened, normalizer)
-    out.print(_table(evaluation))
-    out.print(
-        f"coverage {_percent(evaluation.coverage)}: {evaluation.scored} scored, "
-        f"{evaluation.no_reference} without a reference, {evaluation.failed} failed"
-    )
+    settings = settings_of(opened, refs, normalizer, compounds, by, unit, level)
+    evaluation = pipeline.evaluate_run(opened, settings, address)
+    labels = evaluate_labels(opened, settings)
+    out.print(_corpus(evaluation))
+    say_coverage(evaluation)
+    for grouping in evaluation.groupings:
+        out.print(_grouping(grouping))
+    for task in labels:
+        out.print(_labels(task))
     if opened.status != "done":
         out.print(
             f"the run is not done ({opened.status}): these figures are of what is committed so far", style="yellow"
         )
     out.print(f"metrics: {pipeline.write_metrics(opened, evaluation)}", markup=False, soft_wrap=True)
-    return Exit.DONE
+    verdicts = judged(fail_if, opened, None, settings)
+    return Exit.GATE if any(verdict.failed for verdict in verdicts) else Exit.DONE
 
 
-def _table(evaluation: pipeline.Evaluation) -> Table:
-    table = Table(title=f"errors, normalizer {evaluation.normalizer}", title_justify="left")
-    table.add_column("", no_wrap=True)
-    for name in ("rate", "errors", "sub", "del", "ins", "reference"):
-        table.add_column(name, justify="right", no_wrap=True)
-    rows: list[tuple[str, ErrorCounts]] = [
-        ("WER (words)", evaluation.words),
-        ("CER (characters)", evaluation.chars),
-        ("SER (sentences)", evaluation.sentence_counts),
-    ]
-    for name, counts in rows:
-        split = (counts.substitutions, counts.deletions, counts.insertions)
-        shown = [f"{n:,}" for n in split] if counts is not evaluation.sentence_counts else ["", "", ""]
-        table.add_row(name, _percent(counts.error_rate), f"{counts.errors:,}", *shown, f"{counts.reference:,}")
+def _corpus(evaluation: pipeline.Evaluation) -> Table:
+    rules = evaluation.scoring.name.replace("-", ", ")
+    columns = ("rate", "interval", "errors", "sub", "del", "ins", "reference")
+    table = new_table(f"errors, normalizer {rules}", "", *columns)
+    for metric, counts in evaluation.figures.counts.items():
+        interval = shown_interval(evaluation.intervals[metric])
+        table.add_row(
+            metric.upper(), percent(counts.error_rate), interval, *_split(counts, metric), f"{counts.reference:,}"
+        )
+    for metric in ("mer", "wil"):
+        table.add_row(metric.upper(), percent(evaluation.rates[metric]))
     return table
 
 
-def _percent(rate: float | None) -> str:
+def _split(counts: ErrorCounts, metric: str) -> list[str]:
+    split = (counts.substitutions, counts.deletions, counts.insertions)
+    return [f"{counts.errors:,}", *([f"{n:,}" for n in split] if metric != "ser" else ["", "", ""])]
+
+
+def say_coverage(evaluation: pipeline.Evaluation) -> None:
+    """The line that stands below every table of rates: what they speak for, and how sure they are."""
+    out.print(
+        f"coverage {percent(evaluation.coverage)}: {evaluation.scored:,} scored, "
+        f"{evaluation.no_reference:,} without a reference, {evaluation.failed:,} failed"
+    )
+    interval = evaluation.intervals["wer"]
+    if interval is not None:
+        out.print(
+            f"interval: {interval.level:.0%} over {interval.units:,} units ({evaluation.unit}), {interval.method}"
+        )
+    elif evaluation.scored:
+        out.print(f"no interval: fewer than 10 units ({evaluation.unit})")
+    problems = evaluation.problems
+    for kind in ("missing", "unknown", "duplicate") if problems else ():
+        count, examples = getattr(problems, kind)
+        if count:
+            named = ", ".join(examples) + (", ..." if count > len(examples) else "")
+            out.print(f"references: {count:,} {_PROBLEMS[kind]}: {named}", markup=False, style="yellow")
+
+
+_PROBLEMS = {
+    "missing": "utterances of the run have none and are not scored",
+    "unknown": "utterances are not in the run",
+    "duplicate": "utterances come more than once, with the same reference",
+}
+
+
+def _grouping(grouping: Grouping) -> Table:
+    groups = (
+        grouping.groups
+        if grouping.ordered
+        else sorted(grouping.groups, key=lambda g: (-g.figures.words.errors, g.key or ""))
+    )
+    cut = f": the {ROWS_SHOWN} with the most errors of {len(groups):,}" if len(groups) > ROWS_SHOWN else ""
+    columns = ("WER", "interval", "errors", "words", "scored", "hours")
+    table = new_table(f"WER by {grouping.by}{cut}", grouping.by, *columns)
+    for group in groups[:ROWS_SHOWN]:
+        words = group.figures.words
+        table.add_row(
+            "(none)" if group.key is None else group.key,
+            percent(words.error_rate),
+            shown_interval(group.interval),
+            f"{words.errors:,}",
+            f"{words.reference:,}",
+            f"{group.figures.sentences:,}",
+            f"{group.figures.audio_s / 3600:.2f}",
+        )
+    return table
+
+
+def _labels(labels: LabelEvaluation) -> Table:
+    counts = labels.counts
+    figures = f"accuracy {percent(counts.accuracy)} ({shown_interval(labels.interval) or 'no interval'})"
+    figures += f", balanced {percent(counts.balanced_accuracy)}, macro F1 {percent(counts.macro_f1)}"
+    coverage = f"{counts.rows:,} scored, {labels.no_reference:,} without a reference label"
+    if labels.unknown_label:
+        coverage += f", {labels.unknown_label:,} whose label the classifier does not know"
+    columns = ("precision", "recall", "F1", "AUROC", "rows", "given")
+    table = new_table(f"{labels.task}: {figures}", "label", *columns)
+    table.caption, table.caption_justify = coverage, "left"
+    for score in counts.classes[:ROWS_SHOWN]:
+        auroc = labels.scores[score.label].auroc if score.label in labels.scores else None
+        shares = (percent(value) for value in (score.precision, score.recall, score.f1))
+        table.add_row(
+            score.label, *shares, "-" if auroc is None else f"{auroc:.4f}", f"{score.support:,}", f"{score.predicted:,}"
+        )
+    return table
+
+
+def new_table(title: str, first: str, *others: str) -> Table:
+    """A table whose numbers are broken rather than cut where the terminal is too narrow."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column(first, overflow="fold")
+    for name in others:
+        table.add_column(name, justify="right", overflow="fold")
+    return table
+
+
+def percent(rate: float | None) -> str:
+    """A share for people; `-` where there is none."""
     return "-" if rate is None else f"{rate:.2%}"
+
+
+def shown_interval(interval: Interval | None) -> str:
+    """`8.1-9.3 %`, or nothing."""
+    return "" if interval is None else f"{100 * interval.low:.2f}-{100 * interval.high:.2f}"
 
 
 if __name__ == "__main__":

@@ -9,13 +9,12 @@ from rich.table import Table
 
 from jobs.console import Exit, duration, out, single
 from pipeline import Run
-from pipeline.run import Totals
 
 
 def status(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or prefix of the run.")]) -> int:
     """Parts, chunks, rows, errors and audio of a run so far."""
     opened = Run.open(run)
-    totals = sum((Totals.of(commit) for commit in opened.commits()), start=Totals())
+    totals = opened.totals()
     done = opened.parts_done()
     share = min(totals.source_bytes / max(opened.record["input_bytes"], 1), 1.0)
     table = Table(show_header=False, box=None)

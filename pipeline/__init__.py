@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import RunConfig
 from pipeline.errors import AudioError, ErrorCode, RunFailedError, StorageError, UsageError
-from pipeline.evaluate import Evaluation
+from pipeline.evaluate import Evaluation, EvaluationSettings, evaluate_run
+from pipeline.metrics import write_metrics
 from pipeline.run import Run
-from pipeline.score import evaluate_run, write_metrics
+from pipeline.scoring import Scoring
 
 if TYPE_CHECKING:
     from pipeline.driver import Progress, transcribe
@@ -19,10 +20,12 @@ __all__ = [
     "AudioError",
     "ErrorCode",
     "Evaluation",
+    "EvaluationSettings",
     "Progress",
     "Run",
     "RunConfig",
     "RunFailedError",
+    "Scoring",
     "StorageError",
     "UsageError",
     "evaluate_run",

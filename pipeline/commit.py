@@ -140,12 +140,12 @@ def read_commits(run: str) -> Iterator[Commit]:
                 yield Commit(**{**values, "files": tuple(DataFile(**file) for file in values["files"])})
 
 
-def remove_orphans(run: str, commits: Iterable[Commit]) -> int:
-    """Remove data files that no commit names, and temporary files of writers that were killed. Gives their number.
+def remove_orphans(run: str, files: Iterable[DataFile]) -> int:
+    """Remove all data files but `files`, and temporary files of writers that were killed. Gives their number.
 
     Only where nothing writes to the run any more.
     """
-    named = {file.path for commit in commits for file in commit.files}
+    named = {file.path for file in files}
     base = storage.absolute(run).rstrip("/") + "/"
     orphans = [
         found.uri

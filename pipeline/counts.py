@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.compounds import join_like
 from pipeline.normalize import check_normalizer, normalize
 
 
@@ -91,6 +92,18 @@ class ErrorCounts:
     def error_rate(self) -> float | None:
         """(S + D + I) / (H + S + D); may exceed 1; None where the reference is empty."""
         return self.errors / self.reference if self.reference else None
+
+    @property
+    def match_error_rate(self) -> float | None:
+        """MER, (S + D + I) / (H + S + D + I): at most 1; None where both texts are empty. Morris et al. 2004."""
+        return self.errors / (self.hits + self.errors) if self.hits + self.errors else None
+
+    @property
+    def information_lost(self) -> float | None:
+        """WIL, 1 - (H / reference) (H / hypothesis); None where the reference is empty. Morris et al. 2004."""
+        if not self.reference:
+            return None
+        return 1 - self.hits / self.reference * (self.hits / self.hypothesis if self.hypothesis else 0)
 
 
 def _field(name: str, kind: pa.DataType, meaning: str, unit: str | None = None) -> pa.Field:
@@ -200,6 +213,8 @@ def score_columns(
     texts: pa.Array | pa.ChunkedArray | Sequence[str],
     references: pa.Array | pa.ChunkedArray | Sequence[str | None],
     normalizer: str,
+    *,
+    compounds: bool = False,
 ) -> dict[str, pa.Array]:
     """Normalises and counts rows of transcripts: the columns of `SCORE_FIELDS`, in that order, row for row.
 
@@ -208,6 +223,7 @@ def score_columns(
         references: what was said. Null is no reference and makes the row null in every column; an empty
             string is a reference of no words.
         normalizer: a name in `pipeline.normalize.NORMALIZERS`, applied to both.
+        compounds: part the hypotheses like the references first (`pipeline.compounds`).
 
     Raises:
         UsageError: no such normalizer.
@@ -223,8 +239,13 @@ def score_columns(
             raise ValueError(
                 f"row {row} has a reference, but its text is null: a transcript's text may be empty, not null"
             )
-        hypotheses.append("" if reference is None or text is None else normalize(text, normalizer))
-        normalized.append(None if reference is None else normalize(reference, normalizer))
+        if reference is None or text is None:
+            hypotheses.append("")
+            normalized.append(None)
+            continue
+        wanted, found = normalize(reference, normalizer), normalize(text, normalizer)
+        hypotheses.append(join_like(wanted, found) if compounds else found)
+        normalized.append(wanted)
     missing = np.array([reference is None for reference in normalized], dtype=bool)
     return {
         "normalized_text": pa.array(hypotheses, pa.string(), mask=missing),

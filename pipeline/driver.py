@@ -30,7 +30,8 @@ from ray.util.annotations import RayDeprecationWarning
 from pipeline import storage
 from pipeline.audio import AudioSettings
 from pipeline.cluster import Resources, cluster_nodes, connect, data_context, share_out
-from pipeline.commit import Commit, Committed, list_committed, remove_orphans
+from pipeline.commit import Commit, Committed, DataFile, list_committed, remove_orphans
+from pipeline.compact import compact_group, groups_of, read_compaction, write_compaction
 from pipeline.config import RunConfig, differences, fingerprint, make_config
 from pipeline.errors import InputChangedError, RunFailedError, StorageError, UsageError
 from pipeline.plan import plan
@@ -127,10 +128,10 @@ def transcribe(
             execution = _Execution(run, config, models, resources, cluster.get("CPU", 1), attempt, report)
             with _stop_marker(execution.stop_uri, stop):
                 totals = execution.run_waves(stop or threading.Event())
-        # A stop that came too late to leave anything undone is none.
-        if stop is not None and stop.is_set() and _missing(run):
-            return run.save(status=STOPPED, totals=asdict(totals))
-        return _finish(run)
+            # A stop that came too late to leave anything undone is none.
+            if stop is not None and stop.is_set() and _missing(run):
+                return run.save(status=STOPPED, totals=asdict(totals))
+            return _finish(run)
     except (UsageError, StorageError, RunFailedError) as error:
         _save_failure(run, str(error))
         raise
@@ -406,14 +407,29 @@ def _missing(run: Run) -> int:
 
 
 def _finish(run: Run) -> Run:
-    """Check that the plan is committed whole, remove what no commit names, and call the run done."""
+    """Check that the plan is committed whole, compact its files, remove what nothing names, and call the run done."""
     if missing := _missing(run):
         raise RuntimeError(f"{run.uri}: {missing} parts of the plan have no complete commit after the last wave")
     commits = list(run.commits())
     _check_tiles(run, commits)
-    remove_orphans(run.uri, commits)
+    if read_compaction(run.uri) is None:
+        write_compaction(run.uri, _compact(run.uri, commits))
+    remove_orphans(run.uri, read_compaction(run.uri) or ())
     totals = sum((Totals.of(commit) for commit in commits), start=Totals())
     return run.save(status=DONE, finished=now(), totals=asdict(totals), reason=None)
+
+
+def _compact(uri: str, commits: list[Commit]) -> list[DataFile]:
+    """Write the committed rows to few files: a Ray task for each of them."""
+    task = ray.remote(compact_group).options(num_cpus=0.5, max_retries=MAX_DEATHS)
+    ordered = sorted(commits, key=lambda commit: (commit.part_id, commit.chunk))
+    groups = groups_of(file for commit in ordered for file in commit.files)
+    try:
+        return cast(list[DataFile], ray.get([task.remote(uri, table, files) for table, files in groups]))
+    except RayError as error:
+        if (ours := _ours(error)) is not None:
+            raise ours from error
+        raise
 
 
 def _check_tiles(run: Run, commits: list[Commit]) -> None:

@@ -1,119 +1,128 @@
-"""Corpus-level WER, CER and sentence error rate of a run: from sums of counts, never from means of rates."""
+"""What a run comes to: error rates from sums of counts, what they cover, and how sure they are.
+
+Every figure is a view of sums; nothing here averages rates. Rows are read by columns and tallied a batch at a time
+(`pipeline.tally`), in this process or by Ray tasks over the files of the run, and the tallies are added.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.counts import SCORE_FIELDS, ErrorCounts, score_columns
-from pipeline.normalize import check_normalizer
-from pipeline.schemas import SCHEMA_VERSION, field
-
-METRICS_SCHEMA: Final = pa.schema(
-    [
-        field("scope", pa.string(), "what the row sums over: corpus, or a grouping", nullable=False),
-        field("key", pa.string(), "the group within the scope; null for the corpus"),
-        field("metric", pa.string(), "wer (words), cer (characters) or ser (sentences)", nullable=False),
-        field(
-            "errors",
-            pa.int64(),
-            "substitutions + deletions + insertions",
-            "units of the metric",
-            nullable=False,
-        ),
-        field("hits", pa.int64(), "units recognised", "units of the metric", nullable=False),
-        field(
-            "substitutions",
-            pa.int64(),
-            "for ser: sentences with any word error",
-            "units of the metric",
-            nullable=False,
-        ),
-        field("deletions", pa.int64(), "0 for ser", "units of the metric", nullable=False),
-        field("insertions", pa.int64(), "0 for ser", "units of the metric", nullable=False),
-        field("reference", pa.int64(), "hits + substitutions + deletions", "units of the metric", nullable=False),
-        field("rate", pa.float64(), "errors / reference; null where reference is 0", "1"),
-        field("ci_low", pa.float64(), "lower end of the rate's confidence interval; null: not computed", "1"),
-        field("ci_high", pa.float64(), "upper end of the rate's confidence interval; null: not computed", "1"),
-        field("sentences", pa.int64(), "utterances that the counts sum over", "utterances", nullable=False),
-        field("scored", pa.int64(), "utterances with transcript and reference", "utterances", nullable=False),
-        field(
-            "no_reference",
-            pa.int64(),
-            "utterances with a transcript but no reference",
-            "utterances",
-            nullable=False,
-        ),
-        field(
-            "failed",
-            pa.int64(),
-            "utterances without a transcript: rows in errors/",
-            "utterances",
-            nullable=False,
-        ),
-        field("normalizer", pa.string(), "normaliser of both texts", nullable=False),
-    ],
-    metadata={"sewd.table": "metrics", "sewd.schema_version": str(SCHEMA_VERSION)},
+from pipeline.counts import ErrorCounts
+from pipeline.errors import UsageError
+from pipeline.references import EXAMPLES, References, load_references
+from pipeline.run import Run, open_files
+from pipeline.scoring import Scoring, score
+from pipeline.statistics import Interval, rate_interval
+from pipeline.tally import (
+    COUNT_NAMES,
+    DURATION_EDGES,
+    RATE_EDGES,
+    SUMS,
+    UNITS,
+    counted,
+    key_of,
+    merge,
+    own_rate_bins,
+    tally,
+    unit_keys,
+    unit_sources,
+    units_of,
 )
 
-_COUNT_COLUMNS: Final = tuple(f.name for f in SCORE_FIELDS if pa.types.is_integer(f.type))
-_ROWS_PER_SCORING: Final = 4096  # bounds the Python strings alive at a time, whatever the size of a batch
+BATCH_ROWS: Final = 1 << 18
+FILES_PER_TASK: Final = 64
+MAX_INTERVALS: Final = 1000
+"""Groups of a grouping beyond which none of them gets an interval: a bootstrap each would take hours."""
+
+ORDERED: Final = frozenset({"duration", "confidence"})
+_DECILES: Final = 10
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What a corpus comes to. Every rate is a view, and None where there is nothing to divide by.
+class EvaluationSettings:
+    """What to evaluate.
 
     Attributes:
-        words: sum over the scored utterances.
-        chars: the same, by character.
-        sentences: utterances that were scored: they have a transcript and a reference.
-        sentence_errors: those whose normalised texts differ, that is: with any word error.
-        no_reference: utterances with a transcript, but no reference.
-        failed: utterances without a transcript: rows of `errors/`.
-        normalizer: of both texts.
+        scoring: the rules that texts are compared under; None: those of the run, whose counts are stored.
+        by: groupings, see `pipeline.tally.key_of`.
+        unit: what intervals draw from: `auto`, `speaker`, `recording` or `utterance`.
+        level: of the intervals.
+        worst: how many utterances with the most word errors to name.
 
     Raises:
-        ValueError: a number is negative, or more sentences are wrong than there are.
+        UsageError: no such grouping or unit, or a level or number that makes no sense.
     """
 
-    words: ErrorCounts
-    chars: ErrorCounts
-    sentences: int
-    sentence_errors: int
-    no_reference: int
-    failed: int
-    normalizer: str
+    scoring: Scoring | None = None
+    by: tuple[str, ...] = ()
+    unit: str = "auto"
+    level: float = 0.95
+    worst: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.sentences, self.sentence_errors, self.no_reference, self.failed) < 0:
-            raise ValueError(f"numbers of utterances cannot be negative: {self}")
-        if self.sentence_errors > self.sentences:
+        for by in self.by:
+            key_of(by)
+        if self.unit not in ("auto", *UNITS):
+            raise UsageError(f"there is no unit {self.unit!r}: choose one of auto, {', '.join(UNITS)}")
+        if not 0.5 <= self.level < 1 or self.worst < 0:
+            raise UsageError(
+                f"a level lies between 0.5 and 1, and a number is not negative: {self.level}, {self.worst}"
+            )
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Sums over any utterances. Every rate is a view, and None where there is nothing to divide by.
+
+    Attributes:
+        utterances: with a transcript.
+        sentences: those that were scored: they have a reference too.
+        sentence_errors: those of them with any word error.
+        words: counts of the scored ones.
+        chars: the same, by character.
+        audio_s: seconds of audio of all.
+        confident: utterances with a confidence: their text is not empty.
+        confidence_sum: sum of those confidences.
+
+    Raises:
+        ValueError: more sentences are wrong than were scored.
+    """
+
+    utterances: int
+    sentences: int
+    sentence_errors: int
+    words: ErrorCounts
+    chars: ErrorCounts
+    audio_s: float
+    confident: int
+    confidence_sum: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sentence_errors <= self.sentences <= self.utterances:
             raise ValueError(f"more sentences are wrong than there are: {self}")
 
-    @property
-    def scored(self) -> int:
-        """Another name of `sentences`, for coverage."""
-        return self.sentences
-
-    @property
-    def wer(self) -> float | None:
-        """Word error rate; None without a reference word."""
-        return self.words.error_rate
-
-    @property
-    def cer(self) -> float | None:
-        """Character error rate; None without a reference character."""
-        return self.chars.error_rate
-
-    @property
-    def ser(self) -> float | None:
-        """Share of scored utterances with any word error; None where none was scored."""
-        return self.sentence_counts.error_rate
+    @staticmethod
+    def of(sums: Mapping[str, Any]) -> Figures:
+        """Of one row of a tally."""
+        return Figures(
+            utterances=sums["utterances"],
+            sentences=sums["scored"],
+            sentence_errors=sums["sentence_errors"],
+            words=ErrorCounts(*(sums[name] for name in COUNT_NAMES)),
+            chars=ErrorCounts(*(sums[f"char_{name}"] for name in COUNT_NAMES)),
+            audio_s=sums["audio_s"],
+            confident=sums["confident"],
+            confidence_sum=sums["confidence"],
+        )
 
     @property
     def sentence_counts(self) -> ErrorCounts:
@@ -121,117 +130,478 @@ class Evaluation:
         return ErrorCounts(self.sentences - self.sentence_errors, self.sentence_errors, 0, 0)
 
     @property
+    def counts(self) -> dict[str, ErrorCounts]:
+        """By metric: wer of words, cer of characters, ser of sentences."""
+        return {"wer": self.words, "cer": self.chars, "ser": self.sentence_counts}
+
+    @property
+    def rates(self) -> dict[str, float | None]:
+        """By metric: wer, cer, ser, mer, wil."""
+        rates = {metric: counts.error_rate for metric, counts in self.counts.items()}
+        return rates | {"mer": self.words.match_error_rate, "wil": self.words.information_lost}
+
+    @property
+    def confidence(self) -> float | None:
+        """Mean confidence of the utterances that have one."""
+        return self.confidence_sum / self.confident if self.confident else None
+
+
+@dataclass(frozen=True)
+class Group:
+    """The figures of the utterances with one key; `interval` is of the word error rate."""
+
+    key: str | None
+    figures: Figures
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """All groups of one grouping; `unit` is what their intervals draw from."""
+
+    by: str
+    unit: str
+    groups: tuple[Group, ...]
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the order of the groups means something."""
+        return self.by in ORDERED
+
+
+@dataclass(frozen=True)
+class ReferenceProblems:
+    """Where references from files and the run do not fit each other: numbers, and the first ids of each kind.
+
+    Attributes:
+        missing: utterances with a transcript that no file names: they are not scored.
+        unknown: utterances of the files that the run knows nothing of, neither transcript nor error.
+        duplicate: utterances that one file names more than once, with the same reference.
+    """
+
+    missing: tuple[int, tuple[str, ...]]
+    unknown: tuple[int, tuple[str, ...]]
+    duplicate: tuple[int, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a run comes to.
+
+    Attributes:
+        figures: over all that is committed.
+        failed: utterances without a transcript: rows of `errors/`.
+        scoring: the rules.
+        unit: what the intervals draw from: speaker, recording, utterance, or several joined by ` or `.
+        intervals: of wer, cer and ser; None where the units are too few.
+        groupings: in the order that they were asked for.
+        worst: ids of the utterances with the most word errors, the worst first: as many as were asked for.
+        spread: number of scored utterances by their own word error rate: one for each bin of `RATE_EDGES`.
+        problems: of references from files; None where there are none.
+    """
+
+    figures: Figures
+    failed: int
+    scoring: Scoring
+    unit: str
+    intervals: Mapping[str, Interval | None]
+    groupings: tuple[Grouping, ...] = ()
+    worst: tuple[str, ...] = ()
+    spread: tuple[int, ...] = ()
+    problems: ReferenceProblems | None = None
+
+    @property
+    def rates(self) -> dict[str, float | None]:
+        """By metric: wer, cer, ser, mer, wil."""
+        return self.figures.rates
+
+    @property
+    def wer(self) -> float | None:
+        """Word error rate; None without a reference word."""
+        return self.figures.rates["wer"]
+
+    @property
+    def cer(self) -> float | None:
+        """Character error rate; None without a reference character."""
+        return self.figures.rates["cer"]
+
+    @property
+    def ser(self) -> float | None:
+        """Share of scored utterances with any word error; None where none was scored."""
+        return self.figures.rates["ser"]
+
+    @property
+    def scored(self) -> int:
+        """Utterances with a transcript and a reference."""
+        return self.figures.sentences
+
+    @property
+    def no_reference(self) -> int:
+        """Utterances with a transcript, but no reference."""
+        return self.figures.utterances - self.figures.sentences
+
+    @property
     def coverage(self) -> float | None:
         """Scored utterances / all, failed ones included: how much of the corpus the rates speak for."""
-        everything = self.sentences + self.no_reference + self.failed
-        return self.sentences / everything if everything else None
+        everything = self.figures.utterances + self.failed
+        return self.scored / everything if everything else None
 
 
-def required_columns(normalizer: str, stored_normalizer: str | None) -> tuple[str, ...]:
-    """The columns of `transcripts` that `evaluate` reads: a reader needs to fetch no others."""
-    return _COUNT_COLUMNS if normalizer == stored_normalizer else ("text", "reference")
+_NO_WORST: Final = pa.table({"utt_id": pa.array([], pa.string()), "errors": pa.array([], pa.int32())})
+_WORST_FIRST: Final = [("errors", "descending"), ("utt_id", "ascending")]
 
 
-def evaluate(
-    transcripts: Iterable[pa.RecordBatch | pa.Table],
-    num_errors: int,
-    *,
-    normalizer: str,
+@dataclass(frozen=True)
+class Tallies:
+    """What batches add up to.
+
+    Attributes:
+        tallies: by name (see `tally_batches`), each in pieces that are merged now and then.
+        worst: candidates for the worst utterances.
+        met: for each file of references, which of its rows were met.
+        missing: utterances that no file names.
+        missing_ids: the first of them.
+    """
+
+    tallies: Mapping[str, tuple[pa.Table, ...]] = field(default_factory=dict)
+    worst: pa.Table = field(default_factory=lambda: _NO_WORST)
+    met: tuple[npt.NDArray[np.bool_], ...] = ()
+    missing: int = 0
+    missing_ids: tuple[str, ...] = ()
+
+    def __add__(self, other: Tallies) -> Tallies:
+        names = {**self.tallies, **other.tallies}
+        both = zip(self.met, other.met, strict=True)
+        return Tallies(
+            {name: _joined(self.tallies.get(name, ()) + other.tallies.get(name, ())) for name in names},
+            pa.concat_tables([self.worst, other.worst]),
+            tuple(a | b for a, b in both) if self.met and other.met else self.met or other.met,
+            self.missing + other.missing,
+            (self.missing_ids + other.missing_ids)[:EXAMPLES],
+        )
+
+    def merged(self, name: str) -> pa.Table | None:
+        """One tally in one piece; None where no batch came."""
+        return merge(self.tallies[name]) if name in self.tallies else None
+
+
+def _joined(pieces: tuple[pa.Table, ...]) -> tuple[pa.Table, ...]:
+    """The same sums in one table, once as many rows came as it would have: each row is then merged a few times only."""
+    rows = [len(piece) for piece in pieces]
+    return pieces if sum(rows) < 2 * max(BATCH_ROWS, *rows) else (merge(pieces),)
+
+
+def required_columns(settings: EvaluationSettings, scoring: Scoring, stored_normalizer: str | None) -> list[str]:
+    """The columns of `transcripts` that `tally_batches` reads: a reader needs to fetch no others."""
+    columns = ["duration_s", "confidence", *scoring.sources(stored_normalizer), *unit_sources(settings.unit)]
+    columns += ["utt_id"] if settings.worst else []
+    return list(dict.fromkeys(columns + [key_of(by)[0] for by in settings.by]))
+
+
+def tally_batches(
+    batches: Iterable[pa.RecordBatch],
+    settings: EvaluationSettings,
+    scoring: Scoring,
     stored_normalizer: str | None,
-) -> Evaluation:
-    """Sums over the rows of `transcripts`, one batch at a time: memory is bounded by the largest batch.
-
-    Where the normalizers agree, stored counts are summed as columns; else every row is scored again from its
-    text and reference. Order and size of the batches do not matter.
+    references: Sequence[References] = (),
+    edges: Sequence[float] = (0.0, 1.0),
+) -> Tallies:
+    """Tallies of rows of `transcripts`; order and size of the batches do not matter, and bound the memory.
 
     Args:
-        transcripts: batches with `required_columns(normalizer, stored_normalizer)`; more columns are ignored.
-        num_errors: rows of the run's `errors/`.
-        normalizer: the one to score under.
+        batches: with `required_columns(...)`; more columns are ignored.
+        settings: groupings and unit.
+        scoring: the rules.
         stored_normalizer: the one that the stored counts are of; None: do not use them.
+        references: the files of `scoring.references`, loaded.
+        edges: of the bins of confidence, see `confidence_deciles`.
 
     Raises:
-        UsageError: no such normalizer.
-        KeyError: a batch lacks a column.
-        ValueError: stored counts contradict each other or the references.
+        ValueError: stored counts contradict each other.
     """
-    check_normalizer(normalizer)
-    stored = normalizer == stored_normalizer
-    words, chars = ErrorCounts.zero(), ErrorCounts.zero()
-    sentences = sentence_errors = no_reference = 0
-    for batch in transcripts:
-        for columns in [_stored_counts(batch)] if stored else _scored_again(batch, normalizer):
-            words += _sum(columns, "")
-            chars += _sum(columns, "char_")
-            scored = len(columns["hits"]) - columns["hits"].null_count
-            sentences += scored
-            no_reference += len(columns["hits"]) - scored
-            sentence_errors += _wrong(columns)
-    return Evaluation(words, chars, sentences, sentence_errors, no_reference, num_errors, normalizer)
+    total = Tallies(met=tuple(np.zeros(len(file.texts), bool) for file in references))
+    for rows in regrouped(batches):
+        summands = counted(rows, score(rows, scoring, stored_normalizer, references))
+        met, missing = _met(rows, references)
+        total += Tallies(
+            {name: (table,) for name, table in _tallied(rows, summands, settings, edges).items()},
+            _worst(rows, summands, settings.worst) if settings.worst else _NO_WORST,
+            met,
+            len(missing),
+            tuple(missing[:EXAMPLES]),
+        )
+    return total
 
 
-def metrics_table(evaluation: Evaluation) -> pa.Table:
-    """The corpus's rows of `metrics/`, as `METRICS_SCHEMA`: wer, cer, ser."""
-    counts_by_metric = {"wer": evaluation.words, "cer": evaluation.chars, "ser": evaluation.sentence_counts}
-    rows = [
-        {
-            "scope": "corpus",
-            "key": None,
-            "metric": metric,
-            "errors": counts.errors,
-            "hits": counts.hits,
-            "substitutions": counts.substitutions,
-            "deletions": counts.deletions,
-            "insertions": counts.insertions,
-            "reference": counts.reference,
-            "rate": counts.error_rate,
-            "ci_low": None,
-            "ci_high": None,
-            "sentences": evaluation.sentences,
-            "scored": evaluation.scored,
-            "no_reference": evaluation.no_reference,
-            "failed": evaluation.failed,
-            "normalizer": evaluation.normalizer,
+def _tallied(
+    rows: pa.Table, summands: pa.Table, settings: EvaluationSettings, edges: Sequence[float]
+) -> dict[str, pa.Table]:
+    """The tallies of one batch.
+
+    By name: `corpus` and `by BY` (figures), `words`, `chars` and `units BY` (what intervals need, by unit), `rates`.
+    """
+    kinds, names = units_of(rows, settings.unit)
+    word_units = unit_keys(kinds, names, summands["word_errors"], summands["ref_words"])
+    char_units = unit_keys(kinds, names, summands["char_errors"], summands["ref_chars"])
+    tallies = {
+        "corpus": tally(summands, {}),
+        "words": tally(summands, word_units, (*_UNIT_SUMS, "sentence_errors")),
+        "chars": tally(summands, char_units, ("scored", "char_errors", "ref_chars")),
+        "rates": tally(summands, {"rate": own_rate_bins(summands)}, ("scored",)),
+    }
+    for by in settings.by:
+        key = key_of(by, edges)[1](rows)
+        tallies[f"by {by}"] = groups = tally(summands, {"group": key})
+        if len(groups) <= MAX_INTERVALS:
+            # Inside the group of one speaker the speaker is no unit.
+            units = word_units if by != "speaker" else _own_units(summands)
+            tallies[f"units {by}"] = tally(summands, {"group": key, **units}, _UNIT_SUMS)
+    return tallies
+
+
+_UNIT_SUMS: Final = ("scored", "word_errors", "ref_words")
+
+
+def _own_units(summands: pa.Table) -> dict[str, pa.Array]:
+    """Every utterance its own unit."""
+    kinds = pa.repeat(pa.scalar(UNITS.index("utterance"), pa.int8()), len(summands))
+    return unit_keys(kinds, pa.nulls(len(summands), pa.string()), summands["word_errors"], summands["ref_words"])
+
+
+def _worst(rows: pa.Table, summands: pa.Table, number: int) -> pa.Table:
+    """The utterances of these rows that may be among the worst of all."""
+    table = pa.table({"utt_id": rows["utt_id"], "errors": summands["word_errors"]})
+    table = table.filter(pc.greater(table["errors"], 0))
+    return table.take(pc.select_k_unstable(table, number, _WORST_FIRST))
+
+
+def regrouped(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Batches joined or cut to about `BATCH_ROWS` rows: small files would drown the work in overhead."""
+    held: list[pa.RecordBatch] = []
+    size = 0
+    for batch in batches:
+        held.append(batch)
+        size += batch.num_rows
+        if size >= BATCH_ROWS:
+            yield from _cut(held)
+            held, size = [], 0
+    if size:
+        yield from _cut(held)
+
+
+def _cut(batches: list[pa.RecordBatch]) -> Iterator[pa.Table]:
+    table = pa.Table.from_batches(batches)
+    for start in range(0, table.num_rows, BATCH_ROWS):
+        yield table.slice(start, BATCH_ROWS).combine_chunks()
+
+
+def _met(rows: pa.Table, references: Sequence[References]) -> tuple[tuple[npt.NDArray[np.bool_], ...], list[str]]:
+    """Which rows of each file these utterances are, and the utterances that no file names."""
+    if not references:
+        return (), []
+    met = []
+    named = np.zeros(rows.num_rows, bool)
+    for file in references:
+        taken = file.rows_of(rows["utt_id"])
+        seen = np.zeros(len(file.texts), bool)
+        seen[taken[taken >= 0]] = True
+        met.append(seen)
+        named |= taken >= 0
+    return tuple(met), rows["utt_id"].filter(pa.array(~named)).to_pylist()
+
+
+def evaluation_of(
+    tallies: Tallies,
+    failed: int,
+    settings: EvaluationSettings,
+    scoring: Scoring,
+    problems: ReferenceProblems | None = None,
+    edges: Sequence[float] = (0.0, 1.0),
+) -> Evaluation:
+    """The figures that tallies come to.
+
+    Args:
+        tallies: sums over the transcripts.
+        failed: rows of `errors/`.
+        settings: groupings, unit, level.
+        scoring: the rules that the tallies were made under.
+        problems: of the references.
+        edges: of the bins of confidence that the tallies were made with.
+    """
+    words, chars = tallies.merged("words"), tallies.merged("chars")
+    corpus = tallies.merged("corpus")
+    return Evaluation(
+        figures=Figures.of(dict.fromkeys(SUMS, 0) if corpus is None else corpus.to_pylist()[0]),
+        failed=failed,
+        scoring=scoring,
+        unit=_unit(words),
+        intervals={
+            "wer": _interval(words, "word_errors", "ref_words", settings.level),
+            "cer": _interval(chars, "char_errors", "ref_chars", settings.level),
+            "ser": _interval(words, "sentence_errors", "scored", settings.level),
+        },
+        groupings=tuple(_grouping(by, tallies, settings.level, edges) for by in settings.by),
+        worst=tuple(tallies.worst.sort_by(_WORST_FIRST)["utt_id"].to_pylist()[: settings.worst]),
+        spread=_spread(tallies.merged("rates")),
+        problems=problems,
+    )
+
+
+def unit_name(kinds: pa.ChunkedArray) -> str:
+    """The kinds of unit in words, from a column of them."""
+    return " or ".join(UNITS[kind] for kind in sorted(pc.unique(kinds).drop_null().to_pylist())) or "utterance"
+
+
+def _unit(units: pa.Table | None) -> str:
+    """The kinds of unit among the scored utterances."""
+    if units is None:
+        return "utterance"
+    return unit_name(units.filter(pc.greater(units["scored"], 0))["key_unit_kind"])
+
+
+def _interval(units: pa.Table | None, errors: str, reference: str, level: float) -> Interval | None:
+    """Interval of the rate errors / reference, from a tally by unit."""
+    if units is None:
+        return None
+    units = units.filter(pc.greater(units["scored"], 0))
+    if not units.num_rows:
+        return None
+    alone = pc.equal(units["key_unit_kind"], UNITS.index("utterance")).to_numpy()
+    multiplicity = np.where(alone, units["scored"].to_numpy(), 1)
+    wrong, length = (units[name].to_numpy() / multiplicity for name in (errors, reference))
+    return rate_interval(wrong, length, multiplicity, level=level, share=reference == "scored")
+
+
+def _grouping(by: str, tallies: Tallies, level: float, edges: Sequence[float]) -> Grouping:
+    sums, units = tallies.merged(f"by {by}"), tallies.merged(f"units {by}")
+    if sums is None:
+        return Grouping(by, "utterance", ())
+    intervals: dict[Any, Interval | None] = {}
+    if units is not None and sums.num_rows <= MAX_INTERVALS:
+        for key, of_group in _by_group(units):
+            intervals[key] = _interval(of_group, "word_errors", "ref_words", level)
+    rows = sums.sort_by("key_group").to_pylist()
+    names = _key_names(by, [row["key_group"] for row in rows], edges)
+    groups = (Group(names[row["key_group"]], Figures.of(row), intervals.get(row["key_group"])) for row in rows)
+    return Grouping(by, _unit(units), tuple(groups))
+
+
+def _by_group(units: pa.Table) -> Iterator[tuple[Any, pa.Table]]:
+    """The rows of each group."""
+    ordered = units.sort_by("key_group")
+    start = 0
+    for run in pc.run_end_encode(ordered["key_group"].combine_chunks()).run_ends.to_pylist():
+        yield ordered["key_group"][start].as_py(), ordered.slice(start, run - start)
+        start = run
+
+
+def _spread(rates: pa.Table | None) -> tuple[int, ...]:
+    counts = [0] * len(RATE_EDGES)
+    for row in [] if rates is None else rates.to_pylist():
+        if row["key_rate"] is not None:
+            counts[row["key_rate"]] = row["scored"]
+    return tuple(counts)
+
+
+def _key_names(by: str, keys: Sequence[Any], edges: Sequence[float]) -> dict[Any, str | None]:
+    known = [key for key in keys if key is not None]
+    if by == "duration":
+        ends = [*(f"{end:g}" for end in DURATION_EDGES[1:]), ""]
+        names = {
+            key: f"{DURATION_EDGES[key]:g}-{ends[key]} s" if ends[key] else f"{DURATION_EDGES[key]:g} s and more"
+            for key in known
         }
-        for metric, counts in counts_by_metric.items()
-    ]
-    return pa.Table.from_pylist(rows, schema=METRICS_SCHEMA)
+    elif by == "confidence":
+        names = {key: f"{edges[key]:.3f}-{edges[key + 1]:.3f}" for key in known}
+    else:
+        names = {key: key for key in known}
+    return {**names, None: None}
 
 
-def _stored_counts(batch: pa.RecordBatch | pa.Table) -> dict[str, pa.Array | pa.ChunkedArray]:
-    """The batch's own counts, if they agree: a rate over half-filled columns would look sound."""
-    columns = {name: batch.column(name) for name in _COUNT_COLUMNS}
-    filled = {name: pc.is_valid(column) for name, column in columns.items()}
-    if "reference" in batch.schema.names:
-        filled["reference"] = pc.is_valid(batch.column("reference"))
-    if any(not mask.equals(filled["hits"]) for mask in filled.values()):
-        values = {name: pc.sum(mask, min_count=0).as_py() for name, mask in filled.items()}
-        raise ValueError(f"reference and stored counts are not filled in the same rows; values by column: {values}")
-    for prefix, unit in (("", "words"), ("char_", "chars")):
-        length, counted = pc.sum(columns[f"ref_{unit}"], min_count=0).as_py(), _sum(columns, prefix).reference
-        if length != counted:
-            raise ValueError(
-                f"stored counts contradict each other: ref_{unit} come to {length}, "
-                f"{prefix}hits + {prefix}substitutions + {prefix}deletions to {counted}"
-            )
-    return columns
+def evaluate_run(run: Run, settings: EvaluationSettings | None = None, address: str | None = None) -> Evaluation:
+    """Figures over what is committed, also of a run that is not done.
+
+    Args:
+        run: the run.
+        settings: rules and groupings; None: the run's own rules, no groupings.
+        address: of a Ray cluster (`local`, `auto`, HOST:PORT) that does the work, by tasks over the files of the run;
+            None: this process.
+
+    Raises:
+        UsageError: no such normalizer, grouping or file of references.
+    """
+    settings = settings or EvaluationSettings()
+    stored = run.record["config"]["normalizer"]
+    scoring = settings.scoring or Scoring(stored)
+    references = [load_references(uri) for uri in scoring.references]
+    columns = required_columns(settings, scoring, stored)
+    named = run.files()
+    files = [file.path for file in named["transcripts"]]
+    failed = sum(file.rows for file in named["errors"])
+    edges = confidence_deciles(run) if "confidence" in settings.by else (0.0, 1.0)
+    work = partial(_tally_files, run.uri, columns, settings, scoring, stored, edges)
+    tallies = work(files, references) if address is None else _on_cluster(work, files, references, address)
+    return evaluation_of(tallies, failed, settings, scoring, _problems(run, tallies, references), edges)
 
 
-def _scored_again(batch: pa.RecordBatch | pa.Table, normalizer: str) -> Iterator[dict[str, pa.Array]]:
-    texts, references = batch.column("text"), batch.column("reference")
-    for start in range(0, batch.num_rows, _ROWS_PER_SCORING):
-        rows = (start, _ROWS_PER_SCORING)
-        yield score_columns(texts.slice(*rows), references.slice(*rows), normalizer)
+def confidence_deciles(run: Run) -> tuple[float, ...]:
+    """Ends of the tenths of a run's utterances by confidence, rising; fewer where many are equal.
+
+    Reads that one column, and holds it: four bytes an utterance.
+    """
+    batches = run.dataset("transcripts").to_batches(columns=["confidence"])
+    values = np.concatenate([np.zeros(0, np.float32), *(b["confidence"].drop_null().to_numpy() for b in batches)])
+    if not len(values):
+        return 0.0, 1.0
+    edges: list[float] = np.unique(np.quantile(values, np.linspace(0, 1, _DECILES + 1), overwrite_input=True)).tolist()
+    return tuple(edges if len(edges) > 1 else edges * 2)
 
 
-def _sum(columns: Mapping[str, pa.Array | pa.ChunkedArray], prefix: str) -> ErrorCounts:
-    """Column totals (in int64); nulls are rows without a reference and add nothing."""
-    names = ("hits", "substitutions", "deletions", "insertions")
-    return ErrorCounts(*(pc.sum(columns[prefix + name], min_count=0).as_py() for name in names))
+def _tally_files(
+    run: str,
+    columns: list[str],
+    settings: EvaluationSettings,
+    scoring: Scoring,
+    stored_normalizer: str | None,
+    edges: Sequence[float],
+    files: Sequence[str],
+    references: Sequence[References],
+) -> Tallies:
+    batches = open_files(run, "transcripts", files).to_batches(columns=columns, batch_size=BATCH_ROWS)
+    return tally_batches(batches, settings, scoring, stored_normalizer, references, edges)
 
 
-def _wrong(columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> int:
-    """Rows with any word error: with single spaces between words, those whose normalised texts differ."""
-    largest = pc.max_element_wise(*(columns[name] for name in ("substitutions", "deletions", "insertions")))
-    wrong: int = pc.sum(pc.greater(largest, 0), min_count=0).as_py()
-    return wrong
+def _on_cluster(
+    work: partial[Tallies], files: Sequence[str], references: Sequence[References], address: str
+) -> Tallies:
+    """The work as Ray tasks over some files each; only tallies come back, and are added in the order of the files."""
+    import ray  # noqa: PLC0415  # takes seconds, which figures from one process need not wait for
+
+    from pipeline.cluster import connect  # noqa: PLC0415
+
+    with connect(address):
+        task = ray.remote(work.func)
+        shared = ray.put(references)
+        cuts = [files[start : start + FILES_PER_TASK] for start in range(0, len(files), FILES_PER_TASK)]
+        return sum(
+            (ray.get(future) for future in [task.remote(*work.args, cut, shared) for cut in cuts]), start=Tallies()
+        )
+
+
+def _problems(run: Run, tallies: Tallies, references: Sequence[References]) -> ReferenceProblems | None:
+    if not references:
+        return None
+    failed = run.dataset("errors").to_table(columns=["utt_id"])
+    met, _ = _met(failed, references)
+    unknown: dict[str, None] = {}
+    for file, seen, broken in zip(references, tallies.met, met, strict=True):
+        rest = np.flatnonzero(~(seen | broken))
+        if rest.size:
+            names = {row: utt_id for utt_id, row in file.index.items()}
+            unknown |= dict.fromkeys(names[row] for row in rest.tolist())
+    duplicate = tuple(dict.fromkeys(utt_id for file in references for utt_id in file.duplicates))
+    return ReferenceProblems(
+        (tallies.missing, tallies.missing_ids),
+        (len(unknown), tuple(unknown)[:EXAMPLES]),
+        (len(duplicate), duplicate[:EXAMPLES]),
+    )

@@ -22,6 +22,7 @@ import torch
 from pipeline import storage
 from pipeline.cluster import cluster_nodes, connect
 from pipeline.errors import RunFailedError, StorageError, UsageError
+from pipeline.loss_curve import draw_loss_curve
 from pipeline.training import LOG_FILE, TrainSettings, Worker, check_settings, describe, keep_settings, train
 from pipeline.training_data import DataSettings
 from sewd_model.files import CheckpointError
@@ -64,8 +65,6 @@ def finetune(settings: TrainSettings, placement: Placement, report: Callable[[st
         from ray.train import FailureConfig, RunConfig, ScalingConfig  # noqa: PLC0415 - an extra, and seconds to load
         from ray.train.torch import TorchTrainer  # noqa: PLC0415
         from ray.train.v2.api.exceptions import TrainingFailedError  # noqa: PLC0415
-
-        from pipeline.loss_curve import draw_loss_curve  # noqa: PLC0415
     except ImportError as error:
         raise UsageError(f"{_MISSING} ({error})") from error
     check_settings(settings)

@@ -19,7 +19,8 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.commit import Commit, list_committed, read_commits
+from pipeline.commit import Commit, DataFile, list_committed, read_commits
+from pipeline.compact import read_compaction
 from pipeline.errors import UsageError
 from pipeline.plan import PLAN
 from pipeline.schemas import TABLES
@@ -118,17 +119,37 @@ class Run:
         """Every commit."""
         return read_commits(self.uri)
 
+    def totals(self) -> Totals:
+        """Sums over the commits; those that the record of a finished run holds."""
+        if self.status == "done":
+            return Totals(**self.record["totals"])
+        return sum((Totals.of(commit) for commit in self.commits()), start=Totals())
+
     def parts_done(self) -> set[str]:
         """Ids of the parts whose chunks are all committed."""
         return {part for part, committed in list_committed(self.uri).items() if committed.done}
 
+    def files(self) -> dict[str, list[DataFile]]:
+        """By table (`transcripts`, `labels`, `errors`): the files that hold its committed rows."""
+        compacted = read_compaction(self.uri)
+        named = compacted if compacted is not None else [file for commit in self.commits() for file in commit.files]
+        return {table: [file for file in named if file.table == table] for table in TABLES}
+
+    def rows(self, table: str) -> int:
+        """How many rows of a table are committed."""
+        return sum(file.rows for file in self.files()[table])
+
     def dataset(self, table: str) -> pads.Dataset:
         """The committed rows of `transcripts`, `labels` or `errors`, at any time, also while the run goes on."""
-        paths = [file.path for commit in self.commits() for file in commit.files if file.table == table]
-        if not paths:
-            return pads.dataset(TABLES[table].empty_table())
-        fs, root = storage.filesystem(self.uri)
-        return pads.dataset([storage.join(root, path) for path in paths], TABLES[table], "parquet", filesystem=fs)
+        return open_files(self.uri, table, [file.path for file in self.files()[table]])
+
+
+def open_files(uri: str, table: str, paths: Sequence[str]) -> pads.Dataset:
+    """Data files of the run at `uri`, named below it, as one dataset."""
+    if not paths:
+        return pads.dataset(TABLES[table].empty_table())
+    fs, root = storage.filesystem(uri)
+    return pads.dataset([storage.join(root, path) for path in paths], TABLES[table], "parquet", filesystem=fs)
 
 
 def write_plan(uri: str, plan: pa.Table) -> None:

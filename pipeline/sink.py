@@ -17,7 +17,7 @@ from pipeline.counts import score_columns
 from pipeline.schemas import ERRORS, LABELS, TRANSCRIPTS, field
 from sewd_model import CTCTokenizer, GreedyPath, words
 
-TOP_K = 5
+TOP_K = 10  # as many as most classifiers have: only then does a run know every score, which an AUROC needs
 
 # What the driver sees of a chunk: ids and counters only.
 CHUNK_STATS = pa.schema(

@@ -10,11 +10,15 @@ from pathlib import Path
 import pytest
 import ray
 import torch
+from hypothesis import settings
 
 from tests import checkpoints
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 torch.set_num_threads(1)
+# A slow machine is no failure: speed is measured in benchmarks.
+settings.register_profile("sewd", deadline=None)
+settings.load_profile("sewd")
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"

@@ -76,8 +76,6 @@ def test_without_its_extra_it_names_the_extra(monkeypatch, tmp_path):
     from pipeline.finetune import Placement, finetune
     from pipeline.training import TrainSettings
 
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delitem(sys.modules, "pipeline.loss_curve", raising=False)
-    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    monkeypatch.setitem(sys.modules, "ray.train", None)
     with pytest.raises(UsageError, match=r"pip install 'sewd-pipeline\[train\]'"):
         finetune(TrainSettings(train=(), output=str(tmp_path), config="c.json"), Placement())

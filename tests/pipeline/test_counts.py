@@ -4,7 +4,7 @@ import random
 import jiwer
 import pyarrow as pa
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline.counts import SCORE_FIELDS, ErrorCounts, char_counts, count_rows, score_columns, word_counts
@@ -259,3 +259,60 @@ def test_count_columns_of_a_long_text():
     assert (words.reference, words.hypothesis) == (3000, 2900)
     assert (chars.reference, chars.hypothesis) == (len(reference), len(hypothesis))
     assert set(columns) == set(COUNT_NAMES)
+
+
+# MER and WIL
+
+
+@settings(max_examples=40)
+@given(pairs=PAIRS)
+def test_match_error_rate_and_information_lost_of_a_corpus_are_jiwers(pairs):
+    references, hypotheses = map(list, zip(*pairs, strict=True))
+    assume(any(references) and any(hypotheses))  # what stands for nothing to divide by is our own
+    output = jiwer.process_words(references, hypotheses)
+    total = sum((word_counts(r, h) for r, h in pairs), ErrorCounts.zero())
+    assert total.match_error_rate == pytest.approx(output.mer, abs=1e-12)
+    assert total.information_lost == pytest.approx(output.wil, abs=1e-12)
+    assert 1 - total.information_lost == pytest.approx(output.wip, abs=1e-12)
+
+
+@given(counts=COUNTS)
+def test_match_error_rate_and_information_lost_are_shares(counts):
+    if counts.match_error_rate is not None:
+        assert 0 <= counts.match_error_rate <= min(1, counts.error_rate or 1)
+    if counts.information_lost is not None:
+        assert 0 <= counts.information_lost <= 1
+    assert (counts.match_error_rate is None) == (counts.reference == counts.hypothesis == 0)
+    assert (counts.information_lost is None) == (counts.reference == 0)
+
+
+@pytest.mark.parametrize(
+    ("counts", "mer", "wil"),
+    [
+        ((0, 0, 0, 0), None, None),
+        ((0, 0, 0, 3), 1.0, None),  # talk over silence: no reference whose information could be lost
+        ((0, 0, 3, 0), 1.0, 1.0),
+        ((3, 0, 0, 0), 0.0, 0.0),
+        ((0, 2, 0, 1), 1.0, 1.0),
+        ((3, 0, 0, 3), 0.5, 0.5),
+        ((2, 1, 1, 0), 0.5, 1 - 2 / 4 * 2 / 3),
+    ],
+)
+def test_known_match_error_rates_and_information_lost(counts, mer, wil):
+    assert ErrorCounts(*counts).match_error_rate == mer
+    assert ErrorCounts(*counts).information_lost == (wil if wil is None else pytest.approx(wil))
+
+
+# Compounds
+
+
+@settings(max_examples=40)
+@given(pairs=PAIRS)
+def test_compounds_never_add_word_errors_and_never_touch_the_reference(pairs):
+    references, hypotheses = map(list, zip(*pairs, strict=True))
+    plain, joined = (score_columns(hypotheses, references, "none", compounds=c) for c in (False, True))
+    assert joined["normalized_reference"] == plain["normalized_reference"]
+    assert joined["ref_words"] == plain["ref_words"]
+    assert score_columns(hypotheses, references, "none") == plain
+    for row in range(len(pairs)):
+        assert row_counts(joined, row, "").errors <= row_counts(plain, row, "").errors

@@ -1,0 +1,85 @@
+"""`sewd compare`: what changed between two runs over the same corpus, and whether it could be chance."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+import pipeline
+from jobs.console import Exit, out, single
+from jobs.evaluate import new_table, percent
+from jobs.scoring import Compounds, FailIf, Level, Normalizer, Refs, Unit, judged, settings_of
+from pipeline.compare import Comparison, compare_runs, rules_of
+from pipeline.report import comparison
+
+
+def compare(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run that is looked at.")],
+    baseline: Annotated[str, typer.Argument(metavar="BASELINE", help="The run that it is held against.")],
+    refs: Refs = None,
+    normalizer: Normalizer = None,
+    compounds: Compounds = False,
+    unit: Unit = "auto",
+    level: Level = 0.95,
+    examples: Annotated[int, typer.Option(min=0, help="Utterances to show that got better, and worse.")] = 5,
+    fail_if: FailIf = None,
+) -> int:
+    """Pair two runs by utterance: differences with intervals, significance, and what got better and worse.
+
+    Exit codes: 0 done, 1 failed, 2 usage, 4 a condition of --fail-if held.
+    """
+    here, there = pipeline.Run.open(run), pipeline.Run.open(baseline)
+    asked = settings_of(here, refs, normalizer, compounds, None, unit, level)
+    scoring = rules_of(here, there, asked.scoring)
+    found = compare_runs(here, there, scoring, unit=unit, level=level, examples=examples)
+    out.print(_differences(found, level))
+    out.print(_pairs(found), markup=False)
+    for test in found.tests:
+        p_value = "-" if test.p_value is None else f"{test.p_value:.3g}"
+        out.print(f"{test.name}: p = {p_value} ({test.detail}; n = {test.n:,})", markup=False)
+    told = comparison(here, there, found, scoring)
+    for kind in ("better", "worse"):
+        out.print(f"\n{kind}: {told['changes'][kind]:,} of {found.utterances:,} utterances", style="bold")
+        for row in told[kind]:
+            _show(row)
+    verdicts = judged(fail_if, here, there, replace(asked, scoring=scoring))
+    return Exit.GATE if any(verdict.failed for verdict in verdicts) else Exit.DONE
+
+
+def _differences(found: Comparison, level: float) -> Table:
+    columns = ("run", "baseline", "difference", f"{level:.0%} interval", "improved with")
+    table = new_table("run against baseline, on the pairs", "", *columns)
+    for metric, (here, there) in found.rates.items():
+        bootstrap = found.bootstraps[metric]
+        between = bootstrap.interval
+        table.add_row(
+            metric.upper(),
+            percent(here),
+            percent(there),
+            "-" if bootstrap.difference is None else f"{100 * bootstrap.difference:+.2f}",
+            "" if between is None else f"{100 * between.low:+.2f} to {100 * between.high:+.2f}",
+            percent(bootstrap.probability_of_improvement),
+        )
+    return table
+
+
+def _pairs(found: Comparison) -> str:
+    return (
+        f"pairs: {found.utterances:,} utterances, resampled by {found.unit}; "
+        f"left out: {found.only_here:,} only in the run, {found.only_baseline:,} only in the baseline, "
+        f"{found.reference_differs:,} with another reference"
+    )
+
+
+def _show(row: dict[str, Any]) -> None:
+    out.print(f"  {row['utt_id']} ({row['difference']:+d} word errors)", markup=False, soft_wrap=True)
+    for name in ("reference", "baseline", "here"):
+        text = row[name] if name == "reference" else row[name]["text"]
+        out.print(f"    {name if name != 'here' else 'run':9} {text}", markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    single(compare)
