@@ -240,7 +240,7 @@ def make_batch(waveforms: Sequence[np.ndarray], rows: Sequence[Clip | Utterance]
     for number, sequence in enumerate(ids):
         targets[number, : len(sequence)] = torch.tensor(sequence, dtype=torch.long)
     labels = [IGNORED_LABEL if row.label is None else coding.label_ids[row.label] for row in rows]
-    return Batch(values, mask, targets, torch.tensor([bool(s) for s in ids]), torch.tensor(labels))
+    return Batch(values, mask, targets, torch.tensor([row.text is not None for row in rows]), torch.tensor(labels))
 
 
 def training_batches(

@@ -314,6 +314,16 @@ def test_a_start_that_is_no_checkpoint_is_named(corpus, tmp_path):
         train(settings(corpus, tmp_path / "run", init=str(tmp_path)), report=quiet)
 
 
+def test_a_clip_of_silence_trains_the_blank(corpus, tiny, tmp_path):
+    quiet_rows = [{"audio_filepath": str(corpus.parent / "00.wav"), "duration": 1.0, "text": ""}]
+    manifest = tmp_path / "silence.jsonl"
+    manifest.write_text("\n".join(map(json.dumps, quiet_rows)))
+    train(short(manifest, tmp_path / "run", tiny, steps=6, mel_steps=0, learning_rate=1e-3), report=quiet)
+    measured = [row["ctc"] for row in rows(tmp_path / "run")]
+    assert measured[0] > 1
+    assert measured[-1] < measured[0]
+
+
 def test_what_is_made_ahead_raises_where_it_is_taken():
     def items():
         yield 1
