@@ -10,6 +10,7 @@ import typer
 from jobs.compare import compare
 from jobs.console import run
 from jobs.evaluate import evaluate
+from jobs.finetune import finetune
 from jobs.report import report
 from jobs.status import status
 from jobs.transcribe import transcribe
@@ -19,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Transcribe speech corpora with SEW-D, and measure how well.",
 )
-for _verb in (transcribe, evaluate, compare, report, status):
+for _verb in (transcribe, evaluate, compare, report, status, finetune):
     app.command()(_verb)
 
 

@@ -161,8 +161,11 @@ def load_into(model: nn.Module, location: Location, *, head_keys: tuple[str, ...
     """
     wanted = model.state_dict()
     found = _rename(read_state_dict(location), to_head=bool(head_keys), where=shown(location))
-    kept_heads = () if new_head else head_keys
-    dropped_heads = set(HEAD_KEYS) - set(kept_heads) if new_head or not head_keys else set()
+    # Another head beside this model's own is none of its business; instead of its own, it is named as unexpected.
+    own_heads = {key.split(".")[0] for key in wanted} & set(head_keys)
+    has_own = own_heads <= {key.split(".")[0] for key in found}
+    kept_heads = () if new_head else head_keys if has_own else HEAD_KEYS
+    dropped_heads = set(HEAD_KEYS) - set(kept_heads)
     found = {key: tensor for key, tensor in found.items() if key.split(".")[0] not in dropped_heads}
     if new_head:
         found.update({key: tensor for key, tensor in wanted.items() if key.split(".")[0] in head_keys})

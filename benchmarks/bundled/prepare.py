@@ -1,0 +1,153 @@
+"""Write the manifests that the bundled model is trained and validated on, out of a folder of recordings.
+
+    python benchmarks/bundled/prepare.py DATA OUT
+
+DATA holds the sets that the model card names, each with a `manifest.jsonl`; OUT receives `NAME.jsonl` and
+`NAME-valid.jsonl`, with absolute paths, and the strings of digits that are made for validation.
+
+The split: digits by speaker (jackson is held out), and of the other speakers the recordings 0 to 4 of each digit; read
+English by speaker; synthetic speech by voice (a mixture goes with neither side if it mixes both); orders and keywords,
+whose speakers are not named, by a hash of the file's name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+Row = dict[str, Any]
+
+HELD_OUT_DIGITS = {"jackson"}
+HELD_OUT_READERS = {"2277", "2412"}
+HELD_OUT_VOICES = {"af_sky", "am_puck", "bf_emma", "bm_george"}
+SPOKEN = {"view_glass": "view glass", "smart_mirror": "smart mirror"}
+STRINGS = 60
+
+
+def main() -> None:
+    """Write all manifests."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, metavar="DATA")
+    parser.add_argument("out", type=Path, metavar="OUT")
+    places = parser.parse_args()
+    places.out.mkdir(parents=True, exist_ok=True)
+    for name, rows in {
+        **digits(places.data / "spoken-digits", places.out),
+        **orders(places.data / "coffee-orders"),
+        **keywords(places.data / "keywords"),
+        **read_english(places.data / "librispeech-dev-clean"),
+        **synthetic(places.data / "synthetic"),
+    }.items():
+        write(places.out / f"{name}.jsonl", rows)
+        print(f"{name}: {len(rows)} rows, {sum(row['duration'] for row in rows) / 3600:.2f} h")  # noqa: T201
+
+
+def rows_of(directory: Path) -> list[Row]:
+    """A set's manifest with absolute paths."""
+    lines = (directory / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    return [{**row, "audio_filepath": str((directory / row["audio_filepath"]).resolve())} for row in rows]
+
+
+def write(path: Path, rows: Iterable[Row]) -> None:
+    """A manifest, one row a line."""
+    kept = ("audio_filepath", "duration", "text", "label", "speaker")
+    lines = [json.dumps({key: row[key] for key in kept if row.get(key) is not None}) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def is_valid(name: str, share: float) -> bool:
+    """Whether a file falls into the validation split: by the hash of its name, the same for ever."""
+    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10_000 < share * 10_000
+
+
+def digits(directory: Path, out: Path) -> dict[str, list[Row]]:
+    """Single digits to train on; strings of 3 to 7 of them to validate on, of a new and of known speakers."""
+    rows = [{**row, "label": None} for row in rows_of(directory)]
+    new = [row for row in rows if row["speaker"] in HELD_OUT_DIGITS]
+    known = [row for row in rows if row["speaker"] not in HELD_OUT_DIGITS]
+    early = [row for row in known if int(Path(row["audio_filepath"]).stem.rsplit("_", 1)[1]) < 5]
+    train = [row for row in known if row not in early]
+    return {
+        "digits": train,
+        "digits-all": rows,
+        "strings-new-valid": strings(new, out / "strings-new"),
+        "strings-known-valid": strings(early, out / "strings-known"),
+    }
+
+
+def strings(rows: list[Row], out: Path) -> list[Row]:
+    """Join recordings of one speaker to strings of 3 to 7 with pauses of 0.05 to 0.5 s, as WAV files."""
+    out.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    speakers = sorted({row["speaker"] for row in rows})
+    made = []
+    for number in range(STRINGS):
+        speaker = speakers[number % len(speakers)]
+        own = [row for row in rows if row["speaker"] == speaker]
+        chosen = [own[i] for i in rng.integers(len(own), size=rng.integers(3, 8))]
+        pieces: list[np.ndarray] = []
+        for row in chosen:
+            samples, rate = soundfile.read(row["audio_filepath"], dtype="float32")
+            pieces += [samples, 3e-4 * rng.standard_normal(int(rng.uniform(0.05, 0.5) * rate)).astype(np.float32)]
+        joined = np.concatenate(pieces)
+        path = out / f"{number:03}.wav"
+        soundfile.write(path, joined, 8000)
+        text = " ".join(row["text"] for row in chosen)
+        made.append({"audio_filepath": str(path), "duration": len(joined) / 8000, "text": text, "speaker": speaker})
+    return made
+
+
+def orders(directory: Path) -> dict[str, list[Row]]:
+    """Orders whose text is verified."""
+    rows = [row for row in rows_of(directory) if row["verified"]]
+    return split(rows, "orders", 0.15)
+
+
+def keywords(directory: Path) -> dict[str, list[Row]]:
+    """Keywords, with the words that they are as a text."""
+    rows = [{**row, "text": SPOKEN.get(row["label"], row["label"])} for row in rows_of(directory)]
+    return split(rows, "keywords", 0.15)
+
+
+def split(rows: list[Row], name: str, share: float) -> dict[str, list[Row]]:
+    """Train and validation rows by `is_valid`."""
+    held = [row for row in rows if is_valid(Path(row["audio_filepath"]).name, share)]
+    return {name: [row for row in rows if row not in held], f"{name}-valid": held}
+
+
+def read_english(directory: Path) -> dict[str, list[Row]]:
+    """Read English, long utterances apart."""
+    rows = rows_of(directory)
+    train = [row for row in rows if row["speaker"] not in HELD_OUT_READERS]
+    valid = [row for row in rows if row["speaker"] in HELD_OUT_READERS]
+    return {
+        "read-short": [row for row in train if row["duration"] < 8],
+        "read-long": [row for row in train if 8 <= row["duration"] < 20],
+        "read-valid": [row for row in valid if row["duration"] < 12][::2],
+    }
+
+
+def synthetic(directory: Path) -> dict[str, list[Row]]:
+    """Synthetic speech by kind; validation is of voices that training has in no mixture."""
+    train: dict[str, list[Row]] = {}
+    valid = []
+    for row in rows_of(directory):
+        voices = set(row["speaker"].split("+"))
+        if voices <= HELD_OUT_VOICES:
+            if row["kind"] != "read":
+                valid.append(row)
+        elif not voices & HELD_OUT_VOICES:
+            train.setdefault(f"synthetic-{row['kind']}", []).append(row)
+    return {**train, "synthetic-valid": valid}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Synthetic speech for training, by two small engines: orders, strings of digits, keywords, telephone numbers, times.
+
+    python benchmarks/bundled/synthesize.py DATA OUT [COUNT]
+
+Needs `flite` and `espeak-ng` (Debian packages of these names). OUT receives WAV files of 16 kHz and
+`flite.jsonl` and `espeak.jsonl`, the former with COUNT utterances, the latter with a third as many. Pitch, range and
+tempo are drawn for each utterance; the trainer's own augmentation goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+TEENS = (
+    *("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
+)
+TENS = ("twenty", "thirty", "forty", "fifty")
+KEYWORDS = {
+    "alexa": "alexa",
+    "computer": "computer",
+    "jarvis": "jarvis",
+    "smart_mirror": "smart mirror",
+    "snowboy": "snowboy",
+    "view_glass": "view glass",
+}
+FLITE = {"slt": 170, "awb": 110, "rms": 95, "kal16": 105}  # voice and the mean of its pitch, Hz
+ACCENTS = ("en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-029")
+VARIANTS = ("", "+f1", "+f2", "+f3", "+f4", "+f5", "+m1", "+m2", "+m3", "+m4", "+m5", "+m6", "+m7")
+RATE = 16_000
+
+Text = tuple[str, str | None]  # and the keyword's label
+
+
+def main() -> None:
+    """Write both sets."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, metavar="DATA")
+    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("count", type=int, metavar="COUNT", nargs="?", default=1500)
+    places = parser.parse_args()
+    grammar = (places.data / "coffee-orders" / "grammar_corpus.txt").read_text(encoding="utf-8").split("\n")
+    orders = [line.strip().lower() for line in grammar if line.strip()]
+    for name, engine, count in (("flite", flite, places.count), ("espeak", espeak, places.count // 3)):
+        folder = places.out / name
+        folder.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng(7)
+        rows = []
+        for number in range(count):
+            text, label = draw_text(rng, orders)
+            path = folder / f"{number:05}.wav"
+            speaker = engine(rng, text, path)
+            seconds = trim(path)
+            row = {"audio_filepath": str(path.resolve()), "duration": seconds, "text": text, "speaker": speaker}
+            rows.append(row if label is None else row | {"label": label})
+        manifest = places.out / f"{name}.jsonl"
+        manifest.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        print(f"{name}: {count} rows, {sum(row['duration'] for row in rows) / 3600:.2f} h")  # noqa: T201
+
+
+def draw_text(rng: np.random.Generator, orders: list[str]) -> Text:
+    """One text: a quarter each orders and strings of digits, the rest shared by the other kinds."""
+    kinds: list[Callable[[], Text]] = [
+        lambda: (str(rng.choice(orders)), None),
+        lambda: (" ".join(rng.choice(DIGITS, size=rng.integers(1, 8))), None),
+        lambda: _keyword(rng),
+        lambda: (" ".join(rng.choice(DIGITS, size=rng.choice([7, 10]))), None),
+        lambda: (_time(rng), None),
+    ]
+    return kinds[rng.choice(5, p=[0.3, 0.3, 0.15, 0.1, 0.15])]()
+
+
+def _keyword(rng: np.random.Generator) -> Text:
+    label = str(rng.choice(list(KEYWORDS)))
+    return KEYWORDS[label], label
+
+
+def _time(rng: np.random.Generator) -> str:
+    hour = str(rng.choice([*DIGITS[1:], *TEENS[:3]]))
+    minute = int(rng.integers(0, 60))
+    if minute == 0:
+        spoken = "o'clock"
+    elif minute < 10:
+        spoken = f"oh {DIGITS[minute]}"
+    elif minute < 20:
+        spoken = TEENS[minute - 10]
+    else:
+        spoken = TENS[minute // 10 - 2] + (f" {DIGITS[minute % 10]}" if minute % 10 else "")
+    return f"{hour} {spoken}" + str(rng.choice(["", " a m", " p m"]))
+
+
+def flite(rng: np.random.Generator, text: str, path: Path) -> str:
+    """Speak by one of flite's four voices; returns which."""
+    voice = str(rng.choice(list(FLITE)))
+    settings = {
+        "duration_stretch": f"{rng.uniform(0.8, 1.3):.2f}",
+        "int_f0_target_mean": f"{FLITE[voice] * rng.uniform(0.8, 1.3):.0f}",
+        "int_f0_target_stddev": f"{rng.uniform(8, 25):.0f}",
+    }
+    options = [part for key, value in settings.items() for part in ("--setf", f"{key}={value}")]
+    subprocess.run(["flite", "-voice", voice, *options, "-t", text, "-o", str(path)], check=True)
+    return f"flite-{voice}"
+
+
+def espeak(rng: np.random.Generator, text: str, path: Path) -> str:
+    """Speak by one of espeak-ng's English voices; returns which."""
+    voice = str(rng.choice(ACCENTS)) + str(rng.choice(VARIANTS))
+    options = ["-s", str(rng.integers(120, 190)), "-p", str(rng.integers(20, 80))]
+    subprocess.run(["espeak-ng", "-v", voice, *options, "-w", str(path), text], check=True)
+    return f"espeak-{voice}"
+
+
+def trim(path: Path) -> float:
+    """Bring a file to 16 kHz, at most 0.3 s of silence at either end; returns its seconds."""
+    samples, rate = soundfile.read(path, dtype="float32")
+    if rate != RATE:
+        samples = soxr.resample(samples, rate, RATE)
+    loud = np.flatnonzero(np.abs(samples) > 0.01)
+    margin = int(0.3 * RATE)
+    if len(loud):
+        samples = samples[max(0, loud[0] - margin) : loud[-1] + margin]
+    soundfile.write(path, samples, RATE)
+    return len(samples) / RATE
+
+
+if __name__ == "__main__":
+    main()
