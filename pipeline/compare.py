@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import UsageError
-from pipeline.evaluate import BATCH_ROWS, EvaluationSettings, regrouped, required_columns, unit_name
+from pipeline.evaluate import READING, EvaluationSettings, regrouped, required_columns, unit_name
 from pipeline.references import load_references
 from pipeline.run import Run
 from pipeline.scoring import Scoring, score
@@ -140,7 +140,7 @@ def _scored(run: Run, scoring: Scoring, unit: str) -> pa.Table:
     references = [load_references(uri) for uri in scoring.references]
     columns = required_columns(EvaluationSettings(unit=unit), scoring, stored)
     columns = list(dict.fromkeys(["utt_id", *columns, *scoring.sources(stored, texts=True)]))
-    batches = run.dataset("transcripts").to_batches(columns=columns, batch_size=BATCH_ROWS)
+    batches = run.dataset("transcripts").to_batches(columns=columns, **READING)
     tables = []
     for rows in regrouped(batches):
         counts = score(rows, scoring, stored, references)
@@ -160,7 +160,7 @@ def _scored(run: Run, scoring: Scoring, unit: str) -> pa.Table:
                 "wrong": summands["sentence_errors"],
                 "one": summands["scored"],
                 "unit_kind": kinds,
-                "unit": names,
+                "unit": names.dictionary_decode(),
             }
         )
         tables.append(table.filter(pc.is_valid(table["word_errors"])))

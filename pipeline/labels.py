@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.classification import Calibration, LabelCounts, ScoreHistogram, calibrate, count_labels, score_histogram
-from pipeline.evaluate import BATCH_ROWS, EvaluationSettings, regrouped, unit_name
+from pipeline.evaluate import READING, EvaluationSettings, regrouped, unit_name
 from pipeline.references import References, load_references
 from pipeline.run import Run
 from pipeline.statistics import Interval, rate_interval
@@ -79,7 +79,7 @@ def evaluate_labels(run: Run, settings: EvaluationSettings | None = None) -> tup
     files = [load_references(uri) for uri in settings.scoring.references] if settings.scoring else []
     columns = ["task", "label", "score", "top_k", "reference_label", *unit_sources(settings.unit)]
     columns += ["utt_id"] if files else []
-    batches = run.dataset("labels").to_batches(columns=list(dict.fromkeys(columns)), batch_size=BATCH_ROWS)
+    batches = run.dataset("labels").to_batches(columns=list(dict.fromkeys(columns)), **READING)
     return evaluate_label_rows(batches, settings, files)
 
 
