@@ -11,7 +11,18 @@ from rich.table import Table
 import pipeline
 from jobs.console import Exit, out, single
 from jobs.evaluate import new_table, percent
-from jobs.scoring import Compounds, FailIf, Level, Normalizer, Refs, Unit, judged, settings_of
+from jobs.scoring import (
+    Compounds,
+    FailIf,
+    Level,
+    Normalizer,
+    Refs,
+    Unit,
+    conditions,
+    judged,
+    paired_figures,
+    settings_of,
+)
 from pipeline.compare import Comparison, compare_runs, rules_of
 from pipeline.report import comparison
 
@@ -33,6 +44,7 @@ def compare(
     """
     here, there = pipeline.Run.open(run), pipeline.Run.open(baseline)
     asked = settings_of(here, refs, normalizer, compounds, None, unit, level)
+    parsed = conditions(fail_if, has_baseline=True)
     scoring = rules_of(here, there, asked.scoring)
     found = compare_runs(here, there, scoring, unit=unit, level=level, examples=examples)
     out.print(_differences(found, level))
@@ -45,12 +57,18 @@ def compare(
         out.print(f"\n{kind}: {told['changes'][kind]:,} of {found.utterances:,} utterances", style="bold")
         for row in told[kind]:
             _show(row)
-    verdicts = judged(fail_if, here, there, replace(asked, scoring=scoring))
+    for opened in (here, there):
+        if opened.status != "done":
+            out.print(f"{opened.uri} is not done ({opened.status})", style="yellow", markup=False)
+    verdicts = []
+    if parsed:
+        figures = paired_figures(here, there, replace(asked, scoring=scoring), found)
+        verdicts = judged(parsed, [here, there], *figures)
     return Exit.GATE if any(verdict.failed for verdict in verdicts) else Exit.DONE
 
 
 def _differences(found: Comparison, level: float) -> Table:
-    columns = ("run", "baseline", "difference", f"{level:.0%} interval", "improved with")
+    columns = ("run", "baseline", "difference", f"{100 * level:g} % interval", "improved with")
     table = new_table("run against baseline, on the pairs", "", *columns)
     for metric, (here, there) in found.rates.items():
         bootstrap = found.bootstraps[metric]
@@ -70,7 +88,8 @@ def _pairs(found: Comparison) -> str:
     return (
         f"pairs: {found.utterances:,} utterances, resampled by {found.unit}; "
         f"left out: {found.only_here:,} only in the run, {found.only_baseline:,} only in the baseline, "
-        f"{found.reference_differs:,} with another reference"
+        f"{found.reference_differs:,} with another reference; "
+        f"failed rows: {found.failed_here:,} in the run, {found.failed_baseline:,} in the baseline"
     )
 
 

@@ -6,13 +6,15 @@ from typing import Annotated
 
 import typer
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 import pipeline
 from jobs.console import Exit, out, single
-from jobs.scoring import By, Compounds, FailIf, Level, Normalizer, Refs, Unit, judged, settings_of
+from jobs.scoring import By, Compounds, FailIf, Level, Normalizer, Refs, Unit, conditions, judged, settings_of
 from pipeline.counts import ErrorCounts
 from pipeline.evaluate import Grouping
+from pipeline.gate import figures
 from pipeline.labels import LabelEvaluation, evaluate_labels
 from pipeline.statistics import Interval
 
@@ -38,6 +40,7 @@ def evaluate(
     Exit codes: 0 done, 1 failed, 2 usage, 4 a condition of --fail-if held.
     """
     opened = pipeline.Run.open(run)
+    parsed = conditions(fail_if, has_baseline=False)
     settings = settings_of(opened, refs, normalizer, compounds, by, unit, level)
     evaluation = pipeline.evaluate_run(opened, settings, address)
     labels = evaluate_labels(opened, settings)
@@ -52,7 +55,7 @@ def evaluate(
             f"the run is not done ({opened.status}): these figures are of what is committed so far", style="yellow"
         )
     out.print(f"metrics: {pipeline.write_metrics(opened, evaluation)}", markup=False, soft_wrap=True)
-    verdicts = judged(fail_if, opened, None, settings)
+    verdicts = judged(parsed, [opened], figures(evaluation, labels))
     return Exit.GATE if any(verdict.failed for verdict in verdicts) else Exit.DONE
 
 
@@ -84,10 +87,10 @@ def say_coverage(evaluation: pipeline.Evaluation) -> None:
     interval = evaluation.intervals["wer"]
     if interval is not None:
         out.print(
-            f"interval: {interval.level:.0%} over {interval.units:,} units ({evaluation.unit}), {interval.method}"
+            f"interval: {100 * interval.level:g} % over {interval.units:,} units ({evaluation.unit}), {interval.method}"
         )
     elif evaluation.scored:
-        out.print(f"no interval: fewer than 10 units ({evaluation.unit})")
+        out.print(f"no interval: fewer than 10 units ({evaluation.unit}), or one that holds most of the words")
     problems = evaluation.problems
     for kind in ("missing", "unknown", "duplicate") if problems else ():
         count, examples = getattr(problems, kind)
@@ -115,7 +118,7 @@ def _grouping(grouping: Grouping) -> Table:
     for group in groups[:ROWS_SHOWN]:
         words = group.figures.words
         table.add_row(
-            "(none)" if group.key is None else group.key,
+            "(none)" if group.key is None else escape(group.key),
             percent(words.error_rate),
             shown_interval(group.interval),
             f"{words.errors:,}",
@@ -132,7 +135,7 @@ def _labels(labels: LabelEvaluation) -> Table:
     figures += f", balanced {percent(counts.balanced_accuracy)}, macro F1 {percent(counts.macro_f1)}"
     coverage = f"{counts.rows:,} scored, {labels.no_reference:,} without a reference label"
     if labels.unknown_label:
-        coverage += f", {labels.unknown_label:,} whose label the classifier does not know"
+        coverage += f", {labels.unknown_label:,} whose label the classifier gave nowhere"
     columns = ("precision", "recall", "F1", "AUROC", "rows", "given")
     table = new_table(f"{labels.task}: {figures}", "label", *columns)
     table.caption, table.caption_justify = coverage, "left"
@@ -140,15 +143,19 @@ def _labels(labels: LabelEvaluation) -> Table:
         auroc = labels.scores[score.label].auroc if score.label in labels.scores else None
         shares = (percent(value) for value in (score.precision, score.recall, score.f1))
         table.add_row(
-            score.label, *shares, "-" if auroc is None else f"{auroc:.4f}", f"{score.support:,}", f"{score.predicted:,}"
+            escape(score.label),
+            *shares,
+            "-" if auroc is None else f"{auroc:.4f}",
+            f"{score.support:,}",
+            f"{score.predicted:,}",
         )
     return table
 
 
 def new_table(title: str, first: str, *others: str) -> Table:
     """A table whose numbers are broken rather than cut where the terminal is too narrow."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
-    table.add_column(first, overflow="fold")
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column(escape(first), overflow="fold")
     for name in others:
         table.add_column(name, justify="right", overflow="fold")
     return table

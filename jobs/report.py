@@ -11,9 +11,22 @@ import typer
 
 import pipeline
 from jobs.console import Exit, out, single
-from jobs.scoring import By, Compounds, FailIf, Level, Normalizer, Refs, Unit, judged, settings_of
+from jobs.scoring import (
+    By,
+    Compounds,
+    FailIf,
+    Level,
+    Normalizer,
+    Refs,
+    Unit,
+    conditions,
+    judged,
+    paired_figures,
+    run_figures,
+    settings_of,
+)
 from pipeline import render, storage
-from pipeline.compare import rules_of
+from pipeline.compare import compare_runs, rules_of
 from pipeline.errors import UsageError
 from pipeline.report import Cost, ReportSettings
 from pipeline.report import report as report_of
@@ -59,6 +72,7 @@ def report(
     Exit codes: 0 done, 1 failed, 2 usage, 4 a condition of --fail-if held.
     """
     opened = pipeline.Run.open(run)
+    parsed = conditions(fail_if, has_baseline=baseline is not None)
     other = None if baseline is None else pipeline.Run.open(baseline)
     target = output or storage.join(opened.uri, "report.html")
     suffix = "." + target.rpartition(".")[2].lower()
@@ -67,7 +81,12 @@ def report(
     settings = settings_of(opened, refs, normalizer, compounds, by, unit, level)
     if other is not None:
         settings = replace(settings, scoring=rules_of(opened, other, settings.scoring))
-    verdicts = judged(fail_if, opened, other, settings)
+    verdicts = []
+    if parsed and other is None:
+        verdicts = judged(parsed, [opened], run_figures(opened, settings))
+    elif parsed and other is not None:
+        found = compare_runs(opened, other, settings.scoring, unit=unit, level=level)
+        verdicts = judged(parsed, [opened, other], *paired_figures(opened, other, settings, found))
     cost = None if cost_per_hour is None else Cost(cost_per_hour, currency)
     told = report_of(opened, other, ReportSettings(settings, corpus, cost), verdicts)
     storage.put(storage.absolute(target), RENDERINGS[suffix](told).encode())

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
 import pipeline
 from jobs.console import err
+from pipeline.compare import Comparison
+from pipeline.errors import UsageError
 from pipeline.gate import Condition, Verdict, figures, judge, parse_condition
 from pipeline.labels import evaluate_labels
 
@@ -59,24 +62,39 @@ def settings_of(
     return pipeline.EvaluationSettings(scoring, names, unit, level)
 
 
+def conditions(texts: Sequence[str] | None, *, has_baseline: bool) -> list[Condition]:
+    """The conditions of --fail-if, refused before any work where they make no sense.
+
+    Raises:
+        UsageError: one is no condition, or needs a baseline.
+    """
+    parsed = [parse_condition(text) for text in texts or ()]
+    for condition in parsed:
+        if condition.number is None and not has_baseline:
+            raise UsageError(f"{condition.text!r} needs a baseline")
+    return parsed
+
+
 def judged(
-    conditions: Sequence[str] | None,
-    run: pipeline.Run,
-    baseline: pipeline.Run | None,
-    settings: pipeline.EvaluationSettings,
+    parsed: Sequence[Condition],
+    runs: Sequence[pipeline.Run],
+    here: Mapping[str, float | None],
+    baseline: Mapping[str, float | None] | None = None,
 ) -> list[Verdict]:
-    """Hold every condition against the figures; the ones that fail the run are said on standard error."""
-    parsed: list[Condition] = [parse_condition(text) for text in conditions or ()]
-    if not parsed:
-        return []
-    here, there = (
-        None if r is None else figures(pipeline.evaluate_run(r, settings), evaluate_labels(r, settings))
-        for r in (run, baseline)
-    )
-    verdicts = [judge(condition, here or {}, there) for condition in parsed]
-    for verdict in verdicts:
+    """Hold every condition against the figures; what fails is said on standard error.
+
+    A run that is not done fails them all: what it has committed need not be like the rest.
+    """
+    verdicts = []
+    for condition in parsed:
+        verdict = judge(condition, here, baseline)
+        unfinished = [run for run in runs if run.status != "done"]
+        if unfinished:
+            verdict = replace(verdict, failed=True)
         if verdict.failed:
-            err.print(f"sewd: failed: {verdict.condition}: {_said(verdict)}", markup=False)
+            why = f"{unfinished[0].uri} is not done" if unfinished else _said(verdict)
+            err.print(f"sewd: failed: {verdict.condition}: {why}", markup=False)
+        verdicts.append(verdict)
     return verdicts
 
 
@@ -84,3 +102,23 @@ def _said(verdict: Verdict) -> str:
     if verdict.value is None or verdict.limit is None:
         return "there is nothing to judge it by"
     return f"it is {verdict.value:.2f}, and the limit {verdict.limit:.2f}"
+
+
+def run_figures(run: pipeline.Run, settings: pipeline.EvaluationSettings) -> dict[str, float | None]:
+    """What conditions can name of one run."""
+    settings = replace(settings, by=())
+    return figures(pipeline.evaluate_run(run, settings), evaluate_labels(run, settings))
+
+
+def paired_figures(
+    run: pipeline.Run, baseline: pipeline.Run, settings: pipeline.EvaluationSettings, found: Comparison
+) -> tuple[dict[str, float | None], dict[str, float | None]]:
+    """What conditions can name of two runs: rates over their pairs, and of the baseline the share that the run lost."""
+    pairs = [
+        {metric: None if (rate := rates[side]) is None else 100 * rate for metric, rates in found.rates.items()}
+        for side in (0, 1)
+    ]
+    of_baseline = found.utterances + found.only_baseline + found.reference_differs
+    lost = {"lost": 100 * found.only_baseline / of_baseline}
+    here, there = run_figures(run, settings), run_figures(baseline, settings)
+    return here | pairs[0] | lost, there | pairs[1] | {"lost": 0.0}

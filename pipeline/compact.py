@@ -31,6 +31,7 @@ from pipeline.schemas import TABLES
 
 COMPACTION: Final = "compaction.json"
 FILE_BYTES: Final = 256 << 20
+GROUP_FILES: Final = 5000  # that one task opens at most: small files are a matter of requests, not of bytes
 ROW_GROUP_ROWS: Final = 1 << 15
 
 
@@ -50,26 +51,33 @@ def write_compaction(run: str, files: Iterable[DataFile]) -> None:
 
 
 def groups_of(files: Iterable[DataFile]) -> Iterator[tuple[str, list[DataFile]]]:
-    """Files of one table, as many as come to about `FILE_BYTES`, in their order: what one compacted file is made of."""
+    """Files of one table in their order, as many as come to about `FILE_BYTES`: what one compacted file is made of."""
     by_table: dict[str, list[DataFile]] = {}
     for file in files:
         by_table.setdefault(file.table, []).append(file)
     for table, members in by_table.items():
         group: list[DataFile] = []
+        size = 0
         for file in members:
-            if group and sum(f.size for f in group) + file.size > FILE_BYTES:
+            if group and (size + file.size > FILE_BYTES or len(group) == GROUP_FILES):
                 yield table, group
-                group = []
+                group, size = [], 0
             group.append(file)
+            size += file.size
         yield table, group
 
 
 def compact_group(run: str, table: str, files: Sequence[DataFile]) -> DataFile:
-    """Write the rows of `files` as one file, in their order, a row group at a time.
+    """Write the rows of `files` as one file, in their order, a row group at a time; again, if the weather is bad.
 
     Raises:
+        StorageError: it does not clear.
         RuntimeError: it would not hold as many rows as its sources are said to.
     """
+    return storage.persist(run, lambda: _compacted(run, table, files))
+
+
+def _compacted(run: str, table: str, files: Sequence[DataFile]) -> DataFile:
     fs, root = storage.filesystem(run)
     source = pads.dataset([storage.join(root, f.path) for f in files], TABLES[table], "parquet", filesystem=fs)
     rows = 0

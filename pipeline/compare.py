@@ -8,7 +8,7 @@ memory: about 100 bytes each.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.commit import DataFile
 from pipeline.errors import UsageError
-from pipeline.evaluate import READING, EvaluationSettings, regrouped, required_columns, unit_name
-from pipeline.references import load_references
-from pipeline.run import Run
+from pipeline.evaluate import READING, EvaluationSettings, facts_of, regrouped, required_columns, unit_name
+from pipeline.references import References, load_references
+from pipeline.run import Run, open_files
 from pipeline.scoring import Scoring, score
 from pipeline.statistics import (
     PairedBootstrap,
@@ -30,6 +31,15 @@ from pipeline.statistics import (
 )
 from pipeline.tally import counted, units_of
 
+_SCORED: Final = pa.schema(
+    [
+        ("utt_id", pa.string()),
+        ("reference", pa.int64()),
+        *((name, pa.int64()) for name in ("word_errors", "ref_words", "char_errors", "ref_chars", "wrong", "one")),
+        ("unit_kind", pa.int8()),
+        ("unit", pa.string()),
+    ]
+)
 METRICS: Final = {"wer": ("word_errors", "ref_words"), "cer": ("char_errors", "ref_chars"), "ser": ("wrong", "one")}
 
 
@@ -42,6 +52,8 @@ class Comparison:
         only_here: scored utterances that only this run has.
         only_baseline: scored utterances that only the baseline has.
         reference_differs: utterances that both have, with different references.
+        failed_here: rows of errors of this run, which has no transcript for them.
+        failed_baseline: those of the baseline.
         rates: by metric (wer, cer, ser), (here, baseline) over the pairs; both over the length of the references here,
             which can differ from the baseline's where there are alternatives.
         bootstraps: by metric.
@@ -57,6 +69,8 @@ class Comparison:
     only_here: int
     only_baseline: int
     reference_differs: int
+    failed_here: int
+    failed_baseline: int
     rates: Mapping[str, tuple[float | None, float | None]]
     bootstraps: Mapping[str, PairedBootstrap]
     tests: tuple[SignificanceTest, ...]
@@ -119,6 +133,8 @@ def compare_runs(
         only_here=a.num_rows - both,
         only_baseline=b.num_rows - both,
         reference_differs=both - pairs.num_rows,
+        failed_here=here.rows("errors"),
+        failed_baseline=baseline.rows("errors"),
         rates={metric: _rates(pairs, metric) for metric in METRICS},
         bootstraps=bootstraps,
         tests=_tests(pairs),
@@ -136,16 +152,33 @@ def _scored(run: Run, scoring: Scoring, unit: str) -> pa.Table:
     Raises:
         UsageError: an id comes twice: pairs would be no pairs.
     """
-    stored = run.record["config"]["normalizer"]
     references = [load_references(uri) for uri in scoring.references]
-    columns = required_columns(EvaluationSettings(unit=unit), scoring, stored)
-    columns = list(dict.fromkeys(["utt_id", *columns, *scoring.sources(stored, texts=True)]))
-    batches = run.dataset("transcripts").to_batches(columns=columns, **READING)
-    tables = []
+    scored = run.read(lambda files: _scored_files(run, files["transcripts"], scoring, references, unit))
+    if not scored.num_rows:
+        raise UsageError(f"{run.uri} has no scored utterance")
+    if (different := pc.count_distinct(scored["utt_id"]).as_py()) != scored.num_rows:
+        raise UsageError(f"{run.uri} has {scored.num_rows - different} utterances whose ids come twice")
+    return scored
+
+
+def _scored_files(
+    run: Run,
+    files: Sequence[DataFile],
+    scoring: Scoring,
+    references: Sequence[References],
+    unit: str,
+) -> pa.Table:
+    stored = run.record["config"]["normalizer"]
+    settings = EvaluationSettings(unit=unit)
+    facts = facts_of(run, files, settings)
+    columns = ["utt_id", *required_columns(settings, scoring, stored, facts), *scoring.sources(stored, texts=True)]
+    columns = list(dict.fromkeys(columns))
+    batches = open_files(run.uri, "transcripts", [file.path for file in files]).to_batches(columns=columns, **READING)
+    tables = [_SCORED.empty_table()]
     for rows in regrouped(batches):
         counts = score(rows, scoring, stored, references)
         summands = counted(rows, counts)
-        kinds, names = units_of(rows, unit)
+        kinds, names = units_of(rows, unit, facts.by_object)
         # References of files are the same for both runs, also where each of them suits another alternative best.
         texts = [] if references else counts["normalized_reference"].to_pylist()
         digests = [None if text is None else hash(text) for text in texts] or [0] * rows.num_rows
@@ -163,13 +196,8 @@ def _scored(run: Run, scoring: Scoring, unit: str) -> pa.Table:
                 "unit": names.dictionary_decode(),
             }
         )
-        tables.append(table.filter(pc.is_valid(table["word_errors"])))
-    scored = pa.concat_tables(tables) if tables else None
-    if scored is None or not scored.num_rows:
-        raise UsageError(f"{run.uri} has no scored utterance")
-    if (different := pc.count_distinct(scored["utt_id"]).as_py()) != scored.num_rows:
-        raise UsageError(f"{run.uri} has {scored.num_rows - different} utterances whose ids come twice")
-    return scored
+        tables.append(table.filter(pc.is_valid(table["word_errors"])).cast(_SCORED))
+    return pa.concat_tables(tables)
 
 
 def _sums(pairs: pa.Table, columns: list[str]) -> dict[str, Any]:

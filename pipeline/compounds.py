@@ -14,15 +14,18 @@ from collections.abc import Iterator
 MAX_PARTS = 4
 """Words that one word may stand for."""
 
+MAX_CELLS = 1_000_000
+"""Of the alignment's table, so that one long text cannot hold up a corpus: longer ones are left as they are."""
+
 
 def join_like(reference: str, hypothesis: str) -> str:
     """`hypothesis`, its words joined and parted as those of `reference` where their letters are equal.
 
     Both normalised: words parted by single spaces. The result has the same letters in the same order, never more word
-    errors than the hypothesis, and is the hypothesis itself where nothing can be matched.
+    errors than the hypothesis, and is the hypothesis itself where nothing can be matched, or both texts are very long.
     """
     wanted, found = reference.split(), hypothesis.split()
-    if wanted == found or not wanted or not found:
+    if wanted == found or not wanted or not found or len(wanted) * len(found) > MAX_CELLS:
         return hypothesis
     matches = _matches(wanted, found)
     if not any(parts != (1, 1) for options in matches.values() for parts in options):

@@ -412,9 +412,11 @@ def _finish(run: Run) -> Run:
         raise RuntimeError(f"{run.uri}: {missing} parts of the plan have no complete commit after the last wave")
     commits = list(run.commits())
     _check_tiles(run, commits)
-    if read_compaction(run.uri) is None:
-        write_compaction(run.uri, _compact(run.uri, commits))
-    remove_orphans(run.uri, read_compaction(run.uri) or ())
+    files = read_compaction(run.uri)
+    if files is None:
+        files = _compact(run.uri, commits)
+        write_compaction(run.uri, files)
+    remove_orphans(run.uri, files)
     totals = sum((Totals.of(commit) for commit in commits), start=Totals())
     return run.save(status=DONE, finished=now(), totals=asdict(totals), reason=None)
 

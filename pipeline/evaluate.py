@@ -7,7 +7,7 @@ Every figure is a view of sums; nothing here averages rates. Rows are read by co
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.commit import DataFile
 from pipeline.counts import ErrorCounts
 from pipeline.errors import UsageError
 from pipeline.references import EXAMPLES, References, load_references
@@ -42,8 +43,8 @@ from pipeline.tally import (
 BATCH_ROWS: Final = 1 << 19
 READING: Final[Mapping[str, int]] = {"batch_size": 1 << 16, "batch_readahead": 8, "fragment_readahead": 4}
 """Of Arrow's scanner, whose own measure would read a good part of a large run ahead."""
-FILES_PER_TASK: Final = 64
-MAX_INTERVALS: Final = 1000
+TASK_ROWS: Final = 1_000_000
+MAX_INTERVALS: Final = 200
 """Groups of a grouping beyond which none of them gets an interval: a bootstrap each would take hours."""
 
 ORDERED: Final = frozenset({"duration", "confidence"})
@@ -80,6 +81,23 @@ class EvaluationSettings:
             raise UsageError(
                 f"a level lies between 0.5 and 1, and a number is not negative: {self.level}, {self.worst}"
             )
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a row's keys depend on beside the row.
+
+    Attributes:
+        confidence_edges: ends of the bins of `confidence`, see `confidence_deciles`.
+        by_object: some utterance begins inside the object that holds it, so objects are recordings (`units_of`).
+    """
+
+    confidence_edges: tuple[float, ...] = (0.0, 1.0)
+    by_object: bool = False
+
+
+ANY_RUN: Final = RunFacts()
+"""What is taken for granted where nothing is known."""
 
 
 @dataclass(frozen=True)
@@ -294,9 +312,16 @@ def _joined(pieces: tuple[pa.Table, ...]) -> tuple[pa.Table, ...]:
     return pieces if sum(rows) < 2 * max(BATCH_ROWS, *rows) else (merge(pieces),)
 
 
-def required_columns(settings: EvaluationSettings, scoring: Scoring, stored_normalizer: str | None) -> list[str]:
+def required_columns(
+    settings: EvaluationSettings, scoring: Scoring, stored_normalizer: str | None, facts: RunFacts = ANY_RUN
+) -> list[str]:
     """The columns of `transcripts` that `tally_batches` reads: a reader needs to fetch no others."""
-    columns = ["duration_s", "confidence", *scoring.sources(stored_normalizer), *unit_sources(settings.unit)]
+    columns = [
+        "duration_s",
+        "confidence",
+        *scoring.sources(stored_normalizer),
+        *unit_sources(settings.unit, facts.by_object),
+    ]
     columns += ["utt_id"] if settings.worst else []
     return list(dict.fromkeys(columns + [key_of(by)[0] for by in settings.by]))
 
@@ -307,7 +332,7 @@ def tally_batches(
     scoring: Scoring,
     stored_normalizer: str | None,
     references: Sequence[References] = (),
-    edges: Sequence[float] = (0.0, 1.0),
+    facts: RunFacts = ANY_RUN,
 ) -> Tallies:
     """Tallies of rows of `transcripts`; order and size of the batches do not matter, and bound the memory.
 
@@ -317,7 +342,7 @@ def tally_batches(
         scoring: the rules.
         stored_normalizer: the one that the stored counts are of; None: do not use them.
         references: the files of `scoring.references`, loaded.
-        edges: of the bins of confidence, see `confidence_deciles`.
+        facts: of the whole run, see `facts_of`.
 
     Raises:
         ValueError: stored counts contradict each other.
@@ -327,7 +352,7 @@ def tally_batches(
         summands = counted(rows, score(rows, scoring, stored_normalizer, references))
         met, missing = _met(rows, references)
         total += Tallies(
-            {name: (table,) for name, table in _tallied(rows, summands, settings, edges).items()},
+            {name: (table,) for name, table in _tallied(rows, summands, settings, facts).items()},
             _worst(rows, summands, settings.worst) if settings.worst else _NO_WORST,
             met,
             len(missing),
@@ -336,14 +361,12 @@ def tally_batches(
     return total
 
 
-def _tallied(
-    rows: pa.Table, summands: pa.Table, settings: EvaluationSettings, edges: Sequence[float]
-) -> dict[str, pa.Table]:
+def _tallied(rows: pa.Table, summands: pa.Table, settings: EvaluationSettings, facts: RunFacts) -> dict[str, pa.Table]:
     """The tallies of one batch.
 
     By name: `corpus` and `by BY` (figures), `words`, `chars` and `units BY` (what intervals need, by unit), `rates`.
     """
-    kinds, names = units_of(rows, settings.unit)
+    kinds, names = units_of(rows, settings.unit, facts.by_object)
     word_units = unit_keys(kinds, names, summands["word_errors"], summands["ref_words"])
     char_units = unit_keys(kinds, names, summands["char_errors"], summands["ref_chars"])
     words, chars = (*_UNIT_SUMS, "sentence_errors"), ("scored", "char_errors", "ref_chars")
@@ -359,7 +382,7 @@ def _tallied(
         "rates": tally(summands, {"rate": own_rate_bins(summands)}, ("scored",)),
     }
     for by in settings.by:
-        key = key_of(by, edges)[1](rows)
+        key = key_of(by, facts.confidence_edges)[1](rows)
         tallies[f"by {by}"] = groups = tally(summands, {"group": key})
         if len(groups) <= MAX_INTERVALS:
             # Inside the group of one speaker the speaker is no unit.
@@ -426,7 +449,7 @@ def evaluation_of(
     settings: EvaluationSettings,
     scoring: Scoring,
     problems: ReferenceProblems | None = None,
-    edges: Sequence[float] = (0.0, 1.0),
+    facts: RunFacts = ANY_RUN,
 ) -> Evaluation:
     """The figures that tallies come to.
 
@@ -436,7 +459,7 @@ def evaluation_of(
         settings: groupings, unit, level.
         scoring: the rules that the tallies were made under.
         problems: of the references.
-        edges: of the bins of confidence that the tallies were made with.
+        facts: that the tallies were made with.
     """
     words, chars = tallies.merged("words"), tallies.merged("chars")
     corpus = tallies.merged("corpus")
@@ -450,7 +473,7 @@ def evaluation_of(
             "cer": _interval(chars, "char_errors", "ref_chars", settings.level),
             "ser": _interval(words, "sentence_errors", "scored", settings.level),
         },
-        groupings=tuple(_grouping(by, tallies, settings.level, edges) for by in settings.by),
+        groupings=tuple(_grouping(by, tallies, settings.level, facts.confidence_edges) for by in settings.by),
         worst=tuple(tallies.worst.sort_by(_WORST_FIRST)["utt_id"].to_pylist()[: settings.worst]),
         spread=_spread(tallies.merged("rates")),
         problems=problems,
@@ -522,7 +545,8 @@ def _key_names(by: str, keys: Sequence[Any], edges: Sequence[float]) -> dict[Any
             for key in known
         }
     elif by == "confidence":
-        names = {key: f"{edges[key]:.3f}-{edges[key + 1]:.3f}" for key in known}
+        digits = next(d for d in range(3, 18) if len({round(e, d) for e in edges}) == len(set(edges)))
+        names = {key: f"{edges[key]:.{digits}f}-{edges[key + 1]:.{digits}f}" for key in known}
     else:
         names = {key: key for key in known}
     return {**names, None: None}
@@ -544,22 +568,50 @@ def evaluate_run(run: Run, settings: EvaluationSettings | None = None, address: 
     stored = run.record["config"]["normalizer"]
     scoring = settings.scoring or Scoring(stored)
     references = [load_references(uri) for uri in scoring.references]
-    columns = required_columns(settings, scoring, stored)
-    named = run.files()
-    files = [file.path for file in named["transcripts"]]
-    failed = sum(file.rows for file in named["errors"])
-    edges = confidence_deciles(run) if "confidence" in settings.by else (0.0, 1.0)
-    work = partial(_tally_files, run.uri, columns, settings, scoring, stored, edges)
-    tallies = work(files, references) if address is None else _on_cluster(work, files, references, address)
-    return evaluation_of(tallies, failed, settings, scoring, _problems(run, tallies, references), edges)
+    if not any(any(text is not None for text in file.texts) for file in references):  # of labels alone
+        references, scoring = [], replace(scoring, references=())
+    return run.read(lambda files: _evaluate_files(run, files, settings, scoring, references, address))
 
 
-def confidence_deciles(run: Run) -> tuple[float, ...]:
+def _evaluate_files(
+    run: Run,
+    files: Mapping[str, Sequence[DataFile]],
+    settings: EvaluationSettings,
+    scoring: Scoring,
+    references: Sequence[References],
+    address: str | None,
+) -> Evaluation:
+    stored = run.record["config"]["normalizer"]
+    transcripts = files["transcripts"]
+    facts = facts_of(run, transcripts, settings)
+    columns = required_columns(settings, scoring, stored, facts)
+    work = partial(_tally_files, run.uri, columns, settings, scoring, stored, facts)
+    paths = [file.path for file in transcripts]
+    tallies = work(paths, references) if address is None else _on_cluster(work, transcripts, references, address)
+    failed = sum(file.rows for file in files["errors"])
+    return evaluation_of(tallies, failed, settings, scoring, _problems(run, tallies, references), facts)
+
+
+def facts_of(run: Run, files: Sequence[DataFile], settings: EvaluationSettings) -> RunFacts:
+    """What `settings` needs to know of all rows of `transcripts`, or `labels`, before any is tallied.
+
+    Reads a column for each fact.
+    """
+    dataset = open_files(run.uri, files[0].table if files else "transcripts", [file.path for file in files])
+    by_object = False
+    if settings.unit in ("auto", "recording"):
+        starts = (batch["start_s"] for batch in dataset.to_batches(columns=["start_s"], **READING))
+        by_object = any((pc.max(start).as_py() or 0.0) > 0 for start in starts)
+    return RunFacts(confidence_deciles(run, files) if "confidence" in settings.by else (0.0, 1.0), by_object)
+
+
+def confidence_deciles(run: Run, files: Sequence[DataFile]) -> tuple[float, ...]:
     """Ends of the tenths of a run's utterances by confidence, rising; fewer where many are equal.
 
     Reads that one column, and holds it: four bytes an utterance.
     """
-    batches = run.dataset("transcripts").to_batches(columns=["confidence"])
+    dataset = open_files(run.uri, "transcripts", [file.path for file in files])
+    batches = dataset.to_batches(columns=["confidence"], **READING)
     values = np.concatenate([np.zeros(0, np.float32), *(b["confidence"].drop_null().to_numpy() for b in batches)])
     if not len(values):
         return 0.0, 1.0
@@ -573,16 +625,16 @@ def _tally_files(
     settings: EvaluationSettings,
     scoring: Scoring,
     stored_normalizer: str | None,
-    edges: Sequence[float],
+    facts: RunFacts,
     files: Sequence[str],
     references: Sequence[References],
 ) -> Tallies:
     batches = open_files(run, "transcripts", files).to_batches(columns=columns, **READING)
-    return tally_batches(batches, settings, scoring, stored_normalizer, references, edges)
+    return tally_batches(batches, settings, scoring, stored_normalizer, references, facts)
 
 
 def _on_cluster(
-    work: partial[Tallies], files: Sequence[str], references: Sequence[References], address: str
+    work: partial[Tallies], files: Sequence[DataFile], references: Sequence[References], address: str
 ) -> Tallies:
     """The work as Ray tasks over some files each; only tallies come back, and are added in the order of the files."""
     import ray  # noqa: PLC0415  # takes seconds, which figures from one process need not wait for
@@ -592,10 +644,24 @@ def _on_cluster(
     with connect(address):
         task = ray.remote(work.func)
         shared = ray.put(references)
-        cuts = [files[start : start + FILES_PER_TASK] for start in range(0, len(files), FILES_PER_TASK)]
+        cuts = [[file.path for file in cut] for cut in _cuts(files)]
         return sum(
             (ray.get(future) for future in [task.remote(*work.args, cut, shared) for cut in cuts]), start=Tallies()
         )
+
+
+def _cuts(files: Sequence[DataFile]) -> Iterator[list[DataFile]]:
+    """Files for one task each: about `TASK_ROWS` rows, or one large file."""
+    cut: list[DataFile] = []
+    rows = 0
+    for file in files:
+        if cut and rows + file.rows > TASK_ROWS:
+            yield cut
+            cut, rows = [], 0
+        cut.append(file)
+        rows += file.rows
+    if cut:
+        yield cut
 
 
 def _problems(run: Run, tallies: Tallies, references: Sequence[References]) -> ReferenceProblems | None:
@@ -604,7 +670,8 @@ def _problems(run: Run, tallies: Tallies, references: Sequence[References]) -> R
     failed = run.dataset("errors").to_table(columns=["utt_id"])
     met, _ = _met(failed, references)
     unknown: dict[str, None] = {}
-    for file, seen, broken in zip(references, tallies.met, met, strict=True):
+    none = tuple(np.zeros(len(file.texts), bool) for file in references)
+    for file, seen, broken in zip(references, tallies.met or none, met, strict=True):
         rest = np.flatnonzero(~(seen | broken))
         if rest.size:
             names = {row: utt_id for utt_id, row in file.index.items()}

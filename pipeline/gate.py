@@ -6,8 +6,9 @@
 
 All figures are shares in percent (wer, cer, ser, mer, wil, coverage, failed; accuracy.TASK, macro_f1.TASK of a
 classifier), and what is added to a baseline is in percentage points: `wer > 8`, `wer > baseline + 0.2`, `failed > 1`,
-`accuracy.keyword < 97`. A figure that the run does not have, since nothing was scored, fails its condition: what cannot
-be judged must not pass.
+`accuracy.keyword < 97`. Against a baseline, wer, cer and ser are those of the pairs, and `lost` is the share of the
+baseline's scored utterances that the run has not scored. A figure that the run does not have, since nothing was
+scored, fails its condition: what cannot be judged must not pass.
 """
 
 from __future__ import annotations

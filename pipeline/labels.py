@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -11,12 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.classification import Calibration, LabelCounts, ScoreHistogram, calibrate, count_labels, score_histogram
-from pipeline.evaluate import READING, EvaluationSettings, regrouped, unit_name
+from pipeline.commit import DataFile
+from pipeline.evaluate import ANY_RUN, READING, EvaluationSettings, RunFacts, facts_of, regrouped, unit_name
 from pipeline.references import References, load_references
-from pipeline.run import Run
+from pipeline.run import Run, open_files
 from pipeline.statistics import Interval, rate_interval
 from pipeline.tally import UNITS, merge, tally, unit_keys, unit_sources, units_of
 
+MAX_LABELS: Final = 1000
+OTHER_LABELS: Final = "(other labels)"
 REGRESSION_LABEL: Final = "score"
 """What the one value of a regression head is called (`pipeline.schemas.LABELS`): it is no label, and not evaluated."""
 
@@ -77,14 +80,22 @@ def evaluate_labels(run: Run, settings: EvaluationSettings | None = None) -> tup
     """
     settings = settings or EvaluationSettings()
     files = [load_references(uri) for uri in settings.scoring.references] if settings.scoring else []
-    columns = ["task", "label", "score", "top_k", "reference_label", *unit_sources(settings.unit)]
-    columns += ["utt_id"] if files else []
-    batches = run.dataset("labels").to_batches(columns=list(dict.fromkeys(columns)), **READING)
-    return evaluate_label_rows(batches, settings, files)
+
+    def evaluated(named: dict[str, list[DataFile]]) -> tuple[LabelEvaluation, ...]:
+        facts = facts_of(run, named["labels"], replace(settings, by=()))
+        columns = ["task", "label", "score", "top_k", "reference_label", *unit_sources(settings.unit, facts.by_object)]
+        columns = list(dict.fromkeys(columns + (["utt_id"] if files else [])))
+        dataset = open_files(run.uri, "labels", [file.path for file in named["labels"]])
+        return evaluate_label_rows(dataset.to_batches(columns=columns, **READING), settings, files, facts)
+
+    return run.read(evaluated)
 
 
 def evaluate_label_rows(
-    batches: Iterable[pa.RecordBatch], settings: EvaluationSettings, files: Sequence[References] = ()
+    batches: Iterable[pa.RecordBatch],
+    settings: EvaluationSettings,
+    files: Sequence[References] = (),
+    facts: RunFacts = ANY_RUN,
 ) -> tuple[LabelEvaluation, ...]:
     """The same over rows of `labels`."""
     tasks: dict[str, _Sums] = {}
@@ -93,7 +104,7 @@ def evaluate_label_rows(
         table = rows.set_column(rows.column_names.index("reference_label"), "reference_label", references)
         for task in pc.unique(table["task"]).to_pylist():
             of_task = table.filter(pc.equal(table["task"], task)).combine_chunks()
-            _add(tasks.setdefault(task, _Sums()), of_task, settings)
+            _add(tasks.setdefault(task, _Sums()), of_task, settings, facts)
     classifiers = [task for task in sorted(tasks) if tasks[task].given != {REGRESSION_LABEL}]
     return tuple(_evaluation(task, tasks[task], settings) for task in classifiers)
 
@@ -104,11 +115,11 @@ def _reference_labels(rows: pa.Table, files: Sequence[References]) -> pa.Array:
     return pc.coalesce(*given) if given else rows["reference_label"].combine_chunks()
 
 
-def _add(sums: _Sums, rows: pa.Table, settings: EvaluationSettings) -> None:
+def _add(sums: _Sums, rows: pa.Table, settings: EvaluationSettings, facts: RunFacts) -> None:
     sums.given |= set(pc.unique(rows["label"]).to_pylist())
     known = pc.is_valid(rows["reference_label"])
     sums.no_reference += rows.num_rows - pc.sum(known, min_count=0).as_py()
-    scored = rows.filter(known).combine_chunks()
+    scored = _with_few_labels(rows.filter(known).combine_chunks())
     pairs = scored.group_by(["reference_label", "label"]).aggregate([([], "count_all")])
     sums.counts += count_labels(*(pairs[name].to_pylist() for name in pairs.column_names))
     right = pc.equal(scored["reference_label"], scored["label"])
@@ -116,8 +127,18 @@ def _add(sums: _Sums, rows: pa.Table, settings: EvaluationSettings) -> None:
     _add_scores(sums, scored)
     wrong = pc.invert(right).cast(pa.int64())
     ones = pa.repeat(pa.scalar(1, pa.int64()), len(scored))
-    keys = unit_keys(*units_of(scored, settings.unit), wrong, ones)
+    keys = unit_keys(*units_of(scored, settings.unit, facts.by_object), wrong, ones)
     sums.units.append(tally(pa.table({"errors": wrong, "rows": ones}), keys, ("errors", "rows")))
+
+
+def _with_few_labels(scored: pa.Table) -> pa.Table:
+    """Reference labels beyond any classifier's number are texts, not labels: those that it did not give become one."""
+    references = scored["reference_label"].combine_chunks()
+    if pc.count_distinct(references).as_py() <= MAX_LABELS:
+        return scored
+    given = pc.is_in(references, pc.unique(scored["label"]))
+    at = scored.column_names.index("reference_label")
+    return scored.set_column(at, "reference_label", pc.if_else(given, references, OTHER_LABELS))
 
 
 def _shares(scores: pa.ChunkedArray) -> Any:

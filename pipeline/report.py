@@ -6,10 +6,11 @@ Sums and rates are of all rows; what is cut or sampled says of how many. Shares 
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import json
 import posixpath
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -21,12 +22,22 @@ import pyarrow.compute as pc
 
 from pipeline.alignment import align, confusions
 from pipeline.classification import LabelCounts
+from pipeline.commit import DataFile
 from pipeline.compare import Comparison, compare_runs, rules_of
 from pipeline.counts import ErrorCounts
-from pipeline.evaluate import Evaluation, EvaluationSettings, Figures, Group, Grouping, evaluate_run
+from pipeline.evaluate import (
+    READING,
+    Evaluation,
+    EvaluationSettings,
+    Figures,
+    Group,
+    Grouping,
+    evaluate_run,
+    regrouped,
+)
 from pipeline.gate import Verdict
 from pipeline.labels import LabelEvaluation, evaluate_labels
-from pipeline.run import Run, now
+from pipeline.run import Run, now, open_files
 from pipeline.samples import rows_by_id, sampled_rows, wrong_rows
 from pipeline.scoring import Scoring
 from pipeline.statistics import Interval
@@ -39,6 +50,9 @@ CONFUSIONS_SHOWN: Final = 50
 WRONG_SAMPLED: Final = 10_000
 CORPUS_SAMPLED: Final = 50_000
 EXAMPLES: Final = 5
+TAG_VALUES: Final = 20
+SHOWN_CHARACTERS: Final = 400_000
+"""Of the worst utterances' references: what keeps a page of very long texts small."""
 _DEFAULT_GROUPINGS: Final = ("speaker", "duration", "confidence")
 _CONFIDENCE_EDGES: Final = tuple(step / 20 for step in range(21))
 
@@ -280,6 +294,8 @@ def _worst(run: Run, evaluation: Evaluation) -> dict[str, Any] | None:
         return None
     columns = ["uri", "start_s", "duration_s", "speaker", "confidence"]
     rows = rows_by_id(run, evaluation.worst, columns, evaluation.scoring).to_pylist()
+    lengths = itertools.accumulate(len(row["normalized_reference"]) for row in rows)
+    rows = [row for row, length in zip(rows, lengths, strict=True) if length <= SHOWN_CHARACTERS]
     return {
         "shown": len(rows),
         "of": evaluation.figures.sentence_errors,
@@ -328,24 +344,22 @@ def _classification(labels: LabelEvaluation) -> dict[str, Any]:
 
 
 def _errors(run: Run, failed: int) -> list[dict[str, Any]]:
-    """Failed rows by code, the most frequent first, with the decoder's words, in which numbers are masked."""
+    """Failed rows by code, the most frequent first, with the decoder's words, in which numbers are masked.
+
+    From a sample, where there are very many; its shares are then those of all.
+    """
     if not failed:
         return []
-    table = run.dataset("errors").to_table(columns=["utt_id", "uri", "code", "message"])
-    codes = (
-        table.group_by("code")
-        .aggregate([([], "count_all")])
-        .sort_by([("count_all", "descending"), ("code", "ascending")])
-    )
+    sample, total = sampled_rows(run, "errors", ["utt_id", "uri", "code", "message"], CORPUS_SAMPLED)
     found = []
-    for code, count in zip(codes["code"].to_pylist(), codes["count_all"].to_pylist(), strict=True):
-        rows = table.filter(pc.equal(table["code"], code)).slice(0, CORPUS_SAMPLED)
+    for code, drawn in Counter(sample["code"].to_pylist()).most_common():
+        rows = sample.filter(pc.equal(sample["code"], code))
         words = Counter(re.sub(r"\d+(\.\d+)?", "#", message) for message in rows["message"].to_pylist())
         found.append(
             {
                 "code": code,
-                "count": count,
-                "share": count / failed,
+                "count": round(drawn * total / sample.num_rows),
+                "share": drawn / sample.num_rows,
                 "examples": rows.slice(0, EXAMPLES).select(["utt_id", "uri", "message"]).to_pylist(),
                 "messages": [{"message": text, "count": n} for text, n in words.most_common(EXAMPLES)],
             }
@@ -394,38 +408,54 @@ def _histogram(values: pa.ChunkedArray, edges: Sequence[float]) -> dict[str, Any
 
 
 def _given_labels(run: Run) -> list[dict[str, Any]]:
-    table = run.dataset("labels").to_table(columns=["task", "label", "score"])
-    sums = table.group_by(["task", "label"]).aggregate([([], "count_all"), ("score", "mean")]).to_pylist()
-    by_task: dict[str, list[dict[str, Any]]] = {}
-    for row in sorted(sums, key=lambda r: (r["task"], -r["count_all"], r["label"])):
-        by_task.setdefault(row["task"], []).append(row)
+    """Labels by task, the most frequent first, counted a batch at a time."""
+    numbers, scores = run.read(lambda files: _label_sums(run, files["labels"]))
+    totals = Counter[str]()
+    for (task, _), number in numbers.items():
+        totals[task] += number
     return [
         {
             "task": task,
             "labels": [
                 {
-                    "label": row["label"],
-                    "count": row["count_all"],
-                    "share": row["count_all"] / sum(r["count_all"] for r in rows),
-                    "mean_score": row["score_mean"],
+                    "label": label,
+                    "count": number,
+                    "share": number / totals[task],
+                    "mean_score": scores[task, label] / number,
                 }
-                for row in rows[:GROUPS_SHOWN]
-            ],
+                for (of_task, label), number in sorted(numbers.items(), key=lambda item: (-item[1], item[0]))
+                if of_task == task
+            ][:GROUPS_SHOWN],
         }
-        for task, rows in by_task.items()
+        for task in sorted(totals)
     ]
+
+
+def _label_sums(run: Run, files: Sequence[DataFile]) -> tuple[Counter[tuple[str, str]], dict[tuple[str, str], float]]:
+    """By task and label: rows, and the sum of their scores."""
+    numbers: Counter[tuple[str, str]] = Counter()
+    scores: dict[tuple[str, str], float] = defaultdict(float)
+    dataset = open_files(run.uri, "labels", [file.path for file in files])
+    for rows in regrouped(dataset.to_batches(columns=["task", "label", "score"], **READING)):
+        sums = rows.group_by(["task", "label"]).aggregate([([], "count_all"), ("score", "sum")])
+        for row in sums.to_pylist():
+            numbers[row["task"], row["label"]] += row["count_all"]
+            scores[row["task"], row["label"]] += row["score_sum"]
+    return numbers, scores
 
 
 def _by_tag(rows: pa.Table, failed: pa.Table) -> list[dict[str, Any]]:
     """Tags of few values (a language, a channel, a source), by value; of the sampled rows."""
-    names = sorted({name for text in pc.unique(rows["tags"]).to_pylist() if text for name in _tag_names(text)})
+    texts = pc.unique(rows["tags"]).drop_null().to_pylist()
+    different: dict[str, set[str]] = {}
+    for text in texts:
+        for name, value in json.loads(text).items():
+            different.setdefault(name, set()).add(json.dumps(value))
     found = []
-    for name in names:
+    for name in sorted(name for name, values in different.items() if len(values) <= TAG_VALUES):
         _, keys = key_of(f"tags.{name}")
         table = pa.table({"value": keys(rows), "duration_s": rows["duration_s"]})
         sums = table.group_by("value").aggregate([([], "count_all"), ("duration_s", "sum")]).to_pylist()
-        if len(sums) > EXAMPLES * 4:
-            continue
         broken = Counter(keys(failed).to_pylist())
         values = [
             {
@@ -438,10 +468,6 @@ def _by_tag(rows: pa.Table, failed: pa.Table) -> list[dict[str, Any]]:
         ]
         found.append({"tag": name, "values": values})
     return found
-
-
-def _tag_names(text: str) -> list[str]:
-    return list(json.loads(text))
 
 
 def _lineage(run: Run) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -25,6 +25,7 @@ from pipeline.errors import UsageError
 from pipeline.plan import PLAN
 from pipeline.schemas import TABLES
 
+T = TypeVar("T")
 RECORD = "run.json"
 PLAN_FILE = "plan.parquet"
 
@@ -135,12 +136,32 @@ class Run:
         named = compacted if compacted is not None else [file for commit in self.commits() for file in commit.files]
         return {table: [file for file in named if file.table == table] for table in TABLES}
 
+    def read(self, call: Callable[[dict[str, list[DataFile]]], T]) -> T:
+        """`call` on the files that hold the committed rows, patient in bad weather.
+
+        Once more, on the files that there are then, where the run was finished meanwhile and its small files are gone.
+
+        Raises:
+            StorageError: the weather does not clear.
+            FileNotFoundError: a file that the run names is lost.
+        """
+        files = self.files()
+        try:
+            return storage.persist(self.uri, lambda: call(files))
+        except FileNotFoundError:
+            if (compacted := self.files()) == files:
+                raise
+            return storage.persist(self.uri, lambda: call(compacted))
+
     def rows(self, table: str) -> int:
         """How many rows of a table are committed."""
         return sum(file.rows for file in self.files()[table])
 
     def dataset(self, table: str) -> pads.Dataset:
-        """The committed rows of `transcripts`, `labels` or `errors`, at any time, also while the run goes on."""
+        """The committed rows of `transcripts`, `labels` or `errors`, at any time, also while the run goes on.
+
+        A run that is finished meanwhile takes the dataset's files away: open it again (`read` does).
+        """
         return open_files(self.uri, table, [file.path for file in self.files()[table]])
 
 

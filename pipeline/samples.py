@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
+from pipeline.commit import DataFile
 from pipeline.references import References, load_references
-from pipeline.run import Run
+from pipeline.run import Run, open_files
 from pipeline.scoring import Scoring, score
 
 _GROUPS: Final = 16
@@ -24,17 +25,19 @@ def rows_by_id(run: Run, utt_ids: Sequence[str], columns: Sequence[str], scoring
 
     Args:
         run: the run.
-        utt_ids: names; one that the run does not have is left out.
+        utt_ids: names; one that the run has not scored is left out, and of one that it has twice the first is taken.
         columns: of `transcripts`, beside `utt_id` and `text`.
         scoring: the rules.
     """
     stored, references = run.record["config"]["normalizer"], _load(scoring)
     names = list(dict.fromkeys(["utt_id", "text", *columns, *scoring.sources(stored, texts=True)]))
     wanted = pa.array(utt_ids, pa.string())  # typed: of no names too
-    found = run.dataset("transcripts").to_table(columns=names, filter=pads.field("utt_id").isin(wanted))
+    named = pads.field("utt_id").isin(wanted)
+    found = run.read(lambda files: _open(run, "transcripts", files).to_table(columns=names, filter=named))
     table = _scored(found, scoring, stored, references)
+    table = table.filter(pc.is_valid(table["normalized_reference"]))
     order = pc.index_in(wanted, table["utt_id"].combine_chunks())
-    return table.take(order.drop_null())
+    return table.take(pc.unique(order.drop_null()))
 
 
 def sampled_rows(run: Run, table: str, columns: Sequence[str], rows: int, seed: int = 0) -> tuple[pa.Table, int]:
@@ -42,10 +45,14 @@ def sampled_rows(run: Run, table: str, columns: Sequence[str], rows: int, seed: 
 
     Random rows of a few random row groups: the work is bounded by the sample and not by the run.
     """
-    dataset = run.dataset(table)
-    found = [dataset.schema.empty_table().select(list(columns))]
-    found += _drawn(dataset, columns, rows, seed, lambda drawn: drawn)
-    return pa.concat_tables(found).slice(0, rows), run.rows(table)
+
+    def drawn(files: dict[str, list[DataFile]]) -> tuple[pa.Table, int]:
+        dataset = _open(run, table, files)
+        found = [dataset.schema.empty_table().select(list(columns))]
+        found += _drawn(dataset, columns, rows, seed, lambda drawn: drawn)
+        return pa.concat_tables(found).slice(0, rows), sum(file.rows for file in files[table])
+
+    return run.read(drawn)
 
 
 def wrong_rows(run: Run, scoring: Scoring, rows: int, seed: int = 0) -> list[tuple[str, str, str]]:
@@ -58,7 +65,7 @@ def wrong_rows(run: Run, scoring: Scoring, rows: int, seed: int = 0) -> list[tup
         table = table.filter(pc.not_equal(table["normalized_reference"], table["normalized_text"]))
         return table.select(["utt_id", "normalized_reference", "normalized_text"])
 
-    found = _drawn(run.dataset("transcripts"), columns, rows, seed, wrong)
+    found = run.read(lambda files: _drawn(_open(run, "transcripts", files), columns, rows, seed, wrong))
     texts = (zip(*(column.to_pylist() for column in table.columns), strict=True) for table in found)
     return list(itertools.chain.from_iterable(texts))[:rows]
 
@@ -89,6 +96,10 @@ def _row_groups(dataset: pads.Dataset, seed: int) -> Iterator[Any]:
     for file in rng.permutation(len(files)):
         groups = files[file].split_by_row_group()
         yield from (groups[at] for at in rng.permutation(len(groups)))
+
+
+def _open(run: Run, table: str, files: dict[str, list[DataFile]]) -> pads.Dataset:
+    return open_files(run.uri, table, [file.path for file in files[table]])
 
 
 def _load(scoring: Scoring) -> list[References]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -53,7 +54,8 @@ class Scoring:
     @property
     def name(self) -> str:
         """What files of figures under these rules are called."""
-        return "-".join([self.normalizer, *["compounds"] * self.compounds, *["refs"] * bool(self.references)])
+        digest = hashlib.sha256("\n".join(self.references).encode()).hexdigest()[:8]
+        return "-".join([self.normalizer, *["compounds"] * self.compounds, *[f"refs-{digest}"] * bool(self.references)])
 
 
 def score(

@@ -77,20 +77,27 @@ def _errors(counts: dict[str, pa.Array], prefix: str) -> pa.Array:
     return pc.add(pc.add(substitutions, deletions), insertions)
 
 
-def units_of(table: pa.Table, unit: str) -> tuple[pa.Array, pa.Array]:
+def units_of(table: pa.Table, unit: str, by_object: bool = False) -> tuple[pa.Array, pa.Array]:
     """The unit of each row: its kind, an index of `UNITS`, and its name, coded; null where the utterance is its own.
 
     Args:
-        table: rows, with the columns of `unit_sources(unit)`.
+        table: rows, with the columns of `unit_sources(unit, by_object)`.
         unit: `auto`, or one of `UNITS` to make every row one of those: rows without it are units of their own.
+        by_object: utterances are pieces of the objects that hold them, as a manifest with offsets has them: then the
+            object is the recording, unless it is a shard of many.
     """
     names = pa.nulls(table.num_rows, pa.string())
     kinds = pa.repeat(pa.scalar(UNITS.index("utterance"), pa.int8()), table.num_rows)
     if unit == "recording" or (unit == "auto" and table["speaker"].null_count):
-        names = _recordings(table["utt_id"], everything=unit == "recording")
+        names = _recordings(table["utt_id"])
+        if by_object:
+            names = pc.coalesce(names, _objects(table["uri"]))
+        if unit == "recording":
+            names = pc.coalesce(names, _plain(table["utt_id"]))
         kinds = pc.if_else(pc.is_valid(names), pa.scalar(UNITS.index("recording"), pa.int8()), kinds)
     if unit in ("auto", "speaker"):
         speakers = _plain(table["speaker"])
+        speakers = pc.if_else(pc.equal(speakers, ""), None, speakers)  # an empty name is nobody's
         names = pc.coalesce(speakers, names)
         kinds = pc.if_else(pc.is_valid(speakers), pa.scalar(UNITS.index("speaker"), pa.int8()), kinds)
     return kinds, names.dictionary_encode()
@@ -107,16 +114,24 @@ def unit_keys(kinds: pa.Array, names: pa.Array, errors: pa.Array, reference: pa.
     }
 
 
-def unit_sources(unit: str) -> tuple[str, ...]:
-    """The columns that `unit_columns` reads of the rows."""
-    return {"auto": ("utt_id", "speaker"), "speaker": ("speaker",), "recording": ("utt_id",)}.get(unit, ())
+def unit_sources(unit: str, by_object: bool = False) -> tuple[str, ...]:
+    """The columns that `units_of` reads of the rows."""
+    recording = ("utt_id", "uri") if by_object else ("utt_id",)
+    return {"auto": (*recording, "speaker"), "speaker": ("speaker",), "recording": recording}.get(unit, ())
 
 
-def _recordings(utt_ids: pa.ChunkedArray, *, everything: bool) -> pa.Array:
-    """The recording that each utterance is a piece of; null where it is none, unless `everything` is asked for."""
+def _recordings(utt_ids: pa.ChunkedArray) -> pa.Array:
+    """The recording that each utterance is a piece of, as its id tells; null where it is none."""
     ids = _plain(utt_ids)
     whole = pc.replace_substring_regex(ids, _PIECE, "")
-    return whole if everything else pc.if_else(pc.equal(whole, ids), None, whole)
+    return pc.if_else(pc.equal(whole, ids), None, whole)
+
+
+def _objects(uris: pa.ChunkedArray) -> pa.Array:
+    """The objects that hold the utterances; null for shards, which hold many recordings."""
+    coded = _plain(uris).dictionary_encode()
+    objects = coded.dictionary
+    return pc.if_else(pc.match_substring_regex(objects, r"\.(tar|parquet)$"), None, objects).take(coded.indices)
 
 
 def _plain(column: pa.ChunkedArray | pa.Array) -> pa.Array:

@@ -81,7 +81,7 @@ def test_evaluate_takes_other_references_and_names_what_does_not_fit(sewd, folde
     assert "coverage 74.26%: 150 scored, 50 without a reference, 2 failed" in out
     assert "50 utterances of the run have none and are not scored: u0001" in out
     assert "1 utterances are not in the run: u000999" in out
-    assert (folder / "here" / "metrics" / "basic-compounds-refs.parquet").exists()
+    assert list((folder / "here" / "metrics").glob("basic-compounds-refs-*.parquet"))
 
 
 @pytest.mark.parametrize(
@@ -176,3 +176,39 @@ def test_what_makes_no_sense_is_one_line(sewd, folder, arguments, words):
     assert len(err.strip().splitlines()) == 1
     for word in words:
         assert word in err
+
+
+def test_a_gate_against_a_baseline_judges_the_pairs_and_what_was_lost(sewd, tmp_path):
+    easy = [{"text": "a b", "reference": "a b", "utt_id": f"e{i}"} for i in range(20)]
+    hard = [{"text": "x y", "reference": "c d", "utt_id": f"h{i}"} for i in range(20)]
+    runs.write_run(tmp_path / "base", runs.transcripts(easy + hard))
+    # Worse on what is easy, and silent on what is hard: its own WER is no higher than the baseline's.
+    runs.write_run(tmp_path / "new", runs.transcripts([row | {"text": "a x"} for row in easy]))
+    gate = ("--fail-if", "wer > baseline + 0.2", "--fail-if", "lost > 0")
+    code, out, err = sewd("compare", tmp_path / "new", tmp_path / "base", *gate)
+    assert code == 4
+    assert "wer > baseline + 0.2: it is 50.00, and the limit 0.20" in err
+    assert "lost > 0: it is 50.00" in err
+    assert "20 only in the baseline" in out
+    code, _, err = sewd("report", tmp_path / "new", "--baseline", tmp_path / "base", *gate)
+    assert code == 4
+    assert "it is 50.00, and the limit 0.20" in err
+
+
+def test_a_gate_fails_on_a_run_that_is_not_done(sewd, tmp_path):
+    runs.write_run(tmp_path / "run", runs.transcripts(runs.random_rows(20)), status="stopped")
+    code, out, err = sewd("evaluate", tmp_path / "run", "--fail-if", "wer > 99")
+    assert code == 4
+    assert "is not done" in err
+    assert "not done (stopped)" in out
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(sewd, tmp_path):
+    names = ["[/INST]", "[noise]", "[red]Anna"]
+    rows = [{"text": "a", "reference": "a", "speaker": name} for name in names]
+    labels = [{"label": name, "reference_label": name} for name in names]
+    runs.write_run(tmp_path / "run", runs.transcripts(rows), runs.labels(labels))
+    code, out, _ = sewd("evaluate", tmp_path / "run", "--by", "speaker")
+    assert code == 0
+    for name in names:
+        assert out.count(name) == 2

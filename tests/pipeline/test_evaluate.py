@@ -15,6 +15,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from pipeline import evaluate as evaluate_module
+from pipeline.commit import remove_orphans
+from pipeline.compact import read_compaction
 from pipeline.counts import ErrorCounts
 from pipeline.errors import UsageError
 from pipeline.evaluate import (
@@ -195,6 +197,14 @@ def test_confidences_are_cut_into_tenths_of_the_utterances(tmp_path):
     assert [group.figures.utterances for group in grouping.groups if group.key is None] == [7]
 
 
+def test_deciles_that_lie_close_have_names_of_their_own(tmp_path):
+    values = 1 - np.random.default_rng(0).beta(1, 3000, 500)
+    rows = [{"text": "a", "reference": "a", "confidence": float(v)} for v in values]
+    run = runs.write_run(tmp_path / "run", runs.transcripts(rows))
+    (grouping,) = evaluate_run(run, EvaluationSettings(by=("confidence",))).groupings
+    assert len({group.key for group in grouping.groups}) == 10
+
+
 @pytest.mark.parametrize("confidence", [0.0, 0.5, 1.0])
 def test_equal_confidences_stay_together(tmp_path, confidence):
     rows = [{"text": "a", "reference": "a", "confidence": confidence}] * 20
@@ -234,6 +244,24 @@ def test_pieces_of_a_recording_are_one_unit_where_speakers_are_unknown():
     assert found.intervals["wer"] == rate_interval(*by_unit(rows, lambda row: row["utt_id"].split("#")[0]))
     plain = of(rows, EvaluationSettings(unit="utterance"))
     assert (plain.unit, plain.intervals["wer"].units) == ("utterance", 300)
+
+
+def test_pieces_that_a_manifest_names_are_one_unit_by_their_object(tmp_path):
+    rows = runs.random_rows(300, speakers=0)
+    for index, row in enumerate(rows):
+        row |= {"utt_id": f"own-{index}", "uri": f"tapes/{index % 30}.wav", "start_s": float(index // 30)}
+    found = evaluate_run(runs.write_run(tmp_path / "a", runs.transcripts(rows), chunk_rows=50))
+    assert (found.unit, found.intervals["wer"].units) == ("recording", 30)
+    assert found.intervals["wer"] == rate_interval(*by_unit(rows, lambda row: row["uri"]))
+    for row in rows:
+        row["uri"] = "shards/0.tar"
+    found = evaluate_run(runs.write_run(tmp_path / "b", runs.transcripts(rows)))
+    assert (found.unit, found.intervals["wer"].units) == ("utterance", 300)
+
+
+def test_an_empty_name_is_no_speaker():
+    found = of([row | {"speaker": ""} for row in runs.random_rows(50)])
+    assert (found.unit, found.intervals["wer"].units) == ("utterance", 50)
 
 
 def test_single_utterances_are_units_and_counted_by_multiplicity():
@@ -440,7 +468,7 @@ def test_a_run_is_evaluated_from_its_files(tmp_path):
 
 
 def test_ray_tasks_give_the_same_figures(tmp_path, local_ray, monkeypatch):
-    monkeypatch.setattr(evaluate_module, "FILES_PER_TASK", 4)
+    monkeypatch.setattr(evaluate_module, "TASK_ROWS", 160)
     rows = runs.random_rows(500, speakers=20)
     refs = tmp_path / "refs.jsonl"
     refs.write_text("".join(json.dumps({"id": f"u{i:06d}", "text": "one two"}) + "\n" for i in range(10, 510)))
@@ -463,6 +491,40 @@ def test_references_from_files_take_the_place_of_stored_ones(tmp_path):
     assert found.problems.missing == (1, ("u000002",))
     assert found.problems.unknown == (1, ("stranger",))
     assert found.problems.duplicate == (1, ("u000001",))
+
+
+def test_files_of_labels_alone_leave_the_stored_references(tmp_path):
+    refs = tmp_path / "labels.csv"
+    refs.write_text("utt_id,label\nu000000,yes\n")
+    run = runs.write_run(tmp_path / "run", runs.transcripts(pairs(("a b", "a c"))))
+    assert evaluate_run(run, EvaluationSettings(Scoring("basic", (str(refs),)))).wer == 0.5
+
+
+def test_references_of_a_run_without_transcripts_are_named(tmp_path, local_ray):
+    refs = tmp_path / "refs.txt"
+    refs.write_text("broken0 a\nother b\n")
+    run = runs.write_run(tmp_path / "run", runs.transcripts([]), errors=runs.errors([{}]))
+    for address in (None, "auto"):
+        found = evaluate_run(run, EvaluationSettings(Scoring("basic", (str(refs),))), address)
+        assert (found.failed, found.problems.unknown) == (1, (1, ("other",)))
+
+
+def test_a_run_that_is_finished_meanwhile_is_read_again(tmp_path):
+    run = runs.write_run(tmp_path / "run", runs.transcripts(runs.random_rows(60)), chunk_rows=10)
+    calls = []
+
+    def read(files):
+        calls.append(len(files["transcripts"]))
+        if len(calls) == 1:
+            runs.compact(run)
+            remove_orphans(run.uri, read_compaction(run.uri))
+        return evaluate_module.open_files(run.uri, "transcripts", [f.path for f in files["transcripts"]]).count_rows()
+
+    assert run.read(read) == 60
+    assert calls == [6, 1]
+    (tmp_path / "run" / run.files()["transcripts"][0].path).unlink()
+    with pytest.raises(FileNotFoundError):
+        run.read(lambda files: read(files) and evaluate_module.confidence_deciles(run, files["transcripts"]))
 
 
 # The table of metrics

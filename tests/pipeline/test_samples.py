@@ -150,7 +150,7 @@ def test_a_run_without_rows_has_none_wrong(tmp_path):
 
 @pytest.mark.parametrize("scoring", [BASIC, Scoring("none"), Scoring("basic", compounds=True)])
 def test_named_rows_come_in_the_order_of_their_names(run, rows, scoring):
-    names = ["u000999", "nobody", "u000000", "u000500", "u000501"]
+    names = ["u000999", "nobody", "u000001", "u000500", "u000501"]
     found = rows_by_id(run, names, ["speaker", "duration_s"], scoring)
     known = [name for name in names if name != "nobody"]
     assert ids(found) == known
