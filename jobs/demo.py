@@ -1,4 +1,4 @@
-"""`make demo`: makes a small corpus and a tiny random checkpoint, transcribes, evaluates, says where the results lie.
+"""`make demo`: makes a small corpus and a tiny random checkpoint, transcribes, evaluates, reports.
 
 It shows the way through the machine and nothing of its hearing: until a trained model is bundled the weights are
 random, and the audio is buzzing, not speech.
@@ -17,6 +17,7 @@ import typer
 
 from jobs.console import Exit, out, single
 from jobs.evaluate import evaluate
+from jobs.report import report
 from jobs.transcribe import transcribe
 from sewd_model import CTCTokenizer, FeatureExtractor, SEWDConfig, SEWDForCTC
 
@@ -30,7 +31,7 @@ def demo(
     folder: Annotated[Path, typer.Option(help="Where corpus and checkpoint are made.")] = Path("demo-data"),
     output: Annotated[Path, typer.Option(help="The run; an earlier demo's is replaced.")] = Path("demo-run"),
 ) -> int:
-    """Make a corpus and a checkpoint, transcribe, evaluate."""
+    """Make a corpus and a checkpoint, transcribe, evaluate, report."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(output, ignore_errors=True)
     corpus, model = folder / "corpus", folder / "model"
@@ -48,6 +49,8 @@ def demo(
         return code
     out.print(f"\n$ sewd evaluate {output}", style="bold", markup=False)
     evaluate(str(output))
+    out.print(f"\n$ sewd report {output}", style="bold", markup=False)
+    report(str(output))
     out.print(f"\ntranscripts:  {output}/transcripts/*.parquet")
     out.print(f"failed files: {output}/errors/*.parquet")
     out.print(f"record:       {output}/run.json")

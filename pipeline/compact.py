@@ -31,7 +31,7 @@ from pipeline.schemas import TABLES
 
 COMPACTION: Final = "compaction.json"
 FILE_BYTES: Final = 256 << 20
-ROW_GROUP_ROWS: Final = 1 << 16
+ROW_GROUP_ROWS: Final = 1 << 15
 
 
 def read_compaction(run: str) -> list[DataFile] | None:
@@ -91,7 +91,7 @@ def compact_group(run: str, table: str, files: Sequence[DataFile]) -> DataFile:
 
 
 def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Batches joined to `ROW_GROUP_ROWS` rows or a little more: small row groups are read as slowly as small files."""
+    """Batches joined to at least `ROW_GROUP_ROWS` rows: small row groups are read as slowly as small files."""
     held: list[pa.RecordBatch] = []
     for batch in batches:
         held.append(batch)

@@ -2,7 +2,8 @@
 
 `here` is the run that is looked at, `baseline` the one that it is held against; every difference is here - baseline,
 so that a negative one is an improvement. Utterances that only one run has, or whose references differ, are counted
-and left out. Pairs are held in memory: about 100 bytes each.
+and left out; so is one that failed in either, which is why a gate asks for `failed` beside `wer`. Pairs are held in
+memory: about 100 bytes each.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import UsageError
-from pipeline.evaluate import BATCH_ROWS, EvaluationSettings, regrouped, required_columns, unit_name
+from pipeline.evaluate import READING, EvaluationSettings, regrouped, required_columns, unit_name
 from pipeline.references import load_references
 from pipeline.run import Run
 from pipeline.scoring import Scoring, score
@@ -41,7 +42,8 @@ class Comparison:
         only_here: scored utterances that only this run has.
         only_baseline: scored utterances that only the baseline has.
         reference_differs: utterances that both have, with different references.
-        rates: by metric (wer, cer, ser), (here, baseline) over the pairs.
+        rates: by metric (wer, cer, ser), (here, baseline) over the pairs; both over the length of the references here,
+            which can differ from the baseline's where there are alternatives.
         bootstraps: by metric.
         tests: matched pairs over words, McNemar over sentences.
         unit: what the bootstraps draw from.
@@ -138,17 +140,19 @@ def _scored(run: Run, scoring: Scoring, unit: str) -> pa.Table:
     references = [load_references(uri) for uri in scoring.references]
     columns = required_columns(EvaluationSettings(unit=unit), scoring, stored)
     columns = list(dict.fromkeys(["utt_id", *columns, *scoring.sources(stored, texts=True)]))
-    batches = run.dataset("transcripts").to_batches(columns=columns, batch_size=BATCH_ROWS)
+    batches = run.dataset("transcripts").to_batches(columns=columns, **READING)
     tables = []
     for rows in regrouped(batches):
         counts = score(rows, scoring, stored, references)
         summands = counted(rows, counts)
         kinds, names = units_of(rows, unit)
-        texts = counts["normalized_reference"].to_pylist()
+        # References of files are the same for both runs, also where each of them suits another alternative best.
+        texts = [] if references else counts["normalized_reference"].to_pylist()
+        digests = [None if text is None else hash(text) for text in texts] or [0] * rows.num_rows
         table = pa.table(
             {
                 "utt_id": rows["utt_id"],
-                "reference": pa.array([None if text is None else hash(text) for text in texts], pa.int64()),
+                "reference": pa.array(digests, pa.int64()),
                 "word_errors": summands["word_errors"],
                 "ref_words": summands["ref_words"],
                 "char_errors": summands["char_errors"],
@@ -156,7 +160,7 @@ def _scored(run: Run, scoring: Scoring, unit: str) -> pa.Table:
                 "wrong": summands["sentence_errors"],
                 "one": summands["scored"],
                 "unit_kind": kinds,
-                "unit": names,
+                "unit": names.dictionary_decode(),
             }
         )
         tables.append(table.filter(pc.is_valid(table["word_errors"])))

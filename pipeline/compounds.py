@@ -2,8 +2,9 @@
 
 `ice cream` for `icecream`, or `data base` for `database`, are one spelling of the same speech. Before counting, the
 hypothesis is parted like the reference where the letters are the same, by the alignment with the fewest word errors;
-then it is counted like any other, so that all the algebra of counts stays as it is. After the rule that NIST's scoring
-expresses with its lists of alternative spellings, without a list.
+then it is counted like any other, so that all the algebra of counts stays as it is. Word errors can only fall;
+character errors can rise, where the cheapest alignment of words is another than that of characters. After the rule
+that NIST's scoring expresses with its lists of alternative spellings, without a list.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from pipeline.statistics import Interval, rate_interval
 from pipeline.tally import (
     COUNT_NAMES,
     DURATION_EDGES,
+    KEY,
     RATE_EDGES,
     SUMS,
     UNITS,
@@ -38,7 +39,9 @@ from pipeline.tally import (
     units_of,
 )
 
-BATCH_ROWS: Final = 1 << 18
+BATCH_ROWS: Final = 1 << 19
+READING: Final[Mapping[str, int]] = {"batch_size": 1 << 16, "batch_readahead": 8, "fragment_readahead": 4}
+"""Of Arrow's scanner, whose own measure would read a good part of a large run ahead."""
 FILES_PER_TASK: Final = 64
 MAX_INTERVALS: Final = 1000
 """Groups of a grouping beyond which none of them gets an interval: a bootstrap each would take hours."""
@@ -343,10 +346,16 @@ def _tallied(
     kinds, names = units_of(rows, settings.unit)
     word_units = unit_keys(kinds, names, summands["word_errors"], summands["ref_words"])
     char_units = unit_keys(kinds, names, summands["char_errors"], summands["ref_chars"])
+    words, chars = (*_UNIT_SUMS, "sentence_errors"), ("scored", "char_errors", "ref_chars")
+    if names.null_count:
+        by_unit = {"words": tally(summands, word_units, words), "chars": tally(summands, char_units, chars)}
+    else:  # no utterance is its own unit, so both are tallied by the same keys, at once
+        both = tally(summands, word_units, tuple(dict.fromkeys(words + chars)))
+        keys = [name for name in both.column_names if name.startswith(KEY)]
+        by_unit = {"words": both.select([*keys, *words]), "chars": both.select([*keys, *chars])}
     tallies = {
+        **by_unit,
         "corpus": tally(summands, {}),
-        "words": tally(summands, word_units, (*_UNIT_SUMS, "sentence_errors")),
-        "chars": tally(summands, char_units, ("scored", "char_errors", "ref_chars")),
         "rates": tally(summands, {"rate": own_rate_bins(summands)}, ("scored",)),
     }
     for by in settings.by:
@@ -391,8 +400,9 @@ def regrouped(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
 
 def _cut(batches: list[pa.RecordBatch]) -> Iterator[pa.Table]:
     table = pa.Table.from_batches(batches)
-    for start in range(0, table.num_rows, BATCH_ROWS):
-        yield table.slice(start, BATCH_ROWS).combine_chunks()
+    rows = BATCH_ROWS if table.num_rows >= 2 * BATCH_ROWS else max(table.num_rows, 1)  # no tail of a few rows
+    for start in range(0, table.num_rows, rows):
+        yield table.slice(start, rows).combine_chunks()
 
 
 def _met(rows: pa.Table, references: Sequence[References]) -> tuple[tuple[npt.NDArray[np.bool_], ...], list[str]]:
@@ -567,7 +577,7 @@ def _tally_files(
     files: Sequence[str],
     references: Sequence[References],
 ) -> Tallies:
-    batches = open_files(run, "transcripts", files).to_batches(columns=columns, batch_size=BATCH_ROWS)
+    batches = open_files(run, "transcripts", files).to_batches(columns=columns, **READING)
     return tally_batches(batches, settings, scoring, stored_normalizer, references, edges)
 
 

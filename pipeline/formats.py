@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 NONE: Final = "–"
@@ -75,7 +76,7 @@ def span(seconds: float | None) -> str:
 
 def moment(iso: str | None) -> str:
     """`2026-11-22 19:00:00 UTC`."""
-    return NONE if iso is None else iso.replace("T", " ").replace("Z", " UTC")
+    return NONE if iso is None else f"{datetime.fromisoformat(iso).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _signed(text: str) -> str:

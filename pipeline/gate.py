@@ -23,7 +23,7 @@ from pipeline.evaluate import Evaluation
 from pipeline.labels import LabelEvaluation
 
 _DIGITS: Final = 9  # of percent that count: 100 * 0.07 is not 7, and must not be above it
-_NUMBER: Final = r"\d+(?:\.\d+)?"
+_NUMBER: Final = r"[0-9]+(?:\.[0-9]+)?"
 _CONDITION: Final = re.compile(
     rf"\s*(?P<metric>[A-Za-z_][\w.\-]*)\s*(?P<op>>=|<=|>|<)\s*"
     rf"(?:(?P<number>-?{_NUMBER})|(?P<baseline>baseline)(?:\s*(?P<sign>[+*-])\s*(?P<change>{_NUMBER}))?)\s*%?\s*"

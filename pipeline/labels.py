@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.classification import Calibration, LabelCounts, ScoreHistogram, calibrate, count_labels, score_histogram
-from pipeline.evaluate import BATCH_ROWS, EvaluationSettings, regrouped, unit_name
+from pipeline.evaluate import READING, EvaluationSettings, regrouped, unit_name
 from pipeline.references import References, load_references
 from pipeline.run import Run
 from pipeline.statistics import Interval, rate_interval
@@ -59,6 +59,7 @@ class _Sums:
 
     counts: LabelCounts = field(default_factory=LabelCounts.zero)
     no_reference: int = 0
+    given: set[str] = field(default_factory=set)
     known: set[str] = field(default_factory=set)
     calibration: Calibration = field(default_factory=Calibration.zero)
     scores: dict[str, ScoreHistogram] = field(default_factory=dict)
@@ -78,7 +79,7 @@ def evaluate_labels(run: Run, settings: EvaluationSettings | None = None) -> tup
     files = [load_references(uri) for uri in settings.scoring.references] if settings.scoring else []
     columns = ["task", "label", "score", "top_k", "reference_label", *unit_sources(settings.unit)]
     columns += ["utt_id"] if files else []
-    batches = run.dataset("labels").to_batches(columns=list(dict.fromkeys(columns)), batch_size=BATCH_ROWS)
+    batches = run.dataset("labels").to_batches(columns=list(dict.fromkeys(columns)), **READING)
     return evaluate_label_rows(batches, settings, files)
 
 
@@ -92,17 +93,19 @@ def evaluate_label_rows(
         table = rows.set_column(rows.column_names.index("reference_label"), "reference_label", references)
         for task in pc.unique(table["task"]).to_pylist():
             of_task = table.filter(pc.equal(table["task"], task)).combine_chunks()
-            if not pc.all(pc.equal(of_task["label"], REGRESSION_LABEL)).as_py():
-                _add(tasks.setdefault(task, _Sums()), of_task, settings)
-    return tuple(_evaluation(task, tasks[task], settings) for task in sorted(tasks))
+            _add(tasks.setdefault(task, _Sums()), of_task, settings)
+    classifiers = [task for task in sorted(tasks) if tasks[task].given != {REGRESSION_LABEL}]
+    return tuple(_evaluation(task, tasks[task], settings) for task in classifiers)
 
 
 def _reference_labels(rows: pa.Table, files: Sequence[References]) -> pa.Array:
-    given = [file.taken(file.labels, file.rows_of(rows["utt_id"])) for file in files]
+    """Those of the files that have labels; without such a file, the stored ones."""
+    given = [file.taken(file.labels, file.rows_of(rows["utt_id"])) for file in files if any(file.labels)]
     return pc.coalesce(*given) if given else rows["reference_label"].combine_chunks()
 
 
 def _add(sums: _Sums, rows: pa.Table, settings: EvaluationSettings) -> None:
+    sums.given |= set(pc.unique(rows["label"]).to_pylist())
     known = pc.is_valid(rows["reference_label"])
     sums.no_reference += rows.num_rows - pc.sum(known, min_count=0).as_py()
     scored = rows.filter(known).combine_chunks()

@@ -26,6 +26,9 @@ from pipeline.errors import AudioError, UsageError
 from pipeline.manifest import UtteranceMeta, parse_meta, relative_id, split_rows
 
 EXAMPLES: Final = 10
+_NAMES: Final = frozenset(
+    ["utt_id", "id", "audio_filepath", "text", "transcription", "transcript", "sentence", "label"]
+)
 _TABLES: Final = {".csv": ",", ".tsv": "\t"}
 
 
@@ -104,7 +107,8 @@ def _rows(uri: str) -> Iterator[tuple[str, str | None, str | None]]:
     kind = posixpath.splitext(uri)[1].lower()
     if kind == ".parquet":
         with storage.open_read(uri) as file:
-            table = pq.read_table(file)
+            parquet = pq.ParquetFile(file)  # of which audio may be a column: only what is asked for is read
+            table = parquet.read([name for name in parquet.schema_arrow.names if name in _NAMES])
         yield from _identified(_spelt(table), uri)
     elif kind in (".jsonl", ".json"):
         data = storage.fetch(uri)

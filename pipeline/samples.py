@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Final
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,8 @@ from pipeline.references import References, load_references
 from pipeline.run import Run
 from pipeline.scoring import Scoring, score
 
-_BATCH: Final = 4096
+_GROUPS: Final = 16
+"""Row groups that a sample is drawn from, at least, where there are so many."""
 
 
 def rows_by_id(run: Run, utt_ids: Sequence[str], columns: Sequence[str], scoring: Scoring) -> pa.Table:
@@ -36,36 +38,57 @@ def rows_by_id(run: Run, utt_ids: Sequence[str], columns: Sequence[str], scoring
 
 
 def sampled_rows(run: Run, table: str, columns: Sequence[str], rows: int, seed: int = 0) -> tuple[pa.Table, int]:
-    """A sample of about `rows` rows and the number that it was drawn from: whole row groups, in a seeded random order.
+    """A seeded sample of `rows` rows, and the number that it was drawn from; all of them where there are no more.
 
-    All rows where there are no more than that. Rows that lie together are drawn together, so that the work is bounded
-    by the sample and not by the run.
+    Random rows of a few random row groups: the work is bounded by the sample and not by the run.
     """
-    total = run.rows(table)
-    pieces: list[pa.Table] = []
-    held = 0
-    for batch in _shuffled(run.dataset(table), columns, seed):
-        pieces.append(pa.Table.from_batches([batch]))
-        held += batch.num_rows
-        if held >= rows:
-            break
-    found = pa.concat_tables(pieces) if pieces else run.dataset(table).schema.empty_table().select(list(columns))
-    return found.slice(0, rows), total
+    dataset = run.dataset(table)
+    found = [dataset.schema.empty_table().select(list(columns))]
+    found += _drawn(dataset, columns, rows, seed, lambda drawn: drawn)
+    return pa.concat_tables(found).slice(0, rows), run.rows(table)
 
 
 def wrong_rows(run: Run, scoring: Scoring, rows: int, seed: int = 0) -> list[tuple[str, str, str]]:
     """(utt_id, normalised reference, normalised text) of at most `rows` utterances with errors, drawn as above."""
     stored, references = run.record["config"]["normalizer"], _load(scoring)
     columns = list(dict.fromkeys(["utt_id", *scoring.sources(stored, texts=True)]))
-    found: list[tuple[str, str, str]] = []
-    for batch in _shuffled(run.dataset("transcripts"), columns, seed):
-        table = _scored(pa.Table.from_batches([batch]), scoring, stored, references)
-        wrong = table.filter(pc.not_equal(table["normalized_reference"], table["normalized_text"]))
-        texts = (wrong[name].to_pylist() for name in ("utt_id", "normalized_reference", "normalized_text"))
-        found += zip(*texts, strict=True)
-        if len(found) >= rows:
-            break
-    return found[:rows]
+
+    def wrong(drawn: pa.Table) -> pa.Table:
+        table = _scored(drawn, scoring, stored, references)
+        table = table.filter(pc.not_equal(table["normalized_reference"], table["normalized_text"]))
+        return table.select(["utt_id", "normalized_reference", "normalized_text"])
+
+    found = _drawn(run.dataset("transcripts"), columns, rows, seed, wrong)
+    texts = (zip(*(column.to_pylist() for column in table.columns), strict=True) for table in found)
+    return list(itertools.chain.from_iterable(texts))[:rows]
+
+
+def _drawn(
+    dataset: pads.Dataset, columns: Sequence[str], rows: int, seed: int, keep: Callable[[pa.Table], pa.Table]
+) -> list[pa.Table]:
+    """Rows that `keep` keeps, `rows` of them or somewhat more: a share of each row group at first, so that a sample is
+    not a run of neighbours, then what is left of them."""
+    share = -(-rows // _GROUPS)
+    found: list[pa.Table] = []
+    held = 0
+    for part in (slice(None, share), slice(share, None)):
+        for number, group in enumerate(_row_groups(dataset, seed)):
+            if held >= rows:
+                return found
+            table = keep(group.to_table(schema=dataset.schema, columns=list(columns)))
+            at = np.random.default_rng([seed, number]).permutation(table.num_rows)[part]
+            found.append(table.take(np.sort(at)))
+            held += len(at)
+    return found
+
+
+def _row_groups(dataset: pads.Dataset, seed: int) -> Iterator[Any]:
+    """All row groups in a seeded random order; files are opened as they come."""
+    files = list(dataset.get_fragments()) if isinstance(dataset, pads.FileSystemDataset) else []  # else it has no rows
+    rng = np.random.default_rng(seed)
+    for file in rng.permutation(len(files)):
+        groups = files[file].split_by_row_group()
+        yield from (groups[at] for at in rng.permutation(len(groups)))
 
 
 def _load(scoring: Scoring) -> list[References]:
@@ -78,15 +101,3 @@ def _scored(rows: pa.Table, scoring: Scoring, stored: str, references: Sequence[
             rows = rows.drop_columns(name)
         rows = rows.append_column(name, values)
     return rows
-
-
-def _shuffled(dataset: pads.Dataset, columns: Sequence[str], seed: int) -> Iterator[pa.RecordBatch]:
-    """Batches of at most `_BATCH` rows from row groups in random order."""
-    if not isinstance(dataset, pads.FileSystemDataset):  # a run without such rows
-        return
-    files = list(dataset.get_fragments())
-    rng = np.random.default_rng(seed)
-    for file in rng.permutation(len(files)):
-        groups = files[file].split_by_row_group()
-        for group in rng.permutation(len(groups)):
-            yield from groups[group].to_batches(schema=dataset.schema, columns=list(columns), batch_size=_BATCH)

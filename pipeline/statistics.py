@@ -295,8 +295,9 @@ def paired_bootstrap(
     `BOOTSTRAP_UNITS` its normal approximation, Phi(-difference / standard error). Swapping a and b mirrors
     all three.
 
-    Where no unit's runs differ, or all by the same rate r, the interval is r -+ p, p being Clopper-Pearson's
-    bound of the share of units that would: see `rate_interval`.
+    Where all units' runs differ by the same rate r, the interval is r -+ p, p being Clopper-Pearson's bound of the
+    share of units that would not: see `rate_interval`. Where no unit's differ there is no interval, since runs that
+    are the same are no sample of a difference, and the probability is 0.5.
 
     Source: Bisani & Ney 2004, Bootstrap estimates for confidence intervals in ASR performance evaluation.
 
@@ -324,6 +325,8 @@ def paired_bootstrap(
     if not ratio.has_interval:
         return PairedBootstrap(difference, None, None, ratio.units)
     if ratio.is_constant:
+        if not difference:
+            return PairedBootstrap(difference, None, 0.5, ratio.units)
         unseen = _unseen_share(ratio.units, level)
         interval = Interval(ratio.rate - unseen, ratio.rate + unseen, level, ratio.units, _UNSEEN)
         return PairedBootstrap(difference, interval, 0.5 * (1 - float(np.sign(ratio.rate))), ratio.units)

@@ -78,7 +78,7 @@ def _errors(counts: dict[str, pa.Array], prefix: str) -> pa.Array:
 
 
 def units_of(table: pa.Table, unit: str) -> tuple[pa.Array, pa.Array]:
-    """The unit of each row: its kind, an index of `UNITS`, and its name; null where the utterance is its own.
+    """The unit of each row: its kind, an index of `UNITS`, and its name, coded; null where the utterance is its own.
 
     Args:
         table: rows, with the columns of `unit_sources(unit)`.
@@ -93,7 +93,7 @@ def units_of(table: pa.Table, unit: str) -> tuple[pa.Array, pa.Array]:
         speakers = _plain(table["speaker"])
         names = pc.coalesce(speakers, names)
         kinds = pc.if_else(pc.is_valid(speakers), pa.scalar(UNITS.index("speaker"), pa.int8()), kinds)
-    return kinds, names
+    return kinds, names.dictionary_encode()
 
 
 def unit_keys(kinds: pa.Array, names: pa.Array, errors: pa.Array, reference: pa.Array) -> dict[str, pa.Array]:
@@ -213,8 +213,10 @@ def merge(tallies: Sequence[pa.Table], keys: Sequence[str] | None = None) -> pa.
 def _grouped(table: pa.Table, names: list[str], sums: list[str]) -> pa.Table:
     words: dict[str, pa.Array] = {}
     for name in names:  # numbers are grouped several times as fast as texts
-        if pa.types.is_string(table.schema.field(name).type):
-            coded = _plain(table[name]).dictionary_encode()
+        kind = table.schema.field(name).type
+        if pa.types.is_string(kind) or pa.types.is_dictionary(kind):
+            column = _plain(table[name])
+            coded = column if pa.types.is_dictionary(kind) else column.dictionary_encode()
             words[name] = coded.dictionary
             table = table.set_column(table.column_names.index(name), name, coded.indices)
     grouped = table.group_by(names).aggregate([(name, "sum", _EMPTY_IS_ZERO) for name in sums])

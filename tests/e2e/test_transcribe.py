@@ -10,6 +10,7 @@ import threading
 import time
 
 import numpy as np
+import pyarrow.dataset as pads
 import pytest
 import ray
 import soundfile
@@ -260,21 +261,48 @@ def test_a_signal_stops_the_command_cleanly(signum, tmp_path, corpus, small_ctc)
 
 
 def test_a_part_that_was_half_committed_is_taken_up_where_it_was(tmp_path, local_ray, corpus, small_ctc):
-    run = transcribe(corpus, tmp_path / "run", small_ctc, chunk_rows=5)
-    want = corpora.rows_of(run)
+    want = corpora.rows_of(transcribe(corpus, tmp_path / "whole", small_ctc, chunk_rows=5))
+    with pytest.MonkeyPatch.context() as patch:  # ends before its files are compacted, as a driver killed there does
+        patch.setattr(driver, "_finish", lambda run: run.save(status="failed"))
+        transcribe(corpus, tmp_path / "run", small_ctc, chunk_rows=5)
     commits = sorted((tmp_path / "run").glob("commits/*/*.json"))
     kept = {path: path.stat().st_mtime_ns for path in commits[::2]}
     for path in commits[1::2]:
         path.unlink()
-    run.save(status="failed")
 
     again = transcribe(corpus, tmp_path / "run", small_ctc, chunk_rows=5)
 
     assert corpora.rows_of(again) == want
     assert {path: path.stat().st_mtime_ns for path in kept} == kept, "a committed chunk was done again"
-    named = {file.path for commit in again.commits() for file in commit.files}
     lying = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").glob("transcripts/*")}
-    assert lying == named, "orphans are removed when the run is done"
+    assert lying == {file.path for file in again.files()["transcripts"]}, "orphans are removed when the run is done"
+    assert len(lying) == 1, "the files of a run that is done are compacted"
+    globbed = pads.dataset([str(path) for path in (tmp_path / "run").glob("transcripts/*.parquet")])
+    assert globbed.count_rows() == len(want)
+
+
+@pytest.mark.parametrize("point", ["write_compaction", "remove_orphans"])
+def test_a_driver_that_dies_while_it_finishes_loses_and_doubles_nothing(point, tmp_path, local_ray, corpus, small_ctc):
+    class Killed(BaseException):
+        pass
+
+    def die(*_):
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver, point, die)
+        with pytest.raises(Killed):
+            transcribe(corpus, tmp_path / "run", small_ctc, chunk_rows=5)
+    left = pipeline.Run.open(tmp_path / "run")
+    assert left.status == "running"
+    rows = corpora.rows_of(left)
+
+    again = transcribe(corpus, tmp_path / "run", small_ctc, chunk_rows=5)
+
+    assert again.status == "done"
+    assert corpora.rows_of(again) == rows
+    lying = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").glob("transcripts/*")}
+    assert lying == {file.path for file in again.files()["transcripts"]}
 
 
 def test_the_command_resumes_and_reports(tmp_path, corpus, small_ctc):

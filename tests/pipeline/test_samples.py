@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 
 from pipeline import compact as compact_module
@@ -66,9 +68,24 @@ def test_every_part_of_the_run_can_be_drawn(run):
     assert len(drawn) >= 8  # of ten
 
 
-def test_a_sample_reads_no_more_row_groups_than_it_needs(run):
+def test_a_sample_is_no_run_of_neighbours(run):
     found, _ = sampled_rows(run, "transcripts", ["utt_id"], 2 * CHUNK)
-    assert len({utt_id[:5] for utt_id in ids(found)}) == 2
+    assert len({utt_id[:5] for utt_id in ids(found)}) == 10
+    numbers = [int(utt_id[1:]) for utt_id in ids(found)]
+    assert sum(b - a == 1 for a, b in pairwise(numbers)) < CHUNK
+
+
+def test_a_sample_reads_few_row_groups_of_many(rows, tmp_path):
+    run = runs.write_run(tmp_path / "run", runs.transcripts(rows), chunk_rows=10)
+    found, _ = sampled_rows(run, "transcripts", ["utt_id"], 32)
+    assert len({utt_id[:6] for utt_id in ids(found)}) == 16
+
+
+def test_uneven_row_groups_fill_a_sample_all_the_same(rows, tmp_path):
+    run = runs.write_run(tmp_path / "run", runs.transcripts(rows[:501]), chunk_rows=500)
+    for number in (1, 400, 501, 1000):
+        found, _ = sampled_rows(run, "transcripts", ["utt_id"], number)
+        assert len(set(ids(found))) == min(number, 501)
 
 
 def test_a_table_without_rows_gives_none(run):

@@ -382,8 +382,10 @@ def test_a_difference_covers_what_it_says():
 def test_runs_that_are_the_same_are_even(units):
     errors, words = np.arange(units) % 5, np.full(units, 9)
     same = paired_bootstrap(errors, errors, words)
-    assert (same.difference, same.probability_of_improvement) == (0, 0.5)
-    assert same.interval.high == -same.interval.low == pytest.approx(1 - 0.025 ** (1 / units))
+    assert (same.difference, same.interval, same.probability_of_improvement) == (0, None, 0.5)
+    worse = paired_bootstrap(errors + 9, errors, words)
+    unseen = 1 - 0.025 ** (1 / units)
+    assert (worse.interval.low, worse.interval.high) == pytest.approx((1 - unseen, 1 + unseen))
     assert paired_bootstrap(errors, errors + 9, words).probability_of_improvement == 1
     assert paired_bootstrap(errors + 9, errors, words).probability_of_improvement == 0
 

@@ -1,0 +1,178 @@
+"""evaluate, compare and report as a user calls them: what they print, write, and how they exit."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.console import run as run_app
+from jobs.main import app
+from pipeline.evaluate import EvaluationSettings, evaluate_run
+from tests import runs
+
+SPEAKERS = 12
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """`here` hears better than `there`, on the same references; `bare` has none."""
+    path = tmp_path_factory.mktemp("runs")
+    spoken = runs.random_rows(200, speakers=SPEAKERS, wrong=0.0, tags=json.dumps({"room": "hall"}))
+    noisy = runs.random_rows(200, speakers=SPEAKERS, wrong=0.0)
+    for index, row in enumerate(noisy):
+        if index % 3:
+            row["text"] += " <script>"
+    labels = [{"label": "yes", "reference_label": "yes" if i % 4 else "no", "speaker": f"s{i % 15}"} for i in range(60)]
+    runs.write_run(path / "here", runs.transcripts(spoken), runs.labels(labels), runs.errors([{}, {}]))
+    runs.write_run(path / "there", runs.transcripts(noisy))
+    runs.write_run(path / "bare", runs.transcripts([{"text": "one two"}, {"text": ""}]))
+    return path
+
+
+@pytest.fixture
+def sewd(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["sewd", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            run_app(app)
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.err
+        return ended.value.code, printed.out, printed.err
+
+    return call
+
+
+def test_evaluate_prints_rates_coverage_groups_and_labels_and_writes_them(sewd, folder):
+    code, out, _ = sewd("evaluate", folder / "there", "--by", "speaker,duration")
+    found = evaluate_run(runs.Run.open(folder / "there"), EvaluationSettings(by=("speaker", "duration")))
+    assert code == 0
+    assert f"{found.wer:.2%}" in out
+    interval = found.intervals["wer"]
+    assert f"{100 * interval.low:.2f}-{100 * interval.high:.2f}" in out
+    assert "coverage 100.00%: 200 scored, 0 without a reference, 0 failed" in out
+    assert f"95% over {SPEAKERS} units (speaker)" in out
+    assert "WER by speaker" in out
+    assert "WER by duration" in out
+    stored = pq.read_table(folder / "there" / "metrics" / "basic.parquet")
+    assert set(stored["scope"].to_pylist()) == {"corpus", "speaker", "duration"}
+
+    code, out, _ = sewd("evaluate", folder / "here")
+    assert code == 0
+    assert "keyword: accuracy 75.00%" in out
+    assert "coverage 99.01%: 200 scored, 0 without a reference, 2 failed" in out
+
+
+def test_numbers_are_whole_on_a_narrow_terminal(sewd, folder, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    _, out, _ = sewd("evaluate", folder / "there")
+    assert "…" not in out
+
+
+def test_evaluate_takes_other_references_and_names_what_does_not_fit(sewd, folder, tmp_path):
+    (tmp_path / "refs.jsonl").write_text(
+        "".join(json.dumps({"utt_id": f"u{index:06d}", "text": "nothing"}) + "\n" for index in (*range(150), 999))
+    )
+    code, out, _ = sewd("evaluate", folder / "here", "--refs", tmp_path / "refs.jsonl", "--compounds")
+    assert code == 0
+    assert "coverage 74.26%: 150 scored, 50 without a reference, 2 failed" in out
+    assert "50 utterances of the run have none and are not scored: u0001" in out
+    assert "1 utterances are not in the run: u000999" in out
+    assert (folder / "here" / "metrics" / "basic-compounds-refs.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("condition", "code"),
+    [("wer > 50", 0), ("wer >= 0", 4), ("coverage < 99.5", 4), ("accuracy.keyword < 75", 0), ("failed > 0.9", 4)],
+)
+def test_a_gate_decides_the_exit_code(sewd, folder, condition, code):
+    found, out, err = sewd("evaluate", folder / "here", "--fail-if", condition)
+    assert found == code
+    assert ("sewd: failed: " + condition in err) == (code == 4)
+    assert "WER" in out
+
+
+def test_a_gate_on_nothing_fails(sewd, folder):
+    code, _, err = sewd("evaluate", folder / "bare", "--fail-if", "wer > 50")
+    assert code == 4
+    assert "nothing to judge it by" in err
+
+
+def test_compare_prints_differences_tests_and_examples(sewd, folder):
+    code, out, _ = sewd("compare", folder / "here", folder / "there", "--fail-if", "wer > baseline + 0.2")
+    assert code == 0
+    assert "improved with" in out
+    assert "100.00%" in out
+    assert "McNemar: p = " in out
+    assert "better: 133 of 200 utterances" in out
+    assert "worse: 0 of 200 utterances" in out
+    assert "<script>" in out
+
+    code, _, err = sewd("compare", folder / "there", folder / "here", "--fail-if", "wer > baseline + 0.2")
+    assert code == 4
+    assert "failed: wer > baseline + 0.2: it is " in err
+
+
+@pytest.mark.parametrize("kind", ["html", "md", "json"])
+def test_report_writes_one_file_of_the_kind_that_its_name_says(sewd, folder, tmp_path, kind):
+    target = tmp_path / f"report.{kind}"
+    code, out, _ = sewd("report", folder / "there", "--baseline", folder / "here", "--output", target, "--by", "uri")
+    assert code == 0
+    assert str(target) in out.replace("\n", "")
+    text = target.read_text()
+    assert ("<script>" in text) == (kind == "json") or kind == "html"
+    found = evaluate_run(runs.Run.open(folder / "there"))
+    if kind == "json":
+        told = json.loads(text)
+        assert told["headline"][0]["rate"] == found.wer
+        assert told["groups"][0]["by"] == "uri"
+    else:
+        assert f"{100 * found.wer:.1f}" in text
+
+
+def test_report_lies_beside_the_run_unless_told_otherwise_and_keeps_the_gate(sewd, folder):
+    code, _, err = sewd("report", folder / "here", "--fail-if", "failed > 0.5", "--cost-per-hour", "2.5")
+    assert code == 4
+    assert "failed > 0.5" in err
+    page = (folder / "here" / "report.html").read_text()
+    assert "fail if failed &gt; 0.5" in page
+    assert "USD" in page
+
+
+def test_report_of_a_corpus_without_references(sewd, folder, tmp_path):
+    for options in ([], ["--corpus"]):
+        code, _, _ = sewd("report", folder / "bare", "--output", tmp_path / "r.json", *options)
+        told = json.loads((tmp_path / "r.json").read_text())
+        assert code == 0
+        assert (told["headline"], told["worst"], told["corpus"]["utterances"]) == ([], None, 2)
+    sewd("report", folder / "here", "--output", tmp_path / "r.json", "--corpus")
+    told = json.loads((tmp_path / "r.json").read_text())
+    assert (told["headline"], told["classification"], told["corpus"]["utterances"]) == ([], [], 200)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["evaluate", "HERE", "--by", "colour"], ["cannot group by 'colour'", "speaker"]),
+        (["evaluate", "HERE", "--unit", "word"], ["there is no unit 'word'", "recording"]),
+        (["evaluate", "HERE", "--level", "95"], ["level"]),
+        (["evaluate", "HERE", "--normalizer", "odd"], ["odd", "basic, none"]),
+        (["evaluate", "HERE", "--refs", "nowhere.jsonl"], ["no references at", "nowhere.jsonl"]),
+        (["evaluate", "HERE", "--fail-if", "good"], ["'good' is no condition"]),
+        (["evaluate", "HERE", "--fail-if", "wer > baseline"], ["needs a baseline"]),
+        (["evaluate", "HERE", "--fail-if", "speed > 1"], ["no metric 'speed'", "wer"]),
+        (["compare", "HERE", "nowhere"], ["no run at", "nowhere"]),
+        (["compare", "HERE", "BARE"], ["bare", "no scored utterance"]),
+        (["report", "HERE", "--output", "report.pdf"], ["report.pdf", ".html, .md, .json"]),
+    ],
+)
+def test_what_makes_no_sense_is_one_line(sewd, folder, arguments, words):
+    paths = {"HERE": folder / "here", "BARE": folder / "bare"}
+    code, _, err = sewd(*(paths.get(argument, argument) for argument in arguments))
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1
+    for word in words:
+        assert word in err
