@@ -111,7 +111,14 @@ def _worker(values: Mapping[str, Any]) -> dict[str, Any] | str:
         wrapped: torch.nn.Module = prepare_model(model, parallel_strategy_kwargs={"find_unused_parameters": True})
         return wrapped
 
-    worker = Worker(context.get_world_rank(), context.get_world_size(), get_device(), wrap)
+    def agree(flag: bool) -> bool:
+        if context.get_world_size() == 1:
+            return flag
+        told = torch.tensor([flag], dtype=torch.int32, device=get_device())
+        torch.distributed.broadcast(told, src=0)
+        return bool(told.item())
+
+    worker = Worker(context.get_world_rank(), context.get_world_size(), get_device(), wrap, agree)
     try:
         return train(settings_of(values), worker)
     except (UsageError, CheckpointError) as error:

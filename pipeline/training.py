@@ -64,6 +64,7 @@ MODEL_DIRECTORY: Final = "model"  # the best by validation
 LAST_DIRECTORY: Final = "last"
 CHECKPOINT_DIRECTORY: Final = "checkpoints"
 _KEPT_CHECKPOINTS: Final = 2
+_REPORTED_EVERY: Final = 20  # steps
 _SHOWN_EVERY_S: Final = 20.0
 _MEL_WARMUP: Final = 20  # steps
 _MIN_LR_SHARE: Final = 0.05  # where the schedule ends; the tri-stage schedule of wav2vec 2.0
@@ -167,12 +168,21 @@ class Scores:
 
 @dataclass(frozen=True)
 class Worker:
-    """This process among those that train together; `wrap` makes the model data-parallel."""
+    """This process among those that train together.
+
+    Attributes:
+        rank: its number; 0 measures, writes and decides.
+        size: how many there are.
+        device: to compute on.
+        wrap: makes the model data-parallel.
+        agree: gives every worker what worker 0 says.
+    """
 
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     wrap: Callable[[nn.Module], nn.Module] = lambda model: model
+    agree: Callable[[bool], bool] = lambda flag: flag
 
 
 @dataclass
@@ -413,7 +423,55 @@ def train(
         CheckpointError: `init` does not load.
         RunFailedError: audio cannot be read, or the loss is not finite.
     """
-    worker = worker or Worker()
+    run = _prepare(settings, worker or Worker(), report)
+    progress, writes = run.progress, run.worker.rank == 0
+    began = time.monotonic()
+    batches = training_batches(run.store, run.coding, settings.data, run.worker, (progress.epoch, progress.batch))
+    stopped = progress.stale >= (settings.patience or math.inf)
+    with ahead(batches, settings.prefetch) as source:
+        while progress.step < settings.steps and not stopped:
+            row = _step(run, source)
+            run.log.add(row)
+            run.log.flush_sometimes()
+            if progress.step % _REPORTED_EVERY == 0:
+                report(describe(row))
+            last = progress.step == settings.steps
+            out_of_time = False
+            if settings.stop_after_s is not None:
+                out_of_time = run.worker.agree(time.monotonic() - began > settings.stop_after_s)
+            measured = bool(settings.valid) and (progress.step % settings.valid_every == 0 or last)
+            if measured:
+                stopped = run.worker.agree(writes and _measure(run))
+            if writes and (measured or last or out_of_time or progress.step % settings.checkpoint_every == 0):
+                run.log.flush()
+                save_checkpoint(settings.output, progress, run.model, run.optimizer)
+            if out_of_time and not last:
+                return {**dataclasses.asdict(progress), "finished": False}
+    if writes:
+        _save(run, LAST_DIRECTORY)
+        if not settings.valid:
+            _save(run, MODEL_DIRECTORY)
+    return {**dataclasses.asdict(progress), "finished": True}
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a training works with from its first step to its last."""
+
+    settings: TrainSettings
+    worker: Worker
+    report: Callable[[str], None]
+    store: ClipStore
+    valid: Mapping[str, ClipStore]
+    model: TrainingModel
+    wrapped: nn.Module
+    coding: Coding
+    optimizer: torch.optim.Optimizer
+    progress: _Progress
+    log: _Log
+
+
+def _prepare(settings: TrainSettings, worker: Worker, report: Callable[[str], None]) -> _Run:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     check_settings(settings)
@@ -430,55 +488,25 @@ def train(
     optimizer = make_optimizer(model, settings)
     progress = load_checkpoint(settings.output, model, optimizer, worker.device) or _Progress()
     log = _Log(settings.output, progress.step, active=worker.rank == 0)
-    wrapped = worker.wrap(model)
     hours = sum(clip.duration_s * clip.weight for clip in store.clips) / 3600
     size = sum(parameter.numel() for parameter in model.parameters())
     report(f"{len(store)} clips, {hours:.2f} h an epoch, {size / 1e6:.2f} M parameters, from step {progress.step}")
-
-    def save(name: str) -> None:
-        target = storage.join(settings.output, name)
-        save_model(target, merged_state(model), model.config, start.tokenizer, start.features, settings.save_dtype)
-
-    began = time.monotonic()
-    batches = training_batches(store, coding, settings.data, worker, (progress.epoch, progress.batch))
-    stopped = progress.stale >= (settings.patience or math.inf)
-    with ahead(batches, settings.prefetch) as source:
-        while progress.step < settings.steps and not stopped:
-            row = _step(wrapped, optimizer, source, progress, settings, worker)
-            log.add(row)
-            step = progress.step
-            last = step == settings.steps
-            log.flush_sometimes()
-            if step % 20 == 0:
-                report(describe(row))
-            out_of_time = settings.stop_after_s is not None and time.monotonic() - began > settings.stop_after_s
-            measured = settings.valid and (step % settings.valid_every == 0 or last)
-            if measured and worker.rank == 0:
-                stopped = _measure(model, valid, coding, progress, settings, worker, log, report, save)
-            if worker.rank == 0 and (measured or last or out_of_time or step % settings.checkpoint_every == 0):
-                log.flush()
-                save_checkpoint(settings.output, progress, model, optimizer)
-            if out_of_time and not last:
-                return {**dataclasses.asdict(progress), "finished": False}
-    if worker.rank == 0:
-        save(LAST_DIRECTORY)
-        if not settings.valid:
-            save(MODEL_DIRECTORY)
-    return {**dataclasses.asdict(progress), "finished": True}
+    wrapped = worker.wrap(model)
+    return _Run(settings, worker, report, store, valid, model, wrapped, coding, optimizer, progress, log)
 
 
-def _step(
-    wrapped: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    source: Iterator[tuple[int, int, Batch]],
-    progress: _Progress,
-    settings: TrainSettings,
-    worker: Worker,
-) -> dict[str, Any]:
+def _save(run: _Run, name: str) -> None:
+    target, model = storage.join(run.settings.output, name), run.model
+    tokenizer, features = run.coding.tokenizer, run.coding.features
+    save_model(target, merged_state(model), model.config, tokenizer, features, run.settings.save_dtype)
+
+
+def _step(run: _Run, source: Iterator[tuple[int, int, Batch]]) -> dict[str, Any]:
     """One optimizer step; moves `progress` on and gives the log's row."""
     began = time.monotonic()
+    settings, worker, progress = run.settings, run.worker, run.progress
     rate = settings.learning_rate * rate_factor(progress.step, settings)
-    for group in optimizer.param_groups:
+    for group in run.optimizer.param_groups:
         group["lr"] = rate
     mel_only = progress.step < settings.mel_steps
     sums = np.zeros(4)
@@ -491,16 +519,16 @@ def _step(
         batch = batch.to(worker.device)
         torch.manual_seed(int(rng_of(settings.data.seed, "step", progress.step, micro, worker.rank).integers(2**62)))
         with _precision(settings, worker.device):
-            losses: Losses = wrapped(batch, mel_only=mel_only)
+            losses: Losses = run.wrapped(batch, mel_only=mel_only)
         loss = losses.ctc + settings.label_weight * losses.label + losses.mel
         torch.autograd.backward(loss / settings.accumulate)
         sums += [float(value.detach()) for value in (loss, losses.ctc, losses.label, losses.mel)]
-        audio_s += float(batch.attention_mask.sum()) / 16_000
-    norm = float(nn.utils.clip_grad_norm_(wrapped.parameters(), settings.clip_norm))
+        audio_s += float(batch.attention_mask.sum()) / run.coding.features.sampling_rate
+    norm = float(nn.utils.clip_grad_norm_(run.wrapped.parameters(), settings.clip_norm))
     if not math.isfinite(norm):
         raise RunFailedError(f"step {progress.step + 1}: the gradient is not finite: lower the learning rate")
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
     progress.step += 1
     values = dict(zip(("loss", "ctc", "label", "mel"), (sums / settings.accumulate).tolist(), strict=True))
     return {
@@ -515,34 +543,25 @@ def _step(
     }
 
 
-def _measure(
-    model: TrainingModel,
-    valid: Mapping[str, ClipStore],
-    coding: Coding,
-    progress: _Progress,
-    settings: TrainSettings,
-    worker: Worker,
-    log: _Log,
-    report: Callable[[str], None],
-    save: Callable[[str], None],
-) -> bool:
+def _measure(run: _Run) -> bool:
     """Validate, keep the weights if they are the best yet; True: patience is at its end."""
     began = time.monotonic()
+    progress, batch_s = run.progress, run.settings.data.batch_s
     scores = {
-        name: validate(model, store, coding, worker.device, settings.data.batch_s) for name, store in valid.items()
+        name: validate(run.model, store, run.coding, run.worker.device, batch_s) for name, store in run.valid.items()
     }
     error = sum(score.error for score in scores.values()) / len(scores)
     if error < progress.best:
         progress.best, progress.best_step, progress.stale = error, progress.step, 0
-        save(MODEL_DIRECTORY)
+        _save(run, MODEL_DIRECTORY)
     else:
         progress.stale += 1
     rows = {name: score.row() for name, score in scores.items()}
     wall_s = round(time.monotonic() - began, 1)
     row = {"step": progress.step, "valid": rows, "error": error, "best": progress.stale == 0, "wall_s": wall_s}
-    log.add(row)
-    report(describe(row))
-    return progress.stale >= (settings.patience or math.inf)
+    run.log.add(row)
+    run.report(describe(row))
+    return progress.stale >= (run.settings.patience or math.inf)
 
 
 def describe(row: Mapping[str, Any]) -> str:

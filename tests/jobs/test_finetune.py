@@ -46,6 +46,16 @@ def test_two_workers_train_together(corpus, tmp_path):
     assert len((run / "log.jsonl").read_text().splitlines()) == 3
 
 
+@pytest.mark.slow
+def test_two_workers_stop_together_when_patience_ends(corpus, tmp_path):
+    config, run = write_config(tmp_path), tmp_path / "run"
+    arguments = ("--train", corpus, "--valid", corpus, "--config", config, "-o", run, "--steps", 50, "--workers", 2)
+    done = sewd("finetune", *arguments, "--valid-every", 1, "--patience", 1, "--learning-rate", 1e-9, *NONE)
+    assert done.returncode == 0, done.stderr
+    measured = [row for row in map(json.loads, (run / "log.jsonl").read_text().splitlines()) if "valid" in row]
+    assert 2 <= len(measured) < 50
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
