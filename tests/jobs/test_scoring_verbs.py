@@ -54,7 +54,7 @@ def test_evaluate_prints_rates_coverage_groups_and_labels_and_writes_them(sewd, 
     interval = found.intervals["wer"]
     assert f"{100 * interval.low:.2f}-{100 * interval.high:.2f}" in out
     assert "coverage 100.00%: 200 scored, 0 without a reference, 0 failed" in out
-    assert f"95% over {SPEAKERS} units (speaker)" in out
+    assert f"95 % over {SPEAKERS} units (speaker)" in out
     assert "WER by speaker" in out
     assert "WER by duration" in out
     stored = pq.read_table(folder / "there" / "metrics" / "basic.parquet")

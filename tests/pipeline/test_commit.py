@@ -120,7 +120,7 @@ def test_killed_at_any_put_a_chunk_is_not_committed_and_readers_see_nothing_of_i
     write_chunk(run, commit_of(1, last=True), {"transcripts": transcripts("again"), "errors": errors})
     assert seen(run) == ["again", "before"]
     assert list_committed(run)[PART].done
-    left = remove_orphans(run, list(read_commits(run)))
+    left = remove_orphans(run, [file for commit in read_commits(run) for file in commit.files])
     assert left == (1 if killed_at > 1 else 0)  # `errors` has equal bytes, and so an equal name: it is no orphan
     assert seen(run) == ["again", "before"]
 
@@ -140,7 +140,7 @@ def test_two_attempts_with_different_bytes_leave_one_consistent_set(run):
     assert standing.attempt == "second"
     assert seen(run) == ["second"]
     assert len(stored(run)) == 3
-    assert remove_orphans(run, [standing]) == 1
+    assert remove_orphans(run, standing.files) == 1
     assert seen(run) == ["second"]
     assert stored(run) == sorted([standing.path, standing.files[0].path])
 
@@ -177,9 +177,9 @@ def test_orphans_and_what_killed_writers_left_are_removed_and_nothing_else(run):
     kept = ["run.json", "plan.parquet", "metrics/corpus-basic.parquet", "notes/mine.tmp"]
     for name in litter + kept:
         storage.put(f"{run}/{name}", b"x")
-    assert remove_orphans(run, [commit]) == len(litter)
+    assert remove_orphans(run, commit.files) == len(litter)
     assert stored(run) == sorted([*kept, commit.path, commit.files[0].path])
-    assert remove_orphans(run, [commit]) == 0
+    assert remove_orphans(run, commit.files) == 0
 
 
 @pytest.mark.parametrize(
