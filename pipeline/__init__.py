@@ -4,17 +4,18 @@ run = pipeline.transcribe(pipeline.RunConfig(inputs=("corpus/",), output="run", 
 pipeline.evaluate_run(run).wer
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import RunConfig
 from pipeline.errors import AudioError, ErrorCode, RunFailedError, StorageError, UsageError
-from pipeline.evaluate import Evaluation, EvaluationSettings, evaluate_run
-from pipeline.metrics import write_metrics
 from pipeline.run import Run
-from pipeline.scoring import Scoring
 
 if TYPE_CHECKING:
     from pipeline.driver import Progress, transcribe
+    from pipeline.evaluate import Evaluation, EvaluationSettings, evaluate_run
+    from pipeline.metrics import write_metrics
+    from pipeline.scoring import Scoring
 
 __all__ = [
     "AudioError",
@@ -33,11 +34,20 @@ __all__ = [
     "write_metrics",
 ]
 
+# Loaded when they are asked for: torch, Ray and scipy take seconds, which reading a run need not wait for, nor each of
+# a run's workers.
+_MODULES = {
+    "Evaluation": "evaluate",
+    "EvaluationSettings": "evaluate",
+    "Progress": "driver",
+    "Scoring": "scoring",
+    "evaluate_run": "evaluate",
+    "transcribe": "driver",
+    "write_metrics": "metrics",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """Load the driver when it is asked for: torch and Ray take seconds, which reading a run need not wait for."""
-    if name in ("Progress", "transcribe"):
-        from pipeline import driver  # noqa: PLC0415
-
-        return getattr(driver, name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"pipeline.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

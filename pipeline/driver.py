@@ -55,6 +55,7 @@ MIN_ROWS_FOR_RATE = 1_000
 # decoder would take at its word.
 MAX_DEATHS = 4
 MAX_ACTOR_RESTARTS = 20
+SMALL_RUN_BYTES = 32 << 20
 _WORKER_DEATHS = (WorkerCrashedError, RayActorError, OutOfMemoryError, NodeDiedError)
 RUNNING, STOPPED, FAILED, DONE = "running", "stopped", "failed", "done"
 
@@ -422,12 +423,15 @@ def _finish(run: Run) -> Run:
 
 
 def _compact(uri: str, commits: list[Commit]) -> list[DataFile]:
-    """Write the committed rows to few files: a Ray task for each of them."""
+    """Write the committed rows to few files: a Ray task for each of them, or here, where they are small."""
     task = ray.remote(compact_group).options(num_cpus=0.5, max_retries=MAX_DEATHS)
     ordered = sorted(commits, key=lambda commit: (commit.part_id, commit.chunk))
-    groups = groups_of(file for commit in ordered for file in commit.files)
+    files = [file for commit in ordered for file in commit.files]
+    if sum(file.size for file in files) < SMALL_RUN_BYTES:  # less work than workers for it would be
+        return [compact_group(uri, table, group) for table, group in groups_of(files)]
+    groups = groups_of(files)
     try:
-        return cast(list[DataFile], ray.get([task.remote(uri, table, files) for table, files in groups]))
+        return cast(list[DataFile], ray.get([task.remote(uri, table, group) for table, group in groups]))
     except RayError as error:
         if (ours := _ours(error)) is not None:
             raise ours from error
