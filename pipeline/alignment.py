@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import jiwer
 
 EXAMPLES: Final = 3
+_ROWS_PER_CALL: Final = 64
 
 Alignment = list[tuple[str, str, str]]
 """(op, reference words, hypothesis words) from left to right; op is equal, substitute, delete or insert."""
@@ -20,10 +21,20 @@ def align(reference: str, hypothesis: str) -> Alignment:
 
     A stretch of substitutions is given word for word; equal, deleted and inserted words as stretches.
     """
-    output = jiwer.process_words(reference, hypothesis)
-    words, found = output.references[0], output.hypotheses[0]
+    return next(align_rows([(reference, hypothesis)]))
+
+
+def align_rows(pairs: Sequence[tuple[str, str]]) -> Iterator[Alignment]:
+    """The alignment of each (reference, hypothesis), in their order; many at once take half the time."""
+    for start in range(0, len(pairs), _ROWS_PER_CALL):
+        references, hypotheses = map(list, zip(*pairs[start : start + _ROWS_PER_CALL], strict=True))
+        output = jiwer.process_words(references, hypotheses)
+        yield from map(_steps, output.references, output.hypotheses, output.alignments)
+
+
+def _steps(words: list[str], found: list[str], chunks: Iterable[jiwer.AlignmentChunk]) -> Alignment:
     steps: Alignment = []
-    for chunk in output.alignments[0]:
+    for chunk in chunks:
         wanted = words[chunk.ref_start_idx : chunk.ref_end_idx]
         heard = found[chunk.hyp_start_idx : chunk.hyp_end_idx]
         if chunk.type == "substitute":
@@ -43,7 +54,7 @@ class Confusion:
     examples: tuple[str, ...]
 
 
-def confusions(rows: Iterable[tuple[str, str, str]], top: int) -> dict[str, list[Confusion]]:
+def confusions(rows: Sequence[tuple[str, str, str]], top: int) -> dict[str, list[Confusion]]:
     """The most frequent substitutions, deletions and insertions of (utt_id, reference, hypothesis), normalised.
 
     Returns:
@@ -52,8 +63,9 @@ def confusions(rows: Iterable[tuple[str, str, str]], top: int) -> dict[str, list
     """
     counts: dict[str, Counter[tuple[str, str]]] = {"substitute": Counter(), "delete": Counter(), "insert": Counter()}
     shown: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for utt_id, reference, hypothesis in rows:
-        for op, wanted, found in align(reference, hypothesis):
+    alignments = align_rows([(reference, hypothesis) for _, reference, hypothesis in rows])
+    for (utt_id, _, _), alignment in zip(rows, alignments, strict=True):
+        for op, wanted, found in alignment:
             if op == "equal":
                 continue
             for pair in _pairs(op, wanted, found):

@@ -40,7 +40,7 @@ from pipeline.tally import (
     units_of,
 )
 
-BATCH_ROWS: Final = 1 << 19
+BATCH_ROWS: Final = 1 << 20
 READING: Final[Mapping[str, int]] = {"batch_size": 1 << 16, "batch_readahead": 8, "fragment_readahead": 4}
 """Of Arrow's scanner, whose own measure would read a good part of a large run ahead."""
 TASK_ROWS: Final = 1_000_000
