@@ -21,6 +21,7 @@ import pipeline
 from pipeline import driver
 from pipeline.cluster import Resources, data_context
 from pipeline.driver import _Execution, _load_models
+from pipeline.sink import TOP_K
 from tests import corpora
 from tests.command import command, sewd
 from tests.oracle import Reference, samples
@@ -114,7 +115,7 @@ def test_labels_are_transformers_labels_and_come_from_the_same_pass(
         assert row["task"] == "keyword"
         assert row["label"] == f"word{order[0]}"
         assert row["score"] == pytest.approx(probabilities.max().item(), abs=1e-5)
-        assert [top["label"] for top in row["top_k"]] == [f"word{index}" for index in order[:5]]
+        assert [top["label"] for top in row["top_k"]] == [f"word{index}" for index in order[:TOP_K]]
 
 
 def test_long_audio_is_cut_into_segments_that_tile_it(tmp_path, local_ray, small_ctc):
