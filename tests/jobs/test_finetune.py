@@ -20,6 +20,7 @@ def corpus(tmp_path_factory):
     return write_corpus(tmp_path_factory.mktemp("tones"), 20)
 
 
+@pytest.mark.slow
 def test_a_training_from_the_command_line(corpus, tmp_path):
     config, run = write_config(tmp_path), tmp_path / "run"
     arguments = ("finetune", "--train", corpus, "--valid", f"v={corpus}", "--config", config, "-o", run, *NONE)
