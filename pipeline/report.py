@@ -346,25 +346,35 @@ def _classification(labels: LabelEvaluation) -> dict[str, Any]:
 def _errors(run: Run, failed: int) -> list[dict[str, Any]]:
     """Failed rows by code, the most frequent first, with the decoder's words, in which numbers are masked.
 
-    From a sample, where there are very many; its shares are then those of all.
+    Codes are counted in all rows; examples and words come from a sample, where there are very many.
     """
     if not failed:
         return []
-    sample, total = sampled_rows(run, "errors", ["utt_id", "uri", "code", "message"], CORPUS_SAMPLED)
+    sample, _ = sampled_rows(run, "errors", ["utt_id", "uri", "code", "message"], CORPUS_SAMPLED)
+    codes = run.read(lambda files: _codes(run, files["errors"]))
     found = []
-    for code, drawn in Counter(sample["code"].to_pylist()).most_common():
+    for code, count in sorted(codes.items(), key=lambda item: (-item[1], item[0])):
         rows = sample.filter(pc.equal(sample["code"], code))
         words = Counter(re.sub(r"\d+(\.\d+)?", "#", message) for message in rows["message"].to_pylist())
         found.append(
             {
                 "code": code,
-                "count": round(drawn * total / sample.num_rows),
-                "share": drawn / sample.num_rows,
+                "count": count,
+                "share": count / failed,
                 "examples": rows.slice(0, EXAMPLES).select(["utt_id", "uri", "message"]).to_pylist(),
                 "messages": [{"message": text, "count": n} for text, n in words.most_common(EXAMPLES)],
             }
         )
     return found
+
+
+def _codes(run: Run, files: Sequence[DataFile]) -> Counter[str]:
+    """Failed rows by code."""
+    counts: Counter[str] = Counter()
+    dataset = open_files(run.uri, "errors", [file.path for file in files])
+    for batch in dataset.to_batches(columns=["code"], **READING):
+        counts.update({row["values"]: row["counts"] for row in pc.value_counts(batch["code"]).to_pylist()})
+    return counts
 
 
 def corpus(run: Run) -> dict[str, Any]:
