@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import socket
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,10 @@ LOCAL_OBJECT_STORE_BYTES = 2 * 2**30
 CONNECT_TIMEOUT_S = 10
 # What a decode task asks for beside CPU actors, which take the rest of the machine; torch threads are counted apart.
 SMALL_CPUS = 0.25
+# Writers at a time: a chunk is written in a fraction of its time in the model. Without a bound Ray starts, once an
+# actor ends and gives its CPUs back, a worker process for each chunk that waits, and they hold each other up.
+SINKS_A_CPU_ACTOR = 2
+SINKS_A_GPU_ACTOR = 4
 EPSILON = 1e-9  # ten tenths of a GPU are one
 
 
@@ -34,13 +39,14 @@ class Node:
 
 @dataclass(frozen=True)
 class Resources:
-    """Ray's resource requests of each stage, and torch threads an actor."""
+    """Ray's resource requests of each stage, tasks of the last stage at a time, and torch threads an actor."""
 
     actors: int
     actor_cpus: float
     actor_gpus: float
     read_cpus: float
     sink_cpus: float
+    sinks: int
     threads: int
 
 
@@ -88,7 +94,8 @@ def share_out(cpus: float, gpus: float, config: RunConfig, nodes: Sequence[Node]
             f"need {needed:g} CPUs, but Ray has {cpus:g} CPUs{_on(nodes)}: ask for fewer actors or fewer CPUs an actor"
         )
     threads = config.threads or max(1, int(smallest / together))
-    return Resources(actors, actor_cpus, actor_gpus, read_cpus, SMALL_CPUS, threads)
+    sinks = actors * (SINKS_A_GPU_ACTOR if actor_gpus else SINKS_A_CPU_ACTOR)
+    return Resources(actors, actor_cpus, actor_gpus, read_cpus, SMALL_CPUS, sinks, threads)
 
 
 def _together(actors: int, places: Sequence[Node], actor_gpus: float) -> int:
@@ -169,6 +176,8 @@ def _quiet() -> None:
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.CRITICAL)
+    # Fewer chunks than workers are no news.
+    warnings.filterwarnings("ignore", r"The (max|min)imum number of concurrent (tasks|actors)", UserWarning)
 
 
 def _start_local() -> None:

@@ -23,7 +23,7 @@ from typing import Any, cast
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayError, WorkerCrashedError
 from ray.util.annotations import RayDeprecationWarning
 
@@ -35,7 +35,7 @@ from pipeline.compact import compact_group, groups_of, read_compaction, write_co
 from pipeline.config import RunConfig, differences, fingerprint, make_config
 from pipeline.errors import InputChangedError, RunFailedError, StorageError, UsageError
 from pipeline.plan import plan
-from pipeline.read import ReadSettings, read_chunks
+from pipeline.read import ReadSettings, read_parts
 from pipeline.recognize import Recognizer, RecognizeSettings
 from pipeline.run import PLAN_FILE, RECORD, Run, Totals, now, write_plan
 from pipeline.sink import SinkSettings, write_chunks
@@ -342,7 +342,7 @@ class _Execution:
             warnings.simplefilter("ignore", RayDeprecationWarning)
             return (
                 ray.data.from_arrow(wave)
-                .map_batches(functools.partial(_read_stage, settings=read), num_cpus=r.read_cpus, **retries, **whole)
+                .map_batches(functools.partial(read_parts, settings=read), num_cpus=r.read_cpus, **retries, **whole)
                 .map_batches(
                     Recognizer,
                     fn_constructor_args=(recognize,),
@@ -353,7 +353,13 @@ class _Execution:
                     max_task_retries=MAX_DEATHS,
                     **whole,
                 )
-                .map_batches(functools.partial(write_chunks, settings=sink), num_cpus=r.sink_cpus, **retries, **whole)
+                .map_batches(
+                    functools.partial(write_chunks, settings=sink),
+                    num_cpus=r.sink_cpus,
+                    compute=TaskPoolStrategy(size=r.sinks),
+                    **retries,
+                    **whole,
+                )
             )
 
     def _check(self, totals: Totals, first_error: str | None) -> None:
@@ -365,11 +371,6 @@ class _Execution:
                 f"{totals.errors} of {rows} rows failed, more than --max-error-rate {self.config.max_error_rate:g}; "
                 f"by code: {totals.error_codes}"
             )
-
-
-def _read_stage(parts: pa.Table, settings: ReadSettings) -> Iterator[pa.Table]:
-    for part in parts.to_pylist():
-        yield from read_chunks(part, frozenset(part.pop("committed")), settings)
 
 
 def _totals_of(chunk: dict[str, Any]) -> Totals:

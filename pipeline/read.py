@@ -59,6 +59,12 @@ def worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
+def read_parts(parts: pa.Table, settings: ReadSettings) -> Iterator[pa.Table]:
+    """The chunks of a table of the plan's parts with the ordinals of their `committed` chunks; see `read_chunks`."""
+    for part in parts.to_pylist():
+        yield from read_chunks(part, frozenset(part.pop("committed")), settings)
+
+
 def read_chunks(part: dict[str, Any], committed: frozenset[int], settings: ReadSettings) -> Iterator[pa.Table]:
     """Read one part.
 

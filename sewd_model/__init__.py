@@ -11,19 +11,24 @@ those of the Hugging Face layout, read and written unchanged:
     text = tokenizer.decode(path.token_ids)
 """
 
-from sewd_model.checkpoint import backbone_digest, read_state_dict
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from sewd_model.config import InputTooShortError, SEWDConfig
 from sewd_model.ctc import CTCTokenizer, GreedyPath, Word, greedy_path, words
-from sewd_model.features import FeatureExtractor
 from sewd_model.files import CheckpointError
-from sewd_model.model import (
-    BaseOutput,
-    HeadOutput,
-    Padding,
-    SEWDForCTC,
-    SEWDForSequenceClassification,
-    SEWDModel,
-)
+
+if TYPE_CHECKING:
+    from sewd_model.checkpoint import backbone_digest, read_state_dict
+    from sewd_model.features import FeatureExtractor
+    from sewd_model.model import (
+        BaseOutput,
+        HeadOutput,
+        Padding,
+        SEWDForCTC,
+        SEWDForSequenceClassification,
+        SEWDModel,
+    )
 
 __all__ = [
     "BaseOutput",
@@ -44,3 +49,22 @@ __all__ = [
     "read_state_dict",
     "words",
 ]
+
+# Loaded when they are asked for: torch takes seconds, which a process that only turns tokens into words need not wait.
+_MODULES = {
+    "BaseOutput": "model",
+    "FeatureExtractor": "features",
+    "HeadOutput": "model",
+    "Padding": "model",
+    "SEWDForCTC": "model",
+    "SEWDForSequenceClassification": "model",
+    "SEWDModel": "model",
+    "backbone_digest": "checkpoint",
+    "read_state_dict": "checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"sewd_model.{_MODULES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,13 +11,15 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from sewd_model.files import CheckpointError, Location, read_json, shown, write_json
+
+if TYPE_CHECKING:
+    import torch
 
 VOCAB_FILE = "vocab.json"
 TOKENIZER_FILE = "tokenizer_config.json"
@@ -273,7 +275,7 @@ class GreedyPath:
     num_frames: int
 
 
-def greedy_path(logits: torch.Tensor | NDArray[np.floating[Any]], blank: int, drop: Sequence[int] = ()) -> GreedyPath:
+def greedy_path(logits: "torch.Tensor | NDArray[np.floating[Any]]", blank: int, drop: Sequence[int] = ()) -> GreedyPath:
     """Read the best token of each frame, collapse runs, drop the blank, then drop `drop`.
 
     Args:
@@ -289,7 +291,7 @@ def greedy_path(logits: torch.Tensor | NDArray[np.floating[Any]], blank: int, dr
         ValueError: `logits` is not two-dimensional, has a frame whose best score is not finite, or `blank` is no
             column of it.
     """
-    if isinstance(logits, torch.Tensor):
+    if not isinstance(logits, np.ndarray):
         logits = logits.detach().float().cpu().numpy()
     scores = np.asarray(logits, dtype=np.float32)
     if scores.ndim != 2 or not 0 <= blank < scores.shape[1]:

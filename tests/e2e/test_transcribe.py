@@ -81,7 +81,7 @@ def test_reading_and_recognising_run_in_processes_of_their_own(tmp_path, local_r
     assert len(recognizers) == 1
 
 
-@pytest.mark.parametrize("resources", [Resources(1, 2.5, 0, 0.25, 0.25, 1), Resources(2, 1.25, 0, 0.25, 0.25, 1)])
+@pytest.mark.parametrize("resources", [Resources(1, 2.5, 0, 0.25, 0.25, 2, 1), Resources(2, 1.25, 0, 0.25, 0.25, 4, 1)])
 def test_ray_fuses_no_two_stages(resources, tmp_path, local_ray, corpus, small_ctc):
     run = transcribe(corpus, tmp_path / "run", small_ctc, limit=1)
     config = pipeline.RunConfig(inputs=(str(corpus),), output=run.uri, model=str(small_ctc))
@@ -92,7 +92,7 @@ def test_ray_fuses_no_two_stages(resources, tmp_path, local_ray, corpus, small_c
         dataset = execution.dataset(wave).materialize()
 
     stats = dataset.stats()
-    for stage in ("MapBatches(_read_stage)", "MapBatches(Recognizer)", "MapBatches(write_chunks)"):
+    for stage in ("MapBatches(read_parts)", "MapBatches(Recognizer)", "MapBatches(write_chunks)"):
         assert f"{stage}:" in stats
     assert "->" not in stats
 
@@ -226,7 +226,7 @@ def test_a_worker_that_dies_at_every_try_fails_the_run(tmp_path, local_ray, corp
             file.write("x")
         os._exit(1)
 
-    monkeypatch.setattr(driver, "_read_stage", die)
+    monkeypatch.setattr(driver, "read_parts", die)
     with pytest.raises(pipeline.RunFailedError, match="a worker died 5 times"):
         transcribe(corpus, tmp_path / "run", small_ctc)
     assert tries.read_text() == "xxxxx"

@@ -103,12 +103,12 @@ def test_equal_machines_each_hold_an_actor_and_give_it_their_processors(cpus, co
 @pytest.mark.parametrize(
     ("cpus", "changes", "wanted"),
     [
-        (2, {}, Resources(1, 1.5, 0, 0.25, 0.25, 2)),
-        (2, {"actors": 2}, Resources(2, 0.75, 0, 0.25, 0.25, 1)),
-        (1, {}, Resources(1, 0.5, 0, 0.25, 0.25, 1)),
-        (8, {"actors": 3}, Resources(3, 2.5, 0, 0.25, 0.25, 2)),
-        (8, {"cpus_per_actor": 0.25}, Resources(1, 0.25, 0, 0.125, 0.25, 8)),
-        (8, {"threads": 5}, Resources(1, 7.5, 0, 0.25, 0.25, 5)),
+        (2, {}, Resources(1, 1.5, 0, 0.25, 0.25, 2, 2)),
+        (2, {"actors": 2}, Resources(2, 0.75, 0, 0.25, 0.25, 4, 1)),
+        (1, {}, Resources(1, 0.5, 0, 0.25, 0.25, 2, 1)),
+        (8, {"actors": 3}, Resources(3, 2.5, 0, 0.25, 0.25, 6, 2)),
+        (8, {"cpus_per_actor": 0.25}, Resources(1, 0.25, 0, 0.125, 0.25, 2, 8)),
+        (8, {"threads": 5}, Resources(1, 7.5, 0, 0.25, 0.25, 2, 5)),
     ],
 )
 def test_a_machine_without_gpus_is_shared_out(cpus, changes, wanted):
@@ -118,14 +118,14 @@ def test_a_machine_without_gpus_is_shared_out(cpus, changes, wanted):
 @pytest.mark.parametrize(
     ("nodes", "changes", "wanted"),
     [
-        ([(16, 1)], {}, Resources(1, 1, 1, 1, 0.25, 16)),
-        ([(16, 4)], {}, Resources(4, 1, 1, 1, 0.25, 4)),
-        ([(16, 1)], {"gpus_per_actor": 0.25}, Resources(4, 1, 0.25, 1, 0.25, 4)),
-        ([(16, 1)], {"gpus_per_actor": 0.1}, Resources(10, 1, 0.1, 0.25, 0.25, 1)),
-        ([(2, 1)], {}, Resources(1, 1, 1, 0.25, 0.25, 2)),
-        ([(4, 1), (16, 0)], {}, Resources(1, 1, 1, 1, 0.25, 4)),
-        ([(0, 0), (8, 2), (8, 2)], {}, Resources(4, 1, 1, 1, 0.25, 4)),
-        ([(16, 1)], {"gpus_per_actor": 0}, Resources(1, 15.5, 0, 0.25, 0.25, 16)),
+        ([(16, 1)], {}, Resources(1, 1, 1, 1, 0.25, 4, 16)),
+        ([(16, 4)], {}, Resources(4, 1, 1, 1, 0.25, 16, 4)),
+        ([(16, 1)], {"gpus_per_actor": 0.25}, Resources(4, 1, 0.25, 1, 0.25, 16, 4)),
+        ([(16, 1)], {"gpus_per_actor": 0.1}, Resources(10, 1, 0.1, 0.25, 0.25, 40, 1)),
+        ([(2, 1)], {}, Resources(1, 1, 1, 0.25, 0.25, 4, 2)),
+        ([(4, 1), (16, 0)], {}, Resources(1, 1, 1, 1, 0.25, 4, 4)),
+        ([(0, 0), (8, 2), (8, 2)], {}, Resources(4, 1, 1, 1, 0.25, 16, 4)),
+        ([(16, 1)], {"gpus_per_actor": 0}, Resources(1, 15.5, 0, 0.25, 0.25, 2, 16)),
     ],
 )
 def test_gpus_have_an_actor_each(nodes, changes, wanted):
