@@ -20,8 +20,8 @@ from tests.oracle import Reference, samples
 
 LINEAGE = ("uri", "part_id", "chunk", "speaker", "tags")
 FORMS = ("manifest", "directory", "shards")
-# The slow tests do all 1,008 utterances in every form with one actor and with two, the others every sixteenth: 63.
-SOME = [(form, actors, 16) for form, actors in zip(FORMS, (1, 2, 1), strict=True)]
+# The slow tests do all 1,008 utterances in every form with one actor and with two, the others every 48th: 21.
+SOME = [(form, actors, 48) for form, actors in zip(FORMS, (1, 2, 1), strict=True)]
 ALL = [pytest.param(form, actors, 1, marks=pytest.mark.slow) for form in FORMS for actors in (1, 2)]
 
 
@@ -87,7 +87,7 @@ def test_every_text_is_transformers_text_of_that_clip_alone(
 
 @pytest.mark.parametrize(
     ("every", "kills", "chunk_s"),
-    [pytest.param(16, 2, 15, id="63-utterances"), pytest.param(1, 5, 240, id="all-1008", marks=pytest.mark.slow)],
+    [pytest.param(32, 2, 5, id="32-utterances"), pytest.param(1, 5, 240, id="all-1008", marks=pytest.mark.slow)],
 )
 def test_killed_with_9_and_started_again_every_row_is_the_same(
     every, kills, chunk_s, tmp_path, local_ray, librispeech, librispeech_rows, sew_d_tiny
