@@ -14,13 +14,14 @@ from jobs.finetune import finetune
 from jobs.report import report
 from jobs.status import status
 from jobs.transcribe import transcribe
+from jobs.verify import verify
 
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Transcribe speech corpora with SEW-D, and measure how well.",
 )
-for _verb in (transcribe, evaluate, compare, report, status, finetune):
+for _verb in (transcribe, evaluate, compare, report, status, verify, finetune):
     app.command()(_verb)
 
 

@@ -24,7 +24,6 @@ import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -113,7 +112,8 @@ def _put_table(run: str, commit: Commit, name: str, table: pa.Table) -> DataFile
     return DataFile(name, path, table.num_rows, len(data), digest)
 
 
-def _commit_objects(run: str) -> list[str]:
+def commit_objects(run: str) -> list[str]:
+    """The URIs of a run's commits, in the order of their names."""
     found = storage.list_objects(storage.join(run, COMMITS))
     return [item.uri for item in found if _NAME.fullmatch(posixpath.basename(item.uri))]
 
@@ -122,7 +122,7 @@ def list_committed(run: str) -> dict[str, Committed]:
     """What is committed, by part: from one listing, without opening a commit."""
     chunks: dict[str, set[int]] = {}
     last: dict[str, int] = {}
-    for uri in _commit_objects(run):
+    for uri in commit_objects(run):
         part, chunk, suffix = _NAME.fullmatch(posixpath.basename(uri)).groups()  # type: ignore[union-attr]  # they do
         chunks.setdefault(part, set()).add(int(chunk))
         if suffix:
@@ -130,14 +130,39 @@ def list_committed(run: str) -> dict[str, Committed]:
     return {part: Committed(frozenset(numbers), last.get(part)) for part, numbers in chunks.items()}
 
 
+def commit_of(data: bytes) -> Commit:
+    """A commit object's content.
+
+    Raises:
+        ValueError: it is none.
+    """
+    values = json.loads(data)
+    try:
+        return Commit(**{**values, "files": tuple(DataFile(**file) for file in values["files"])})
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"not a commit: {error}") from error
+
+
+def untiled(commits: Iterable[Commit]) -> Iterator[tuple[Commit, int]]:
+    """The commits that do not follow row by row on those before them in their part, and how many rows these have.
+
+    Also a last one whose rows do not complete the part's. Chunks of one part that were read at different times saw
+    different inputs, if there are any.
+    """
+    rows: dict[str, int] = {}
+    for commit in sorted(commits, key=lambda c: (c.part_id, c.chunk)):
+        before = rows.get(commit.part_id, 0)
+        rows[commit.part_id] = before + commit.utterances + commit.errors
+        if commit.first_row != before or (commit.last and commit.part_rows != rows[commit.part_id]):
+            yield commit, before
+
+
 def read_commits(run: str) -> Iterator[Commit]:
     """Every commit of a run, in the order of their names, read a few at a time."""
-    uris = _commit_objects(run)
+    uris = commit_objects(run)
     with ThreadPoolExecutor(8) as pool:
         for start in range(0, len(uris), READ_AHEAD):
-            for data in pool.map(storage.fetch, uris[start : start + READ_AHEAD]):
-                values: dict[str, Any] = json.loads(data)
-                yield Commit(**{**values, "files": tuple(DataFile(**file) for file in values["files"])})
+            yield from map(commit_of, pool.map(storage.fetch, uris[start : start + READ_AHEAD]))
 
 
 def remove_orphans(run: str, files: Iterable[DataFile]) -> int:
@@ -150,11 +175,12 @@ def remove_orphans(run: str, files: Iterable[DataFile]) -> int:
     orphans = [
         found.uri
         for found in storage.list_objects(run)
-        if storage.is_temporary(found.uri) or _is_orphan(found.uri.removeprefix(base), named)
+        if storage.is_temporary(found.uri) or is_orphan(found.uri.removeprefix(base), named)
     ]
     storage.delete(orphans)
     return len(orphans)
 
 
-def _is_orphan(path: str, named: set[str]) -> bool:
+def is_orphan(path: str, named: set[str]) -> bool:
+    """Whether `path`, below a run, is a data file and none of those named."""
     return path.partition("/")[0] in TABLES and path not in named

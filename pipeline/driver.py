@@ -30,7 +30,7 @@ from ray.util.annotations import RayDeprecationWarning
 from pipeline import storage
 from pipeline.audio import AudioSettings
 from pipeline.cluster import Resources, cluster_nodes, connect, data_context, share_out
-from pipeline.commit import Commit, Committed, DataFile, list_committed, remove_orphans
+from pipeline.commit import Commit, Committed, DataFile, list_committed, remove_orphans, untiled
 from pipeline.compact import compact_group, groups_of, read_compaction, write_compaction
 from pipeline.config import RunConfig, differences, fingerprint, make_config
 from pipeline.errors import InputChangedError, RunFailedError, StorageError, UsageError
@@ -446,12 +446,8 @@ def _check_tiles(run: Run, commits: list[Commit]) -> None:
         InputChangedError: they do not. Chunks of one part that were read at different times saw different inputs:
             a file that a manifest names was replaced, or came, or went.
     """
-    rows: dict[str, int] = {}
-    for commit in sorted(commits, key=lambda c: (c.part_id, c.chunk)):
-        before = rows.get(commit.part_id, 0)
-        rows[commit.part_id] = before + commit.utterances + commit.errors
-        if commit.first_row != before or (commit.last and commit.part_rows != rows[commit.part_id]):
-            raise InputChangedError(
-                f"{run.uri}: the files of part {commit.part_id} changed between two starts of the run: chunk "
-                f"{commit.chunk} begins at row {commit.first_row}, and {before} come before it. Start a new run"
-            )
+    for commit, before in untiled(commits):
+        raise InputChangedError(
+            f"{run.uri}: the files of part {commit.part_id} changed between two starts of the run: chunk "
+            f"{commit.chunk} begins at row {commit.first_row}, and {before} come before it. Start a new run"
+        )

@@ -1,0 +1,171 @@
+"""Is a run what its commits say: every commit, file, checksum and count, and the plan equal to what is committed.
+
+What must hold, for a run at any moment: each commit object can be read, is named after its content, belongs to a part
+of the plan, and its chunk follows row by row on those before it; each file that counts (those of the commits, or the
+compacted ones once the run has them) is there, whole, with the bytes that its SHA-256 promises; and its rows, chunk by
+chunk, are as many as the commits say. And for a run that is done: every part of the plan is committed to its last
+chunk, the totals of the record are the commits' sums, and there is no data file that nothing names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.commit import READ_AHEAD, Commit, Committed, DataFile, commit_objects, commit_of, is_orphan, untiled
+from pipeline.compact import COMPACTION, read_compaction
+from pipeline.run import Run, Totals
+from pipeline.schemas import TABLES
+
+FILES_AT_ONCE = 4
+
+# (table, part, chunk) -> rows
+Counts = Counter[tuple[str, str, int]]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is not as it must be: `path` below the run, and what is wrong with it."""
+
+    path: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was looked at, and what is wrong; nothing is, where `problems` is empty."""
+
+    problems: tuple[Problem, ...]
+    parts: int
+    commits: int
+    files: int
+    rows: int
+    size: int
+
+
+def verify(run: Run) -> Verification:
+    """Check a run; see the module. Reads every byte of it once.
+
+    Raises:
+        StorageError: it could not be reached.
+    """
+    problems: list[Problem] = []
+    commits = list(_read_commits(run, problems))
+    plan = run.plan(["part_id"])["part_id"].to_pylist()
+    problems += _check_commits(run, commits, set(plan))
+    try:
+        compacted = read_compaction(run.uri)
+    except (ValueError, KeyError, TypeError) as error:
+        problems.append(Problem(COMPACTION, f"cannot be read: {error}"))
+        compacted = []
+    files = compacted if compacted is not None else [file for commit in commits for file in commit.files]
+    found = Counts()
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        for file, (wrong, counts) in zip(files, pool.map(lambda file: _check_file(run.uri, file), files), strict=True):
+            problems += [Problem(file.path, message) for message in wrong]
+            found += counts
+    problems += _check_counts(commits, found, len(run.record["fingerprint"]["classifiers"]))
+    if run.status == "done":
+        problems += _check_done(run, commits, plan, files)
+    return Verification(
+        tuple(problems), len(plan), len(commits), len(files), sum(f.rows for f in files), sum(f.size for f in files)
+    )
+
+
+def _read_commits(run: Run, problems: list[Problem]) -> Iterator[Commit]:
+    uris = commit_objects(run.uri)
+    with ThreadPoolExecutor(8) as pool:
+        for start in range(0, len(uris), READ_AHEAD):
+            some = uris[start : start + READ_AHEAD]
+            for uri, data in zip(some, pool.map(storage.fetch, some), strict=True):
+                try:
+                    yield commit_of(data)
+                except ValueError as error:
+                    problems.append(Problem(_below(run, uri), f"cannot be read: {error}"))
+
+
+def _below(run: Run, uri: str) -> str:
+    return uri.removeprefix(run.uri.rstrip("/") + "/")
+
+
+def _check_commits(run: Run, commits: Sequence[Commit], plan: set[str]) -> Iterator[Problem]:
+    names = {_below(run, uri) for uri in commit_objects(run.uri)}
+    for commit in commits:
+        if commit.path not in names:
+            yield Problem(commit.path, "a commit of another name says that it is this one")
+        if commit.part_id not in plan:
+            yield Problem(commit.path, f"the plan has no part {commit.part_id}")
+        if sum(commit.error_codes.values()) != commit.errors:
+            yield Problem(commit.path, f"{commit.errors} errors, but {commit.error_codes}")
+    for commit, before in untiled(commits):
+        end = f", and the part has {commit.part_rows}" if commit.last else ""
+        yield Problem(commit.path, f"begins at row {commit.first_row}, {before} come before it{end}")
+
+
+def _check_file(run: str, file: DataFile) -> tuple[list[str], Counts]:
+    """What is wrong with a file, and its rows by chunk."""
+    try:
+        data = storage.fetch(storage.join(run, file.path))
+    except FileNotFoundError:
+        return ["is lost"], Counts()
+    if len(data) != file.size:
+        return [f"has {len(data)} bytes, and was written with {file.size}"], Counts()
+    if hashlib.sha256(data).hexdigest() != file.sha256:
+        return ["is not the file that was written: its SHA-256 differs"], Counts()
+    source = pq.ParquetFile(io.BytesIO(data))
+    if not source.schema_arrow.equals(TABLES[file.table]):
+        return [f"is no file of {file.table}: its columns differ"], Counts()
+    counts = Counts()
+    for batch in source.iter_batches(columns=["part_id", "chunk"]):
+        groups = pa.Table.from_batches([batch]).group_by(["part_id", "chunk"]).aggregate([([], "count_all")])
+        for row in groups.to_pylist():
+            counts[file.table, row["part_id"], row["chunk"]] += row["count_all"]
+    rows = sum(counts.values())
+    return ([] if rows == file.rows else [f"has {rows} rows, and was written with {file.rows}"]), counts
+
+
+def _check_counts(commits: Iterable[Commit], found: Counts, classifiers: int) -> Iterator[Problem]:
+    """Rows by chunk are those that its commit says, and there are none of other chunks."""
+    said = Counts()
+    paths: dict[tuple[str, int], str] = {}
+    for commit in commits:
+        key = commit.part_id, commit.chunk
+        paths[key] = commit.path
+        rows = {"transcripts": commit.utterances, "labels": commit.utterances * classifiers, "errors": commit.errors}
+        said.update({(table, *key): count for table, count in rows.items()})
+    for table, part, chunk in sorted({*said, *found}):
+        want, have = said[table, part, chunk], found[table, part, chunk]
+        if want != have:
+            path = paths.get((part, chunk), f"{table}, part {part}, chunk {chunk}")
+            yield Problem(path, f"{have} rows of {table}, and {want} are committed")
+
+
+def _check_done(
+    run: Run, commits: Sequence[Commit], plan: Sequence[str], files: Sequence[DataFile]
+) -> Iterator[Problem]:
+    by_part: dict[str, set[int]] = {}
+    last: dict[str, int] = {}
+    for commit in commits:
+        by_part.setdefault(commit.part_id, set()).add(commit.chunk)
+        if commit.last:
+            last[commit.part_id] = commit.chunk
+    for part in plan:
+        if not Committed(frozenset(by_part.get(part, ())), last.get(part)).done:
+            yield Problem("plan.parquet", f"part {part} is not committed to its end, and the run is called done")
+    sums, recorded = sum((Totals.of(commit) for commit in commits), start=Totals()), Totals(**run.record["totals"])
+    for name in ("chunks", "utterances", "errors", "source_bytes", "error_codes"):
+        if getattr(sums, name) != getattr(recorded, name):
+            message = f"totals: {getattr(recorded, name)} {name}, and the commits say {getattr(sums, name)}"
+            yield Problem("run.json", message)
+    named = {file.path for file in files}
+    for item in storage.list_objects(run.uri):
+        if is_orphan(path := _below(run, item.uri), named):
+            yield Problem(path, "is a data file that nothing names")
