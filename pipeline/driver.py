@@ -33,7 +33,8 @@ from pipeline.cluster import Resources, cluster_nodes, connect, data_context, sh
 from pipeline.commit import Commit, Committed, DataFile, list_committed, remove_orphans, untiled
 from pipeline.compact import compact_group, groups_of, read_compaction, write_compaction
 from pipeline.config import RunConfig, differences, fingerprint, make_config
-from pipeline.errors import InputChangedError, RunFailedError, StorageError, UsageError
+from pipeline.errors import InputChangedError, LeaseLostError, RunFailedError, StorageError, UsageError
+from pipeline.lease import hold
 from pipeline.plan import plan
 from pipeline.read import ReadSettings, read_parts
 from pipeline.recognize import Recognizer, RecognizeSettings
@@ -108,9 +109,10 @@ def transcribe(
         The run, its status `done` or `stopped`.
 
     Raises:
-        UsageError: it cannot be done as asked: no input, no model, not enough CPUs, or another run lies at `output`.
+        UsageError: it cannot be done as asked: no input, no model, not enough CPUs, another run lies at `output`, or
+            another driver is at work on it.
         StorageError: an input or the run could not be reached; what is committed stays.
-        RunFailedError: too many rows failed, or the first under `strict`.
+        RunFailedError: too many rows failed, or the first under `strict`; a LeaseLostError: another driver took over.
     """
     config = make_config(**{name: getattr(config, name) for name in config.__dataclass_fields__})
     models = _load_models(config)
@@ -120,19 +122,37 @@ def transcribe(
     if stop is not None and stop.is_set():
         return run.save(status=STOPPED, totals=asdict(_committed_totals(run)))
     attempt = uuid.uuid4().hex[:12]
+    with hold(run.uri, attempt) as still_held:
+        run = Run.open(run.uri)  # another driver may have worked on it until now
+        if run.status == DONE:
+            return run
+        return _transcribe(run, config, models, attempt, on_progress or (lambda _: None), still_held, stop)
+
+
+def _transcribe(
+    run: Run,
+    config: RunConfig,
+    models: _Models,
+    attempt: str,
+    report: Callable[[Progress], None],
+    still_held: Callable[[], None],
+    stop: threading.Event | None,
+) -> Run:
     run = run.save(status=RUNNING, attempts=[*run.record["attempts"], _attempt(attempt)])
     try:
         with connect(config.address):
             cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
             resources = share_out(cluster.get("CPU", 0), cluster.get("GPU", 0), config, cluster_nodes())
-            report = on_progress or (lambda _: None)
-            execution = _Execution(run, config, models, resources, cluster.get("CPU", 1), attempt, report)
+            execution = _Execution(run, config, models, resources, cluster.get("CPU", 1), attempt, report, still_held)
             with _stop_marker(execution.stop_uri, stop):
                 totals = execution.run_waves(stop or threading.Event())
             # A stop that came too late to leave anything undone is none.
             if stop is not None and stop.is_set() and _missing(run):
                 return run.save(status=STOPPED, totals=asdict(totals))
+            still_held()
             return _finish(run)
+    except LeaseLostError:
+        raise  # the record is the other driver's
     except (UsageError, StorageError, RunFailedError) as error:
         _save_failure(run, str(error))
         raise
@@ -259,6 +279,7 @@ class _Execution:
     cpus: float
     attempt: str
     report: Callable[[Progress], None]
+    still_held: Callable[[], None]  # raises once the run's lease is lost
 
     @property
     def stop_uri(self) -> str:
@@ -276,6 +297,7 @@ class _Execution:
                 totals += added
                 audio_s += added.audio_s
                 self.report(Progress(totals, total_bytes, audio_s, time.monotonic() - began))
+                self.still_held()
                 self._check(totals, chunk["first_error"])
             if stop.is_set():
                 break
@@ -388,7 +410,9 @@ def _ours(error: BaseException) -> Exception | None:
     inner: BaseException | None = error
     while inner is not None:
         message = str(inner).partition("\nFailed to apply UDF")[0]  # Ray's advice follows, on how to retry
-        if isinstance(inner, StorageError):
+        if isinstance(inner, LeaseLostError):
+            found = LeaseLostError(message)
+        elif isinstance(inner, StorageError):
             found = StorageError(message)
         elif isinstance(inner, UsageError):
             found = UsageError(message)

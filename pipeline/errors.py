@@ -67,3 +67,7 @@ class UsageError(Exception):
 
 class RunFailedError(Exception):
     """The run was stopped because of what it met: too many failed rows, or one under `strict`. Its commits stay."""
+
+
+class LeaseLostError(RunFailedError):
+    """Another driver took the run over; this one leaves its record alone."""

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from pipeline.commit import Commit, write_chunk
 from pipeline.counts import score_columns
+from pipeline.lease import check
 from pipeline.schemas import ERRORS, LABELS, TRANSCRIPTS, field
 from sewd_model import CTCTokenizer, GreedyPath, words
 
@@ -98,6 +99,7 @@ def _write(chunk: pa.Table, settings: SinkSettings) -> dict[str, Any]:
         workers={"reader": head["reader"], "recognizer": head["recognizer"]},
         seconds={"read": head["read_s"], "compute": head["compute_s"], "rows": time.perf_counter() - began},
     )
+    check(settings.run, settings.attempt)
     write_chunk(settings.run, commit, tables)
     first = errors.slice(0, 1).to_pylist()
     stats = {name: getattr(commit, name) for name in CHUNK_STATS.names if hasattr(commit, name)}

@@ -21,7 +21,9 @@ import pipeline
 from pipeline import driver
 from pipeline.cluster import Resources, data_context
 from pipeline.driver import _Execution, _load_models
+from pipeline.lease import hold
 from pipeline.sink import TOP_K
+from pipeline.verify import verify
 from tests import corpora
 from tests.command import command, sewd
 from tests.oracle import Reference, samples
@@ -85,9 +87,9 @@ def test_reading_and_recognising_run_in_processes_of_their_own(tmp_path, local_r
 def test_ray_fuses_no_two_stages(resources, tmp_path, local_ray, corpus, small_ctc):
     run = transcribe(corpus, tmp_path / "run", small_ctc, limit=1)
     config = pipeline.RunConfig(inputs=(str(corpus),), output=run.uri, model=str(small_ctc))
-    execution = _Execution(run, config, _load_models(config), resources, 3, "0", lambda _: None)
+    execution = _Execution(run, config, _load_models(config), resources, 3, "0", lambda _: None, lambda: None)
 
-    with ray.data.DataContext.current(data_context(3)):
+    with hold(run.uri, "0"), ray.data.DataContext.current(data_context(3)):
         wave = [run.plan().append_column("committed", [[[]]])]
         dataset = execution.dataset(wave).materialize()
 
@@ -251,6 +253,13 @@ def test_a_signal_stops_the_command_cleanly(signum, tmp_path, corpus, small_ctc)
     while not list((tmp_path / "run").glob("commits/*/*.json")):
         assert process.poll() is None
         time.sleep(0.05)
+    if signum == signal.SIGTERM:  # and a second command meanwhile is refused
+        os.kill(process.pid, signal.SIGSTOP)
+        second = sewd(*arguments)
+        os.kill(process.pid, signal.SIGCONT)
+        assert second.returncode == 2
+        assert second.stderr.count("\n") == 1
+        assert f":{process.pid} is at work on this run" in second.stderr
     os.kill(process.pid, signum)
     out, err = process.communicate(timeout=120)
 
@@ -259,6 +268,33 @@ def test_a_signal_stops_the_command_cleanly(signum, tmp_path, corpus, small_ctc)
     assert "Traceback" not in err
     # On a fast machine the last chunk may have been the one in the model.
     assert (process.returncode, run.status) in [(130, "stopped"), (0, "done")], out + err
+
+
+def test_a_driver_that_slept_while_another_did_its_work_gives_up_and_harms_nothing(
+    tmp_path, local_ray, corpus, small_ctc
+):
+    options = {"chunk_rows": 1, "part_mib": 0.2, "limit": 15}
+    calm = transcribe(corpus, tmp_path / "calm", small_ctc, **options)
+    arguments = ("transcribe", corpus, "-o", tmp_path / "run", "--model", small_ctc, "--chunk-rows", 1)
+    sleeper = subprocess.Popen(
+        command(*arguments, "--part-mib", 0.2, "--limit", 15), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not list((tmp_path / "run").glob("commits/*/*.json")):
+        assert sleeper.poll() is None
+        time.sleep(0.05)
+    os.kill(sleeper.pid, signal.SIGSTOP)
+    # From another machine it would look dead by now.
+    (tmp_path / "run" / "control" / "lease.json").unlink()
+    done = transcribe(corpus, tmp_path / "run", small_ctc, **options)
+    os.kill(sleeper.pid, signal.SIGCONT)
+    _, err = sleeper.communicate(timeout=120)
+
+    assert sleeper.returncode == 1, err
+    assert "took this run over" in err
+    assert "Traceback" not in err
+    assert pipeline.Run.open(tmp_path / "run").status == "done"
+    assert corpora.rows_of(done) == corpora.rows_of(calm)
+    assert verify(pipeline.Run.open(tmp_path / "run")).problems == ()
 
 
 def test_a_part_that_was_half_committed_is_taken_up_where_it_was(tmp_path, local_ray, corpus, small_ctc):

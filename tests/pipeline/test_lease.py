@@ -1,0 +1,132 @@
+"""The lease of a run: who may hold it, when it is free again, and how its loss is noticed."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import LeaseLostError, UsageError
+from pipeline.lease import check, hold, lease_uri
+
+
+@pytest.fixture
+def run(tmp_path) -> str:
+    return str(tmp_path / "run")
+
+
+def write(run: str, **changes) -> None:
+    holder = {"attempt": "other", "host": "elsewhere", "pid": 7, "beat": 0, "boot": "b", "born": "1"}
+    Path(lease_uri(run)).parent.mkdir(parents=True, exist_ok=True)
+    Path(lease_uri(run)).write_text(json.dumps(holder | changes))
+
+
+def test_it_is_there_while_it_is_held_and_gone_after(run):
+    with hold(run, "a") as still_held:
+        holder = json.loads(Path(lease_uri(run)).read_text())
+        assert (holder["attempt"], holder["host"], holder["pid"]) == ("a", socket.gethostname(), os.getpid())
+        still_held()
+        check(run, "a")
+        with pytest.raises(LeaseLostError):
+            check(run, "b")
+    assert not Path(lease_uri(run)).exists()
+    with pytest.raises(LeaseLostError):
+        check(run, "a")
+
+
+def test_a_living_driver_of_this_machine_is_in_the_way_at_once(run):
+    began = time.monotonic()
+    with hold(run, "a"), pytest.raises(UsageError, match=f"{socket.gethostname()}:{os.getpid()} is at work"):  # noqa: SIM117
+        with hold(run, "b", expire_s=60):
+            pass
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux whether the process lives")
+def test_a_dead_driver_of_this_machine_is_not_waited_for(run):
+    code = f"""
+import os, pipeline.lease as lease
+with lease.hold({run!r}, "dead"):
+    os._exit(1)
+"""
+    subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
+    assert json.loads(Path(lease_uri(run)).read_text())["attempt"] == "dead"
+    began = time.monotonic()
+    with hold(run, "a", expire_s=60):
+        check(run, "a")
+    assert time.monotonic() - began < 10
+
+
+def test_a_process_that_only_has_the_dead_drivers_number_is_not_it(run):
+    with hold(run, "a"):
+        holder = json.loads(Path(lease_uri(run)).read_text())
+    write(run, **(holder | {"attempt": "other", "born": "1"}))
+    with hold(run, "b", expire_s=60):
+        check(run, "b")
+
+
+def test_a_silent_driver_of_another_machine_is_dead_once_its_lease_expired(run):
+    write(run)
+    began = time.monotonic()
+    with hold(run, "a", expire_s=1):
+        assert 0.9 < time.monotonic() - began < 10
+        check(run, "a")
+
+
+def test_a_driver_of_another_machine_that_renews_is_at_work(run):
+    write(run)
+
+    def renew() -> None:
+        time.sleep(0.5)
+        write(run, beat=1)
+
+    thread = threading.Thread(target=renew)
+    thread.start()
+    with pytest.raises(UsageError, match="elsewhere:7 is at work"), hold(run, "a", expire_s=30):
+        pass
+    thread.join()
+
+
+def test_a_driver_of_another_machine_that_ends_meanwhile_makes_room(run):
+    write(run)
+
+    def end() -> None:
+        time.sleep(0.5)
+        Path(lease_uri(run)).unlink()
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    with hold(run, "a", expire_s=30):
+        check(run, "a")
+    thread.join()
+
+
+def test_a_lease_that_another_takes_is_lost_and_left_to_it(run):
+    with hold(run, "a", renew_s=0.05) as still_held:
+        write(run)
+        time.sleep(1)
+        with pytest.raises(LeaseLostError, match="elsewhere:7 took this run over"):
+            still_held()
+    assert json.loads(Path(lease_uri(run)).read_text())["attempt"] == "other"
+
+
+def test_it_is_renewed(run):
+    with hold(run, "a", renew_s=0.05) as still_held:
+        time.sleep(1)
+        assert json.loads(Path(lease_uri(run)).read_text())["beat"] > 2
+        still_held()
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"attempt": '])
+def test_one_that_cannot_be_read_is_none(run, content):
+    write(run)
+    Path(lease_uri(run)).write_bytes(content)
+    with hold(run, "a", expire_s=60):
+        check(run, "a")
