@@ -1,0 +1,117 @@
+"""cluster.yaml, by Ray's own eyes: its schema, its bootstrap against a simulated AWS, and its scheduler."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import boto3
+import moto
+import pytest
+import yaml
+from ray.autoscaler._private.aws.config import bootstrap_aws
+from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler.tags import TAG_RAY_NODE_KIND, TAG_RAY_USER_NODE_TYPE
+from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+from ray.autoscaler.v2.utils import ResourceRequestUtil
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def written() -> dict:
+    return yaml.safe_load((ROOT / "cluster.yaml").read_text())
+
+
+@pytest.fixture
+def prepared(written) -> dict:
+    config = prepare_config(written)
+    validate_config(config)
+    return config
+
+
+def test_ray_takes_it(prepared):
+    assert prepared["head_node_type"] == "head"
+    assert set(prepared["available_node_types"]) == {"head", "gpu_spot", "gpu_on_demand"}
+
+
+def test_ray_would_refuse_a_slip(written):
+    broken = copy.deepcopy(written)
+    broken["available_node_types"]["gpu_spot"]["max_wrokers"] = 1
+    with pytest.raises(Exception, match="max_wrokers"):
+        validate_config(prepare_config(broken))
+
+
+def test_both_kinds_of_worker_are_the_same_machine(prepared):
+    types = prepared["available_node_types"]
+    spot, on_demand = dict(types["gpu_spot"]["node_config"]), types["gpu_on_demand"]["node_config"]
+    assert spot.pop("InstanceMarketOptions") == {"MarketType": "spot"}
+    assert spot == on_demand
+    assert types["gpu_spot"]["resources"] == types["gpu_on_demand"]["resources"]
+
+
+def test_the_image_holds_the_ray_that_is_pinned(prepared):
+    [pin] = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("ray==")]
+    assert prepared["docker"]["image"] == f"rayproject/ray:{pin.removeprefix('ray==')}-py311-gpu"
+
+
+def launched(config: dict, demands: list[dict], availability: dict[str, float] | None = None) -> dict[str, int]:
+    """What Ray's autoscaler would start for the demands, by node type; the head is what a cluster begins with."""
+    parsed = AutoscalingConfig(copy.deepcopy(config), skip_content_hash=True)
+    request = SchedulingRequest(
+        disable_launch_config_check=True,
+        node_type_configs=parsed.get_node_type_configs(),
+        max_num_nodes=parsed.get_max_num_nodes(),
+        resource_requests=ResourceRequestUtil.group_by_count([ResourceRequestUtil.make(d) for d in demands]),
+        recoverable_resource_availabilities=availability or {},
+    )
+    reply = ResourceDemandScheduler(None).schedule(request)
+    return {item.instance_type: item.count for item in reply.to_launch if item.instance_type != "head"}
+
+
+def test_workers_are_spot_while_there_is_spot_and_on_demand_when_not(prepared):
+    three = [{"GPU": 1, "CPU": 1}] * 3
+    assert launched(prepared, three) == {"gpu_spot": 3}
+    assert launched(prepared, three, {"gpu_spot": 0.0}) == {"gpu_on_demand": 3}
+    assert launched(prepared, []) == {}
+
+
+def test_the_limits_hold(prepared):
+    # Ray counts the head among the nodes, which is not there in this request.
+    assert sum(launched(prepared, [{"GPU": 1}] * 100).values()) == prepared["max_workers"] + 1
+    assert launched(prepared, [{"GPU": 2}]) == {}, "no machine has two"
+
+
+@pytest.fixture
+def aws(tmp_path, monkeypatch):
+    """A simulated AWS, and a home directory for the key that Ray makes."""
+    for name, value in {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / ".ssh").mkdir()
+    with moto.mock_aws():
+        yield boto3.client("ec2", region_name="us-east-1")
+
+
+def test_ray_starts_its_machines_on_a_simulated_aws(prepared, aws):
+    iam = boto3.client("iam", region_name="us-east-1")
+    profile = iam.create_instance_profile(InstanceProfileName="sewd-pipeline")["InstanceProfile"]["Arn"]
+    for kind in prepared["available_node_types"].values():
+        kind["node_config"]["IamInstanceProfile"]["Arn"] = profile
+    config = bootstrap_aws(prepared)
+
+    provider = AWSNodeProvider(config["provider"], "sewd")
+    for kind in ("head", "gpu_spot", "gpu_on_demand"):
+        tags = {TAG_RAY_NODE_KIND: "head" if kind == "head" else "worker", TAG_RAY_USER_NODE_TYPE: kind}
+        provider.create_node(config["available_node_types"][kind]["node_config"], tags, 1)
+    machines = [m for r in aws.describe_instances()["Reservations"] for m in r["Instances"]]
+    by_kind = {next(t["Value"] for t in m["Tags"] if t["Key"] == TAG_RAY_USER_NODE_TYPE): m for m in machines}
+    assert {kind: m["InstanceType"] for kind, m in by_kind.items()} == {
+        "head": "m7i.xlarge",
+        "gpu_spot": "g6.2xlarge",
+        "gpu_on_demand": "g6.2xlarge",
+    }
+    assert {kind for kind, m in by_kind.items() if m.get("InstanceLifecycle") == "spot"} == {"gpu_spot"}
+    assert all(m["IamInstanceProfile"]["Arn"] == profile for m in machines)
+    assert all(m["Placement"]["AvailabilityZone"].startswith("us-east-1") for m in machines)
