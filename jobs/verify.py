@@ -12,19 +12,21 @@ from pipeline import verify as check
 
 
 def verify(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or prefix of the run.")]) -> int:
-    """Check every commit, file, checksum and count of a run, and that all of its plan is committed.
+    """Check every commit, file, checksum and count of a run, and how much of its plan is committed.
 
-    Exit codes: 0 sound, 1 not; each problem is a line on stderr.
+    Exit codes: 0 sound as far as it goes, which the last line says; 1 not, and each problem is a line on stderr.
     """
     opened = Run.open(run)
     found = check.verify(opened)
     for problem in found.problems:
         err.print(f"{problem.path}: {problem.message}", markup=False)
-    verdict = "sound" if not found.problems else f"{len(found.problems)} problems"
+    problems = "1 problem" if len(found.problems) == 1 else f"{len(found.problems)} problems"
     out.print(
-        f"{verdict}: {found.parts:,} parts, {found.commits:,} commits, {found.files:,} files, {found.rows:,} rows, "
-        f"{found.size / 2**20:,.1f} MiB read; the run is {opened.status}",
+        f"{problems if found.problems else 'sound'}: {found.parts_done:,} of {found.parts:,} parts are committed, in "
+        f"{found.commits:,} chunks; {found.files:,} files, {found.rows:,} rows, {found.size / 2**20:,.1f} MiB; "
+        f"the run is {opened.status}",
         markup=False,
+        soft_wrap=True,
     )
     return Exit.FAILED if found.problems else Exit.DONE
 

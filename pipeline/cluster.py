@@ -67,6 +67,8 @@ def share_out(cpus: float, gpus: float, config: RunConfig, nodes: Sequence[Node]
         UsageError: the request cannot fit, with the numbers.
     """
     nodes = nodes or [Node(cpus, gpus)]
+    if not cpus:
+        raise UsageError("Ray has no machine with CPUs for tasks: wait for the cluster's workers, or start some")
     actor_gpus = config.gpus_per_actor if config.gpus_per_actor is not None else float(gpus >= 1)
     if actor_gpus > 1 and actor_gpus != int(actor_gpus):
         raise UsageError(f"gpus-per-actor {actor_gpus:g}: above 1 it must be a whole number")

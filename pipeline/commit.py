@@ -138,22 +138,31 @@ def commit_of(data: bytes) -> Commit:
     """
     values = json.loads(data)
     try:
-        return Commit(**{**values, "files": tuple(DataFile(**file) for file in values["files"])})
-    except (TypeError, KeyError) as error:
+        commit = Commit(**{**values, "files": tuple(DataFile(**file) for file in values["files"])})
+        numbers = (commit.chunk, commit.first_row, commit.utterances, commit.errors, *commit.error_codes.values())
+    except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"not a commit: {error}") from error
+    if not all(isinstance(number, int) for number in numbers):
+        raise ValueError("not a commit: a count is no number")
+    return commit
 
 
 def untiled(commits: Iterable[Commit]) -> Iterator[tuple[Commit, int]]:
     """The commits that do not follow row by row on those before them in their part, and how many rows these have.
 
     Also a last one whose rows do not complete the part's. Chunks of one part that were read at different times saw
-    different inputs, if there are any.
+    different inputs, if there are any. Where chunks before one are not committed yet, it must not begin before the end
+    of those that are.
     """
-    rows: dict[str, int] = {}
+    rows: dict[str, int] = {}  # where the next chunk of a part begins
+    following: dict[str, int] = {}
     for commit in sorted(commits, key=lambda c: (c.part_id, c.chunk)):
         before = rows.get(commit.part_id, 0)
-        rows[commit.part_id] = before + commit.utterances + commit.errors
-        if commit.first_row != before or (commit.last and commit.part_rows != rows[commit.part_id]):
+        follows = commit.chunk == following.get(commit.part_id, 0)
+        end = commit.first_row + commit.utterances + commit.errors
+        rows[commit.part_id], following[commit.part_id] = end, commit.chunk + 1
+        begins_right = commit.first_row == before if follows else commit.first_row >= before
+        if not begins_right or (commit.last and commit.part_rows != end):
             yield commit, before
 
 

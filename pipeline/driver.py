@@ -34,7 +34,7 @@ from pipeline.commit import Commit, Committed, DataFile, list_committed, remove_
 from pipeline.compact import compact_group, groups_of, read_compaction, write_compaction
 from pipeline.config import RunConfig, differences, fingerprint, make_config
 from pipeline.errors import InputChangedError, LeaseLostError, RunFailedError, StorageError, UsageError
-from pipeline.lease import hold
+from pipeline.lease import check, hold, lease_uri
 from pipeline.plan import plan
 from pipeline.read import ReadSettings, read_parts
 from pipeline.recognize import Recognizer, RecognizeSettings
@@ -116,16 +116,19 @@ def transcribe(
     """
     config = make_config(**{name: getattr(config, name) for name in config.__dataclass_fields__})
     models = _load_models(config)
-    run = _open(config)
-    if run.status == DONE:
+    wanted = fingerprint(config)
+    run = _existing(config, wanted)
+    if run is not None and run.status == DONE:
         return run
-    if stop is not None and stop.is_set():
-        return run.save(status=STOPPED, totals=asdict(_committed_totals(run)))
+    parts = _plan(config) if run is None else None
     attempt = uuid.uuid4().hex[:12]
-    with hold(run.uri, attempt) as still_held:
-        run = Run.open(run.uri)  # another driver may have worked on it until now
+    with hold(config.output, attempt) as still_held:
+        # Looked for again: another driver may have worked on it until now.
+        run = _existing(config, wanted) or _create(config, wanted, _plan(config) if parts is None else parts)
         if run.status == DONE:
             return run
+        if stop is not None and stop.is_set():
+            return run.save(status=STOPPED, totals=asdict(_committed_totals(run)))
         return _transcribe(run, config, models, attempt, on_progress or (lambda _: None), still_held, stop)
 
 
@@ -139,6 +142,7 @@ def _transcribe(
     stop: threading.Event | None,
 ) -> Run:
     run = run.save(status=RUNNING, attempts=[*run.record["attempts"], _attempt(attempt)])
+    check_lease = functools.partial(check, run.uri, attempt)
     try:
         with connect(config.address):
             cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -146,21 +150,24 @@ def _transcribe(
             execution = _Execution(run, config, models, resources, cluster.get("CPU", 1), attempt, report, still_held)
             with _stop_marker(execution.stop_uri, stop):
                 totals = execution.run_waves(stop or threading.Event())
+            check_lease()
             # A stop that came too late to leave anything undone is none.
             if stop is not None and stop.is_set() and _missing(run):
                 return run.save(status=STOPPED, totals=asdict(totals))
-            still_held()
-            return _finish(run)
-    except LeaseLostError:
-        raise  # the record is the other driver's
+            return _finish(run, check_lease)
+    except FileNotFoundError:
+        check_lease()  # a driver that took over and finished has removed the small files
+        raise
     except (UsageError, StorageError, RunFailedError) as error:
-        _save_failure(run, str(error))
+        _save_failure(run, str(error), check_lease)
         raise
 
 
-def _save_failure(run: Run, reason: str) -> None:
-    # The reason is already on its way to the user; where RUN itself cannot be written, that is no news.
-    with contextlib.suppress(StorageError):
+def _save_failure(run: Run, reason: str, check_lease: Callable[[], None]) -> None:
+    # The reason is already on its way to the user. Where RUN itself cannot be written, that is no news; and where
+    # another driver works on it now, the record is that one's.
+    with contextlib.suppress(StorageError, LeaseLostError):
+        check_lease()
         run.save(status=FAILED, reason=reason)
 
 
@@ -195,22 +202,28 @@ def _sampling_rate(uri: str) -> int:
     return FeatureExtractor.from_pretrained(uri).sampling_rate
 
 
-def _open(config: RunConfig) -> Run:
-    """The run at `output`: the one that is there, if it is this one, else a new one with its plan."""
-    wanted = fingerprint(config)
-    if storage.exists(storage.join(config.output, RECORD)):
-        run = Run.open(config.output)
-        if different := differences(run.record["fingerprint"], wanted):
-            raise UsageError(
-                f"{run.uri} holds another run; choose another --output. It differs in " + "; ".join(different)
-            )
-        return run
+def _existing(config: RunConfig, wanted: dict[str, Any]) -> Run | None:
+    """The run at `output`, if there is one; it must be the one that is wanted."""
+    if not storage.exists(storage.join(config.output, RECORD)):
+        return None
+    run = Run.open(config.output)
+    if different := differences(run.record["fingerprint"], wanted):
+        raise UsageError(f"{run.uri} holds another run; choose another --output. It differs in " + "; ".join(different))
+    return run
+
+
+def _plan(config: RunConfig) -> pa.Table:
+    """The parts of a new run; nothing is written, for another driver may be at the same."""
     if _is_object(config.output):
         raise UsageError(f"{config.output} is a file; a run is a directory or prefix")
+    ours = (storage.join(config.output, PLAN_FILE), lease_uri(config.output))  # of one that was killed while it began
     others = [o.uri for o in storage.list_objects(config.output)]
-    if any(uri.rpartition("/")[2] != PLAN_FILE and not uri.endswith(".tmp") for uri in others):
+    if any(uri not in ours and not storage.is_temporary(uri) for uri in others):
         raise UsageError(f"{config.output} is not empty and holds no run")
-    parts = plan(config.inputs, int(config.part_mib * 2**20), config.limit)
+    return plan(config.inputs, int(config.part_mib * 2**20), config.limit)
+
+
+def _create(config: RunConfig, wanted: dict[str, Any], parts: pa.Table) -> Run:
     write_plan(config.output, parts)
     record = {
         "status": RUNNING,
@@ -432,8 +445,12 @@ def _missing(run: Run) -> int:
     return sum(part not in done for part in run.plan(["part_id"])["part_id"].to_pylist())
 
 
-def _finish(run: Run) -> Run:
-    """Check that the plan is committed whole, compact its files, remove what nothing names, and call the run done."""
+def _finish(run: Run, check_lease: Callable[[], None]) -> Run:
+    """Check that the plan is committed whole, compact its files, remove what nothing names, and call the run done.
+
+    Compaction takes minutes, in which a driver that was thought dead may have been replaced: each step that changes
+    what readers see asks for the lease.
+    """
     if missing := _missing(run):
         raise RuntimeError(f"{run.uri}: {missing} parts of the plan have no complete commit after the last wave")
     commits = list(run.commits())
@@ -441,9 +458,12 @@ def _finish(run: Run) -> Run:
     files = read_compaction(run.uri)
     if files is None:
         files = _compact(run.uri, commits)
+        check_lease()
         write_compaction(run.uri, files)
+    check_lease()
     remove_orphans(run.uri, files)
     totals = sum((Totals.of(commit) for commit in commits), start=Totals())
+    check_lease()
     return run.save(status=DONE, finished=now(), totals=asdict(totals), reason=None)
 
 

@@ -6,9 +6,11 @@ over. No clocks are compared: those of two machines differ. A holder on the same
 a killed run goes on at once.
 
 Most stores have no conditional write, so two drivers that start in the same second may both think that they hold it.
-The lease names the one that wrote last; the other sees that at its next renewal, or its writers do before their next
-commit (`check`), and it gives up. Until then both may commit, which harms nothing: commits of one chunk replace each
-other whole (`pipeline.commit`).
+The lease names the one that wrote last; the other finds out at its next renewal, before its next commit, and before
+each change of what it shares with the other (`check`), and gives up. What remains are the moments between such a look
+and the write after it. A commit in them harms nothing: commits of one chunk replace each other whole
+(`pipeline.commit`). A data file that is written in them after the other driver ended is a file that nothing names, and
+`sewd verify` finds it.
 """
 
 from __future__ import annotations
@@ -26,9 +28,13 @@ from typing import Any, Final
 from pipeline import storage
 from pipeline.errors import LeaseLostError, StorageError, UsageError
 
-RENEW_S: Final = 5.0
-EXPIRE_S: Final = 20.0
+RENEW_S: Final = 10.0
+# Longer than a call to storage is retried for in bad weather: whoever is silent for so long is not only waiting.
+EXPIRE_S: Final = 90.0
 _LOOK_S: Final = 0.5
+_RELEASE_S: Final = 5.0  # for giving it back: in bad weather it is left to expire
+
+_held: set[str] = set()  # attempts of this process that hold a lease
 
 
 def lease_uri(run: str) -> str:
@@ -40,74 +46,86 @@ def lease_uri(run: str) -> str:
 def hold(
     run: str, attempt: str, *, renew_s: float = RENEW_S, expire_s: float = EXPIRE_S
 ) -> Iterator[Callable[[], None]]:
-    """Hold the lease of `run` for the driver `attempt`; gives a function that raises once it is lost.
+    """Hold the lease of `run` for the driver `attempt`; gives a function that raises once its loss is known.
 
     Waits up to `expire_s` for a holder that is dead, if it cannot be asked.
 
     Raises:
         UsageError: another driver is at work.
-        LeaseLostError: by the function given: another driver took the lease over.
+        LeaseLostError: by the function given: another driver took the lease over. It asks no storage.
     """
     uri = lease_uri(run)
     _wait_until_free(run, uri, expire_s)
-    beat = 0
-    storage.put(uri, _content(attempt, beat))
+    identity = {"attempt": attempt, **_identity()}
+    storage.put(uri, _content(identity, 0))
+    _held.add(attempt)
     ended, lost = threading.Event(), threading.Event()
 
     def renew() -> None:
-        nonlocal beat
+        beat = 0
         while not ended.wait(renew_s):
             with contextlib.suppress(StorageError):  # in bad weather, again
-                if _holder(uri).get("attempt") != attempt:
+                if not _is_held(uri, attempt):
                     lost.set()
                     return
                 beat += 1
-                storage.put(uri, _content(attempt, beat))
+                storage.put(uri, _content(identity, beat))
+        with contextlib.suppress(StorageError):  # it expires
+            if _is_held(uri, attempt):
+                storage.delete([uri])
 
     def still_held() -> None:
         if lost.is_set():
-            raise LeaseLostError(_lost(run, uri))
+            raise LeaseLostError(_lost(run))
 
     renewer = threading.Thread(target=renew, name="sewd-lease", daemon=True)
     renewer.start()
     try:
         yield still_held
     finally:
+        _held.discard(attempt)
         ended.set()
-        renewer.join()
-        with contextlib.suppress(StorageError):  # it expires
-            if _holder(uri).get("attempt") == attempt:
-                storage.delete([uri])
+        renewer.join(_RELEASE_S)
 
 
 def check(run: str, attempt: str) -> None:
-    """For writers, before they commit.
+    """For whoever is about to write what another driver could be writing too.
 
     Raises:
         LeaseLostError: the lease is not `attempt`'s any more.
+        StorageError: it cannot be known.
     """
-    if _holder(lease_uri(run)).get("attempt") != attempt:
-        raise LeaseLostError(_lost(run, lease_uri(run)))
+    if not _is_held(lease_uri(run), attempt):
+        raise LeaseLostError(_lost(run))
 
 
-def _lost(run: str, uri: str) -> str:
+def _is_held(uri: str, attempt: str) -> bool:
+    return _holder(uri).get("attempt") == attempt
+
+
+def _lost(run: str) -> str:
     return (
-        f"{run}: {_named(_holder(uri)) or 'another driver'} took this run over; nothing is lost, and it goes on there"
+        f"{run}: another driver took this run over, and nothing is lost by it; or its control/lease.json was removed, "
+        "or cannot be seen from every machine of the cluster"
     )
 
 
 def _wait_until_free(run: str, uri: str, expire_s: float) -> None:
     first = _holder(uri)
-    deadline = time.monotonic() + expire_s
     alive = _alive(first)
+    deadline = time.monotonic() + expire_s
     while first and alive is not False:
+        began = time.monotonic()
         now = _holder(uri)
         if not now:
             return
         if alive or now != first:
             raise UsageError(
-                f"{run}: {_named(now)} is at work on this run. Let it finish, stop it, or choose another --output"
+                f"{run}: the driver {now.get('host')}:{now.get('pid')} is at work on this run. "
+                "Let it finish, stop it, or choose another --output"
             )
+        if time.monotonic() - began > 2 * _LOOK_S:  # the weather is bad, for the other one too
+            deadline = time.monotonic() + expire_s
         if time.monotonic() >= deadline:
             return
         time.sleep(min(_LOOK_S, expire_s / 4))
@@ -122,32 +140,33 @@ def _holder(uri: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _named(holder: dict[str, Any]) -> str:
-    return f"the driver {holder.get('host')}:{holder.get('pid')}" if holder else ""
+def _content(identity: dict[str, Any], beat: int) -> bytes:
+    return json.dumps(identity | {"beat": beat}).encode()
 
 
-def _content(attempt: str, beat: int) -> bytes:
+def _identity() -> dict[str, Any]:
+    """This process: its machine, the start of the machine, its own numbering of processes, number and start."""
     pid = os.getpid()
-    holder = {"attempt": attempt, "host": socket.gethostname(), "pid": pid, "beat": beat}
-    return json.dumps(holder | {"boot": _boot(), "born": _born(pid)}).encode()
+    boot, numbering = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    identity: dict[str, Any] = {"host": socket.gethostname(), "pid": pid, "boot": None, "numbering": None}
+    with contextlib.suppress(OSError):  # not Linux
+        identity |= {"boot": boot.read_text().strip(), "numbering": str(numbering.readlink())}
+    return identity | {"born": _born(pid)}
 
 
 def _alive(holder: dict[str, Any]) -> bool | None:
     """Whether the holder's process runs on this machine; None: it cannot be known from here."""
-    boot = _boot()
-    if boot is None or (holder.get("host"), holder.get("boot")) != (socket.gethostname(), boot):
+    mine = _identity()
+    here = ("host", "boot", "numbering")
+    if mine["boot"] is None or any(holder.get(name) != mine[name] for name in here) or holder.get("born") is None:
         return None
-    return holder.get("born") is not None and _born(int(holder["pid"])) == holder["born"]
-
-
-def _boot() -> str | None:
-    """This start of the machine, where the system tells."""
-    path = Path("/proc/sys/kernel/random/boot_id")
-    return path.read_text().strip() if path.exists() else None
+    if (holder["pid"], holder["born"]) == (mine["pid"], mine["born"]):
+        return holder["attempt"] in _held  # this process did not manage to give it back
+    return bool(_born(holder["pid"]) == holder["born"])
 
 
 def _born(pid: int) -> str | None:
-    """When a process of this machine was started, in ticks since the machine was: a pid alone is used again."""
+    """When a process was started, in ticks since the machine was: a pid alone is used again. None: there is none."""
     with contextlib.suppress(OSError):
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if state in "ZX" else fields[18]

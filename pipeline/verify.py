@@ -1,10 +1,11 @@
 """Is a run what its commits say: every commit, file, checksum and count, and the plan equal to what is committed.
 
-What must hold, for a run at any moment: each commit object can be read, is named after its content, belongs to a part
-of the plan, and its chunk follows row by row on those before it; each file that counts (those of the commits, or the
-compacted ones once the run has them) is there, whole, with the bytes that its SHA-256 promises; and its rows, chunk by
-chunk, are as many as the commits say. And for a run that is done: every part of the plan is committed to its last
-chunk, the totals of the record are the commits' sums, and there is no data file that nothing names.
+What must hold, for a run that nobody writes to, done or not: each commit object can be read, is named after its
+content, belongs to a part of the plan, and its chunk follows row by row on those before it; each file that counts
+(those of the commits, or the compacted ones once the run has them) is there, whole, with the bytes that its SHA-256
+promises; and its rows, chunk by chunk, are as many as the commits say. And for a run that is done: every part of the
+plan is committed to its last chunk, the totals of the record are the commits' sums, and there is no data file that
+nothing names.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.commit import READ_AHEAD, Commit, Committed, DataFile, commit_objects, commit_of, is_orphan, untiled
 from pipeline.compact import COMPACTION, read_compaction
-from pipeline.run import Run, Totals
+from pipeline.run import PLAN_FILE, Run, Totals
 from pipeline.schemas import TABLES
 
 FILES_AT_ONCE = 4
@@ -45,6 +46,7 @@ class Verification:
 
     problems: tuple[Problem, ...]
     parts: int
+    parts_done: int
     commits: int
     files: int
     rows: int
@@ -54,12 +56,20 @@ class Verification:
 def verify(run: Run) -> Verification:
     """Check a run; see the module. Reads every byte of it once.
 
+    A run that is finished while it is looked at is looked at again: its small files are gone then.
+
     Raises:
         StorageError: it could not be reached.
     """
+    found = _verify(run)
+    again = Run.open(run.uri)
+    return found if again.status == run.status or not found.problems else _verify(again)
+
+
+def _verify(run: Run) -> Verification:
     problems: list[Problem] = []
     commits = list(_read_commits(run, problems))
-    plan = run.plan(["part_id"])["part_id"].to_pylist()
+    plan = _read_plan(run, problems)
     problems += _check_commits(run, commits, set(plan))
     try:
         compacted = read_compaction(run.uri)
@@ -75,9 +85,9 @@ def verify(run: Run) -> Verification:
     problems += _check_counts(commits, found, len(run.record["fingerprint"]["classifiers"]))
     if run.status == "done":
         problems += _check_done(run, commits, plan, files)
-    return Verification(
-        tuple(problems), len(plan), len(commits), len(files), sum(f.rows for f in files), sum(f.size for f in files)
-    )
+    done = sum(committed.done for committed in _committed(commits).values())
+    rows, size = sum(file.rows for file in files), sum(file.size for file in files)
+    return Verification(tuple(problems), len(plan), done, len(commits), len(files), rows, size)
 
 
 def _read_commits(run: Run, problems: list[Problem]) -> Iterator[Commit]:
@@ -90,6 +100,30 @@ def _read_commits(run: Run, problems: list[Problem]) -> Iterator[Commit]:
                     yield commit_of(data)
                 except ValueError as error:
                     problems.append(Problem(_below(run, uri), f"cannot be read: {error}"))
+
+
+def _read_plan(run: Run, problems: list[Problem]) -> list[str]:
+    try:
+        plan: list[str] = run.plan(["part_id"])["part_id"].to_pylist()
+    except FileNotFoundError:
+        problems.append(Problem(PLAN_FILE, "is lost"))
+        return []
+    except pa.ArrowException as error:
+        problems.append(Problem(PLAN_FILE, f"cannot be read: {error}"))
+        return []
+    if len(plan) != run.record["parts"]:
+        problems.append(Problem(PLAN_FILE, f"has {len(plan)} parts, and {run.record['parts']} were planned"))
+    return plan
+
+
+def _committed(commits: Iterable[Commit]) -> dict[str, Committed]:
+    chunks: dict[str, set[int]] = {}
+    last: dict[str, int] = {}
+    for commit in commits:
+        chunks.setdefault(commit.part_id, set()).add(commit.chunk)
+        if commit.last:
+            last[commit.part_id] = commit.chunk
+    return {part: Committed(frozenset(numbers), last.get(part)) for part, numbers in chunks.items()}
 
 
 def _below(run: Run, uri: str) -> str:
@@ -120,7 +154,10 @@ def _check_file(run: str, file: DataFile) -> tuple[list[str], Counts]:
         return [f"has {len(data)} bytes, and was written with {file.size}"], Counts()
     if hashlib.sha256(data).hexdigest() != file.sha256:
         return ["is not the file that was written: its SHA-256 differs"], Counts()
-    source = pq.ParquetFile(io.BytesIO(data))
+    try:
+        source = pq.ParquetFile(io.BytesIO(data))
+    except pa.ArrowException as error:
+        return [f"is no Parquet file: {error}"], Counts()
     if not source.schema_arrow.equals(TABLES[file.table]):
         return [f"is no file of {file.table}: its columns differ"], Counts()
     counts = Counts()
@@ -151,15 +188,10 @@ def _check_counts(commits: Iterable[Commit], found: Counts, classifiers: int) ->
 def _check_done(
     run: Run, commits: Sequence[Commit], plan: Sequence[str], files: Sequence[DataFile]
 ) -> Iterator[Problem]:
-    by_part: dict[str, set[int]] = {}
-    last: dict[str, int] = {}
-    for commit in commits:
-        by_part.setdefault(commit.part_id, set()).add(commit.chunk)
-        if commit.last:
-            last[commit.part_id] = commit.chunk
+    committed = _committed(commits)
     for part in plan:
-        if not Committed(frozenset(by_part.get(part, ())), last.get(part)).done:
-            yield Problem("plan.parquet", f"part {part} is not committed to its end, and the run is called done")
+        if not committed.get(part, Committed()).done:
+            yield Problem(PLAN_FILE, f"part {part} is not committed to its end, and the run is called done")
     sums, recorded = sum((Totals.of(commit) for commit in commits), start=Totals()), Totals(**run.record["totals"])
     for name in ("chunks", "utterances", "errors", "source_bytes", "error_codes"):
         if getattr(sums, name) != getattr(recorded, name):

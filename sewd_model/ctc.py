@@ -291,7 +291,7 @@ def greedy_path(logits: "torch.Tensor | NDArray[np.floating[Any]]", blank: int, 
         ValueError: `logits` is not two-dimensional, has a frame whose best score is not finite, or `blank` is no
             column of it.
     """
-    if not isinstance(logits, np.ndarray):
+    if hasattr(logits, "detach"):
         logits = logits.detach().float().cpu().numpy()
     scores = np.asarray(logits, dtype=np.float32)
     if scores.ndim != 2 or not 0 <= blank < scores.shape[1]:

@@ -17,6 +17,9 @@ from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
 from ray.autoscaler.v2.utils import ResourceRequestUtil
 
+import pipeline
+from pipeline.cluster import Node, share_out
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -73,15 +76,25 @@ def launched(config: dict, demands: list[dict], availability: dict[str, float] |
 
 def test_workers_are_spot_while_there_is_spot_and_on_demand_when_not(prepared):
     three = [{"GPU": 1, "CPU": 1}] * 3
+    standing = prepared["available_node_types"]["gpu_spot"]["min_workers"]
+    assert launched(prepared, []) == {"gpu_spot": standing}
     assert launched(prepared, three) == {"gpu_spot": 3}
-    assert launched(prepared, three, {"gpu_spot": 0.0}) == {"gpu_on_demand": 3}
-    assert launched(prepared, []) == {}
+    assert launched(prepared, three, {"gpu_spot": 0.0}) == {"gpu_spot": standing, "gpu_on_demand": 3 - standing}
+
+
+def test_a_run_fits_on_the_machines_that_stand(prepared):
+    kind = prepared["available_node_types"]["gpu_spot"]
+    machines = [Node(kind["resources"]["CPU"], kind["resources"]["GPU"])] * kind["min_workers"]
+    nodes = [Node(0, 0), *machines]
+    config = pipeline.RunConfig(inputs=("in",), output="out", model="model")
+    shared = share_out(sum(n.cpus for n in nodes), sum(n.gpus for n in nodes), config, nodes)
+    assert (shared.actors, shared.actor_gpus, shared.read_cpus) == (kind["min_workers"], 1, 1)
 
 
 def test_the_limits_hold(prepared):
     # Ray counts the head among the nodes, which is not there in this request.
     assert sum(launched(prepared, [{"GPU": 1}] * 100).values()) == prepared["max_workers"] + 1
-    assert launched(prepared, [{"GPU": 2}]) == {}, "no machine has two"
+    assert launched(prepared, [{"GPU": 2}]) == launched(prepared, []), "no machine has two"
 
 
 @pytest.fixture

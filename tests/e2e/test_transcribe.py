@@ -21,6 +21,7 @@ import pipeline
 from pipeline import driver
 from pipeline.cluster import Resources, data_context
 from pipeline.driver import _Execution, _load_models
+from pipeline.errors import LeaseLostError
 from pipeline.lease import hold
 from pipeline.sink import TOP_K
 from pipeline.verify import verify
@@ -297,10 +298,49 @@ def test_a_driver_that_slept_while_another_did_its_work_gives_up_and_harms_nothi
     assert verify(pipeline.Run.open(tmp_path / "run")).problems == ()
 
 
+def test_a_driver_that_is_refused_has_touched_nothing(tmp_path, corpus, small_ctc):
+    with hold(str(tmp_path / "run"), "other"), pytest.raises(pipeline.UsageError, match="is at work on this run"):
+        transcribe(corpus, tmp_path / "run", small_ctc, limit=2)
+    assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("point", ["_compact", "remove_orphans"])
+def test_a_driver_whose_run_was_taken_over_while_it_finished_changes_nothing(
+    point, tmp_path, local_ray, corpus, small_ctc, monkeypatch
+):
+    do = getattr(driver, point)
+    lease = tmp_path / "run" / "control" / "lease.json"
+
+    def slowly(*arguments):
+        lease.write_text('{"attempt": "other"}')
+        return do(*arguments)
+
+    monkeypatch.setattr(driver, point, slowly)
+    with pytest.raises(LeaseLostError):
+        transcribe(corpus, tmp_path / "run", small_ctc, limit=2)
+    assert pipeline.Run.open(tmp_path / "run").status == "running"
+    assert (tmp_path / "run" / "compaction.json").exists() == (point == "remove_orphans")
+    assert len(corpora.rows_of(pipeline.Run.open(tmp_path / "run"))) == 2
+    assert lease.exists()
+
+
+def test_a_driver_whose_run_was_taken_over_leaves_no_word_of_its_own_failure(
+    tmp_path, local_ray, corpus, small_ctc, monkeypatch
+):
+    def fail(*_):
+        (tmp_path / "run" / "control" / "lease.json").write_text('{"attempt": "other"}')
+        raise pipeline.StorageError("the network is gone")
+
+    monkeypatch.setattr(driver, "_missing", fail)
+    with pytest.raises(pipeline.StorageError, match="the network is gone"):
+        transcribe(corpus, tmp_path / "run", small_ctc, limit=2)
+    assert pipeline.Run.open(tmp_path / "run").status == "running"
+
+
 def test_a_part_that_was_half_committed_is_taken_up_where_it_was(tmp_path, local_ray, corpus, small_ctc):
     want = corpora.rows_of(transcribe(corpus, tmp_path / "whole", small_ctc, chunk_rows=5))
     with pytest.MonkeyPatch.context() as patch:  # ends before its files are compacted, as a driver killed there does
-        patch.setattr(driver, "_finish", lambda run: run.save(status="failed"))
+        patch.setattr(driver, "_finish", lambda run, _: run.save(status="failed"))
         transcribe(corpus, tmp_path / "run", small_ctc, chunk_rows=5)
     commits = sorted((tmp_path / "run").glob("commits/*/*.json"))
     kept = {path: path.stat().st_mtime_ns for path in commits[::2]}

@@ -140,7 +140,7 @@ def test_gpus_have_an_actor_each(nodes, changes, wanted):
         ([(2, 0)], {"cpus_per_actor": 1.75}, "need 2.25 CPUs, but Ray has 2 CPUs"),  # no room for the writer
         ([(4, 0), (4, 0)], {"cpus_per_actor": 5}, "but Ray has 8 CPUs on 2 machines"),
         ([(0.5, 0)], {}, "but Ray has 0.5 CPUs"),
-        ([(0, 0)], {}, "but Ray has 0 CPUs"),
+        ([(0, 0)], {}, "no machine with CPUs for tasks: wait for the cluster's workers"),
         ([(8, 1)], {"actors": 2}, "2 actors x 1 GPUs = 2 GPUs, but Ray has 1 GPUs, room for 1"),
         ([(8, 1), (8, 1)], {"gpus_per_actor": 2}, "2 GPUs, but Ray has 2 GPUs on 2 machines, room for 0"),
         ([(8, 0)], {"gpus_per_actor": 1}, "1 GPUs, but Ray has 0 GPUs"),

@@ -23,7 +23,7 @@ def run(tmp_path) -> str:
 
 
 def write(run: str, **changes) -> None:
-    holder = {"attempt": "other", "host": "elsewhere", "pid": 7, "beat": 0, "boot": "b", "born": "1"}
+    holder = {"attempt": "other", "host": "elsewhere", "pid": 7, "beat": 0, "boot": "b", "numbering": "n", "born": "1"}
     Path(lease_uri(run)).parent.mkdir(parents=True, exist_ok=True)
     Path(lease_uri(run)).write_text(json.dumps(holder | changes))
 
@@ -72,6 +72,32 @@ def test_a_process_that_only_has_the_dead_drivers_number_is_not_it(run):
         check(run, "b")
 
 
+def test_a_living_driver_that_numbers_its_processes_otherwise_is_watched_not_asked(run):
+    with hold(run, "a"):
+        holder = json.loads(Path(lease_uri(run)).read_text())
+    write(run, **(holder | {"attempt": "other", "numbering": "pid:[1]"}))  # a container beside this one
+
+    def renew() -> None:
+        time.sleep(0.5)
+        write(run, **(holder | {"attempt": "other", "numbering": "pid:[1]", "beat": 1}))
+
+    thread = threading.Thread(target=renew)
+    thread.start()
+    with pytest.raises(UsageError, match="is at work"), hold(run, "b", expire_s=30):
+        pass
+    thread.join()
+
+
+def test_what_this_process_could_not_give_back_is_free(run):
+    with hold(run, "a"):
+        left = Path(lease_uri(run)).read_text()
+    Path(lease_uri(run)).write_text(left)
+    began = time.monotonic()
+    with hold(run, "b", expire_s=60):
+        check(run, "b")
+    assert time.monotonic() - began < 10
+
+
 def test_a_silent_driver_of_another_machine_is_dead_once_its_lease_expired(run):
     write(run)
     began = time.monotonic()
@@ -112,7 +138,7 @@ def test_a_lease_that_another_takes_is_lost_and_left_to_it(run):
     with hold(run, "a", renew_s=0.05) as still_held:
         write(run)
         time.sleep(1)
-        with pytest.raises(LeaseLostError, match="elsewhere:7 took this run over"):
+        with pytest.raises(LeaseLostError, match="another driver took this run over"):
             still_held()
     assert json.loads(Path(lease_uri(run)).read_text())["attempt"] == "other"
 

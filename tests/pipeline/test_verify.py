@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 import pipeline
 from pipeline import driver
+from pipeline import verify as module
 from pipeline.verify import verify
 from tests import corpora
 from tests.command import sewd
@@ -27,7 +29,7 @@ def made(tmp_path_factory, local_ray, small_ctc, small_classifier) -> dict[str, 
     options |= {"part_mib": 0.1, "chunk_rows": 2}
     pipeline.transcribe(pipeline.RunConfig(output=folder / "done", **options))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(driver, "_finish", lambda run: run.save(status="stopped"))
+        patch.setattr(driver, "_finish", lambda run, _: run.save(status="stopped"))
         pipeline.transcribe(pipeline.RunConfig(output=folder / "open", **options))
     return {"done": folder / "done", "open": folder / "open"}
 
@@ -88,9 +90,59 @@ def test_one_bit_that_changed(run):
     assert any(path.name in line and "SHA-256" in line for line in messages(run))
 
 
-def test_a_lost_commit(run):
-    commits(run)[0].unlink()
-    assert messages(run)
+def test_a_lost_commit(done):
+    path = commits(done)[0]
+    part = path.name.partition("-")[0]
+    path.unlink()
+    assert f"plan.parquet: part {part} is not committed to its end, and the run is called done" in messages(done)
+
+
+def test_chunks_are_committed_in_any_order(made, tmp_path):
+    shutil.copytree(made["open"], tmp_path / "run")
+    for path in commits(tmp_path / "run"):
+        if json.loads(path.read_text())["first_row"] == 0:
+            for file in json.loads(path.read_text())["files"]:
+                (tmp_path / "run" / file["path"]).unlink()
+            path.unlink()
+    assert messages(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize("content", [b"no Parquet", None])
+def test_a_plan_that_cannot_be_read(run, content):
+    (run / "plan.parquet").unlink()
+    if content:
+        (run / "plan.parquet").write_bytes(content)
+    assert any(line.startswith("plan.parquet: ") for line in messages(run))
+
+
+def test_a_file_that_is_no_parquet_although_it_is_what_was_written(done):
+    compaction = json.loads((done / "compaction.json").read_text())
+    file = compaction["files"][0]
+    (done / file["path"]).write_bytes(b"text")
+    file |= {"size": 4, "sha256": hashlib.sha256(b"text").hexdigest()}
+    (done / "compaction.json").write_text(json.dumps(compaction))
+    assert any("is no Parquet file" in line for line in messages(done))
+
+
+def test_a_run_that_is_finished_meanwhile_is_looked_at_again(made, tmp_path, monkeypatch):
+    shutil.copytree(made["open"], tmp_path / "run")
+    opened = pipeline.Run.open(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    shutil.copytree(made["done"], tmp_path / "run")
+    (tmp_path / "run" / "compaction.json").rename(tmp_path / "hidden")
+
+    def late(uri):
+        return None if (tmp_path / "hidden").exists() else read_compaction(uri)
+
+    def show(file, *rest):
+        if (tmp_path / "hidden").exists():
+            (tmp_path / "hidden").rename(tmp_path / "run" / "compaction.json")
+        return check_file(file, *rest)
+
+    read_compaction, check_file = module.read_compaction, module._check_file
+    monkeypatch.setattr(module, "read_compaction", late)
+    monkeypatch.setattr(module, "_check_file", show)
+    assert verify(opened).problems == ()
 
 
 def test_a_commit_that_says_other_counts(run):
@@ -102,9 +154,11 @@ def test_a_commit_that_says_other_counts(run):
 
 
 def test_a_commit_that_cannot_be_read(run):
-    path = commits(run)[0]
-    path.write_text(path.read_text()[:40])
-    assert any(path.name in line and "cannot be read" in line for line in messages(run))
+    first, second = commits(run)[:2]
+    first.write_text(first.read_text()[:40])
+    change(second, error_codes=None)
+    for path in (first, second):
+        assert any(path.name in line and "cannot be read" in line for line in messages(run))
 
 
 def test_a_commit_of_a_part_that_was_not_planned(run):
@@ -165,4 +219,5 @@ def test_the_command_says_it_by_lines_and_exit_code(done):
     broken = sewd("verify", done)
     assert broken.returncode == 1
     assert "is lost" in broken.stderr
-    assert "problems" in broken.stdout
+    assert "problem" in broken.stdout
+    assert broken.stdout.count("\n") == 1
