@@ -11,12 +11,12 @@ projections of the relative position table.
         ctc_logits, class_logits = output.logits
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from sewd_model.activations import Activation
@@ -33,6 +33,10 @@ from sewd_model.model import (
 )
 from sewd_model.packed_attention import Linear, PackedAttention
 from sewd_model.packed_features import Norm, PackedFeatures, fast_activation
+
+# Frames that go through the layers at a time: 32 s at the published strides. More would not make the matrix products
+# faster, but their outputs leave the caches.
+PACK_FRAMES = 1600
 
 Packable = SEWDModel | SEWDForCTC | SEWDForSequenceClassification
 
@@ -111,18 +115,33 @@ class PackedModel:
                 raise ValueError(msg)
             if len(waveform) < config.min_samples:
                 raise InputTooShortError(len(waveform), config.min_samples)
-        if not waveforms:
-            return []
+        return [output for pack in self._packs(waveforms) for output in self._encode(pack)]
 
+    def _packs(self, waveforms: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+        """Runs of neighbours of up to `PACK_FRAMES` frames, or one longer clip."""
+        pack: list[Tensor] = []
+        room = 0
+        for waveform in waveforms:
+            frames = self.config.num_frames(len(waveform))
+            if pack and frames > room:
+                yield pack
+                pack = []
+            room = (room if pack else PACK_FRAMES) - frames
+            pack.append(waveform)
+        if pack:
+            yield pack
+
+    def _encode(self, waveforms: list[Tensor]) -> list[PackedOutput]:
+        config = self.config
         num_frames = [config.num_frames(len(waveform)) for waveform in waveforms]
         lengths = [frames // config.squeeze_factor for frames in num_frames]
         hidden = torch.cat([tile for waveform in waveforms for tile in self.features(waveform)])
         hidden = self.norm(hidden)  # (total T, conv_dim[-1])
         if self.projection is not None:
             hidden = self.projection(hidden)
-        hidden = torch.cat([self.squeeze(clip) for clip in hidden.split(num_frames)])  # (total S, hidden)
+        hidden = torch.cat([self.squeeze(clip) for clip in torch.split(hidden, num_frames)])  # (total S, hidden)
 
-        buckets = position_buckets(max(lengths), config) if config.relative_attention else None
+        buckets = position_buckets(max(lengths), config)
         states = [hidden] if self.keeps_states else []
         for layer in self.layers:
             hidden = layer(hidden, lengths, buckets)
@@ -133,13 +152,13 @@ class PackedModel:
 
         encoded = _Encoded(last, num_frames, states, lengths)
         logits = [head(encoded) for head in self.heads]
-        clips = zip(last.split(num_frames), *logits, strict=True)
+        clips = zip(torch.split(last, num_frames), *logits, strict=True)
         return [PackedOutput(frames, tuple(of_heads)) for frames, *of_heads in clips]
 
 
 def _with_zero_frames(spread: Tensor, num_frames: list[int], squeeze: int) -> Tensor:
     """Bring each clip of `spread` to its number of frames, zeros at its end, as the reference does."""
-    clips = spread.split([frames - frames % squeeze for frames in num_frames])
+    clips = torch.split(spread, [frames - frames % squeeze for frames in num_frames])
     return torch.cat(
         [functional.pad(clip, (0, 0, 0, frames % squeeze)) for clip, frames in zip(clips, num_frames, strict=True)]
     )
@@ -165,7 +184,7 @@ class _Squeeze:
     def __call__(self, hidden: Tensor) -> Tensor:
         """Map `(T, hidden)` to `(S, hidden)`."""
         length = hidden.shape[0] // self.stride
-        pooled = hidden[: length * self.stride].unflatten(0, (length, self.stride)).mean(1)  # (S, hidden)
+        pooled = hidden[: length * self.stride].view(length, self.stride, -1).mean(1)  # (S, hidden)
         padding = self.weight.shape[-1] // 2
         wide = functional.conv1d(hidden.T, self.weight, self.bias, self.stride, padding, groups=self.groups)
         return pooled + self.activation(wide.T[:length])
@@ -183,7 +202,7 @@ class _Residual:
         return cls(Linear.of(module.dense), Norm.of(module.LayerNorm))
 
     def __call__(self, hidden: Tensor, residual: Tensor) -> Tensor:
-        return self.norm(self.dense(hidden).add_(residual))
+        return self.norm((residual + self.dense.bias).addmm_(hidden, self.dense.weight))
 
 
 @dataclass(frozen=True)
@@ -206,7 +225,7 @@ class _Layer:
             output=_Residual.of(layer.output),
         )
 
-    def __call__(self, hidden: Tensor, lengths: list[int], buckets: Tensor | None) -> Tensor:
+    def __call__(self, hidden: Tensor, lengths: list[int], buckets: Tensor) -> Tensor:
         """Map `(total S, hidden)` to the same; see `PackedAttention.__call__`."""
         attended = self.attention_output(self.attention(hidden, lengths, buckets), hidden)
         return self.output(self.activation(self.intermediate(attended)), attended)
@@ -228,7 +247,7 @@ class _CTC:
     lm_head: Linear
 
     def __call__(self, encoded: _Encoded) -> tuple[Tensor, ...]:
-        return self.lm_head(encoded.last).split(encoded.num_frames)
+        return torch.split(self.lm_head(encoded.last), encoded.num_frames)
 
 
 @dataclass(frozen=True)
@@ -241,10 +260,10 @@ class _Classifier:
 
     def __call__(self, encoded: _Encoded) -> tuple[Tensor, ...]:
         if self.layer_weights is None:
-            clips = encoded.last.split(encoded.num_frames)
+            clips = torch.split(encoded.last, encoded.num_frames)
         else:
             mixed = torch.tensordot(self.layer_weights, torch.stack(encoded.states), 1)  # (total S, hidden)
-            clips = mixed.split(encoded.lengths)
+            clips = torch.split(mixed, encoded.lengths)
         means = torch.stack([clip.mean(0) for clip in clips])  # (clips, hidden)
         return self.classifier(self.projector(means)).unbind(0)
 

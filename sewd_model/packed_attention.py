@@ -3,7 +3,7 @@
 A position term needs, for query q and key k, a product with the vector of the offset q - k. Products with all offsets
 are one matrix product; in its rows the wanted entries of the next row start one column earlier, so they are a strided
 view of it: a row stride one less than the width. Bucketed offsets change nothing but the vectors, which are laid out
-offset by offset first.
+offset by offset first. Rows go in tiles: the fewer at a time, the fewer of the products are not wanted.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from sewd_model.model import SelfAttention
+
+# Squeezed frames that are worked off at a time; of 32 to 256, the fastest for clips of 100 to 400.
+TILE = 64
 
 
 @dataclass(frozen=True)
@@ -38,48 +41,13 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class PositionVectors:
-    """Position keys and queries offset by offset, for clips of up to `longest` squeezed frames.
-
-    Attributes:
-        keys: `(heads, d, 2 * longest - 1)`, of the offsets q - k from `longest - 1` *down*; None without "c2p".
-        queries: `(heads, d, 2 * longest - 1)`, of the offsets from `1 - longest` *up*; None without "p2c".
-    """
-
-    longest: int
-    keys: Tensor | None
-    queries: Tensor | None
-
-    def scores(self, query: Tensor, key: Tensor) -> Tensor | None:
-        """The sum of the position terms, `(heads, S, S)`, of queries and keys `(heads, S, d)`; None if there is none.
-
-        The queries are scaled; the position queries are, in place of the keys.
-        """
-        length = query.shape[1]
-        reached = slice(self.longest - length, self.longest + length - 1)  # the 2 S - 1 offsets of this clip
-        scores = None
-        if self.keys is not None:
-            scores = _skew(query @ self.keys[..., reached])  # (heads, query, key)
-        if self.queries is not None:
-            by_key = _skew(key @ self.queries[..., reached]).transpose(1, 2)  # (heads, query, key)
-            scores = by_key if scores is None else scores + by_key
-        return scores
-
-
-def _skew(products: Tensor) -> Tensor:
-    """The view `(heads, S, S)` of contiguous `(heads, S, 2 S - 1)` with entry (i, j) at column j - i + S - 1."""
-    heads, length, width = products.shape
-    return products.as_strided((heads, length, length), (length * width, width - 1, 1), length - 1)
-
-
-@dataclass(frozen=True)
 class PackedAttention:
     """What `SelfAttention` computes for clips alone, from projections of all of them at once.
 
     Attributes:
         projection: to queries, keys and values side by side; 1 / sqrt(d * terms) is in the queries.
         position_keys: `(2 * span, hidden)`, a row a bucket; None without "c2p".
-        position_queries: the same of "p2c", scaled.
+        position_queries: the same of "p2c", scaled in place of the keys; None without "p2c".
     """
 
     num_heads: int
@@ -101,37 +69,71 @@ class PackedAttention:
             queries = Linear.of(project, scales=(attention.scale,))(table)
         return cls(attention.num_heads, projection, keys, queries)
 
-    def positions(self, buckets: Tensor) -> PositionVectors:
-        """Lay the position vectors out by offset; `buckets` (2 * longest - 1,) are the offsets' rows, upwards."""
-        keys, queries = self.position_keys, self.position_queries
-        return PositionVectors(
-            longest=(len(buckets) + 1) // 2,
-            keys=None if keys is None else self._split(keys[buckets.flip(0)]).transpose(1, 2),
-            queries=None if queries is None else self._split(queries[buckets]).transpose(1, 2),
-        )
-
-    def __call__(self, hidden: Tensor, lengths: list[int], buckets: Tensor | None) -> Tensor:
+    def __call__(self, hidden: Tensor, lengths: list[int], buckets: Tensor) -> Tensor:
         """Attend within each clip.
 
         Args:
             hidden: `(sum(lengths), hidden)`, clip after clip.
             lengths: squeezed frames of each clip.
-            buckets: see `positions`, for the longest clip; None without relative attention.
+            buckets: `(2 * longest - 1,)`, what `position_buckets` gives for the longest clip; not read without
+                relative attention.
 
         Returns:
             The context, `(sum(lengths), hidden)`.
         """
-        vectors = PositionVectors(0, None, None) if buckets is None else self.positions(buckets)
+        keys, queries = self.position_keys, self.position_queries
+        # Offset by offset, (heads, d, 2 * longest - 1): the keys' from longest - 1 downwards, the queries' upwards.
+        by_offset = None if keys is None else self._split(keys[buckets.flip(0)]).transpose(1, 2)
+        by_offset_up = None if queries is None else self._split(queries[buckets]).transpose(1, 2)
         contexts = []
-        for clip in self.projection(hidden).split(lengths):  # (S, 3 * hidden)
+        for clip in torch.split(self.projection(hidden), lengths):  # (S, 3 * hidden)
             query, key, value = (self._split(part) for part in clip.chunk(3, dim=1))  # (heads, S, d)
-            bias = vectors.scores(query, key)
-            context = functional.scaled_dot_product_attention(
-                query[None], key[None], value[None], None if bias is None else bias[None], scale=1.0
-            )[0]
-            contexts.append(context.transpose(0, 1).flatten(1))  # (S, hidden)
+            context = _attend(query, key, value, by_offset, by_offset_up)  # (heads, S, d)
+            contexts.append(context.transpose(0, 1).flatten(1))
         return torch.cat(contexts)
 
     def _split(self, rows: Tensor) -> Tensor:
         """View `(L, hidden)` as `(heads, L, d)`."""
-        return rows.unflatten(1, (self.num_heads, -1)).transpose(0, 1)
+        return rows.view(len(rows), self.num_heads, -1).transpose(0, 1)
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, position_keys: Tensor | None, position_queries: Tensor | None
+) -> Tensor:
+    """Attention of one clip, `(heads, S, d)` to the same; position vectors `(heads, d, offsets)` or None."""
+    heads, length, _ = query.shape
+    tiles = [slice(start, min(start + TILE, length)) for start in range(0, length, TILE)]
+    bias = None
+    if position_queries is not None:
+        bias = query.new_empty(heads, length, length)
+        for tile in tiles:
+            bias[..., tile] = _position_products(key, position_queries, tile).transpose(1, 2)
+    contexts = []
+    for tile in tiles:
+        own = None if bias is None else bias[:, tile]  # (heads, rows of the tile, S)
+        if position_keys is not None:
+            by_query = _position_products(query, position_keys, tile)
+            own = by_query if own is None else own.add_(by_query)
+        contexts.append(
+            functional.scaled_dot_product_attention(
+                query[None, :, tile], key[None], value[None], None if own is None else own[None], scale=1.0
+            )[0]
+        )
+    return torch.cat(contexts, dim=1)
+
+
+def _position_products(rows: Tensor, vectors: Tensor, tile: slice) -> Tensor:
+    """Products of the tile's rows with the vectors of their offsets to all columns.
+
+    Args:
+        rows: `(heads, S, d)`.
+        vectors: `(heads, d, 2 * longest - 1)`; the one of row i and column j is at `j - i + longest - 1`.
+        tile: the rows wanted.
+
+    Returns:
+        `(heads, rows of the tile, S)`, a view.
+    """
+    length, middle = rows.shape[1], vectors.shape[2] // 2
+    products = rows[:, tile] @ vectors[..., middle - tile.stop + 1 : middle - tile.start + length]
+    heads, height, width = products.shape  # width = S + height - 1
+    return products.as_strided((heads, height, length), (height * width, width - 1, 1), height - 1)

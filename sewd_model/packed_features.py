@@ -6,10 +6,11 @@ with stride 2 is one product, a kernel of 3 with stride 2 is two. A clip is work
 the processor's cache; a tile reads the few samples that its neighbour reads too, so the seams do not show.
 
 The GroupNorm behind the first convolution is folded into it. Its mean and variance are those of a linear function of
-the waveform's windows, `w . x`, and so follow from the windows' mean m and covariance C: `w . m` and `w . C w`. Both are
-taken in float64, of the waveform less its mean, which GroupNorm takes away anyway: no digits are lost to an offset.
+the waveform's windows, `w . x`, and so follow from the windows' mean m and covariance C: `w . m` and `w . C w`. Taken
+in float64, of the waveform less its mean, which GroupNorm takes away anyway, they lose no digits to an offset.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Self, cast
 
@@ -71,7 +72,7 @@ class _Convolution:
     def of(cls, layer: ConvLayer) -> Self:
         kernel, stride = layer.conv.kernel_size[0], layer.conv.stride[0]
         taps = layer.conv.weight.detach().permute(2, 1, 0)  # (kernel, C_in, C_out)
-        weights = tuple(part.flatten(0, 1).contiguous() for part in taps.split(stride))
+        weights = tuple(part.flatten(0, 1).contiguous() for part in torch.split(taps, stride))
         bias = None if layer.conv.bias is None else layer.conv.bias.detach()
         norm = None if layer.layer_norm is None else Norm.of(layer.layer_norm)
         return cls(kernel, stride, weights, bias, norm)
@@ -117,9 +118,10 @@ class PackedFeatures:
         if not per_frame:
             waveform = (waveform - waveform.mean(dtype=torch.float64)).float()
             weight, bias = self._fold_group_norm(waveform)
+        size = math.ceil(num_frames / math.ceil(num_frames / TILE_FRAMES))  # about equal, none of a frame or two
         tiles = []
-        for frame in range(0, num_frames, TILE_FRAMES):
-            last = min(frame + TILE_FRAMES, num_frames) - 1
+        for frame in range(0, num_frames, size):
+            last = min(frame + size, num_frames) - 1
             samples = waveform[frame * hop : last * hop + self.receptive_field]
             windows = samples.unfold(0, self.kernel, self.stride)  # (T, kernel)
             hidden = torch.addmm(bias, windows, weight.T)  # (T, C)
