@@ -24,7 +24,6 @@ from sewd_model.checkpoint import backbone_digest
 from sewd_model.config import InputTooShortError
 from sewd_model.model import (
     Layer,
-    PositionalConv,
     ResidualOutput,
     SEWDForCTC,
     SEWDForSequenceClassification,
@@ -32,7 +31,7 @@ from sewd_model.model import (
     position_buckets,
 )
 from sewd_model.packed_attention import Linear, PackedAttention
-from sewd_model.packed_features import Norm, PackedFeatures, fast_activation
+from sewd_model.packed_convolutions import Norm, PackedFeatures, PackedSqueeze, fast_activation
 
 # Frames that go through the layers at a time: 32 s at the published strides. More would not make the matrix products
 # faster, but their outputs leave the caches.
@@ -85,7 +84,7 @@ class PackedModel:
         self.norm = Norm.of(backbone.layer_norm)
         self.projection = Linear.of(backbone.feature_projection) if hasattr(backbone, "feature_projection") else None
         self.activation = fast_activation(self.config.feat_extract_activation)
-        self.squeeze = _Squeeze.of(encoder.pos_conv_embed, self.activation)
+        self.squeeze = PackedSqueeze.of(encoder.pos_conv_embed, self.activation)
         activation = fast_activation(self.config.hidden_act)
         self.layers = [_Layer.of(cast(Layer, layer), table, activation) for layer in transformer.layer]
         self.upsample = Linear.of(encoder.upsample.projection)
@@ -165,31 +164,6 @@ def _with_zero_frames(spread: Tensor, num_frames: list[int], squeeze: int) -> Te
 
 
 # --------------------------------------------------------------------------------------------------- the parts
-@dataclass(frozen=True)
-class _Squeeze:
-    """Average pooling plus the positional convolution, of a clip."""
-
-    weight: Tensor  # (hidden, hidden / groups, kernel)
-    bias: Tensor
-    stride: int
-    groups: int
-    activation: Activation
-
-    @classmethod
-    def of(cls, module: PositionalConv, activation: Activation) -> Self:
-        conv = module.conv
-        weight = conv.weight.detach()  # weight norm computes it here
-        return cls(weight, cast(Tensor, conv.bias).detach(), conv.stride[0], conv.groups, activation)
-
-    def __call__(self, hidden: Tensor) -> Tensor:
-        """Map `(T, hidden)` to `(S, hidden)`."""
-        length = hidden.shape[0] // self.stride
-        pooled = hidden[: length * self.stride].view(length, self.stride, -1).mean(1)  # (S, hidden)
-        padding = self.weight.shape[-1] // 2
-        wide = functional.conv1d(hidden.T, self.weight, self.bias, self.stride, padding, groups=self.groups)
-        return pooled + self.activation(wide.T[:length])
-
-
 @dataclass(frozen=True)
 class _Residual:
     """The end of each half of a layer."""

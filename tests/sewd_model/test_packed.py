@@ -5,11 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sewd_model import InputTooShortError, SEWDConfig, packed_attention, packed_features
+from sewd_model import InputTooShortError, SEWDConfig, packed_attention, packed_convolutions
 from sewd_model import packed as packed_module
 from sewd_model.packed import PackedModel, PackedOutput
 from sewd_model.packed_attention import TILE
-from sewd_model.packed_features import TILE_FRAMES
+from sewd_model.packed_convolutions import TILE_FRAMES
 
 # 20 samples a frame; frames: 61 (odd), 40, 25 (odd), 4, 2, and 60 with 7 samples that reach no frame.
 LENGTHS = (1230, 810, 510, 90, 50, 1217)
@@ -135,7 +135,7 @@ def test_company_order_tiles_and_packs_never_show(oracle, small, lengths, tile_f
     waveforms = oracle.clips(*lengths)
     order = data.draw(st.permutations(range(len(lengths))))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packed_features, "TILE_FRAMES", tile_frames)
+        patch.setattr(packed_convolutions, "TILE_FRAMES", tile_frames)
         patch.setattr(packed_attention, "TILE", tile)
         patch.setattr(packed_module, "PACK_FRAMES", pack_frames)
         found = [main_output(output) for output in packed([waveforms[row] for row in order])]

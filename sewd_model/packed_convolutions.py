@@ -1,9 +1,9 @@
-"""The feature extractor for inference on processors: one clip in, frames out, each convolution a few matrix products.
+"""The convolutions for inference on processors, one clip at a time: each is a few matrix products.
 
 Time comes before channels, `(T, C)`. Then the windows of a convolution of stride s, s taps of them at a time, are the
 rows of a strided view of its input, so that each product reads the activations where they lie: a kernel of 1 or of 2
-with stride 2 is one product, a kernel of 3 with stride 2 is two. A clip is worked off in tiles of time that stay in
-the processor's cache; a tile reads the few samples that its neighbour reads too, so the seams do not show.
+with stride 2 is one product, a kernel of 3 with stride 2 is two. The feature extractor works a clip off in tiles of
+time that stay in the processor's cache; a tile reads the few samples that its neighbour reads too, so no seam shows.
 
 The GroupNorm behind the first convolution is folded into it. Its mean and variance are those of a linear function of
 the waveform's windows, `w . x`, and so follow from the windows' mean m and covariance C: `w . m` and `w . C w`. Taken
@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from sewd_model.activations import ACTIVATIONS, Activation
 from sewd_model.config import SEWDConfig
-from sewd_model.model import ConvLayer, FeatureEncoder
+from sewd_model.model import ConvLayer, FeatureEncoder, PositionalConv
 
 # Frames of output that are computed at a time: 2 s at the published strides, where the widest activations take 1.6 MB.
 TILE_FRAMES = 100
@@ -144,3 +144,47 @@ class PackedFeatures:
         variance = ((weight @ covariance) * weight).sum(-1)  # (C,)
         scale = self.norm.weight * torch.rsqrt(variance + self.norm.eps)
         return (weight * scale[:, None]).float(), (self.norm.bias - (weight @ mean) * scale).float()
+
+
+@dataclass(frozen=True)
+class PackedSqueeze:
+    """Average pooling plus the positional convolution, of a clip alone.
+
+    Attributes:
+        kernel: taps of the convolution.
+        stride: frames that are squeezed into one.
+        weights: for every `stride` taps, `(groups, taps * C, C)` with C = hidden / groups; weight norm is in them.
+        bias: `(groups, 1, C)`.
+    """
+
+    kernel: int
+    stride: int
+    weights: tuple[Tensor, ...]
+    bias: Tensor
+    activation: Activation
+
+    @classmethod
+    def of(cls, module: PositionalConv, activation: Activation) -> Self:
+        """Prepare the weights."""
+        conv = module.conv
+        kernel, stride = conv.kernel_size[0], conv.stride[0]
+        taps = conv.weight.detach().view(conv.groups, -1, conv.weight.shape[1], kernel)  # (groups, C out, C in, kernel)
+        parts = torch.split(taps.permute(0, 3, 2, 1), stride, dim=1)
+        bias = cast(Tensor, conv.bias).detach().view(conv.groups, 1, -1)
+        return cls(kernel, stride, tuple(part.flatten(1, 2).contiguous() for part in parts), bias, activation)
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Map `(T, hidden)`, contiguous, to `(S, hidden)`."""
+        length, groups = hidden.shape[0] // self.stride, len(self.bias)
+        pooled = hidden[: length * self.stride].view(length, self.stride, -1).mean(1)  # (S, hidden)
+
+        halo = self.kernel // 2
+        wide = hidden.new_zeros(groups, hidden.shape[0] + 2 * halo, hidden.shape[1] // groups)  # (groups, frames, C)
+        wide[:, halo : halo + hidden.shape[0]] = hidden.view(len(hidden), groups, -1).transpose(0, 1)
+        _, frames, channels = wide.shape
+        step = self.stride * channels
+        output = self.bias.repeat(1, length, 1)  # (groups, S, C)
+        for index, weight in enumerate(self.weights):
+            rows = wide.as_strided((groups, length, weight.shape[1]), (frames * channels, step, 1), index * step)
+            output.baddbmm_(rows, weight)
+        return pooled + self.activation(output).transpose(0, 1).flatten(1)
