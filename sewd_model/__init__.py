@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         SEWDForSequenceClassification,
         SEWDModel,
     )
+    from sewd_model.packed import PackedModel, PackedOutput
 
 __all__ = [
     "BaseOutput",
@@ -38,6 +39,8 @@ __all__ = [
     "GreedyPath",
     "HeadOutput",
     "InputTooShortError",
+    "PackedModel",
+    "PackedOutput",
     "Padding",
     "SEWDConfig",
     "SEWDForCTC",
@@ -55,6 +58,8 @@ _MODULES = {
     "BaseOutput": "model",
     "FeatureExtractor": "features",
     "HeadOutput": "model",
+    "PackedModel": "packed",
+    "PackedOutput": "packed",
     "Padding": "model",
     "SEWDForCTC": "model",
     "SEWDForSequenceClassification": "model",

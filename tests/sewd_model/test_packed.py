@@ -184,6 +184,30 @@ def test_unusual_levels_equal_the_reference_in_float64(oracle, clip, conv_bias):
         oracle.assert_close(one, other, floor=(expected[0].max() - expected[0].min()).item())
 
 
+def test_threads_change_no_bit_and_no_order(oracle, monkeypatch):
+    _, ours = oracle.pair("ctc", **SMALL)
+    monkeypatch.setattr(packed_module, "PACK_FRAMES", 20)
+    waveforms = oracle.clips(*range(8000, 720, -317))
+    one, three = PackedModel([ours])(waveforms), PackedModel([ours], threads=3)(waveforms)
+    assert [len(output.last_hidden_state) for output in three] == sorted(
+        (len(output.last_hidden_state) for output in one), reverse=True
+    )
+    for output, other in zip(three, one, strict=True):
+        assert torch.equal(output.logits[0], other.logits[0])
+        assert not output.logits[0].requires_grad
+
+
+def test_an_error_in_a_thread_is_raised_and_the_next_call_works(oracle):
+    _, ours = oracle.pair("ctc", **SMALL)
+    packed = PackedModel([ours], threads=2)
+    waveforms = oracle.clips(3000, 4000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packed, "features", lambda waveform: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            packed(waveforms)
+    assert len(packed(waveforms)) == 2
+
+
 def test_inputs_are_not_modified_and_outputs_are_their_own(oracle, small):
     waveforms = oracle.clips(3000, 900)
     copies = [waveform.clone() for waveform in waveforms]
