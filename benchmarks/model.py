@@ -173,7 +173,7 @@ def show(about: dict[str, object], figures: dict[str, dict[str, float]]) -> None
     """Print the table."""
     shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in about.items()}
     table = Table(title=", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items()))
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for name in next(iter(figures.values())):
         table.add_column(name.replace("_", " "), justify="right")
     for name, values in figures.items():

@@ -164,7 +164,7 @@ def test_several_heads_share_one_pass(oracle, overrides):
 @pytest.mark.parametrize(
     "clip",
     {
-        "offset of a hundred times the signal": lambda n: 0.01 * torch.sin(torch.arange(n) * 0.3) + 1.0,
+        "offset of ten thousand times the signal": lambda n: 0.1 * torch.sin(torch.arange(n) * 0.3) + 1000.0,
         "offset that a loud end undoes": lambda n: torch.where(torch.arange(n) < n - 500, 0.5, -9.0) + torch.randn(n),
         "constant": lambda n: torch.full((n,), 0.7),
         "silence": torch.zeros,
@@ -182,6 +182,24 @@ def test_unusual_levels_equal_the_reference_in_float64(oracle, clip, conv_bias):
     expected = alone(ours.double(), [waveform.double() for waveform in waveforms])
     for one, other in zip(found, expected, strict=True):
         oracle.assert_close(one, other, floor=(expected[0].max() - expected[0].min()).item())
+
+
+def test_what_is_not_a_number_stays_in_its_clip(oracle, small):
+    _, packed = small
+    one, two, three = oracle.clips(4000, 3000, 5000)
+    expected = [packed([clip])[0].logits[0] for clip in (one, three)]
+    for bad in (float("nan"), float("inf")):
+        found = packed([one, torch.full_like(two, bad), three])
+        assert found[1].logits[0].isnan().any()
+        assert_clips_close(oracle, [found[0].logits[0], found[2].logits[0]], expected, 1e-5)
+
+
+def test_packs_are_neighbours_within_the_limit_as_many_as_fit(oracle, small, monkeypatch):
+    monkeypatch.setattr(packed_module, "PACK_FRAMES", 20)
+    _, packed = small
+    waveforms = oracle.clips(*(80 + 320 * frames for frames in (8, 12, 1, 30, 5, 15, 16, 4, 20)))
+    frames = [[packed.config.num_frames(len(clip)) for clip in pack] for pack in packed._packs(waveforms)]
+    assert frames == [[8, 12], [1], [30], [5, 15], [16, 4], [20]]
 
 
 def test_threads_change_no_bit_and_no_order(oracle, monkeypatch):
