@@ -39,8 +39,8 @@ from sewd_model.model import (
 from sewd_model.packed_attention import Linear, PackedAttention
 from sewd_model.packed_convolutions import Norm, PackedFeatures, PackedSqueeze, fast_activation
 
-# Frames that go through the layers at a time: 20 s at the published strides. More would not make the matrix products
-# faster, but their outputs leave the caches.
+# Frames that go through the layers at a time: 20 s at the published strides. The matrix products gain nothing from more,
+# and tensors of many megabytes are returned to the system and taken from it anew, page by page, in each operation.
 PACK_FRAMES = 1000
 
 Packable = SEWDModel | SEWDForCTC | SEWDForSequenceClassification

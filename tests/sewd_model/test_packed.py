@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 
 from sewd_model import InputTooShortError, SEWDConfig, packed_attention, packed_convolutions
 from sewd_model import packed as packed_module
+from sewd_model.activations import ACTIVATIONS
+from sewd_model.config import ACTIVATION_NAMES
 from sewd_model.packed import PackedModel, PackedOutput
 from sewd_model.packed_attention import TILE
-from sewd_model.packed_convolutions import TILE_FRAMES
+from sewd_model.packed_convolutions import TILE_FRAMES, fast_activation
 
 # 20 samples a frame; frames: 61 (odd), 40, 25 (odd), 4, 2, and 60 with 7 samples that reach no frame.
 LENGTHS = (1230, 810, 510, 90, 50, 1217)
@@ -98,6 +100,12 @@ def test_each_clip_of_a_packed_batch_equals_transformers_on_that_clip_alone(orac
         frames = ours.config.num_frames(len(waveform))
         assert len(output.last_hidden_state) == frames
         assert not output.last_hidden_state[frames - frames % squeeze :].any()
+
+
+@pytest.mark.parametrize("name", sorted(ACTIVATION_NAMES))
+def test_fast_activations_are_the_references(oracle, name):
+    values = torch.linspace(-12, 12, 10_001)
+    oracle.assert_close(fast_activation(name)(values), ACTIVATIONS[name](values), 1e-6)
 
 
 @pytest.fixture(scope="module")
