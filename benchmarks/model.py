@@ -5,7 +5,8 @@
 transformers runs clip by clip, and in padded batches of clips of like length, with an attention mask. Weights and
 waveforms are random (neither changes the time), the sizes are those of sew-d-tiny, and the lengths are spread like
 LibriSpeech's. The ways take turns, and all ratios are taken within a round, so that other load on the machine weighs on
-all alike. transformers gets torch's threads; packed clips get as many of their own. Needs the development dependencies.
+all alike. transformers gets torch's threads, which sleep where they wait, or other load would slow it tenfold; packed
+clips get as many threads of their own. Needs the development dependencies.
 """
 
 import json
@@ -16,6 +17,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
 
 import numpy as np
 import scipy.stats

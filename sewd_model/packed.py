@@ -8,8 +8,9 @@ projections of the relative position table.
 
 **Threads.** Clips are independent, so several packs of them can be worked off at a time, each in a thread of its own
 that waits for nobody. torch's own threads share each single operation instead and meet after it, thousands of times a
-second: on a machine with other work, where one of them may have to wait for its processor, all wait (measured with 2
-threads on 2 busy processors: a tenth of the speed, or less).
+second. Those that wait keep their processor busy, so on a machine with other work they stand in the way of the one they
+wait for: a tenth of the speed, or less, measured with 2 threads on 2 busy processors. OMP_WAIT_POLICY=PASSIVE in the
+environment, before torch is imported, lets them sleep.
 
     packed = PackedModel([ctc, classifier], threads=4)  # heads of one backbone
     for output in packed([waveform, ...]):
@@ -39,8 +40,8 @@ from sewd_model.model import (
 from sewd_model.packed_attention import Linear, PackedAttention
 from sewd_model.packed_convolutions import Norm, PackedFeatures, PackedSqueeze, fast_activation
 
-# Frames that go through the layers at a time: 20 s at the published strides. The matrix products gain nothing from more,
-# and tensors of many megabytes are returned to the system and taken from it anew, page by page, in each operation.
+# Frames that go through the layers at a time: 20 s at the published strides. The matrix products gain nothing from
+# more, and tensors of many megabytes are given back to the system and taken from it anew, page by page, all the time.
 PACK_FRAMES = 1000
 
 Packable = SEWDModel | SEWDForCTC | SEWDForSequenceClassification
