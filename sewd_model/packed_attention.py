@@ -6,6 +6,7 @@ view of it: a row stride one less than the width. Bucketed offsets change nothin
 offset by offset first. Rows go in tiles: the fewer at a time, the fewer of the products are not wanted.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,9 +16,9 @@ from torch.nn import functional
 
 from sewd_model.model import SelfAttention
 
-# Squeezed frames that are worked off at a time: for clips of 400, two thirds of the time of all at once; between 32 and
-# 128 it hardly matters.
-TILE = 64
+# Squeezed frames that are worked off at a time: for clips of 400, two thirds of the time of all at once; between 64 and
+# 160 it hardly matters.
+TILE = 96
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ def _attend(
 ) -> Tensor:
     """Attention of one clip, `(heads, S, d)` to the same; position vectors `(heads, d, offsets)` or None."""
     heads, length, _ = query.shape
-    tiles = [slice(start, min(start + TILE, length)) for start in range(0, length, TILE)]
+    size = math.ceil(length / math.ceil(length / TILE))  # about equal, none of a frame or two
+    tiles = [slice(start, min(start + size, length)) for start in range(0, length, size)]
     bias = None
     if position_queries is not None:
         bias = query.new_empty(heads, length, length)
