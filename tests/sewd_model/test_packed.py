@@ -123,7 +123,7 @@ def test_every_length_from_the_shortest_to_a_few_frames(oracle, small):
 
 def test_a_clip_of_many_tiles_and_distant_offsets(oracle, small):
     theirs, packed = small
-    waveforms = oracle.clips(12 * 16_000 + 7)
+    waveforms = oracle.clips(20 * 16_000 + 7)
     frames = packed.config.num_frames(len(waveforms[0]))
     assert frames > 5 * TILE_FRAMES
     assert frames // 2 > 4 * TILE
