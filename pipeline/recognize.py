@@ -6,6 +6,7 @@ Parquet are made by the CPU tasks after it, so that Python text work never stand
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
+# Read when torch is loaded. torch's threads meet after each operation; by default those that wait there keep their
+# processor busy, and on a machine with other work, decoding for one, stand in the way of the one that they wait for:
+# ten times slower with two threads on two busy processors.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import torch
 
 from pipeline import storage

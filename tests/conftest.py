@@ -7,6 +7,10 @@ import logging
 import os
 from pathlib import Path
 
+# Read when torch is loaded: threads that wait sleep, and leave the processors to the workers.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
 import pytest
 import ray
 import torch
@@ -14,7 +18,6 @@ from hypothesis import settings
 
 from tests import checkpoints
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 torch.set_num_threads(1)
 # A slow machine is no failure: speed is measured in benchmarks.
 settings.register_profile("sewd", deadline=None)
