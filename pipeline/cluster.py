@@ -209,6 +209,8 @@ def data_context(cpus: float) -> DataContext:
     # nothing is left for the last stage of a small machine beside the actors, and nothing is committed before the
     # reading is over. A quarter CPU for each of the light stages is what `share_out` leaves.
     context.op_resource_reservation_ratio = min(0.5, 3 * SMALL_CPUS / cpus)
+    # Else a stage's error comes wrapped in one of Ray's, and what caused it is lost on the way between processes.
+    context.raise_original_map_exception = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     return context

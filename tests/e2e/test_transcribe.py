@@ -298,6 +298,19 @@ def test_a_driver_that_slept_while_another_did_its_work_gives_up_and_harms_nothi
     assert verify(pipeline.Run.open(tmp_path / "run")).problems == ()
 
 
+@pytest.mark.parametrize("stage", ["read_parts", "write_chunks"])
+def test_what_a_stage_says_of_the_weather_arrives_as_it_was_said(
+    stage, tmp_path, local_ray, corpus, small_ctc, monkeypatch
+):
+    def fail(chunks, settings):
+        raise pipeline.StorageError("no room is left")
+
+    monkeypatch.setattr(driver, stage, fail)
+    with pytest.raises(pipeline.StorageError, match=r"^no room is left$"):
+        transcribe(corpus, tmp_path / "run", small_ctc, limit=2)
+    assert pipeline.Run.open(tmp_path / "run").record["reason"] == "no room is left"
+
+
 def test_a_driver_that_is_refused_has_touched_nothing(tmp_path, corpus, small_ctc):
     with hold(str(tmp_path / "run"), "other"), pytest.raises(pipeline.UsageError, match="is at work on this run"):
         transcribe(corpus, tmp_path / "run", small_ctc, limit=2)
