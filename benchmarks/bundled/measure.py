@@ -15,6 +15,7 @@ from pathlib import Path
 
 import soundfile
 import soxr
+import typer
 
 import pipeline
 from pipeline.evaluate import Evaluation
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("work", type=Path, metavar="WORK")
     parser.add_argument("model", metavar="MODEL")
     places = parser.parse_args()
-    print("| set | band | utterances | audio | WER | CER | accuracy of labels |\n|---|---|---|---|---|---|---|")  # noqa: T201
+    typer.echo("| set | band | utterances | audio | WER | CER | accuracy of labels |\n|---|---|---|---|---|---|---|")
     for name in SETS:
         recorded = places.corpus / f"{name}-valid.jsonl"
         for band, manifest in (("recorded", recorded), ("telephone", telephone(recorded, places.work / "telephone"))):
@@ -42,7 +43,7 @@ def main() -> None:
                 pipeline.RunConfig((manifest,), output, places.model, classifiers=(f"keyword={places.model}",))
             )
             evaluation, [labels] = pipeline.evaluate_run(run), evaluate_labels(run)
-            print(f"| {name} | {band} | {row(evaluation, labels)} |", flush=True)  # noqa: T201
+            typer.echo(f"| {name} | {band} | {row(evaluation, labels)} |")
 
 
 def telephone(manifest: Path, folder: Path) -> Path:

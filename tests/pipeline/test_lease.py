@@ -43,9 +43,9 @@ def test_it_is_there_while_it_is_held_and_gone_after(run):
 
 def test_a_living_driver_of_this_machine_is_in_the_way_at_once(run):
     began = time.monotonic()
-    with hold(run, "a"), pytest.raises(UsageError, match=f"{socket.gethostname()}:{os.getpid()} is at work"):  # noqa: SIM117
-        with hold(run, "b", expire_s=60):
-            pass
+    at_work = pytest.raises(UsageError, match=f"{socket.gethostname()}:{os.getpid()} is at work")
+    with hold(run, "a"), at_work, hold(run, "b", expire_s=60):
+        pass
     assert time.monotonic() - began < 10
 
 
