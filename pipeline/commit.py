@@ -120,13 +120,18 @@ def commit_objects(run: str) -> list[str]:
 
 def list_committed(run: str) -> dict[str, Committed]:
     """What is committed, by part: from one listing, without opening a commit."""
+    names = (_NAME.fullmatch(posixpath.basename(uri)) for uri in commit_objects(run))
+    return committed_of((m["part"], int(m["chunk"]), m["last"] is not None) for m in names if m is not None)
+
+
+def committed_of(commits: Iterable[tuple[str, int, bool]]) -> dict[str, Committed]:
+    """What is committed, by part: of (part, chunk, whether it is the part's last) of each commit."""
     chunks: dict[str, set[int]] = {}
     last: dict[str, int] = {}
-    for uri in commit_objects(run):
-        part, chunk, suffix = _NAME.fullmatch(posixpath.basename(uri)).groups()  # type: ignore[union-attr]  # they do
-        chunks.setdefault(part, set()).add(int(chunk))
-        if suffix:
-            last[part] = int(chunk)
+    for part, chunk, is_last in commits:
+        chunks.setdefault(part, set()).add(chunk)
+        if is_last:
+            last[part] = chunk
     return {part: Committed(frozenset(numbers), last.get(part)) for part, numbers in chunks.items()}
 
 

@@ -122,14 +122,14 @@ def transcribe(
         return run
     parts = _plan(config) if run is None else None
     attempt = uuid.uuid4().hex[:12]
-    with hold(config.output, attempt) as still_held:
+    with hold(config.output, attempt):
         # Looked for again: another driver may have worked on it until now.
         run = _existing(config, wanted) or _create(config, wanted, _plan(config) if parts is None else parts)
         if run.status == DONE:
             return run
         if stop is not None and stop.is_set():
             return run.save(status=STOPPED, totals=asdict(_committed_totals(run)))
-        return _transcribe(run, config, models, attempt, on_progress or (lambda _: None), still_held, stop)
+        return _transcribe(run, config, models, attempt, on_progress or (lambda _: None), stop)
 
 
 def _transcribe(
@@ -138,7 +138,6 @@ def _transcribe(
     models: _Models,
     attempt: str,
     report: Callable[[Progress], None],
-    still_held: Callable[[], None],
     stop: threading.Event | None,
 ) -> Run:
     run = run.save(status=RUNNING, attempts=[*run.record["attempts"], _attempt(attempt)])
@@ -147,7 +146,7 @@ def _transcribe(
         with connect(config.address):
             cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
             resources = share_out(cluster.get("CPU", 0), cluster.get("GPU", 0), config, cluster_nodes())
-            execution = _Execution(run, config, models, resources, cluster.get("CPU", 1), attempt, report, still_held)
+            execution = _Execution(run, config, models, resources, cluster.get("CPU", 1), attempt, report)
             with _stop_marker(execution.stop_uri, stop):
                 totals = execution.run_waves(stop or threading.Event())
             check_lease()
@@ -292,7 +291,6 @@ class _Execution:
     cpus: float
     attempt: str
     report: Callable[[Progress], None]
-    still_held: Callable[[], None]  # raises once the run's lease is lost
 
     @property
     def stop_uri(self) -> str:
@@ -310,7 +308,6 @@ class _Execution:
                 totals += added
                 audio_s += added.audio_s
                 self.report(Progress(totals, total_bytes, audio_s, time.monotonic() - began))
-                self.still_held()
                 self._check(totals, chunk["first_error"])
             if stop.is_set():
                 break

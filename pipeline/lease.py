@@ -21,7 +21,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,45 +43,37 @@ def lease_uri(run: str) -> str:
 
 
 @contextlib.contextmanager
-def hold(
-    run: str, attempt: str, *, renew_s: float = RENEW_S, expire_s: float = EXPIRE_S
-) -> Iterator[Callable[[], None]]:
-    """Hold the lease of `run` for the driver `attempt`; gives a function that raises once its loss is known.
+def hold(run: str, attempt: str, *, renew_s: float = RENEW_S, expire_s: float = EXPIRE_S) -> Iterator[None]:
+    """Hold the lease of `run` for the driver `attempt`; whether it still does, `check` says.
 
     Waits up to `expire_s` for a holder that is dead, if it cannot be asked.
 
     Raises:
         UsageError: another driver is at work.
-        LeaseLostError: by the function given: another driver took the lease over. It asks no storage.
     """
     uri = lease_uri(run)
     _wait_until_free(run, uri, expire_s)
     identity = {"attempt": attempt, **_identity()}
     storage.put(uri, _content(identity, 0))
     _held.add(attempt)
-    ended, lost = threading.Event(), threading.Event()
+    ended = threading.Event()
 
     def renew() -> None:
         beat = 0
         while not ended.wait(renew_s):
             with contextlib.suppress(StorageError):  # in bad weather, again
                 if not _is_held(uri, attempt):
-                    lost.set()
-                    return
+                    return  # another driver took it over
                 beat += 1
                 storage.put(uri, _content(identity, beat))
         with contextlib.suppress(StorageError):  # it expires
             if _is_held(uri, attempt):
                 storage.delete([uri])
 
-    def still_held() -> None:
-        if lost.is_set():
-            raise LeaseLostError(_lost(run))
-
     renewer = threading.Thread(target=renew, name="sewd-lease", daemon=True)
     renewer.start()
     try:
-        yield still_held
+        yield
     finally:
         _held.discard(attempt)
         ended.set()
@@ -96,18 +88,14 @@ def check(run: str, attempt: str) -> None:
         StorageError: it cannot be known.
     """
     if not _is_held(lease_uri(run), attempt):
-        raise LeaseLostError(_lost(run))
+        raise LeaseLostError(
+            f"{run}: another driver took this run over, and nothing is lost by it; or its control/lease.json was "
+            "removed, or cannot be seen from every machine of the cluster"
+        )
 
 
 def _is_held(uri: str, attempt: str) -> bool:
     return _holder(uri).get("attempt") == attempt
-
-
-def _lost(run: str) -> str:
-    return (
-        f"{run}: another driver took this run over, and nothing is lost by it; or its control/lease.json was removed, "
-        "or cannot be seen from every machine of the cluster"
-    )
 
 
 def _wait_until_free(run: str, uri: str, expire_s: float) -> None:

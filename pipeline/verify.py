@@ -21,7 +21,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.commit import READ_AHEAD, Commit, Committed, DataFile, commit_objects, commit_of, is_orphan, untiled
+from pipeline.commit import (
+    READ_AHEAD,
+    Commit,
+    Committed,
+    DataFile,
+    commit_objects,
+    commit_of,
+    committed_of,
+    is_orphan,
+    untiled,
+)
 from pipeline.compact import COMPACTION, read_compaction
 from pipeline.run import PLAN_FILE, Run, Totals
 from pipeline.schemas import TABLES
@@ -117,13 +127,7 @@ def _read_plan(run: Run, problems: list[Problem]) -> list[str]:
 
 
 def _committed(commits: Iterable[Commit]) -> dict[str, Committed]:
-    chunks: dict[str, set[int]] = {}
-    last: dict[str, int] = {}
-    for commit in commits:
-        chunks.setdefault(commit.part_id, set()).add(commit.chunk)
-        if commit.last:
-            last[commit.part_id] = commit.chunk
-    return {part: Committed(frozenset(numbers), last.get(part)) for part, numbers in chunks.items()}
+    return committed_of((commit.part_id, commit.chunk, commit.last) for commit in commits)
 
 
 def _below(run: Run, uri: str) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
+import typer
 
 Row = dict[str, Any]
 
@@ -46,7 +47,7 @@ def main() -> None:
         **synthetic(places.data / "synthetic"),
     }.items():
         write(places.out / f"{name}.jsonl", rows)
-        print(f"{name}: {len(rows)} rows, {sum(row['duration'] for row in rows) / 3600:.2f} h")  # noqa: T201
+        typer.echo(f"{name}: {len(rows)} rows, {sum(row['duration'] for row in rows) / 3600:.2f} h")
 
 
 def rows_of(directory: Path) -> list[Row]:

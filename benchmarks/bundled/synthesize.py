@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
+import typer
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TEENS = (
@@ -63,7 +64,7 @@ def main() -> None:
             rows.append(row if label is None else row | {"label": label})
         manifest = places.out / f"{name}.jsonl"
         manifest.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        print(f"{name}: {count} rows, {sum(row['duration'] for row in rows) / 3600:.2f} h")  # noqa: T201
+        typer.echo(f"{name}: {count} rows, {sum(row['duration'] for row in rows) / 3600:.2f} h")
 
 
 def draw_text(rng: np.random.Generator, orders: list[str]) -> Text:

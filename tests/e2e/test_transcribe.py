@@ -88,7 +88,7 @@ def test_reading_and_recognising_run_in_processes_of_their_own(tmp_path, local_r
 def test_ray_fuses_no_two_stages(resources, tmp_path, local_ray, corpus, small_ctc):
     run = transcribe(corpus, tmp_path / "run", small_ctc, limit=1)
     config = pipeline.RunConfig(inputs=(str(corpus),), output=run.uri, model=str(small_ctc))
-    execution = _Execution(run, config, _load_models(config), resources, 3, "0", lambda _: None, lambda: None)
+    execution = _Execution(run, config, _load_models(config), resources, 3, "0", lambda _: None)
 
     with hold(run.uri, "0"), ray.data.DataContext.current(data_context(3)):
         wave = [run.plan().append_column("committed", [[[]]])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,11 +30,19 @@ def write(run: str, **changes) -> None:
     Path(lease_uri(run)).write_text(json.dumps(holder | changes))
 
 
+@contextlib.contextmanager
+def soon(action: Callable[[], object]) -> Iterator[None]:
+    """`action` half a second later, from another thread."""
+    timer = threading.Timer(0.5, action)
+    timer.start()
+    yield
+    timer.join()
+
+
 def test_it_is_there_while_it_is_held_and_gone_after(run):
-    with hold(run, "a") as still_held:
+    with hold(run, "a"):
         holder = json.loads(Path(lease_uri(run)).read_text())
         assert (holder["attempt"], holder["host"], holder["pid"]) == ("a", socket.gethostname(), os.getpid())
-        still_held()
         check(run, "a")
         with pytest.raises(LeaseLostError):
             check(run, "b")
@@ -77,15 +87,9 @@ def test_a_living_driver_that_numbers_its_processes_otherwise_is_watched_not_ask
         holder = json.loads(Path(lease_uri(run)).read_text())
     write(run, **(holder | {"attempt": "other", "numbering": "pid:[1]"}))  # a container beside this one
 
-    def renew() -> None:
-        time.sleep(0.5)
-        write(run, **(holder | {"attempt": "other", "numbering": "pid:[1]", "beat": 1}))
-
-    thread = threading.Thread(target=renew)
-    thread.start()
-    with pytest.raises(UsageError, match="is at work"), hold(run, "b", expire_s=30):
+    beat = holder | {"attempt": "other", "numbering": "pid:[1]", "beat": 1}
+    with soon(lambda: write(run, **beat)), pytest.raises(UsageError, match="is at work"), hold(run, "b", expire_s=30):
         pass
-    thread.join()
 
 
 def test_what_this_process_could_not_give_back_is_free(run):
@@ -109,45 +113,32 @@ def test_a_silent_driver_of_another_machine_is_dead_once_its_lease_expired(run):
 def test_a_driver_of_another_machine_that_renews_is_at_work(run):
     write(run)
 
-    def renew() -> None:
-        time.sleep(0.5)
-        write(run, beat=1)
-
-    thread = threading.Thread(target=renew)
-    thread.start()
-    with pytest.raises(UsageError, match="elsewhere:7 is at work"), hold(run, "a", expire_s=30):
+    at_work = pytest.raises(UsageError, match="elsewhere:7 is at work")
+    with soon(lambda: write(run, beat=1)), at_work, hold(run, "a", expire_s=30):
         pass
-    thread.join()
 
 
 def test_a_driver_of_another_machine_that_ends_meanwhile_makes_room(run):
     write(run)
 
-    def end() -> None:
-        time.sleep(0.5)
-        Path(lease_uri(run)).unlink()
-
-    thread = threading.Thread(target=end)
-    thread.start()
-    with hold(run, "a", expire_s=30):
+    with soon(Path(lease_uri(run)).unlink), hold(run, "a", expire_s=30):
         check(run, "a")
-    thread.join()
 
 
 def test_a_lease_that_another_takes_is_lost_and_left_to_it(run):
-    with hold(run, "a", renew_s=0.05) as still_held:
+    with hold(run, "a", renew_s=0.05):
         write(run)
         time.sleep(1)
         with pytest.raises(LeaseLostError, match="another driver took this run over"):
-            still_held()
+            check(run, "a")
     assert json.loads(Path(lease_uri(run)).read_text())["attempt"] == "other"
 
 
 def test_it_is_renewed(run):
-    with hold(run, "a", renew_s=0.05) as still_held:
+    with hold(run, "a", renew_s=0.05):
         time.sleep(1)
         assert json.loads(Path(lease_uri(run)).read_text())["beat"] > 2
-        still_held()
+        check(run, "a")
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"attempt": '])
