@@ -28,6 +28,7 @@ def finetune(
     learning_rate: Annotated[float, typer.Option(help="Peak of the schedule.")] = 4e-4,
     warmup: Annotated[float, typer.Option(help="Share of the steps in which the rate rises.")] = 0.1,
     hold: Annotated[float, typer.Option(help="Share in which it stays; then it falls to 5 %.")] = 0.4,
+    optimizer: Annotated[str, typer.Option(help="adamw, or muon: faster from scratch.")] = "adamw",
     weight_decay: Annotated[float, typer.Option(help="Of matrices.")] = 0.01,
     clip_norm: Annotated[float, typer.Option(help="Largest norm of the gradient.")] = 1.0,
     label_weight: Annotated[float, typer.Option(help="Of the classifier's loss beside CTC's.")] = 1.0,
@@ -68,6 +69,8 @@ def finetune(
 
     if precision not in ("auto", "float32", "bfloat16"):
         raise UsageError(f"precision: auto, float32 or bfloat16, not {precision!r}")
+    if optimizer not in ("adamw", "muon"):
+        raise UsageError(f"optimizer: adamw or muon, not {optimizer!r}")
     join_max, join_below_s = _join(join)
     data = DataSettings(
         batch_s=batch_seconds,
@@ -87,6 +90,7 @@ def finetune(
         learning_rate=learning_rate,
         warmup=warmup,
         hold=hold,
+        optimizer=optimizer,  # type: ignore[arg-type]
         weight_decay=weight_decay,
         clip_norm=clip_norm,
         label_weight=label_weight,

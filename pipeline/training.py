@@ -39,6 +39,7 @@ from pipeline.training_data import (
     Utterance,
     epoch_batches,
     load_manifest,
+    padded_width,
     rng_of,
     waveform,
 )
@@ -64,9 +65,6 @@ MODEL_DIRECTORY: Final = "model"  # the best by validation
 LAST_DIRECTORY: Final = "last"
 CHECKPOINT_DIRECTORY: Final = "checkpoints"
 _KEPT_CHECKPOINTS: Final = 2
-# Batches are as wide as a multiple of this, in samples: the CPU's library makes its kernels anew for every shape of
-# bfloat16 product, and a batch of a shape that was there before takes less than half the time.
-_WIDTH_STEP: Final = 8000
 _REPORTED_EVERY: Final = 20  # steps
 _SHOWN_EVERY_S: Final = 20.0
 _MEL_WARMUP: Final = 20  # steps
@@ -90,7 +88,8 @@ class TrainSettings:
         learning_rate: the schedule's peak.
         warmup: share of the steps in which the rate rises to it, linearly.
         hold: share in which it stays there; in the rest it falls exponentially to 5 % of it.
-        weight_decay: of AdamW; on matrices only.
+        optimizer: "adamw", or "muon" for the transformer's matrices, see `make_optimizers`.
+        weight_decay: on matrices and kernels only.
         clip_norm: gradients' largest norm.
         label_weight: weight of the classifier's loss beside CTC's.
         mel_steps: the first so many steps train the convolutions alone, on a log-mel regression (`MelRegression`);
@@ -117,6 +116,7 @@ class TrainSettings:
     learning_rate: float = 4e-4
     warmup: float = 0.1
     hold: float = 0.4
+    optimizer: Literal["adamw", "muon"] = "adamw"
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     label_weight: float = 1.0
@@ -218,14 +218,38 @@ def rate_factor(step: int, settings: TrainSettings) -> float:
     return float(_MIN_LR_SHARE ** min(1.0, (step - rising - level) / falling))
 
 
-def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW; biases, norms and the mask vector are not decayed."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+def make_optimizers(model: TrainingModel, settings: TrainSettings) -> list[torch.optim.Optimizer]:
+    """What moves the weights; together they hold each that learns once. Biases, norms, the mask vector do not decay.
+
+    With "muon", the matrices of the transformer are its, at the same rate (its updates are scaled to the size of
+    AdamW's), and AdamW's the rest: convolutions, the table of relative positions, heads.
+
+    Source: Muon, Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/), as torch has it; the scale, Liu et
+    al. 2025 (arXiv 2502.16982).
+
+    Raises:
+        UsageError: this torch has no Muon.
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    muon = [p for name, p in named if settings.optimizer == "muon" and _is_hidden_matrix(name, p)]
+    theirs = {id(p) for p in muon}
+    rest = [p for _, p in named if id(p) not in theirs]
     groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": [p for p in rest if p.dim() > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in rest if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), eps=1e-6)
+    rate = settings.learning_rate
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), eps=1e-6)]
+    if muon:
+        if not hasattr(torch.optim, "Muon"):
+            raise UsageError(f"optimizer muon: torch {torch.__version__} is without it, 2.9 and later have it")
+        decay = settings.weight_decay
+        optimizers.append(torch.optim.Muon(muon, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+    return optimizers
+
+
+def _is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.dim() == 2 and ".encoder." in name and "embeddings" not in name
 
 
 # ------------------------------------------------------------------------------------------------------ batches
@@ -248,7 +272,7 @@ def make_batch(waveforms: Sequence[np.ndarray], rows: Sequence[Clip | Utterance]
     """Pad waveforms, texts and labels to one batch on the CPU."""
     long_enough = [np.pad(w, (0, coding.min_samples - len(w))) if len(w) < coding.min_samples else w for w in waveforms]
     values, mask = coding.features.pad(long_enough)
-    more = (0, -values.shape[1] % _WIDTH_STEP)
+    more = (0, padded_width(values.shape[1]) - values.shape[1])
     values, mask = nn.functional.pad(values, more), nn.functional.pad(mask, more)
     ids = [coding.encode(row.text) if row.text else [] for row in rows]
     targets = torch.full((len(rows), max(1, *map(len, ids))), IGNORED_LABEL)
@@ -267,7 +291,7 @@ def training_batches(
     """
     epoch, done = start
     while True:
-        batches = epoch_batches(store.clips, settings, epoch)
+        batches = epoch_batches(store.clips, settings, epoch, worker.size)
         if len(batches) < worker.size:
             raise UsageError(f"{len(batches)} batches of {settings.batch_s} s are too few for {worker.size} workers")
         while done + worker.size <= len(batches):
@@ -356,25 +380,29 @@ def _checkpoint_uris(output: str) -> list[str]:
     return sorted(uri for uri in found if uri.endswith(".pt"))
 
 
-def save_checkpoint(output: str, progress: _Progress, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def save_checkpoint(
+    output: str, progress: _Progress, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+) -> None:
     """Write all that a resume needs as one object, whole or not at all, and remove all but the last two."""
     buffer = io.BytesIO()
-    state = {"progress": dataclasses.asdict(progress), "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    moments = [optimizer.state_dict() for optimizer in optimizers]
+    state = {"progress": dataclasses.asdict(progress), "model": model.state_dict(), "optimizers": moments}
     torch.save(state, buffer)
     storage.put(storage.join(output, CHECKPOINT_DIRECTORY, f"step-{progress.step:08d}.pt"), buffer.getvalue())
     storage.delete(_checkpoint_uris(output)[:-_KEPT_CHECKPOINTS])
 
 
 def load_checkpoint(
-    output: str, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+    output: str, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], device: torch.device
 ) -> _Progress | None:
-    """Bring model and optimizer to the last checkpoint's state; None: there is none."""
+    """Bring model and optimizers to the last checkpoint's state; None: there is none."""
     uris = _checkpoint_uris(output)
     if not uris:
         return None
     state = torch.load(io.BytesIO(storage.fetch(uris[-1])), map_location=device, weights_only=True)
     model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    for optimizer, moments in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(moments)
     return _Progress(**state["progress"])
 
 
@@ -449,7 +477,7 @@ def train(
                 stopped = run.worker.agree(writes and _measure(run))
             if writes and (measured or last or out_of_time or progress.step % settings.checkpoint_every == 0):
                 run.log.flush()
-                save_checkpoint(settings.output, progress, run.model, run.optimizer)
+                save_checkpoint(settings.output, progress, run.model, run.optimizers)
             if out_of_time and not last:
                 return {**dataclasses.asdict(progress), "finished": False}
     if writes:
@@ -471,7 +499,7 @@ class _Run:
     model: TrainingModel
     wrapped: nn.Module
     coding: Coding
-    optimizer: torch.optim.Optimizer
+    optimizers: Sequence[torch.optim.Optimizer]
     progress: _Progress
     log: _Log
 
@@ -490,14 +518,14 @@ def _prepare(settings: TrainSettings, worker: Worker, report: Callable[[str], No
         model.ctc.freeze_feature_encoder()
     coding = Coding(start.tokenizer, start.features, model.config.label2id, model.config.min_samples)
     _check_labels(valid, coding, model)
-    optimizer = make_optimizer(model, settings)
-    progress = load_checkpoint(settings.output, model, optimizer, worker.device) or _Progress()
+    optimizers = make_optimizers(model, settings)
+    progress = load_checkpoint(settings.output, model, optimizers, worker.device) or _Progress()
     log = _Log(settings.output, progress.step, active=worker.rank == 0)
     hours = sum(clip.duration_s * clip.weight for clip in store.clips) / 3600
     size = sum(parameter.numel() for parameter in model.parameters())
     report(f"{len(store)} clips, {hours:.2f} h an epoch, {size / 1e6:.2f} M parameters, from step {progress.step}")
     wrapped = worker.wrap(model)
-    return _Run(settings, worker, report, store, valid, model, wrapped, coding, optimizer, progress, log)
+    return _Run(settings, worker, report, store, valid, model, wrapped, coding, optimizers, progress, log)
 
 
 def _save(run: _Run, name: str) -> None:
@@ -511,8 +539,9 @@ def _step(run: _Run, source: Iterator[tuple[int, int, Batch]]) -> dict[str, Any]
     began = time.monotonic()
     settings, worker, progress = run.settings, run.worker, run.progress
     rate = settings.learning_rate * rate_factor(progress.step, settings)
-    for group in run.optimizer.param_groups:
-        group["lr"] = rate
+    for optimizer in run.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
     mel_only = progress.step < settings.mel_steps
     sums = np.zeros(4)
     audio_s = 0.0
@@ -532,8 +561,9 @@ def _step(run: _Run, source: Iterator[tuple[int, int, Batch]]) -> dict[str, Any]
     norm = float(nn.utils.clip_grad_norm_(run.wrapped.parameters(), settings.clip_norm))
     if not math.isfinite(norm):
         raise RunFailedError(f"step {progress.step + 1}: the gradient is not finite: lower the learning rate")
-    run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
+    for optimizer in run.optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
     progress.step += 1
     values = dict(zip(("loss", "ctc", "label", "mel"), (sums / settings.accumulate).tolist(), strict=True))
     return {

@@ -11,15 +11,19 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import soundfile
 import torch
 
+from pipeline import training
 from pipeline.errors import RunFailedError, UsageError
 from pipeline.training import TrainSettings, ahead, rate_factor, train
 from pipeline.training_data import DataSettings
+from pipeline.training_model import TrainingModel
+from sewd_model.config import SEWDConfig
 from sewd_model.ctc import CTCTokenizer, greedy_path
 from sewd_model.features import FeatureExtractor
 from sewd_model.files import CheckpointError
@@ -75,6 +79,7 @@ def learnt(corpus, tiny, tmp_path_factory) -> Path:
         steps=400,
         mel_steps=30,
         label_weight=0.2,
+        optimizer="muon",
         learning_rate=2e-3,
         warmup=0.05,
         hold=0.6,
@@ -220,17 +225,39 @@ def test_a_kill_leaves_no_trace_in_the_losses(corpus, tiny, tmp_path):
     assert ours.read_bytes() == theirs.read_bytes()
 
 
-def test_the_clock_stops_a_training_and_the_same_command_goes_on(corpus, tiny, tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_clock_stops_a_training_and_the_same_command_goes_on(corpus, tiny, tmp_path, optimizer):
     for name in "ab":
         _made(tmp_path / name)
-    whole = short(corpus, tmp_path / "a" / "run", tiny)
-    pieces = short(corpus, tmp_path / "b" / "run", tiny, stop_after_s=0.0)
+    whole = short(corpus, tmp_path / "a" / "run", tiny, optimizer=optimizer)
+    pieces = short(corpus, tmp_path / "b" / "run", tiny, optimizer=optimizer, stop_after_s=0.0)
     train(whole, report=quiet)
     outcomes = []
     while not outcomes or not outcomes[-1]["finished"]:
         outcomes.append(train(pieces, report=quiet))
     assert [outcome["step"] for outcome in outcomes] == list(range(1, 10))
     assert losses(Path(pieces.output)) == losses(Path(whole.output))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_each_weight_is_moved_by_one_optimizer(corpus, tiny, tmp_path, optimizer):
+    wanted = short(corpus, tmp_path / "run", tiny, optimizer=optimizer)
+    model = TrainingModel(SEWDConfig.from_dict(json.loads(Path(wanted.config).read_text())), with_classifier=True)
+    moved = [
+        [id(p) for group in o.param_groups for p in group["params"]] for o in training.make_optimizers(model, wanted)
+    ]
+    assert Counter(itertools.chain(*moved)) == Counter(id(p) for p in model.parameters())
+    of = {id(p): name for name, p in model.named_parameters()}
+    matrices = [of[i] for i in moved[-1]] if optimizer == "muon" else []
+    layers = model.config.num_hidden_layers
+    assert sum("attention" in name for name in matrices) == layers * (4 if optimizer == "muon" else 0)
+    assert not [name for name in matrices if "encoder" not in name or "embeddings" in name or "lm_head" in name]
+
+
+def test_a_torch_without_muon_is_named(corpus, tiny, tmp_path, monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(UsageError, match="muon"):
+        train(short(corpus, tmp_path / "run", tiny, optimizer="muon"), report=quiet)
 
 
 def test_a_finished_training_is_left_as_it_is(corpus, tiny, tmp_path):

@@ -19,6 +19,7 @@ from pipeline.training_data import (
     epoch_batches,
     epoch_utterances,
     load_manifest,
+    padded_width,
     read_clip,
     rng_of,
     waveform,
@@ -48,6 +49,37 @@ def test_an_epoch_holds_every_clip_once(durations, epoch, join):
 def test_a_batch_keeps_its_budget_with_padding(durations):
     for batch in epoch_batches(clips(durations), DataSettings(batch_s=25), 0):
         assert len(batch) == 1 or len(batch) * max(u.duration_s for u in batch) <= 25
+
+
+@given(durations=DURATIONS)
+def test_batches_come_in_few_shapes(durations):
+    batches = epoch_batches(clips(durations), DataSettings(batch_s=25), 0)
+    sizes = {len(batch) for batch in batches}
+    left_over = 1  # one pool is all of it
+    assert len(sizes - {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64}) <= left_over
+
+
+@given(durations=st.lists(st.floats(0.1, 20), min_size=1, max_size=80, unique=True), together=st.integers(1, 4))
+def test_batches_of_like_length_stay_together(durations, together):
+    corpus = clips(durations)
+    alone = sorted(epoch_batches(corpus, DataSettings(batch_s=25), 0), key=lambda b: -b[0].duration_s)
+    grouped = epoch_batches(corpus, DataSettings(batch_s=25), 0, together)
+    assert sorted(grouped, key=lambda b: -b[0].duration_s) == alone
+    places = {id(b[0].clips): i for i, b in enumerate(sorted(grouped, key=lambda b: -b[0].duration_s))}
+    for start in range(0, len(grouped) - together + 1, together):
+        group = [places[id(b[0].clips)] for b in grouped[start : start + together]]
+        assert group == list(range(group[0], group[0] + together))
+
+
+@given(samples=st.integers(1, 10**6))
+def test_widths_are_few_and_waste_little(samples):
+    width = padded_width(samples)
+    assert samples <= width < samples + max(8000, 0.26 * samples)
+    assert padded_width(width) == width
+
+
+def test_widths_up_to_half_a_minute_are_fewer_than_thirty():
+    assert len({padded_width(samples) for samples in range(1, 480_000, 500)}) < 30
 
 
 def test_epochs_and_seeds_differ():
