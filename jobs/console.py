@@ -27,9 +27,10 @@ class Exit(IntEnum):
     STOPPED = 130  # as a shell says of a command that Ctrl-C ended
 
 
-def run(app: typer.Typer) -> NoReturn:
+def run(app: typer.Typer, before: Callable[[], None] = lambda: None) -> NoReturn:
     """Run a Typer application and exit. An error whose cause lies outside this program is one line, no traceback."""
     try:
+        before()
         code = app(standalone_mode=False)
     except UsageError as error:
         code = _say(str(error), Exit.USAGE)

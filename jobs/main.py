@@ -11,25 +11,29 @@ from jobs.compare import compare
 from jobs.console import run
 from jobs.evaluate import evaluate
 from jobs.finetune import finetune
+from jobs.ray_jobs import app as ray_jobs
 from jobs.report import report
 from jobs.status import status
+from jobs.submit import submit
 from jobs.transcribe import transcribe
 from jobs.verify import verify
+from pipeline.environment import check_environment
 
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Transcribe speech corpora with SEW-D, and measure how well.",
 )
-for _verb in (transcribe, evaluate, compare, report, status, verify, finetune):
+for _verb in (transcribe, evaluate, compare, report, status, verify, finetune, submit):
     app.command()(_verb)
+app.add_typer(ray_jobs, name="jobs")
 
 
 def main() -> NoReturn:
     """Parse the command line, run the verb, exit with its code."""
     if len(sys.argv) == 1:
         sys.argv.append("--help")
-    run(app)
+    run(app, before=check_environment)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,207 @@
+"""Verbs as jobs on a real head: the log comes as it is written, the exit code is the verb's, secrets stay there."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import pipeline
+from pipeline import submission
+from tests import corpora
+from tests.command import command, sewd
+from tests.heads import head
+
+SECRET = "this-is-nobody-elses-business"
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with (
+        tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder,
+        head(Path(folder), {"SEWD_TEST_TOKEN": SECRET}) as started,
+    ):
+        yield started
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    for index in range(12):
+        corpora.write_audio(folder / f"{index:02d}.wav", 1.0 + index / 10, index)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def long_corpus(tmp_path_factory):
+    """More than is transcribed before a test has looked at it, in chunks of one file."""
+    folder = tmp_path_factory.mktemp("long")
+    for index in range(400):
+        corpora.write_audio(folder / f"{index:03d}.wav", 4.0, index)
+    return folder
+
+
+def submit(cluster, *arguments, options=(), timeout=300):
+    return sewd("submit", "--address", cluster.address, *options, "--", *arguments, timeout=timeout)
+
+
+def job_of(text: str) -> str:
+    return re.search(r"^job (\S+):", text, re.MULTILINE).group(1)
+
+
+def wait_for(condition, seconds=90):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_a_run_by_a_job_is_the_run_here_and_its_log_is_ours(cluster, corpus, small_ctc, tmp_path, local_ray):
+    there = submit(
+        cluster, "transcribe", corpus, "--model", small_ctc, "--output", tmp_path / "there", "--threads", "1"
+    )
+    assert there.returncode == 0, there.stderr + there.stdout
+    assert "12" in there.stdout
+    here = pipeline.transcribe(pipeline.RunConfig((str(corpus),), str(tmp_path / "here"), str(small_ctc), threads=1))
+    assert corpora.rows_of(pipeline.Run.open(str(tmp_path / "there"))) == corpora.rows_of(here)
+
+    name = job_of(there.stderr)
+    listed = sewd("jobs", "list", "--address", cluster.address)
+    assert name in listed.stdout
+    logs = sewd("jobs", "logs", name, "--address", cluster.address)
+    assert logs.stdout == there.stdout, "streamed and fetched, the log is the same"
+    followed = sewd("jobs", "logs", name, "--follow", "--address", cluster.address)
+    assert (followed.stdout, followed.returncode) == (there.stdout, 0)
+    assert sewd("jobs", "stop", name, "--address", cluster.address).stdout == f"job {name} had ended\n"
+
+
+@pytest.mark.slow
+def test_the_code_travels_small_and_without_data(cluster):
+    done = submit(cluster, "status", "/nowhere/run")
+    assert done.returncode == 2
+    found = submission.details(submission.connect(cluster.address), job_of(done.stderr))
+    modules = found.runtime_env["py_modules"]
+    assert len(modules) == 3
+    assert all(uri.startswith("gcs://") for uri in modules)
+    kept = re.compile(r"__pycache__|demo_corpus")
+    sizes = [
+        path.stat().st_size
+        for folder in submission.runtime_env({})["py_modules"]
+        for path in Path(folder).rglob("*")
+        if path.is_file() and not kept.search(str(path))
+    ]
+    assert sum(sizes) < 20 * 2**20
+
+
+@pytest.mark.slow
+def test_failed_rows_and_refusals_exit_as_they_do_here(cluster, corpus, small_ctc, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "good.wav").write_bytes((corpus / "00.wav").read_bytes())
+    (broken / "bad.wav").write_bytes(b"RIFF")
+    some = submit(cluster, "transcribe", broken, "--model", small_ctc, "--output", tmp_path / "some")
+    assert some.returncode == 3, some.stderr + some.stdout
+    gone = submit(cluster, "transcribe", tmp_path / "nothing", "--model", small_ctc, "--output", tmp_path / "gone")
+    assert gone.returncode == 2
+    assert "sewd: " in gone.stdout, "the job's line of what is wrong"
+    strict = submit(cluster, "transcribe", broken, "--model", small_ctc, "--output", tmp_path / "strict", "--strict")
+    assert strict.returncode == 1
+    assert "exit code 1" in strict.stderr
+
+
+def test_what_a_verb_would_refuse_is_not_submitted(cluster):
+    before = len(submission.jobs(submission.connect(cluster.address)))
+    assert submit(cluster, "transcribe", "x", "--outptu", "y").returncode == 2
+    assert submit(cluster, "transcrib", "x").returncode == 2
+    assert submit(cluster, "submit", "x").returncode == 2
+    assert len(submission.jobs(submission.connect(cluster.address))) == before
+
+
+@pytest.mark.slow
+def test_secrets_are_asked_for_by_name_and_never_sent(cluster, tmp_path):
+    options = ("--require-env", "SEWD_TEST_TOKEN", "--env", "AWS_REGION=eu-west-1")
+    done = submit(cluster, "status", tmp_path, options=options)
+    assert done.returncode == 2
+    assert "no run" in done.stdout.lower(), "the verb itself was reached"
+    found = submission.details(submission.connect(cluster.address), job_of(done.stderr))
+    assert SECRET not in json.dumps(found.model_dump(), default=str)
+    assert found.runtime_env["env_vars"]["AWS_REGION"] == "eu-west-1"
+    lacking = submit(cluster, "status", tmp_path, options=("--require-env", "SEWD_TEST_TOKEN,X", "--detach"))
+    assert lacking.returncode == 2
+    lacking = submit(cluster, "status", tmp_path, options=("--require-env", "SEWD_NOT_THERE"))
+    assert lacking.returncode == 2
+    assert "the cluster's environment lacks SEWD_NOT_THERE" in lacking.stdout
+
+
+@pytest.mark.parametrize("choice", [pytest.param("detach", marks=pytest.mark.slow), "stop"])
+def test_ctrl_c_leaves_the_job_or_stops_it(cluster, long_corpus, small_ctc, tmp_path, choice):
+    run = tmp_path / "run"
+    verb = (
+        "transcribe",
+        long_corpus,
+        "--model",
+        small_ctc,
+        "--output",
+        run,
+        "--chunk-seconds",
+        "4",
+        "--part-mib",
+        "0.2",
+    )
+    arguments = command("submit", "--address", cluster.address, "--on-interrupt", choice, "--", *verb)
+    child = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(lambda: any((run / "commits").rglob("*.json")) or child.poll() is not None)
+        assert child.poll() is None, child.communicate()
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate(timeout=90)
+    finally:
+        child.kill()
+    assert child.returncode == 130
+    name = job_of(said)
+    client = submission.connect(cluster.address)
+    if choice == "detach":
+        assert f"detached: job {name} goes on" in said
+        assert submission.details(client, name).status.value == "RUNNING"
+        assert "asked to stop" in sewd("jobs", "stop", name, "--address", cluster.address).stdout
+    wait_for(lambda: submission.details(client, name).status.value == "STOPPED")
+    assert sewd("jobs", "logs", name, "-f", "--address", cluster.address).returncode == 130
+    assert pipeline.Run.open(str(run)).totals().utterances < 400
+
+
+def test_a_job_that_is_not_there(cluster):
+    for verb in (("logs", "nobody"), ("logs", "nobody", "-f"), ("stop", "nobody")):
+        done = sewd("jobs", *verb, "--address", cluster.address)
+        assert (done.returncode, done.stderr) == (2, "sewd: there is no job nobody\n")
+
+
+def test_no_cluster_there():
+    done = sewd("jobs", "list", "--address", "http://127.0.0.1:9")
+    assert done.returncode == 2
+    assert done.stderr.startswith("sewd: no Ray jobs at http://127.0.0.1:9")
+    assert sewd("submit", "--address", "ray://127.0.0.1:9", "--", "status", "x").returncode == 2
+    assert sewd("submit", "--", "status", "x").returncode == 2
+
+
+@pytest.mark.slow
+def test_a_head_that_is_lost_is_said(monkeypatch):
+    monkeypatch.setattr(submission, "_RECONNECT_S", 2.0)
+    with (
+        tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder,
+        head(Path(folder)) as started,
+    ):
+        client = submission.connect(started.address)
+        name = client.submit_job(entrypoint="echo begun; sleep 600")
+        written: list[str] = []
+        timer = threading.Timer(0, lambda: (wait_for(lambda: "begun" in "".join(written)), started.kill()))
+        timer.start()
+        with pytest.raises(pipeline.RunFailedError, match=f"stopped answering while job {name} ran"):
+            submission.follow(client, name, written.append)
+        timer.join()
