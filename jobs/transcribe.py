@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 import pipeline
 from jobs.console import Exit, duration, err, out, single
 from pipeline.config import make_config
+from pipeline.errors import UsageError
 
 
 def transcribe(
@@ -45,12 +46,16 @@ def transcribe(
     ] = 0.05,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that fails.")] = False,
     errors_ok: Annotated[bool, typer.Option("--errors-ok", help="Exit with 0 also where rows failed.")] = False,
+    new_run: Annotated[bool, typer.Option("--new-run", help="Refuse to go on with a run that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove a run that is there, and begin anew.")] = False,
     address: Annotated[str, typer.Option(help="Ray to use: local, auto, or HOST:PORT.")] = "local",
 ) -> int:
     """Transcribe a corpus into a run, or go on with one that was interrupted.
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 done with failed rows, 130 stopped.
     """
+    if new_run and overwrite:
+        raise UsageError("--new-run and --overwrite exclude each other")
     config = make_config(
         inputs=tuple(inputs),
         output=output,
@@ -65,6 +70,7 @@ def transcribe(
         chunk_rows=chunk_rows,
         max_error_rate=max_error_rate,
         strict=strict,
+        existing="refuse" if new_run else "overwrite" if overwrite else "resume",
         address=address,
         actors=actors,
         gpus_per_actor=gpus_per_actor,

@@ -21,9 +21,9 @@ import io
 import json
 import posixpath
 import re
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,8 +32,15 @@ from pipeline import storage
 from pipeline.schemas import TABLES
 
 COMMITS = "commits"
-READ_AHEAD = 256  # commits that are read at once: their text waits in memory for its turn
 _NAME = re.compile(r"(?P<part>[0-9a-f]+)-(?P<chunk>\d+)(?P<last>\.last)?\.json")
+
+
+class Name(NamedTuple):
+    """Of a commit object: its part, its chunk, and whether the part ends with it."""
+
+    part_id: str
+    chunk: int
+    last: bool
 
 
 @dataclass(frozen=True)
@@ -81,25 +88,17 @@ class Commit:
         return f"{COMMITS}/{self.part_id[:2]}/{name}"
 
 
-@dataclass(frozen=True)
-class Committed:
-    """The chunks of one part that are committed, as the names of their commits tell."""
-
-    chunks: frozenset[int] = frozenset()
-    last: int | None = None
-
-    @property
-    def done(self) -> bool:
-        """Chunks 0..last are all there."""
-        return self.last is not None and self.chunks.issuperset(range(self.last + 1))
-
-
 def write_chunk(run: str, commit: Commit, tables: dict[str, pa.Table]) -> Commit:
     """Put the tables that hold rows, then the commit that names them; see the module's ordering argument."""
     files = tuple(_put_table(run, commit, name, table) for name, table in tables.items() if table.num_rows)
     commit = replace(commit, files=files)
-    storage.put(storage.join(run, commit.path), json.dumps(asdict(commit), indent=1).encode())
+    storage.put(storage.join(run, commit.path), content_of(commit))
     return commit
+
+
+def content_of(commit: Commit) -> bytes:
+    """A commit as the object that says it."""
+    return json.dumps(asdict(commit), indent=1).encode()
 
 
 def _put_table(run: str, commit: Commit, name: str, table: pa.Table) -> DataFile:
@@ -113,26 +112,15 @@ def _put_table(run: str, commit: Commit, name: str, table: pa.Table) -> DataFile
 
 
 def commit_objects(run: str) -> list[str]:
-    """The URIs of a run's commits, in the order of their names."""
+    """The URIs of a run's commits that are objects, in the order of their names. Others may be rolled up already."""
     found = storage.list_objects(storage.join(run, COMMITS))
-    return [item.uri for item in found if _NAME.fullmatch(posixpath.basename(item.uri))]
+    return [item.uri for item in found if name_of(item.uri) is not None]
 
 
-def list_committed(run: str) -> dict[str, Committed]:
-    """What is committed, by part: from one listing, without opening a commit."""
-    names = (_NAME.fullmatch(posixpath.basename(uri)) for uri in commit_objects(run))
-    return committed_of((m["part"], int(m["chunk"]), m["last"] is not None) for m in names if m is not None)
-
-
-def committed_of(commits: Iterable[tuple[str, int, bool]]) -> dict[str, Committed]:
-    """What is committed, by part: of (part, chunk, whether it is the part's last) of each commit."""
-    chunks: dict[str, set[int]] = {}
-    last: dict[str, int] = {}
-    for part, chunk, is_last in commits:
-        chunks.setdefault(part, set()).add(chunk)
-        if is_last:
-            last[part] = chunk
-    return {part: Committed(frozenset(numbers), last.get(part)) for part, numbers in chunks.items()}
+def name_of(uri: str) -> Name | None:
+    """What the name of a commit object says; None for other objects."""
+    match = _NAME.fullmatch(posixpath.basename(uri))
+    return match and Name(match["part"], int(match["chunk"]), match["last"] is not None)
 
 
 def commit_of(data: bytes) -> Commit:
@@ -150,33 +138,6 @@ def commit_of(data: bytes) -> Commit:
     if not all(isinstance(number, int) for number in numbers):
         raise ValueError("not a commit: a count is no number")
     return commit
-
-
-def untiled(commits: Iterable[Commit]) -> Iterator[tuple[Commit, int]]:
-    """The commits that do not follow row by row on those before them in their part, and how many rows these have.
-
-    Also a last one whose rows do not complete the part's. Chunks of one part that were read at different times saw
-    different inputs, if there are any. Where chunks before one are not committed yet, it must not begin before the end
-    of those that are.
-    """
-    rows: dict[str, int] = {}  # where the next chunk of a part begins
-    following: dict[str, int] = {}
-    for commit in sorted(commits, key=lambda c: (c.part_id, c.chunk)):
-        before = rows.get(commit.part_id, 0)
-        follows = commit.chunk == following.get(commit.part_id, 0)
-        end = commit.first_row + commit.utterances + commit.errors
-        rows[commit.part_id], following[commit.part_id] = end, commit.chunk + 1
-        begins_right = commit.first_row == before if follows else commit.first_row >= before
-        if not begins_right or (commit.last and commit.part_rows != end):
-            yield commit, before
-
-
-def read_commits(run: str) -> Iterator[Commit]:
-    """Every commit of a run, in the order of their names, read a few at a time."""
-    uris = commit_objects(run)
-    with ThreadPoolExecutor(8) as pool:
-        for start in range(0, len(uris), READ_AHEAD):
-            yield from map(commit_of, pool.map(storage.fetch, uris[start : start + READ_AHEAD]))
 
 
 def remove_orphans(run: str, files: Iterable[DataFile]) -> int:

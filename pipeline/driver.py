@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayError, WorkerCrashedError
@@ -30,15 +31,17 @@ from ray.util.annotations import RayDeprecationWarning
 from pipeline import storage
 from pipeline.audio import AudioSettings
 from pipeline.cluster import Resources, cluster_nodes, connect, data_context, share_out
-from pipeline.commit import Commit, Committed, DataFile, list_committed, remove_orphans, untiled
-from pipeline.compact import compact_group, groups_of, read_compaction, write_compaction
+from pipeline.commit import COMMITS, DataFile, remove_orphans
+from pipeline.compact import COMPACTION, compact_group, groups_of, read_compaction, write_compaction
 from pipeline.config import RunConfig, differences, fingerprint, make_config
 from pipeline.errors import InputChangedError, LeaseLostError, RunFailedError, StorageError, UsageError
 from pipeline.lease import check, hold, lease_uri
+from pipeline.ledger import ROLL_UP_COMMITS, chunks_of, committed, ledger, parts_done, roll_up, untiled
 from pipeline.plan import plan
 from pipeline.read import ReadSettings, read_parts
 from pipeline.recognize import Recognizer, RecognizeSettings
 from pipeline.run import PLAN_FILE, RECORD, Run, Totals, now, write_plan
+from pipeline.schemas import TABLES
 from pipeline.sink import SinkSettings, write_chunks
 from sewd_model import (
     CheckpointError,
@@ -59,6 +62,7 @@ MAX_ACTOR_RESTARTS = 20
 SMALL_RUN_BYTES = 32 << 20
 _WORKER_DEATHS = (WorkerCrashedError, RayActorError, OutOfMemoryError, NodeDiedError)
 RUNNING, STOPPED, FAILED, DONE = "running", "stopped", "failed", "done"
+REMOVED = "removed"  # --overwrite was killed while it removed the run: the next start goes on with that
 
 
 @dataclass(frozen=True)
@@ -123,12 +127,13 @@ def transcribe(
     parts = _plan(config) if run is None else None
     attempt = uuid.uuid4().hex[:12]
     with hold(config.output, attempt):
+        _remove(config)
         # Looked for again: another driver may have worked on it until now.
         run = _existing(config, wanted) or _create(config, wanted, _plan(config) if parts is None else parts)
         if run.status == DONE:
             return run
         if stop is not None and stop.is_set():
-            return run.save(status=STOPPED, totals=asdict(_committed_totals(run)))
+            return run.save(status=STOPPED, totals=asdict(Totals.of(ledger(run.uri))))
         return _transcribe(run, config, models, attempt, on_progress or (lambda _: None), stop)
 
 
@@ -202,13 +207,37 @@ def _sampling_rate(uri: str) -> int:
 
 
 def _existing(config: RunConfig, wanted: dict[str, Any]) -> Run | None:
-    """The run at `output`, if there is one; it must be the one that is wanted."""
-    if not storage.exists(storage.join(config.output, RECORD)):
+    """The run at `output` to go on with, if there is one; it must be the one that is wanted."""
+    run = _there(config)
+    if run is None or run.status == REMOVED or config.existing == "overwrite":
         return None
-    run = Run.open(config.output)
+    if config.existing == "refuse":
+        raise UsageError(f"{run.uri} holds a run already ({run.status}), and a new one was asked for")
     if different := differences(run.record["fingerprint"], wanted):
-        raise UsageError(f"{run.uri} holds another run; choose another --output. It differs in " + "; ".join(different))
+        raise UsageError(
+            f"{run.uri} holds another run; choose another --output, or --overwrite it. It differs in "
+            + "; ".join(different)
+        )
     return run
+
+
+def _there(config: RunConfig) -> Run | None:
+    return Run.open(config.output) if storage.exists(storage.join(config.output, RECORD)) else None
+
+
+def _remove(config: RunConfig) -> None:
+    """Remove the run at `output`, where that is asked for, or was begun: all that runs are made of, but the lease.
+
+    Its record is left, and says so, until that of the new run takes its place: killed meanwhile, the next start goes on
+    here.
+    """
+    run = _there(config)
+    if run is None or (config.existing != "overwrite" and run.status != REMOVED):
+        return
+    run.save(status=REMOVED)
+    for name in (*TABLES, COMMITS, "metrics"):
+        storage.delete([found.uri for found in storage.list_objects(storage.join(run.uri, name))])
+    storage.delete([storage.join(run.uri, name) for name in (COMPACTION, PLAN_FILE)])
 
 
 def _plan(config: RunConfig) -> pa.Table:
@@ -216,7 +245,7 @@ def _plan(config: RunConfig) -> pa.Table:
     if _is_object(config.output):
         raise UsageError(f"{config.output} is a file; a run is a directory or prefix")
     ours = (storage.join(config.output, PLAN_FILE), lease_uri(config.output))  # of one that was killed while it began
-    others = [o.uri for o in storage.list_objects(config.output)]
+    others = [] if _there(config) else [o.uri for o in storage.list_objects(config.output)]
     if any(uri not in ours and not storage.is_temporary(uri) for uri in others):
         raise UsageError(f"{config.output} is not empty and holds no run")
     return plan(config.inputs, int(config.part_mib * 2**20), config.limit)
@@ -297,7 +326,9 @@ class _Execution:
         return storage.join(self.run.uri, "control", f"stop-{self.attempt}")
 
     def run_waves(self, stop: threading.Event) -> Totals:
-        totals = _committed_totals(self.run)
+        waiting: list[bytes] = []  # commits that are still objects: to be rolled up
+        totals = Totals.of(ledger(self.run.uri, waiting))
+        self._roll_up(waiting)
         total_bytes = self.run.record["input_bytes"]
         began, audio_s = time.monotonic(), 0.0
         self.report(Progress(totals, total_bytes, audio_s, 0.0))
@@ -307,6 +338,8 @@ class _Execution:
                 added = _totals_of(chunk)
                 totals += added
                 audio_s += added.audio_s
+                waiting.append(chunk["commit"])
+                self._roll_up(waiting)
                 self.report(Progress(totals, total_bytes, audio_s, time.monotonic() - began))
                 self._check(totals, chunk["first_error"])
             if stop.is_set():
@@ -315,20 +348,22 @@ class _Execution:
 
     def _waves(self) -> Iterator[list[pa.Table]]:
         """Tables of one part and its committed chunks each, for Ray to take as blocks; parts that are done left out."""
-        committed = list_committed(self.run.uri)
-        wave: list[pa.Table] = []
-        parts = self.run.plan()
-        for index in range(parts.num_rows):
-            known = committed.get(parts["part_id"][index].as_py(), Committed())
-            if known.done:
-                continue
-            chunks = pa.array([sorted(known.chunks)], pa.list_(pa.int32()))
-            wave.append(parts.slice(index, 1).append_column("committed", chunks))
-            if len(wave) == WAVE_PARTS:
-                yield wave
-                wave = []
-        if wave:
-            yield wave
+        there = committed(self.run.uri)
+        plan = self.run.plan()
+        plan = plan.filter(pc.invert(pc.is_in(plan["part_id"], parts_done(there))))
+        chunks = chunks_of(there, plan["part_id"].combine_chunks())
+        for start in range(0, len(plan), WAVE_PARTS):
+            parts = plan.slice(start, WAVE_PARTS)
+            known = [chunks.get(part, []) for part in parts["part_id"].to_pylist()]
+            parts = parts.append_column("committed", pa.array(known, pa.list_(pa.int32())))
+            yield [parts.slice(index, 1) for index in range(len(parts))]
+
+    def _roll_up(self, waiting: list[bytes]) -> None:
+        """Roll up the commits that wait, once they are enough to be worth it."""
+        if len(waiting) >= ROLL_UP_COMMITS:
+            check(self.run.uri, self.attempt)
+            roll_up(self.run.uri, waiting)
+            waiting.clear()
 
     def _chunks(self, wave: list[pa.Table]) -> Iterator[dict[str, Any]]:
         """Run one Ray Data execution; gives a row of `CHUNK_STATS` as each chunk is committed."""
@@ -432,14 +467,10 @@ def _ours(error: BaseException) -> Exception | None:
     return found
 
 
-def _committed_totals(run: Run) -> Totals:
-    return sum((Totals.of(commit) for commit in run.commits()), start=Totals())
-
-
 def _missing(run: Run) -> int:
-    """Parts of the plan that are not done."""
-    done = run.parts_done()
-    return sum(part not in done for part in run.plan(["part_id"])["part_id"].to_pylist())
+    """How many parts of the plan are not done."""
+    plan = run.plan(["part_id"])["part_id"]
+    return len(plan) - (pc.sum(pc.is_in(plan, parts_done(committed(run.uri))), min_count=0).as_py() or 0)
 
 
 def _finish(run: Run, check_lease: Callable[[], None]) -> Run:
@@ -450,25 +481,23 @@ def _finish(run: Run, check_lease: Callable[[], None]) -> Run:
     """
     if missing := _missing(run):
         raise RuntimeError(f"{run.uri}: {missing} parts of the plan have no complete commit after the last wave")
-    commits = list(run.commits())
-    _check_tiles(run, commits)
+    table = ledger(run.uri)
+    _check_tiles(run, table)
     files = read_compaction(run.uri)
     if files is None:
-        files = _compact(run.uri, commits)
+        files = _compact(run)
         check_lease()
         write_compaction(run.uri, files)
     check_lease()
     remove_orphans(run.uri, files)
-    totals = sum((Totals.of(commit) for commit in commits), start=Totals())
     check_lease()
-    return run.save(status=DONE, finished=now(), totals=asdict(totals), reason=None)
+    return run.save(status=DONE, finished=now(), totals=asdict(Totals.of(table)), reason=None)
 
 
-def _compact(uri: str, commits: list[Commit]) -> list[DataFile]:
+def _compact(run: Run) -> list[DataFile]:
     """Write the committed rows to few files: a Ray task for each of them, or here, where they are small."""
     task = ray.remote(compact_group).options(num_cpus=0.5, max_retries=MAX_DEATHS)
-    ordered = sorted(commits, key=lambda commit: (commit.part_id, commit.chunk))
-    files = [file for commit in ordered for file in commit.files]
+    uri, files = run.uri, [file for commit in run.commits() for file in commit.files]
     if sum(file.size for file in files) < SMALL_RUN_BYTES:  # less work than workers for it would be
         return [compact_group(uri, table, group) for table, group in groups_of(files)]
     groups = groups_of(files)
@@ -480,15 +509,15 @@ def _compact(uri: str, commits: list[Commit]) -> list[DataFile]:
         raise
 
 
-def _check_tiles(run: Run, commits: list[Commit]) -> None:
+def _check_tiles(run: Run, table: pa.Table) -> None:
     """Every part's chunks follow each other row by row, from its first to its last.
 
     Raises:
         InputChangedError: they do not. Chunks of one part that were read at different times saw different inputs:
             a file that a manifest names was replaced, or came, or went.
     """
-    for commit, before in untiled(commits):
+    for row in untiled(table):
         raise InputChangedError(
-            f"{run.uri}: the files of part {commit.part_id} changed between two starts of the run: chunk "
-            f"{commit.chunk} begins at row {commit.first_row}, and {before} come before it. Start a new run"
+            f"{run.uri}: the files of part {row['part_id']} changed between two starts of the run: chunk "
+            f"{row['chunk']} begins at row {row['first_row']}, and {row['before']} come before it. Start a new run"
         )

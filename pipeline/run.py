@@ -15,13 +15,15 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.commit import Commit, DataFile, list_committed, read_commits
+from pipeline.commit import Commit, DataFile
 from pipeline.compact import read_compaction
 from pipeline.errors import UsageError
+from pipeline.ledger import committed, error_codes, ledger, parts_done, read_commits
 from pipeline.plan import PLAN
 from pipeline.schemas import TABLES
 
@@ -64,17 +66,11 @@ class Totals:
         return self.errors / max(self.errors + self.utterances, 1)
 
     @staticmethod
-    def of(commit: Commit) -> Totals:
-        """One commit's."""
-        return Totals(
-            chunks=1,
-            utterances=commit.utterances,
-            errors=commit.errors,
-            audio_s=commit.audio_s,
-            source_bytes=commit.source_bytes,
-            compute_s=commit.seconds["compute"],
-            error_codes=commit.error_codes,
-        )
+    def of(table: pa.Table) -> Totals:
+        """The sums over a ledger."""
+        names = ("utterances", "errors", "audio_s", "source_bytes", "compute_s")
+        sums = {name: pc.sum(table[name], min_count=0).as_py() for name in names}
+        return Totals(chunks=len(table), **sums, error_codes=error_codes(table))
 
 
 @dataclass(frozen=True)
@@ -124,11 +120,11 @@ class Run:
         """Sums over the commits; those that the record of a finished run holds."""
         if self.status == "done":
             return Totals(**self.record["totals"])
-        return sum((Totals.of(commit) for commit in self.commits()), start=Totals())
+        return Totals.of(ledger(self.uri))
 
     def parts_done(self) -> set[str]:
         """Ids of the parts whose chunks are all committed."""
-        return {part for part, committed in list_committed(self.uri).items() if committed.done}
+        return set(parts_done(committed(self.uri)).to_pylist())
 
     def files(self) -> dict[str, list[DataFile]]:
         """By table (`transcripts`, `labels`, `errors`): the files that hold its committed rows."""

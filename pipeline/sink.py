@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.commit import Commit, write_chunk
+from pipeline.commit import Commit, content_of, write_chunk
 from pipeline.counts import score_columns
 from pipeline.lease import check
 from pipeline.schemas import ERRORS, LABELS, TRANSCRIPTS, field
@@ -33,6 +33,7 @@ CHUNK_STATS = pa.schema(
         field("compute_s", pa.float64(), "time in the model", "s"),
         field("error_codes", pa.map_(pa.string(), pa.int64()), "rows without a transcript, by code"),
         field("first_error", pa.string(), "the first error's code, object and message"),
+        field("commit", pa.binary(), "the commit object"),
     ]
 )
 
@@ -100,12 +101,13 @@ def _write(chunk: pa.Table, settings: SinkSettings) -> dict[str, Any]:
         seconds={"read": head["read_s"], "compute": head["compute_s"], "rows": time.perf_counter() - began},
     )
     check(settings.run, settings.attempt)
-    write_chunk(settings.run, commit, tables)
+    commit = write_chunk(settings.run, commit, tables)
     first = errors.slice(0, 1).to_pylist()
     stats = {name: getattr(commit, name) for name in CHUNK_STATS.names if hasattr(commit, name)}
     return stats | {
         "compute_s": head["compute_s"],
         "error_codes": list(commit.error_codes.items()),
+        "commit": content_of(commit),
         "first_error": f"{first[0]['code']} {first[0]['uri']}: {first[0]['message']}" if first else None,
     }
 

@@ -21,18 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.commit import (
-    READ_AHEAD,
-    Commit,
-    Committed,
-    DataFile,
-    commit_objects,
-    commit_of,
-    committed_of,
-    is_orphan,
-    untiled,
-)
+from pipeline.commit import Commit, DataFile, commit_objects, commit_of, is_orphan
 from pipeline.compact import COMPACTION, read_compaction
+from pipeline.ledger import ledger_of, parts_done, read_objects, rolled_files, untiled
 from pipeline.run import PLAN_FILE, Run, Totals
 from pipeline.schemas import TABLES
 
@@ -80,7 +71,7 @@ def _verify(run: Run) -> Verification:
     problems: list[Problem] = []
     commits = list(_read_commits(run, problems))
     plan = _read_plan(run, problems)
-    problems += _check_commits(run, commits, set(plan))
+    problems += _check_commits(commits, set(plan))
     try:
         compacted = read_compaction(run.uri)
     except (ValueError, KeyError, TypeError) as error:
@@ -95,21 +86,41 @@ def _verify(run: Run) -> Verification:
     problems += _check_counts(commits, found, len(run.record["fingerprint"]["classifiers"]))
     if run.status == "done":
         problems += _check_done(run, commits, plan, files)
-    done = sum(committed.done for committed in _committed(commits).values())
+    done = len(parts_done(ledger_of(commits)))
     rows, size = sum(file.rows for file in files), sum(file.size for file in files)
     return Verification(tuple(problems), len(plan), done, len(commits), len(files), rows, size)
 
 
 def _read_commits(run: Run, problems: list[Problem]) -> Iterator[Commit]:
-    uris = commit_objects(run.uri)
-    with ThreadPoolExecutor(8) as pool:
-        for start in range(0, len(uris), READ_AHEAD):
-            some = uris[start : start + READ_AHEAD]
-            for uri, data in zip(some, pool.map(storage.fetch, some), strict=True):
-                try:
-                    yield commit_of(data)
-                except ValueError as error:
-                    problems.append(Problem(_below(run, uri), f"cannot be read: {error}"))
+    """Each chunk's commit once, as readers take it: the object, or what it was rolled up to."""
+    seen: set[tuple[str, int]] = set()
+    for path, data in (*_objects(run), *_rolled_up(run, problems)):
+        try:
+            commit = commit_of(data)
+        except ValueError as error:
+            problems.append(Problem(path, f"cannot be read: {error}"))
+            continue
+        if path.endswith(".json") and path != commit.path:
+            problems.append(Problem(path, f"says that it is {commit.path}"))
+        if (commit.part_id, commit.chunk) not in seen:
+            seen.add((commit.part_id, commit.chunk))
+            yield commit
+
+
+def _objects(run: Run) -> Iterator[tuple[str, bytes]]:
+    for uri, data in read_objects(commit_objects(run.uri)):
+        if data is not None:  # else it was rolled up since it was listed
+            yield _below(run, uri), data
+
+
+def _rolled_up(run: Run, problems: list[Problem]) -> Iterator[tuple[str, bytes]]:
+    for uri in rolled_files(run.uri):
+        path, data = _below(run, uri), storage.fetch(uri)
+        if not path.endswith(f"/{hashlib.sha256(data).hexdigest()[:16]}.parquet"):
+            problems.append(Problem(path, "is not the file that was written: its SHA-256 differs"))
+            continue
+        for content in pq.read_table(io.BytesIO(data), columns=["content"])["content"].to_pylist():
+            yield path, content.encode()
 
 
 def _read_plan(run: Run, problems: list[Problem]) -> list[str]:
@@ -126,26 +137,21 @@ def _read_plan(run: Run, problems: list[Problem]) -> list[str]:
     return plan
 
 
-def _committed(commits: Iterable[Commit]) -> dict[str, Committed]:
-    return committed_of((commit.part_id, commit.chunk, commit.last) for commit in commits)
-
-
 def _below(run: Run, uri: str) -> str:
     return uri.removeprefix(run.uri.rstrip("/") + "/")
 
 
-def _check_commits(run: Run, commits: Sequence[Commit], plan: set[str]) -> Iterator[Problem]:
-    names = {_below(run, uri) for uri in commit_objects(run.uri)}
+def _check_commits(commits: Sequence[Commit], plan: set[str]) -> Iterator[Problem]:
     for commit in commits:
-        if commit.path not in names:
-            yield Problem(commit.path, "a commit of another name says that it is this one")
         if commit.part_id not in plan:
             yield Problem(commit.path, f"the plan has no part {commit.part_id}")
         if sum(commit.error_codes.values()) != commit.errors:
             yield Problem(commit.path, f"{commit.errors} errors, but {commit.error_codes}")
-    for commit, before in untiled(commits):
-        end = f", and the part has {commit.part_rows}" if commit.last else ""
-        yield Problem(commit.path, f"begins at row {commit.first_row}, {before} come before it{end}")
+    paths = {(commit.part_id, commit.chunk): commit.path for commit in commits}
+    for row in untiled(ledger_of(commits)):
+        end = f", and the part has {row['part_rows']}" if row["last"] else ""
+        message = f"begins at row {row['first_row']}, {row['before']} come before it{end}"
+        yield Problem(paths[row["part_id"], row["chunk"]], message)
 
 
 def _check_file(run: str, file: DataFile) -> tuple[list[str], Counts]:
@@ -192,11 +198,12 @@ def _check_counts(commits: Iterable[Commit], found: Counts, classifiers: int) ->
 def _check_done(
     run: Run, commits: Sequence[Commit], plan: Sequence[str], files: Sequence[DataFile]
 ) -> Iterator[Problem]:
-    committed = _committed(commits)
+    table = ledger_of(commits)
+    done = set(parts_done(table).to_pylist())
     for part in plan:
-        if not committed.get(part, Committed()).done:
+        if part not in done:
             yield Problem(PLAN_FILE, f"part {part} is not committed to its end, and the run is called done")
-    sums, recorded = sum((Totals.of(commit) for commit in commits), start=Totals()), Totals(**run.record["totals"])
+    sums, recorded = Totals.of(table), Totals(**run.record["totals"])
     for name in ("chunks", "utterances", "errors", "source_bytes", "error_codes"):
         if getattr(sums, name) != getattr(recorded, name):
             message = f"totals: {getattr(recorded, name)} {name}, and the commits say {getattr(sums, name)}"

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 import pipeline
-from pipeline.commit import Commit, read_commits, write_chunk
+from pipeline.commit import Commit, write_chunk
 from pipeline.compact import compact_group, groups_of, write_compaction
 from pipeline.counts import score_columns
+from pipeline.ledger import read_commits
 from pipeline.run import Run
 from pipeline.schemas import ERRORS, LABELS, SCHEMA_VERSION, TRANSCRIPTS
 

@@ -18,7 +18,7 @@ import torch
 import transformers
 
 import pipeline
-from pipeline import driver
+from pipeline import driver, storage
 from pipeline.cluster import Resources, data_context
 from pipeline.driver import _Execution, _load_models
 from pipeline.errors import LeaseLostError
@@ -410,3 +410,52 @@ def test_the_command_resumes_and_reports(tmp_path, corpus, small_ctc):
     assert evaluated.returncode == 0
     assert "WER" in evaluated.stdout
     assert "6 scored, 0 without a reference, 0 failed" in evaluated.stdout
+
+
+# ------------------------------------------------------------------------------------- runs that are there already
+def test_a_run_that_is_there_is_gone_on_with_refused_or_replaced_as_asked(tmp_path, local_ray, corpus, small_ctc):
+    output = tmp_path / "run"
+    first = transcribe(corpus, output, small_ctc, threads=1)
+    (output / "mine.txt").write_text("not the run's")
+    rows = corpora.rows_of(first)
+    with pytest.raises(pipeline.UsageError, match="holds a run already"):
+        transcribe(corpus, output, small_ctc, threads=1, existing="refuse")
+    with pytest.raises(pipeline.UsageError, match=r"max_segment_s: 60\.0 -> 30\.0"):
+        transcribe(corpus, output, small_ctc, threads=1, max_segment_s=30)
+    assert transcribe(corpus, output, small_ctc, threads=1).record["created"] == first.record["created"]
+
+    again = transcribe(corpus / "1", output, small_ctc, threads=1, existing="overwrite")
+    assert again.record["created"] != first.record["created"]
+    assert len(again.record["attempts"]) == 1
+    assert [row["text"] for row in corpora.rows_of(again)] == [
+        row["text"] for row in rows if row["utt_id"].startswith("1/")
+    ]
+    assert (output / "mine.txt").read_text() == "not the run's"
+    assert verify(again).problems == ()
+
+
+@pytest.mark.parametrize("killed_at", [1, 4, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3, 5))])
+def test_killed_while_a_run_is_removed_the_next_start_removes_the_rest(
+    tmp_path, local_ray, corpus, small_ctc, monkeypatch, killed_at
+):
+    output = tmp_path / "run"
+    transcribe(corpus, output, small_ctc, threads=1, limit=6)
+    delete, calls = storage.delete, []
+
+    def dies(uris):
+        calls.append(uris)
+        if len(calls) == killed_at:
+            delete(uris[: len(uris) // 2])
+            raise KeyboardInterrupt
+        delete(uris)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "delete", dies)
+        with pytest.raises(KeyboardInterrupt):
+            transcribe(corpus / "1", output, small_ctc, threads=1, existing="overwrite")
+    assert pipeline.Run.open(output).status == "removed"
+    # Also by a start that asks for no more than to go on.
+    run = transcribe(corpus / "1", output, small_ctc, threads=1)
+    assert run.status == "done"
+    assert len(corpora.rows_of(run)) == 8
+    assert verify(run).problems == ()

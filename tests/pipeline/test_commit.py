@@ -8,12 +8,10 @@ import threading
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from pipeline import commit as commit_module
 from pipeline import storage
-from pipeline.commit import Commit, Committed, list_committed, read_commits, remove_orphans, write_chunk
+from pipeline.commit import Commit, commit_objects, name_of, remove_orphans, write_chunk
+from pipeline.ledger import read_commits
 from pipeline.run import Run
 from pipeline.schemas import ERRORS, TRANSCRIPTS
 from tests import s3
@@ -90,7 +88,7 @@ def test_a_chunk_is_read_as_it_was_written(run):
 
 def test_a_chunk_without_rows_is_committed_too(run):
     write_chunk(run, commit_of(last=True, utterances=0), tables())
-    assert list_committed(run)[PART].done
+    assert Run(run, {}).parts_done() == {PART}
     assert stored(run) == [f"commits/ab/{PART}-00000.last.json"]
     assert seen(run) == []
 
@@ -115,11 +113,11 @@ def test_killed_at_any_put_a_chunk_is_not_committed_and_readers_see_nothing_of_i
         write_chunk(run, commit_of(1, last=True), {"transcripts": transcripts("lost"), "errors": errors})
     monkeypatch.setattr(storage, "put", put)
     assert seen(run) == ["before"]
-    assert list_committed(run) == {PART: Committed(frozenset({0}), None)}
+    assert [(commit.chunk, commit.last) for commit in read_commits(run)] == [(0, False)]
     # The next start does it again; finishing removes what the first attempt left.
     write_chunk(run, commit_of(1, last=True), {"transcripts": transcripts("again"), "errors": errors})
     assert seen(run) == ["again", "before"]
-    assert list_committed(run)[PART].done
+    assert Run(run, {}).parts_done() == {PART}
     left = remove_orphans(run, [file for commit in read_commits(run) for file in commit.files])
     assert left == (1 if killed_at > 1 else 0)  # `errors` has equal bytes, and so an equal name: it is no orphan
     assert seen(run) == ["again", "before"]
@@ -182,56 +180,16 @@ def test_orphans_and_what_killed_writers_left_are_removed_and_nothing_else(run):
     assert remove_orphans(run, commit.files) == 0
 
 
-@pytest.mark.parametrize(
-    ("chunks", "last", "done"),
-    [
-        ({0}, 0, True),
-        ({0, 1, 2}, 2, True),
-        ({0, 2}, 2, False),
-        ({1, 2}, 2, False),
-        ({0, 1}, None, False),
-        ({0, 2, 5}, 2, False),
-        (set(), None, False),
-    ],
-)
-def test_a_part_is_done_when_no_chunk_up_to_its_last_is_missing(chunks, last, done):
-    assert Committed(frozenset(chunks), last).done is done
-
-
-@settings(deadline=None)
-@given(st.sets(st.integers(0, 6)), st.integers(0, 6))
-def test_done_is_what_it_says(chunks, last):
-    assert Committed(frozenset(chunks), last).done == all(chunk in chunks for chunk in range(last + 1))
-
-
-def test_the_listing_tells_what_is_committed_by_names_alone(run):
-    other = "ab0123456789abcdef01"  # under the same prefix
-    for commit in (commit_of(0), commit_of(2, last=True), commit_of(100_001), commit_of(0, last=True, part=other)):
+def test_the_name_of_a_commit_tells_what_it_is(run):
+    for commit in (commit_of(0), commit_of(2, last=True), commit_of(100_001)):
         storage.put(f"{run}/{commit.path}", b"not even JSON")
-    storage.put(f"{run}/commits/ab/.{PART}-00001.json.123.abcd.tmp", b"")
-    storage.put(f"{run}/commits/ab/{PART}-00001.json.bak", b"")
-    storage.put(f"{run}/commits/ab/notes.json", b"")
-    assert list_committed(run) == {
-        PART: Committed(frozenset({0, 2, 100_001}), 2),
-        other: Committed(frozenset({0}), 0),
-    }
-    assert not list_committed(run)[PART].done
+    for litter in (f".{PART}-00001.json.123.abcd.tmp", f"{PART}-00001.json.bak", "notes.json"):
+        storage.put(f"{run}/commits/ab/{litter}", b"")
+    names = [name_of(uri) for uri in commit_objects(run)]
+    assert names == [(PART, 0, False), (PART, 2, True), (PART, 100_001, False)]
 
 
 def test_a_run_without_commits_has_none(run):
-    assert list_committed(run) == {}
+    assert Run(run, {}).parts_done() == set()
     assert list(read_commits(run)) == []
     assert remove_orphans(run, []) == 0
-
-
-def test_commits_are_read_in_order_and_a_few_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(commit_module, "READ_AHEAD", 4)
-    for chunk in range(11):
-        write_chunk(str(tmp_path), commit_of(chunk), {})
-    fetched = []
-    fetch = storage.fetch
-    monkeypatch.setattr(storage, "fetch", lambda uri: (fetched.append(uri), fetch(uri))[1])
-    commits = read_commits(str(tmp_path))
-    assert next(commits).chunk == 0
-    assert len(fetched) <= 4
-    assert [commit.chunk for commit in commits] == list(range(1, 11))

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 import pipeline
 from pipeline import compact as compact_module
-from pipeline.commit import DataFile, read_commits, remove_orphans
+from pipeline.commit import DataFile, remove_orphans
 from pipeline.compact import COMPACTION, compact_group, groups_of, read_compaction, write_compaction
+from pipeline.ledger import read_commits
 from pipeline.schemas import TABLES
 from tests import runs
 

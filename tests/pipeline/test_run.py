@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pipeline import storage
 from pipeline.commit import Commit
 from pipeline.errors import StorageError, UsageError
+from pipeline.ledger import ledger_of
 from pipeline.plan import PLAN, plan
 from pipeline.run import RECORD, Run, Totals, write_plan
 from pipeline.schemas import LABELS, TABLES
@@ -112,4 +113,4 @@ def test_totals_of_a_commit_are_its_numbers():
     numbers = {"utterances": 2, "errors": 1, "error_codes": {"MISSING": 1}, "audio_s": 3.0, "source_bytes": 4}
     names = [field.name for field in dataclasses.fields(Commit)]
     commit = Commit(**dict.fromkeys(names) | numbers | {"seconds": {"compute": 5.0}, "files": ()})
-    assert Totals.of(commit) == Totals(1, 2, 1, 3.0, 4, 5.0, {"MISSING": 1})
+    assert Totals.of(ledger_of([commit])) == Totals(1, 2, 1, 3.0, 4, 5.0, {"MISSING": 1})

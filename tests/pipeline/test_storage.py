@@ -186,6 +186,16 @@ def test_delete_removes_and_does_not_mind_what_is_gone(base):
     assert names(storage.list_objects(base), base) == ["b"]
 
 
+def test_many_are_deleted_in_few_requests_whatever_their_names(base, monkeypatch):
+    monkeypatch.setattr(storage, "_DELETED_AT_ONCE", 3)
+    names = [*(f"d/{n}" for n in range(8)), "d/with [a] glob", "d/star*", "d/ümlaut and space"]
+    for name in [*names, "d/stays", "d/star and more"]:
+        storage.put(f"{base}/{name}", b"x")
+    storage.delete([f"{base}/{name}" for name in [*names, "d/never was", "d/nor this"]])
+    left = [found.uri for found in storage.list_objects(f"{base}/d")]
+    assert left == [f"{base}/d/star and more", f"{base}/d/stays"]
+
+
 def test_an_open_object_can_be_sought_and_read(base):
     storage.put(f"{base}/a", bytes(range(100)))
     with storage.open_read(f"{base}/a") as file:

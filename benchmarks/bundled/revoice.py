@@ -1,0 +1,114 @@
+"""Other voices from real recordings: pitch, formants, tempo and breath changed apart from each other, by WORLD.
+
+    python benchmarks/bundled/revoice.py CORPUS OUT
+
+Needs the pip package `pyworld` (Morise et al. 2016, MIT). CORPUS holds the manifests of `prepare.py`; OUT receives WAV
+files of 16 kHz and `digits.jsonl` (each training speaker of the digits as `VOICES` others, half of the digits each) and
+`orders.jsonl` (each order once more). Speed perturbation moves pitch, formants and tempo together: it makes of a man a
+smaller man who is in a hurry; here a voice is drawn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyworld
+import soundfile
+import soxr
+import typer
+
+RATE = 16_000
+VOICES = 6
+FRAME_MS = 5.0
+
+
+@dataclass(frozen=True)
+class Voice:
+    """What makes a voice another: factors of pitch, of its range, of the formants' frequencies; power of the breath."""
+
+    pitch: float
+    range: float
+    formants: float
+    breath: float
+
+
+def main() -> None:
+    """Write both sets."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("corpus", type=Path, metavar="CORPUS")
+    parser.add_argument("out", type=Path, metavar="OUT")
+    places = parser.parse_args()
+    rng = np.random.default_rng(11)
+    digits = rows_of(places.corpus / "digits.jsonl")
+    speakers = sorted({row["speaker"] for row in digits})
+    jobs = [
+        (row, voice, f"{speaker}-{number}")
+        for speaker in speakers
+        for number in range(VOICES)
+        for voice in [draw_voice(rng)]
+        for row in digits
+        if row["speaker"] == speaker and rng.random() < 0.5
+    ]
+    write(rng, jobs, places.out, "digits")
+    orders = [(row, draw_voice(rng), None) for row in rows_of(places.corpus / "orders.jsonl")]
+    write(rng, orders, places.out, "orders")
+
+
+def draw_voice(rng: np.random.Generator) -> Voice:
+    """A voice: high ones have short vocal tracts more often than not."""
+    pitch = np.exp(rng.uniform(np.log(0.75), np.log(1.9)))
+    formants = np.exp(0.25 * np.log(pitch) + rng.uniform(-0.1, 0.1))
+    return Voice(pitch, np.exp(rng.uniform(-0.5, 0.5)), formants, np.exp(rng.uniform(-0.5, 0.5)))
+
+
+def write(rng: np.random.Generator, jobs: list[tuple[dict[str, Any], Voice, str | None]], out: Path, name: str) -> None:
+    """Revoice each row into `out/name` and list them in `out/name.jsonl`."""
+    folder = out / name
+    folder.mkdir(parents=True, exist_ok=True)
+    made = []
+    for number, (row, voice, speaker) in enumerate(jobs):
+        samples, rate = soundfile.read(row["audio_filepath"])
+        if rate != RATE:
+            samples = soxr.resample(samples, rate, RATE)
+        changed = revoice(rng, samples, voice)
+        path = folder / f"{number:05}.wav"
+        soundfile.write(path, changed, RATE, subtype="PCM_16")
+        new = {key: value for key, value in row.items() if key not in ("speaker", "offset")}
+        new |= {"audio_filepath": str(path.resolve()), "duration": len(changed) / RATE}
+        made.append(new if speaker is None else new | {"speaker": speaker})
+    (out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
+    typer.echo(f"{name}: {len(made)} rows, {sum(row['duration'] for row in made) / 3600:.2f} h")
+
+
+def revoice(rng: np.random.Generator, samples: np.ndarray, voice: Voice) -> np.ndarray:
+    """Speech `(N,)` at `RATE` by another voice, as loud as before, 0.8 to 1.25 times as long."""
+    pitch, times = pyworld.dio(samples, RATE, frame_period=FRAME_MS)
+    pitch = pyworld.stonemask(samples, pitch, times, RATE)
+    envelope = pyworld.cheaptrick(samples, pitch, times, RATE)
+    breath = pyworld.d4c(samples, pitch, times, RATE)
+    voiced = pitch > 0
+    if voiced.any():
+        mean = np.exp(np.log(pitch[voiced]).mean())
+        pitch[voiced] = mean * voice.pitch * (pitch[voiced] / mean) ** voice.range
+    bins = np.arange(envelope.shape[1], dtype=float)
+    source = np.minimum(bins / voice.formants, bins[-1])
+    envelope = np.exp(np.stack([np.interp(source, bins, row) for row in np.log(envelope)]))
+    tempo = np.exp(rng.uniform(np.log(0.8), np.log(1.25)))
+    changed = pyworld.synthesize(pitch, envelope, breath**voice.breath, RATE, FRAME_MS * tempo)
+    changed *= np.sqrt(np.mean(samples**2) / max(np.mean(changed**2), 1e-12))
+    return changed / max(1.0, np.abs(changed).max() / 0.99)
+
+
+def rows_of(manifest: Path) -> list[dict[str, Any]]:
+    """The rows of a manifest, paths absolute."""
+    rows = [json.loads(line) for line in manifest.read_text("utf-8").splitlines()]
+    return [row | {"audio_filepath": str((manifest.parent / row["audio_filepath"]).resolve())} for row in rows]
+
+
+if __name__ == "__main__":
+    main()

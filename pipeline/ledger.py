@@ -1,0 +1,259 @@
+"""What is committed, as one table: from commits that were rolled up, and those that still are objects of their own.
+
+A run of a million chunks would leave a million commit objects, and opening each costs a request. Whenever
+`ROLL_UP_COMMITS` of them have gathered, the driver writes their content to one Parquet file,
+`commits/rolled/DIGEST.parquet`, and removes the objects.
+
+The ordering argument. The file is put whole before the first object is removed, and readers list the objects before
+they list the files: a commit that is no object any more when the objects are listed is in a file when the files are.
+An object that goes away between its listing and its reading is in a file, too, that the later listing shows. Killed
+between, a commit is in both and counts once. Two attempts at one chunk, one of them rolled up: each names one
+consistent set of files, none of which is removed before the run is compacted, and readers agree on which they take:
+the object before a file, and of files the first by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.commit import COMMITS, Commit, commit_objects, commit_of, name_of
+from pipeline.schemas import field
+
+ROLLED = f"{COMMITS}/rolled"
+ROLL_UP_COMMITS = 10_000
+READ_AHEAD = 256  # commits that are read at once: their text waits in memory for its turn
+AT_ONCE = 32  # requests: each is small, and waits for the store
+
+COMMITTED = pa.schema(
+    [
+        field("part_id", pa.string(), "part"),
+        field("chunk", pa.int32(), "ordinal"),
+        field("last", pa.bool_(), "the part ends with it"),
+    ]
+)
+LEDGER = pa.schema(
+    [
+        *COMMITTED,
+        field("first_row", pa.int64(), "rows of the part that come before it"),
+        field("part_rows", pa.int64(), "rows of the part, where it is the last"),
+        field("utterances", pa.int64(), "rows with a transcript"),
+        field("errors", pa.int64(), "rows without"),
+        field("error_codes", pa.map_(pa.string(), pa.int64()), "rows without a transcript, by code"),
+        field("audio_s", pa.float64(), "audio transcribed", "s"),
+        field("source_bytes", pa.int64(), "planned bytes got through", "bytes"),
+        field("compute_s", pa.float64(), "time in the model", "s"),
+    ]
+)
+_ROLLED_FILE = pa.schema([*LEDGER, field("content", pa.string(), "the commit object, as it was")])
+
+
+# ---------------------------------------------------------------------------------------------------- writing
+def roll_up(run: str, contents: Iterable[bytes]) -> None:
+    """Put the contents of commit objects as one file, then remove the objects; see the module's ordering argument."""
+    rows = sorted((_row(commit_of(data)) | {"content": data.decode()} for data in contents), key=_key)
+    if not rows:
+        return
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=_ROLLED_FILE), buffer, compression="zstd")
+    data = buffer.getvalue()
+    storage.put(storage.join(run, ROLLED, f"{hashlib.sha256(data).hexdigest()[:16]}.parquet"), data)
+    storage.delete([storage.join(run, commit_of(row["content"].encode()).path) for row in rows])
+
+
+def ledger_of(commits: Iterable[Commit]) -> pa.Table:
+    """Commits as a table of schema `LEDGER`."""
+    return pa.Table.from_pylist([_row(commit) for commit in commits], schema=LEDGER)
+
+
+def _row(commit: Commit) -> dict[str, Any]:
+    values = {name: getattr(commit, name) for name in LEDGER.names if name not in ("error_codes", "compute_s")}
+    return values | {"error_codes": list(commit.error_codes.items()), "compute_s": commit.seconds["compute"]}
+
+
+def _key(row: dict[str, Any]) -> tuple[str, int]:
+    return row["part_id"], row["chunk"]
+
+
+# ---------------------------------------------------------------------------------------------------- reading
+def committed(run: str) -> pa.Table:
+    """Part, chunk and whether it is the last (`COMMITTED`) of all that is committed; opens no commit object."""
+    names = [name_of(uri) for uri in commit_objects(run)]
+    objects = pa.Table.from_pylist([name._asdict() for name in names if name is not None], schema=COMMITTED)
+    return _each_once([objects, *_read(rolled_files(run), COMMITTED.names)])
+
+
+def ledger(run: str, also: list[bytes] | None = None) -> pa.Table:
+    """One row of schema `LEDGER` for each chunk that is committed.
+
+    Args:
+        run: the RUN directory or prefix.
+        also: is given the content of each commit that is still an object, if it is not None.
+
+    Raises:
+        FileNotFoundError: a commit that was listed is lost.
+    """
+    uris = commit_objects(run)
+    contents: list[bytes] = []
+    gone: list[str] = []
+    for uri, data in read_objects(uris):
+        if data is None:
+            gone.append(uri)
+        else:
+            contents.append(data)
+    if also is not None:
+        also += contents
+    table = _each_once([ledger_of(map(commit_of, contents)), *_read(rolled_files(run), LEDGER.names)])
+    _check_rolled(gone, table)
+    return table
+
+
+def read_commits(run: str) -> Iterator[Commit]:
+    """Every commit of a run once: the objects in the order of their names, a few at a time, then those rolled up.
+
+    Raises:
+        FileNotFoundError: a commit that was listed is lost.
+    """
+    seen: set[tuple[str, int]] = set()
+    gone: list[str] = []
+    for uri, data in read_objects(commit_objects(run)):
+        if data is None:
+            gone.append(uri)
+            continue
+        commit = commit_of(data)
+        seen.add((commit.part_id, commit.chunk))
+        yield commit
+    files = rolled_files(run)
+    if not files:
+        _check_rolled(gone, COMMITTED.empty_table())
+        return
+    tables = enumerate(_read(files, COMMITTED.names))
+    keys = [table.append_column("file", pa.array(np.full(len(table), number))) for number, table in tables]
+    first = _each_once(keys)
+    _check_rolled(gone, first)
+    twice = sum(map(len, keys)) > len(first)
+    for number, uri in enumerate(files):
+        mine = set(_keys_of(first.filter(pc.equal(first["file"], number)))) if twice else None
+        for row in _table(uri, ["part_id", "chunk", "content"]).to_pylist():
+            if _key(row) not in seen and (mine is None or _key(row) in mine):
+                yield commit_of(row["content"].encode())
+
+
+def rolled_files(run: str) -> list[str]:
+    """The URIs of the files that hold commits which were rolled up, by name."""
+    found = storage.list_objects(storage.join(run, ROLLED))
+    return [item.uri for item in found if item.uri.endswith(".parquet") and not storage.is_temporary(item.uri)]
+
+
+def read_objects(uris: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
+    """Each object's content; None where it is gone, which it is once it was rolled up."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for start in range(0, len(uris), READ_AHEAD):
+            some = uris[start : start + READ_AHEAD]
+            yield from zip(some, pool.map(_fetch, some), strict=True)
+
+
+def _fetch(uri: str) -> bytes | None:
+    try:
+        return storage.fetch(uri)
+    except FileNotFoundError:
+        return None
+
+
+def _read(uris: Sequence[str], columns: Sequence[str]) -> list[pa.Table]:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(lambda uri: _table(uri, columns), uris))
+
+
+def _table(uri: str, columns: Sequence[str]) -> pa.Table:
+    # Whole, and not by columns: it is a few MB, and each range would be a request.
+    return pq.read_table(io.BytesIO(storage.fetch(uri)), columns=list(columns)).cast(_schema_of(columns))
+
+
+def _schema_of(columns: Sequence[str]) -> pa.Schema:
+    return pa.schema([_ROLLED_FILE.field(name) for name in columns])
+
+
+def _each_once(tables: Sequence[pa.Table]) -> pa.Table:
+    """The rows of the tables without those whose chunk an earlier one has."""
+    table = pa.concat_tables(tables).combine_chunks()
+    numbered = table.select(["part_id", "chunk"]).append_column("row", pa.array(np.arange(len(table))))
+    first = numbered.group_by(["part_id", "chunk"]).aggregate([("row", "min")])
+    if len(first) == len(table):
+        return table
+    return table.take(pa.array(np.sort(first["row_min"].to_numpy())))
+
+
+def _check_rolled(gone: Sequence[str], table: pa.Table) -> None:
+    if not gone:
+        return
+    there = set(_keys_of(table))
+    for uri in gone:
+        name = name_of(uri)
+        if name is None or (name.part_id, name.chunk) not in there:
+            raise FileNotFoundError(uri)
+
+
+def _keys_of(table: pa.Table) -> Iterator[tuple[str, int]]:
+    return zip(table["part_id"].to_pylist(), table["chunk"].to_pylist(), strict=True)
+
+
+# ------------------------------------------------------------------------------------------------ what it says
+def parts_done(table: pa.Table) -> pa.Array:
+    """Ids of the parts whose chunks 0..last are all there, of a table that has the columns of `COMMITTED`."""
+    rows = table.select(COMMITTED.names)
+    ends = rows.filter(rows["last"]).group_by("part_id").aggregate([("chunk", "max")])
+    needed = rows.join(ends, "part_id", join_type="inner")
+    needed = needed.filter(pc.less_equal(needed["chunk"], needed["chunk_max"]))
+    counts = needed.group_by(["part_id", "chunk_max"]).aggregate([("chunk", "count_distinct")])
+    whole = pc.equal(counts["chunk_count_distinct"], pc.add(counts["chunk_max"].cast(pa.int64()), 1))
+    return counts.filter(whole)["part_id"].combine_chunks()
+
+
+def chunks_of(table: pa.Table, parts: pa.Array) -> dict[str, list[int]]:
+    """The committed chunks of some parts, in order."""
+    chunks: dict[str, list[int]] = {}
+    some = table.filter(pc.is_in(table["part_id"], parts)).select(["part_id", "chunk"])
+    for part, chunk in _keys_of(some.sort_by([("part_id", "ascending"), ("chunk", "ascending")])):
+        chunks.setdefault(part, []).append(chunk)
+    return chunks
+
+
+def untiled(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows of a ledger that do not follow on those before them in their part, with their number as `before`.
+
+    Also a last one whose rows do not complete the part's. Chunks of one part that were read at different times saw
+    different inputs, if there are any. Where chunks before one are not committed yet, it must not begin before the end
+    of those that are.
+    """
+    if not table.num_rows:
+        return []
+    table = table.sort_by([("part_id", "ascending"), ("chunk", "ascending")])
+    part = table["part_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    chunk, first = table["chunk"].to_numpy(), table["first_row"].to_numpy()
+    end = first + table["utterances"].to_numpy() + table["errors"].to_numpy()
+    same = np.r_[False, part[1:] == part[:-1]]
+    before = np.where(same, np.r_[0, end[:-1]], 0)
+    follows = chunk == np.where(same, np.r_[0, chunk[:-1] + 1], 0)
+    begins_right = np.where(follows, first == before, first >= before)
+    rows = table["part_rows"].fill_null(-1).to_numpy()
+    wrong = ~begins_right | (table["last"].to_numpy() & (rows != end))
+    found: list[dict[str, Any]] = table.filter(pa.array(wrong)).to_pylist()
+    return [row | {"before": int(number)} for row, number in zip(found, before[wrong], strict=True)]
+
+
+def error_codes(table: pa.Table) -> dict[str, int]:
+    """Rows of a ledger that failed, by code."""
+    entries = table["error_codes"].combine_chunks()
+    codes = pa.table({"code": entries.keys, "count": entries.items})
+    sums = codes.group_by("code").aggregate([("count", "sum")]).sort_by("code")
+    return dict(zip(sums["code"].to_pylist(), sums["count_sum"].to_pylist(), strict=True))

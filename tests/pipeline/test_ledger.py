@@ -1,0 +1,251 @@
+"""Commits as a table: rolled up at any moment, killed at any moment, read at any moment, each counts once."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import ledger as ledger_module
+from pipeline import storage
+from pipeline.commit import Commit, commit_objects, content_of, write_chunk
+from pipeline.ledger import (
+    LEDGER,
+    chunks_of,
+    committed,
+    error_codes,
+    ledger,
+    ledger_of,
+    parts_done,
+    read_commits,
+    roll_up,
+    rolled_files,
+    untiled,
+)
+from pipeline.run import Totals
+from tests import s3
+
+COMMITS = st.dictionaries(st.tuples(st.sampled_from(["aa", "ab", "b0"]), st.integers(0, 5)), st.booleans(), max_size=12)
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    with s3.moto_server():
+        yield s3.make_bucket("bucket")
+
+
+@pytest.fixture(params=["local", "s3"])
+def run(request, tmp_path):
+    if request.param == "local":
+        return str(tmp_path / "run")
+    return f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
+
+
+def commit_of(part="aa", chunk=0, last=False, **changes):
+    made = Commit(
+        part_id=part,
+        chunk=chunk,
+        first_row=10 * chunk,
+        last=last,
+        part_rows=10 * chunk + 10 if last else None,
+        part_audio_s=None,
+        utterances=9,
+        errors=1,
+        error_codes={"UNDECODABLE": 1},
+        audio_s=1.5,
+        source_bytes=7,
+        attempt="attempt",
+        workers={"reader": "host:1"},
+        seconds={"compute": 0.25},
+    )
+    return dataclasses.replace(made, **changes)
+
+
+def put(run, *commits):
+    return [write_chunk(run, commit, {}) for commit in commits]
+
+
+def content(*commits):
+    return [content_of(commit) for commit in commits]
+
+
+def keys(commits):
+    return sorted((commit.part_id, commit.chunk) for commit in commits)
+
+
+def test_what_is_rolled_up_is_read_as_it_was_written(run):
+    written = put(run, *(commit_of(part, chunk, chunk == 2) for part in ("aa", "ab") for chunk in range(3)))
+    before = ledger(run), committed(run), list(read_commits(run))
+    roll_up(run, content(*written[:4]))
+    assert len(commit_objects(run)) == 2
+    assert len(rolled_files(run)) == 1
+    in_order = [("part_id", "ascending"), ("chunk", "ascending")]
+    assert ledger(run).sort_by(in_order) == before[0].sort_by(in_order)
+    assert committed(run).sort_by(in_order) == before[1].sort_by(in_order)
+    assert sorted(read_commits(run), key=lambda c: (c.part_id, c.chunk)) == before[2]
+    assert set(parts_done(committed(run)).to_pylist()) == {"aa", "ab"}
+    roll_up(run, content(*written[4:]))
+    assert commit_objects(run) == []
+    assert keys(read_commits(run)) == keys(written)
+
+
+@pytest.mark.parametrize("kept", range(1, 4))
+def test_killed_while_it_removes_objects_nothing_counts_twice(run, monkeypatch, kept):
+    written = put(run, *(commit_of("aa", chunk, chunk == 3) for chunk in range(4)))
+    delete = storage.delete
+
+    def dies(uris):
+        delete(uris[kept:])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(storage, "delete", dies)
+    with pytest.raises(KeyboardInterrupt):
+        roll_up(run, content(*written))
+    monkeypatch.setattr(storage, "delete", delete)
+    assert len(commit_objects(run)) == kept
+    assert len(ledger(run)) == len(committed(run)) == 4
+    assert keys(read_commits(run)) == keys(written)
+    assert Totals.of(ledger(run)).utterances == 36
+    # The next start rolls up what it finds, and the same content is the same file.
+    also = []
+    ledger(run, also)
+    assert len(also) == kept
+    roll_up(run, also)
+    assert commit_objects(run) == []
+    assert keys(read_commits(run)) == keys(written)
+    assert Totals.of(ledger(run)).utterances == 36
+
+
+def test_killed_before_the_file_is_there_nothing_has_changed(run, monkeypatch):
+    written = put(run, commit_of())
+    monkeypatch.setattr(storage, "put", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        roll_up(run, content(*written))
+    assert list(read_commits(run)) == written
+
+
+def test_a_reader_that_is_overtaken_by_a_roll_up_misses_nothing(run, monkeypatch):
+    written = put(run, *(commit_of("aa", chunk, chunk == 5) for chunk in range(6)))
+    listed = commit_objects(run)
+    roll_up(run, content(*written[2:5]))
+    # The reader listed the objects before, and the files after.
+    monkeypatch.setattr(ledger_module, "commit_objects", lambda _: listed)
+    assert keys(read_commits(run)) == keys(written)
+    assert len(ledger(run)) == 6
+    assert len(committed(run)) == 6
+
+
+def test_a_commit_that_is_lost_is_no_commit_less(run, monkeypatch):
+    put(run, commit_of(), commit_of("ab"))
+    listed = commit_objects(run)
+    storage.delete(listed[:1])
+    monkeypatch.setattr(ledger_module, "commit_objects", lambda _: listed)
+    with pytest.raises(FileNotFoundError):
+        list(read_commits(run))
+    with pytest.raises(FileNotFoundError):
+        ledger(run)
+
+
+def test_of_two_attempts_readers_agree_on_one(run):
+    first, second, third = (commit_of(last=True, attempt=name, utterances=n) for n, name in enumerate("abc"))
+    put(run, first)
+    roll_up(run, content(first))
+    put(run, second)
+    assert [commit.attempt for commit in read_commits(run)] == ["b"], "an object stands before a file"
+    assert ledger(run)["utterances"].to_pylist() == [1]
+    roll_up(run, content(second))
+    put(run, third)
+    roll_up(run, content(third))
+    [standing] = read_commits(run)
+    assert ledger(run)["utterances"].to_pylist() == [standing.utterances]
+    assert len(rolled_files(run)) == 3
+
+
+def test_an_empty_run_has_an_empty_ledger(run):
+    assert ledger(run).num_rows == committed(run).num_rows == 0
+    assert ledger(run).schema == LEDGER
+    assert Totals.of(ledger(run)) == Totals()
+    assert list(read_commits(run)) == untiled(ledger(run)) == parts_done(committed(run)).to_pylist() == []
+    roll_up(run, [])
+    assert rolled_files(run) == []
+
+
+def test_objects_are_read_a_few_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger_module, "READ_AHEAD", 4)
+    put(str(tmp_path), *(commit_of(chunk=chunk) for chunk in range(11)))
+    fetched = []
+    fetch = storage.fetch
+    monkeypatch.setattr(storage, "fetch", lambda uri: (fetched.append(uri), fetch(uri))[1])
+    commits = read_commits(str(tmp_path))
+    assert next(commits).chunk == 0
+    assert len(fetched) <= 4
+    assert [commit.chunk for commit in commits] == list(range(1, 11))
+
+
+@given(COMMITS)
+def test_a_part_is_done_when_no_chunk_up_to_its_last_is_missing(found):
+    table = ledger_of(commit_of(part, chunk, last) for (part, chunk), last in found.items())
+    wanted = set()
+    for part in {part for part, _ in found}:
+        ends = [chunk for (other, chunk), last in found.items() if other == part and last]
+        if ends and all((part, chunk) in found for chunk in range(max(ends) + 1)):
+            wanted.add(part)
+    assert set(parts_done(table).to_pylist()) == wanted
+    chunks = chunks_of(table, pa.array(["aa", "b0"]))
+    assert chunks == {
+        part: sorted(chunk for other, chunk in found if other == part)
+        for part in ("aa", "b0")
+        if any(other == part for other, _ in found)
+    }
+
+
+@given(st.lists(st.dictionaries(st.sampled_from("ABC"), st.integers(1, 4)), max_size=8))
+def test_totals_are_the_sums_of_the_commits(codes):
+    commits = [commit_of(chunk=n, error_codes=c, errors=sum(c.values())) for n, c in enumerate(codes)]
+    totals = Totals.of(ledger_of(commits))
+    assert (totals.chunks, totals.utterances) == (len(codes), 9 * len(codes))
+    assert totals.error_codes == {k: sum(c.get(k, 0) for c in codes) for k in "ABC" if any(k in c for c in codes)}
+    assert totals.errors == sum(totals.error_codes.values())
+    assert error_codes(ledger_of(commits)) == totals.error_codes
+
+
+def plainly_untiled(commits):
+    """Row by row, as it is said."""
+    rows, following = {}, {}
+    for commit in sorted(commits, key=lambda c: (c.part_id, c.chunk)):
+        before = rows.get(commit.part_id, 0)
+        follows = commit.chunk == following.get(commit.part_id, 0)
+        end = commit.first_row + commit.utterances + commit.errors
+        rows[commit.part_id], following[commit.part_id] = end, commit.chunk + 1
+        begins_right = commit.first_row == before if follows else commit.first_row >= before
+        if not begins_right or (commit.last and commit.part_rows != end):
+            yield commit.part_id, commit.chunk, before
+
+
+@given(COMMITS, st.data())
+def test_what_does_not_follow_is_found(found, data):
+    numbers = st.integers(0, 4)
+    commits = [
+        commit_of(part, chunk, last, first_row=data.draw(numbers), utterances=data.draw(numbers), errors=0)
+        for (part, chunk), last in found.items()
+    ]
+    commits = [dataclasses.replace(c, part_rows=data.draw(numbers) if c.last else None) for c in commits]
+    rows = untiled(ledger_of(commits))
+    assert [(row["part_id"], row["chunk"], row["before"]) for row in rows] == list(plainly_untiled(commits))
+
+
+@given(st.permutations(range(6)), st.lists(st.integers(0, 6), min_size=2, max_size=2))
+def test_however_commits_are_rolled_up_the_ledger_is_the_same(tmp_path_factory, order, cuts):
+    run = str(tmp_path_factory.mktemp("run"))
+    written = put(run, *(commit_of("aa", chunk, chunk == 5) for chunk in range(6)))
+    for low, high in itertools.pairwise([0, *sorted(cuts)]):
+        roll_up(run, content(*(written[i] for i in order[low:high])))
+    assert keys(read_commits(run)) == keys(written)
+    assert parts_done(committed(run)).to_pylist() == ["aa"]
+    assert not untiled(ledger(run))
+    assert all(Path(uri).suffix == ".parquet" for uri in rolled_files(run))
