@@ -27,6 +27,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayError, WorkerCrashedError
 from ray.util.annotations import RayDeprecationWarning
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import storage
 from pipeline.audio import AudioSettings
@@ -38,6 +39,7 @@ from pipeline.errors import InputChangedError, LeaseLostError, RunFailedError, S
 from pipeline.lease import check, hold, lease_uri
 from pipeline.ledger import ROLL_UP_COMMITS, chunks_of, committed, ledger, parts_done, roll_up, untiled
 from pipeline.plan import plan
+from pipeline.quarantine import Quarantine, Register
 from pipeline.read import ReadSettings, read_parts
 from pipeline.recognize import Recognizer, RecognizeSettings
 from pipeline.run import PLAN_FILE, RECORD, Run, Totals, now, write_plan
@@ -55,9 +57,9 @@ from sewd_model import (
 # One Ray Data execution takes so many parts: a block a part costs the driver about 1 ms and 5.5 kB each.
 WAVE_PARTS = 10_000
 MIN_ROWS_FOR_RATE = 1_000
-# A task whose process dies is tried again this often. Ray's own default is without end, which a file that kills its
-# decoder would take at its word.
-MAX_DEATHS = 4
+# A task whose process dies is tried again this often. Ray's own default is without end. Of the rows that kill, each
+# takes a few (`pipeline.quarantine`); what kills without being a row's fault comes to an end here.
+MAX_DEATHS = 20
 MAX_ACTOR_RESTARTS = 20
 SMALL_RUN_BYTES = 32 << 20
 _WORKER_DEATHS = (WorkerCrashedError, RayActorError, OutOfMemoryError, NodeDiedError)
@@ -151,7 +153,8 @@ def _transcribe(
         with connect(config.address):
             cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
             resources = share_out(cluster.get("CPU", 0), cluster.get("GPU", 0), config, cluster_nodes())
-            execution = _Execution(run, config, models, resources, cluster.get("CPU", 1), attempt, report)
+            quarantine = Quarantine(_start_register(), config.row_deadline_s)
+            execution = _Execution(run, config, models, resources, cluster.get("CPU", 1), attempt, report, quarantine)
             with _stop_marker(execution.stop_uri, stop):
                 totals = execution.run_waves(stop or threading.Event())
             check_lease()
@@ -165,6 +168,13 @@ def _transcribe(
     except (UsageError, StorageError, RunFailedError) as error:
         _save_failure(run, str(error), check_lease)
         raise
+
+
+def _start_register() -> Any:
+    """The register of what is under way, on this machine: where the driver is lost, it is no loss."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor = ray.remote(Register).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
+    return actor.remote()
 
 
 def _save_failure(run: Run, reason: str, check_lease: Callable[[], None]) -> None:
@@ -320,6 +330,7 @@ class _Execution:
     cpus: float
     attempt: str
     report: Callable[[Progress], None]
+    quarantine: Quarantine
 
     @property
     def stop_uri(self) -> str:
@@ -386,6 +397,7 @@ class _Execution:
             chunk_s=self.config.chunk_s,
             chunk_rows=self.config.chunk_rows,
             stop_uri=self.stop_uri,
+            quarantine=self.quarantine,
         )
         recognize = RecognizeSettings(
             model=self.config.model,
@@ -393,6 +405,7 @@ class _Execution:
             device="cuda" if r.actor_gpus else "cpu",
             threads=r.threads,
             stop_uri=self.stop_uri,
+            quarantine=self.quarantine,
         )
         sink = SinkSettings(
             run=self.run.uri,

@@ -15,7 +15,9 @@ from pipeline.errors import UsageError
 
 REQUIRED_VARIABLE: Final = "SEWD_REQUIRED_ENVIRONMENT"
 # Parts of the names by which clouds and tools call what nobody else may know.
-_SECRET: Final = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|PRIVATE|ACCESS_KEY|ACCOUNT_KEY|API_?KEY|SAS|SIGNATURE", re.IGNORECASE)
+_SECRET: Final = re.compile(
+    r"SECRET|TOKEN|PASSW|CREDENTIAL|PRIVATE|ACCESS_KEY|ACCOUNT_KEY|API_?KEY|SAS|SIGNATURE", re.IGNORECASE
+)
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 

@@ -23,6 +23,7 @@ from pipeline.cluster import Resources, data_context
 from pipeline.driver import _Execution, _load_models
 from pipeline.errors import LeaseLostError
 from pipeline.lease import hold
+from pipeline.quarantine import Quarantine
 from pipeline.sink import TOP_K
 from pipeline.verify import verify
 from tests import corpora
@@ -88,7 +89,7 @@ def test_reading_and_recognising_run_in_processes_of_their_own(tmp_path, local_r
 def test_ray_fuses_no_two_stages(resources, tmp_path, local_ray, corpus, small_ctc):
     run = transcribe(corpus, tmp_path / "run", small_ctc, limit=1)
     config = pipeline.RunConfig(inputs=(str(corpus),), output=run.uri, model=str(small_ctc))
-    execution = _Execution(run, config, _load_models(config), resources, 3, "0", lambda _: None)
+    execution = _Execution(run, config, _load_models(config), resources, 3, "0", lambda _: None, Quarantine())
 
     with hold(run.uri, "0"), ray.data.DataContext.current(data_context(3)):
         wave = [run.plan().append_column("committed", [[[]]])]
@@ -219,21 +220,6 @@ def test_chunks_that_were_cut_from_different_inputs_are_no_run(tmp_path, local_r
 
     with pytest.raises(pipeline.StorageError, match="changed between two starts"):
         transcribe(tmp_path / "m.jsonl", tmp_path / "run", small_ctc, chunk_s=2)
-
-
-def test_a_worker_that_dies_at_every_try_fails_the_run(tmp_path, local_ray, corpus, small_ctc, monkeypatch):
-    tries = tmp_path / "tries"
-
-    def die(parts, settings):
-        with tries.open("a") as file:
-            file.write("x")
-        os._exit(1)
-
-    monkeypatch.setattr(driver, "read_parts", die)
-    with pytest.raises(pipeline.RunFailedError, match="a worker died 5 times"):
-        transcribe(corpus, tmp_path / "run", small_ctc)
-    assert tries.read_text() == "xxxxx"
-    assert pipeline.Run.open(tmp_path / "run").status == "failed"
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
