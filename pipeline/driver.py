@@ -338,13 +338,15 @@ class _Execution:
 
     def run_waves(self, stop: threading.Event) -> Totals:
         waiting: list[bytes] = []  # commits that are still objects: to be rolled up
-        totals = Totals.of(ledger(self.run.uri, waiting))
+        totals, left = find_left(self.run, waiting)
         self._roll_up(waiting)
         total_bytes = self.run.record["input_bytes"]
         began, audio_s = time.monotonic(), 0.0
         self.report(Progress(totals, total_bytes, audio_s, 0.0))
         self._check(totals, None)
-        for wave in self._waves():
+        for start in range(0, len(left), WAVE_PARTS):
+            # A table a part: each is a block to Ray.
+            wave = [left.slice(index, 1) for index in range(start, min(start + WAVE_PARTS, len(left)))]
             for chunk in self._chunks(wave):
                 added = _totals_of(chunk)
                 totals += added
@@ -356,18 +358,6 @@ class _Execution:
             if stop.is_set():
                 break
         return totals
-
-    def _waves(self) -> Iterator[list[pa.Table]]:
-        """Tables of one part and its committed chunks each, for Ray to take as blocks; parts that are done left out."""
-        there = committed(self.run.uri)
-        plan = self.run.plan()
-        plan = plan.filter(pc.invert(pc.is_in(plan["part_id"], parts_done(there))))
-        chunks = chunks_of(there, plan["part_id"].combine_chunks())
-        for start in range(0, len(plan), WAVE_PARTS):
-            parts = plan.slice(start, WAVE_PARTS)
-            known = [chunks.get(part, []) for part in parts["part_id"].to_pylist()]
-            parts = parts.append_column("committed", pa.array(known, pa.list_(pa.int32())))
-            yield [parts.slice(index, 1) for index in range(len(parts))]
 
     def _roll_up(self, waiting: list[bytes]) -> None:
         """Roll up the commits that wait, once they are enough to be worth it."""
@@ -451,6 +441,18 @@ class _Execution:
                 f"{totals.errors} of {rows} rows failed, more than --max-error-rate {self.config.max_error_rate:g}; "
                 f"by code: {totals.error_codes}"
             )
+
+
+def find_left(run: Run, waiting: list[bytes] | None = None) -> tuple[Totals, pa.Table]:
+    """What is committed, and the rows of the plan that are not done, each with its `committed` chunks.
+
+    `waiting` is given the commits that are still objects.
+    """
+    table = ledger(run.uri, waiting)
+    plan = run.plan_without(parts_done(table)).combine_chunks()
+    chunks = chunks_of(table, plan["part_id"].combine_chunks())
+    known = [chunks.get(part, []) for part in plan["part_id"].to_pylist()]
+    return Totals.of(table), plan.append_column("committed", pa.array(known, pa.list_(pa.int32())))
 
 
 def _totals_of(chunk: dict[str, Any]) -> Totals:

@@ -30,9 +30,8 @@ from pipeline.commit import COMMITS, Commit, commit_objects, commit_of, name_of
 from pipeline.schemas import field
 
 ROLLED = f"{COMMITS}/rolled"
-ROLL_UP_COMMITS = 10_000
+ROLL_UP_COMMITS = 2_500
 READ_AHEAD = 256  # commits that are read at once: their text waits in memory for its turn
-AT_ONCE = 32  # requests: each is small, and waits for the store
 
 COMMITTED = pa.schema(
     [
@@ -156,7 +155,7 @@ def rolled_files(run: str) -> list[str]:
 
 def read_objects(uris: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
     """Each object's content; None where it is gone, which it is once it was rolled up."""
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(storage.CONNECTIONS) as pool:
         for start in range(0, len(uris), READ_AHEAD):
             some = uris[start : start + READ_AHEAD]
             yield from zip(some, pool.map(_fetch, some), strict=True)
@@ -170,7 +169,7 @@ def _fetch(uri: str) -> bytes | None:
 
 
 def _read(uris: Sequence[str], columns: Sequence[str]) -> list[pa.Table]:
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(storage.CONNECTIONS) as pool:
         return list(pool.map(lambda uri: _table(uri, columns), uris))
 
 
@@ -185,12 +184,10 @@ def _schema_of(columns: Sequence[str]) -> pa.Schema:
 
 def _each_once(tables: Sequence[pa.Table]) -> pa.Table:
     """The rows of the tables without those whose chunk an earlier one has."""
-    table = pa.concat_tables(tables).combine_chunks()
+    table = pa.concat_tables(tables)
     numbered = table.select(["part_id", "chunk"]).append_column("row", pa.array(np.arange(len(table))))
-    first = numbered.group_by(["part_id", "chunk"]).aggregate([("row", "min")])
-    if len(first) == len(table):
-        return table
-    return table.take(pa.array(np.sort(first["row_min"].to_numpy())))
+    first = numbered.group_by(["part_id", "chunk"]).aggregate([("row", "min")])["row_min"]
+    return table if len(first) == len(table) else table.take(pa.array(np.sort(first.to_numpy())))
 
 
 def _check_rolled(gone: Sequence[str], table: pa.Table) -> None:
@@ -210,13 +207,15 @@ def _keys_of(table: pa.Table) -> Iterator[tuple[str, int]]:
 # ------------------------------------------------------------------------------------------------ what it says
 def parts_done(table: pa.Table) -> pa.Array:
     """Ids of the parts whose chunks 0..last are all there, of a table that has the columns of `COMMITTED`."""
-    rows = table.select(COMMITTED.names)
-    ends = rows.filter(rows["last"]).group_by("part_id").aggregate([("chunk", "max")])
-    needed = rows.join(ends, "part_id", join_type="inner")
-    needed = needed.filter(pc.less_equal(needed["chunk"], needed["chunk_max"]))
-    counts = needed.group_by(["part_id", "chunk_max"]).aggregate([("chunk", "count_distinct")])
-    whole = pc.equal(counts["chunk_count_distinct"], pc.add(counts["chunk_max"].cast(pa.int64()), 1))
-    return counts.filter(whole)["part_id"].combine_chunks()
+    if not table.num_rows:
+        return pa.array([], pa.string())
+    parts = table["part_id"].combine_chunks().dictionary_encode()
+    part, chunk = parts.indices.to_numpy(), table["chunk"].to_numpy()
+    end = np.full(len(parts.dictionary), -1)
+    ends = table["last"].to_numpy()
+    np.maximum.at(end, part[ends], chunk[ends])
+    there = np.bincount(part[chunk <= end[part]], minlength=len(end))
+    return parts.dictionary.filter(pa.array((end >= 0) & (there == end + 1)))
 
 
 def chunks_of(table: pa.Table, parts: pa.Array) -> dict[str, list[int]]:

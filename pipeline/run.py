@@ -112,6 +112,13 @@ class Run:
         with storage.open_read(storage.join(self.uri, PLAN_FILE)) as file:
             return pq.read_table(file, columns=columns)
 
+    def plan_without(self, done: pa.Array) -> pa.Table:
+        """The parts that are not among `done`, by id; a plan of millions is never whole in memory."""
+        with storage.open_read(storage.join(self.uri, PLAN_FILE)) as file:
+            batches = pq.ParquetFile(file).iter_batches(batch_size=1 << 16)
+            left = [batch.filter(pc.invert(pc.is_in(batch["part_id"], done))) for batch in batches]
+        return pa.Table.from_batches(left, schema=PLAN)
+
     def commits(self) -> Iterator[Commit]:
         """Every commit."""
         return read_commits(self.uri)

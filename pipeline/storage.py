@@ -35,6 +35,7 @@ ATTEMPTS = 4  # where rights are missing: a key that has expired does not come b
 PATIENT_ATTEMPTS = 10  # through throttling, time-outs and dead networks: about half a minute
 BACKOFF_S = 0.5  # the first wait is up to this long, and each one up to twice as long as the one before
 MAX_BACKOFF_S = 8.0
+CONNECTIONS = 32  # to an object store, at a time
 LINES_BLOCK_BYTES = 8 * 2**20
 
 _DELETED_AT_ONCE = 1000  # what S3 takes in one request
@@ -171,8 +172,10 @@ def join(base: str, *names: str) -> str:
 
 def _s3_options() -> dict[str, Any]:
     # Ours is the layer that retries: botocore's five inside s3fs's five inside it make minutes of a refused connection.
+    # And botocore's ten connections are fewer than the threads that ask for small objects.
     configured = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
-    return {"config_kwargs": {"retries": {"total_max_attempts": 2, "mode": "standard"}} | configured}
+    ours = {"retries": {"total_max_attempts": 2, "mode": "standard"}, "max_pool_connections": CONNECTIONS}
+    return {"config_kwargs": ours | configured}
 
 
 def filesystem(uri: str) -> tuple[Any, str]:
