@@ -96,7 +96,7 @@ def read_chunks(
     for number, utterance in enumerate(read_part(part)):
         chunk.source_bytes += utterance.size
         for row in utterance_rows(utterance, settings, attempt, number):
-            attempt.rest()  # the next stage may let this one wait
+            attempt.rest()  # storage and the next stage may let this one wait, and waiting is not hanging
             # A full chunk stays open until there is a row for the next one: only then is it known not to be the last.
             if len(chunk.rows) >= settings.chunk_rows or chunk.audio_s >= settings.chunk_s:
                 if chunk.ordinal not in committed:
@@ -110,6 +110,7 @@ def read_chunks(
             chunk.audio_s += sound_s
             audio_s += sound_s
             rows += 1
+        attempt.rest()
     if chunk.ordinal not in committed:
         yield _table(part, chunk, last=True, part_rows=rows, part_audio_s=audio_s)
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import time
 
+import pyarrow as pa
 import pytest
+import ray
 
 import pipeline
 from pipeline import driver
 from pipeline import read as read_module
+from pipeline.audio import AudioSettings
+from pipeline.plan import plan
+from pipeline.quarantine import Quarantine, Register
+from pipeline.read import ReadSettings
 from pipeline.recognize import Recognizer
 from pipeline.verify import verify
 from tests import corpora
@@ -79,6 +86,24 @@ def test_files_that_crash_their_decoder_are_set_aside(tmp_path, corpus, small_ct
     assert all("3 processes died" in row["message"] for row in errors)
     assert rows_of(run) == [row for row in calm if name_of(row) not in POISON]
     assert verify(run).problems == ()
+
+
+def test_only_rows_have_a_deadline_and_no_wait_for_the_next_stage(corpus, local_ray, tmp_path, monkeypatch):
+    armed = []
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda seconds, **_: armed.append(seconds))
+    monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", armed.clear)
+    register = ray.remote(Register).options(num_cpus=0).remote()
+    settings = ReadSettings(AudioSettings(), 720, 600.0, 3, str(tmp_path / "stop"), Quarantine(register, 7.0))
+    parts = plan([str(corpus)], 2**30).append_column("committed", pa.array([[]], pa.list_(pa.int32())))
+    seen = []
+    made = read_module._segment_row
+    monkeypatch.setattr(read_module, "_segment_row", lambda *a: (seen.append(list(armed)), made(*a))[1])
+    for _ in read_module.read_parts(parts, settings):
+        assert armed == []
+    assert armed == []
+    assert all(7.0 in row for row in seen)
+    assert len(seen) == 10
+    assert ray.get(register.stuck.remote(0)) == []
 
 
 @pytest.mark.slow
