@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import json
 import os
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -180,7 +180,9 @@ def look(uri: str) -> None:
 
 
 def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Not `ru_maxrss`: that of a child begins at its parent's.
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) * 1024  # type: ignore[union-attr]
 
 
 if __name__ == "__main__":

@@ -65,8 +65,7 @@ def logs(
     client = submission.connect(address)
     if follow:
         return follow_to_the_end(client, job, on_interrupt)
-    submission.details(client, job)
-    typer.echo(client.get_job_logs(job), nl=False)
+    typer.echo(submission.logs(client, job), nl=False)
     return Exit.DONE
 
 

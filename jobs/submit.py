@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.console import Exit, err, single
-from pipeline.environment import job_variables
+from pipeline.environment import check_arguments, job_variables
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def submit(
     ] = "ask",
     kuberay: Annotated[bool, typer.Option("--kuberay", help="Print a RayJob for kubectl; submit nothing.")] = False,
     image: Annotated[str, typer.Option(help="With --kuberay: the image, with this project installed.")] = "",
-    workers: Annotated[str, typer.Option(metavar="MIN:MAX", help="With --kuberay: machines with GPUs.")] = "4:4",
+    workers: Annotated[str, typer.Option(metavar="N", help="With --kuberay: machines with a GPU.")] = "4",
     secret: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="With --kuberay: a Kubernetes secret to take variables of.")
     ] = None,
@@ -71,9 +71,11 @@ def checked(command: Sequence[str]) -> list[str]:
     verb, *rest = command
     if verb not in verbs or verb in ("submit", "jobs"):
         raise UsageError(f"there is no verb {verb!r} to submit")
+    check_arguments(rest)
     context = verbs[verb].make_context(verb, list(rest))
-    if context.params.get("address") == "local":
-        rest += ["--address", "auto"]
+    default = context.get_parameter_source("address")
+    if "address" in context.params and default is not None and default.name == "DEFAULT":
+        rest = ["--address", "auto", *rest]
     return [verb, *rest]
 
 
@@ -81,10 +83,10 @@ def follow_to_the_end(client: JobSubmissionClient, name: str, on_interrupt: str)
     """Write a job's log until it ends, and return its exit code; Ctrl-C detaches from it or stops it."""
     from pipeline import submission  # noqa: PLC0415
 
-    stopping = False
+    stopping, log = False, submission.Log(_write)
     while True:
         try:
-            found = submission.follow(client, name, _write)
+            found = submission.follow(client, name, log)
         except KeyboardInterrupt:
             if stopping or not _wants_stop(on_interrupt):
                 err.print(f"detached: job {name} goes on", markup=False)
@@ -120,12 +122,11 @@ def _print_manifest(
 ) -> int:
     from pipeline.kuberay import ray_job  # noqa: PLC0415
 
-    low, colon, high = workers.partition(":")
-    if not (colon and low.isdecimal() and high.isdecimal() and int(low) <= int(high) and int(high) >= 1):
-        raise UsageError(f"workers: {workers!r} is not MIN:MAX")
+    if not workers.isdecimal() or int(workers) < 1:
+        raise UsageError(f"workers: {workers!r} is no number of machines")
     if not image:
         raise UsageError("kuberay: --image REGISTRY/NAME:TAG, an image of Ray with this project installed")
-    _write(ray_job(arguments, variables, image, (int(low), int(high)), secrets))
+    _write(ray_job(arguments, variables, image, int(workers), secrets))
     return Exit.DONE
 
 

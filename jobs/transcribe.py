@@ -13,7 +13,6 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 import pipeline
 from jobs.console import Exit, duration, err, out, single
 from pipeline.config import make_config
-from pipeline.errors import UsageError
 
 
 def transcribe(
@@ -44,19 +43,15 @@ def transcribe(
     max_error_rate: Annotated[
         float, typer.Option(help="Stop above this share of failed rows, from 1,000 rows on.")
     ] = 0.05,
-    row_deadline: Annotated[float, typer.Option(metavar="SECONDS", help="A row that takes longer is stuck.")] = 600.0,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that fails.")] = False,
     errors_ok: Annotated[bool, typer.Option("--errors-ok", help="Exit with 0 also where rows failed.")] = False,
     new_run: Annotated[bool, typer.Option("--new-run", help="Refuse to go on with a run that is there.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove a run that is there, and begin anew.")] = False,
     address: Annotated[str, typer.Option(help="Ray to use: local, auto, or HOST:PORT.")] = "local",
 ) -> int:
     """Transcribe a corpus into a run, or go on with one that was interrupted.
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 done with failed rows, 130 stopped.
     """
-    if new_run and overwrite:
-        raise UsageError("--new-run and --overwrite exclude each other")
     config = make_config(
         inputs=tuple(inputs),
         output=output,
@@ -71,8 +66,7 @@ def transcribe(
         chunk_rows=chunk_rows,
         max_error_rate=max_error_rate,
         strict=strict,
-        row_deadline_s=row_deadline,
-        existing="refuse" if new_run else "overwrite" if overwrite else "resume",
+        existing="refuse" if new_run else "resume",
         address=address,
         actors=actors,
         gpus_per_actor=gpus_per_actor,
@@ -88,7 +82,7 @@ def transcribe(
 
         _stop_on_signal(stop)
         run = pipeline.transcribe(config, on_progress, stop)
-    return _report(run, errors_ok)
+    return _report(run, errors_ok, new_run)
 
 
 def _stop_on_signal(stop: threading.Event) -> None:
@@ -140,7 +134,7 @@ class _progress:  # noqa: N801 - used as a function: a context that gives one
             err.print(f"{progress.share:4.0%}  {hours}{speed}{errors}")
 
 
-def _report(run: pipeline.Run, errors_ok: bool) -> int:
+def _report(run: pipeline.Run, errors_ok: bool, new_run: bool) -> int:
     totals = run.record["totals"]
     codes = ", ".join(f"{code} {count}" for code, count in totals["error_codes"].items())
     failed = f", {totals['errors']} failed ({codes})" if totals["errors"] else ""
@@ -149,7 +143,11 @@ def _report(run: pipeline.Run, errors_ok: bool) -> int:
     )
     out.print(f"run: {run.uri}", markup=False, soft_wrap=True)
     if run.status == "stopped":
-        out.print("the same command goes on from here")
+        out.print(
+            "the same command goes on from here (without --new-run)"
+            if new_run
+            else "the same command goes on from here"
+        )
         return Exit.STOPPED
     if totals["errors"] and not errors_ok:
         return Exit.DONE_WITH_ERRORS

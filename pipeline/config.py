@@ -49,10 +49,7 @@ class RunConfig:
         chunk_s: size of a chunk, the unit of commit, in seconds of audio; `chunk_rows` in rows.
         max_error_rate: stop the run once more than this share of its rows failed, counted from 1,000 rows on.
         strict: stop the run at the first row that fails.
-        row_deadline_s: a process that is at one row for longer is stuck, and ended; a row that ends several is set
-            aside, as one at which processes crash.
-        existing: a run that is at `output` already is gone on with (`resume`), refused (`refuse`), or removed first
-            (`overwrite`).
+        existing: a run that is at `output` already is gone on with (`resume`) or refused (`refuse`).
         address: `local` starts a Ray of its own; `auto` or HOST:PORT joins a cluster.
         actors: recogniser actors; None: one, or as many as the GPUs allow.
         gpus_per_actor: None: 1 where the cluster has GPUs, else 0.
@@ -73,8 +70,7 @@ class RunConfig:
     chunk_rows: Annotated[int, Field(ge=1, le=100_000)] = 2000
     max_error_rate: Annotated[float, Field(ge=0, le=1)] = 0.05
     strict: bool = False
-    row_deadline_s: Annotated[float, Field(gt=0)] = 600.0
-    existing: Literal["resume", "refuse", "overwrite"] = "resume"
+    existing: Literal["resume", "refuse"] = "resume"
     address: str = "local"
     actors: Annotated[int, Field(ge=1)] | None = None
     gpus_per_actor: Annotated[float, Field(ge=0)] | None = None

@@ -27,23 +27,20 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayError, WorkerCrashedError
 from ray.util.annotations import RayDeprecationWarning
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import storage
 from pipeline.audio import AudioSettings
 from pipeline.cluster import Resources, cluster_nodes, connect, data_context, share_out
-from pipeline.commit import COMMITS, DataFile, remove_orphans
-from pipeline.compact import COMPACTION, compact_group, groups_of, read_compaction, write_compaction
+from pipeline.commit import DataFile, remove_orphans
+from pipeline.compact import compact_group, groups_of, read_compaction, write_compaction
 from pipeline.config import RunConfig, differences, fingerprint, make_config
 from pipeline.errors import InputChangedError, LeaseLostError, RunFailedError, StorageError, UsageError
 from pipeline.lease import check, hold, lease_uri
 from pipeline.ledger import ROLL_UP_COMMITS, chunks_of, committed, ledger, parts_done, roll_up, untiled
 from pipeline.plan import plan
-from pipeline.quarantine import Quarantine, Register
 from pipeline.read import ReadSettings, read_parts
 from pipeline.recognize import Recognizer, RecognizeSettings
 from pipeline.run import PLAN_FILE, RECORD, Run, Totals, now, write_plan
-from pipeline.schemas import TABLES
 from pipeline.sink import SinkSettings, write_chunks
 from sewd_model import (
     CheckpointError,
@@ -57,14 +54,13 @@ from sewd_model import (
 # One Ray Data execution takes so many parts: a block a part costs the driver about 1 ms and 5.5 kB each.
 WAVE_PARTS = 10_000
 MIN_ROWS_FOR_RATE = 1_000
-# A task whose process dies is tried again this often. Ray's own default is without end. Of the rows that kill, each
-# takes a few (`pipeline.quarantine`); what kills without being a row's fault comes to an end here.
-MAX_DEATHS = 20
+# A task whose process dies is tried again this often. Ray's own default is without end, which a file that kills its
+# decoder would take at its word.
+MAX_DEATHS = 4
 MAX_ACTOR_RESTARTS = 20
 SMALL_RUN_BYTES = 32 << 20
 _WORKER_DEATHS = (WorkerCrashedError, RayActorError, OutOfMemoryError, NodeDiedError)
 RUNNING, STOPPED, FAILED, DONE = "running", "stopped", "failed", "done"
-REMOVED = "removed"  # --overwrite was killed while it removed the run: the next start goes on with that
 
 
 @dataclass(frozen=True)
@@ -129,7 +125,6 @@ def transcribe(
     parts = _plan(config) if run is None else None
     attempt = uuid.uuid4().hex[:12]
     with hold(config.output, attempt):
-        _remove(config)
         # Looked for again: another driver may have worked on it until now.
         run = _existing(config, wanted) or _create(config, wanted, _plan(config) if parts is None else parts)
         if run.status == DONE:
@@ -153,8 +148,7 @@ def _transcribe(
         with connect(config.address):
             cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
             resources = share_out(cluster.get("CPU", 0), cluster.get("GPU", 0), config, cluster_nodes())
-            quarantine = Quarantine(_start_register(), config.row_deadline_s)
-            execution = _Execution(run, config, models, resources, cluster.get("CPU", 1), attempt, report, quarantine)
+            execution = _Execution(run, config, models, resources, cluster.get("CPU", 1), attempt, report)
             with _stop_marker(execution.stop_uri, stop):
                 totals = execution.run_waves(stop or threading.Event())
             check_lease()
@@ -168,13 +162,6 @@ def _transcribe(
     except (UsageError, StorageError, RunFailedError) as error:
         _save_failure(run, str(error), check_lease)
         raise
-
-
-def _start_register() -> Any:
-    """The register of what is under way, on this machine: where the driver is lost, it is no loss."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    actor = ray.remote(Register).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
-    return actor.remote()
 
 
 def _save_failure(run: Run, reason: str, check_lease: Callable[[], None]) -> None:
@@ -218,36 +205,14 @@ def _sampling_rate(uri: str) -> int:
 
 def _existing(config: RunConfig, wanted: dict[str, Any]) -> Run | None:
     """The run at `output` to go on with, if there is one; it must be the one that is wanted."""
-    run = _there(config)
-    if run is None or run.status == REMOVED or config.existing == "overwrite":
+    if not storage.exists(storage.join(config.output, RECORD)):
         return None
+    run = Run.open(config.output)
     if config.existing == "refuse":
         raise UsageError(f"{run.uri} holds a run already ({run.status}), and a new one was asked for")
     if different := differences(run.record["fingerprint"], wanted):
-        raise UsageError(
-            f"{run.uri} holds another run; choose another --output, or --overwrite it. It differs in "
-            + "; ".join(different)
-        )
+        raise UsageError(f"{run.uri} holds another run; choose another --output. It differs in " + "; ".join(different))
     return run
-
-
-def _there(config: RunConfig) -> Run | None:
-    return Run.open(config.output) if storage.exists(storage.join(config.output, RECORD)) else None
-
-
-def _remove(config: RunConfig) -> None:
-    """Remove the run at `output`, where that is asked for, or was begun: all that runs are made of, but the lease.
-
-    Its record is left, and says so, until that of the new run takes its place: killed meanwhile, the next start goes on
-    here.
-    """
-    run = _there(config)
-    if run is None or (config.existing != "overwrite" and run.status != REMOVED):
-        return
-    run.save(status=REMOVED)
-    for name in (*TABLES, COMMITS, "metrics"):
-        storage.delete([found.uri for found in storage.list_objects(storage.join(run.uri, name))])
-    storage.delete([storage.join(run.uri, name) for name in (COMPACTION, PLAN_FILE)])
 
 
 def _plan(config: RunConfig) -> pa.Table:
@@ -255,7 +220,7 @@ def _plan(config: RunConfig) -> pa.Table:
     if _is_object(config.output):
         raise UsageError(f"{config.output} is a file; a run is a directory or prefix")
     ours = (storage.join(config.output, PLAN_FILE), lease_uri(config.output))  # of one that was killed while it began
-    others = [] if _there(config) else [o.uri for o in storage.list_objects(config.output)]
+    others = [o.uri for o in storage.list_objects(config.output)]
     if any(uri not in ours and not storage.is_temporary(uri) for uri in others):
         raise UsageError(f"{config.output} is not empty and holds no run")
     return plan(config.inputs, int(config.part_mib * 2**20), config.limit)
@@ -330,7 +295,6 @@ class _Execution:
     cpus: float
     attempt: str
     report: Callable[[Progress], None]
-    quarantine: Quarantine
 
     @property
     def stop_uri(self) -> str:
@@ -387,7 +351,6 @@ class _Execution:
             chunk_s=self.config.chunk_s,
             chunk_rows=self.config.chunk_rows,
             stop_uri=self.stop_uri,
-            quarantine=self.quarantine,
         )
         recognize = RecognizeSettings(
             model=self.config.model,
@@ -395,7 +358,6 @@ class _Execution:
             device="cuda" if r.actor_gpus else "cpu",
             threads=r.threads,
             stop_uri=self.stop_uri,
-            quarantine=self.quarantine,
         )
         sink = SinkSettings(
             run=self.run.uri,

@@ -32,7 +32,6 @@ class ErrorCode(StrEnum):
     OUT_OF_RANGE = "OUT_OF_RANGE"  # offset or duration lies outside the recording
     BAD_ROW = "BAD_ROW"  # a manifest line, Parquet row or sidecar that does not hold what it must
     BAD_ARCHIVE = "BAD_ARCHIVE"  # a tar shard that breaks off; what was read before stands
-    KILLED_WORKER = "KILLED_WORKER"  # processes that work on it die: a crash, a hang, or more memory than there is
     DUPLICATE_ID = "DUPLICATE_ID"  # utt_id is taken by an earlier utterance
 
 

@@ -19,7 +19,7 @@ def ray_job(
     command: Sequence[str],
     variables: Mapping[str, str],
     image: str,
-    workers: tuple[int, int],
+    workers: int,
     secrets: Sequence[str] = (),
 ) -> str:
     """YAML for `kubectl create -f -`.
@@ -30,10 +30,9 @@ def ray_job(
         command: the verb and its arguments.
         variables: of the job, none of them secret.
         image: has this project and Ray installed; KubeRay takes no code from here.
-        workers: fewest and most machines with a GPU each; Ray's autoscaler chooses between them.
+        workers: machines with a GPU each; a run takes those that are there when it starts.
         secrets: Kubernetes secrets whose keys become variables of every container.
     """
-    low, high = workers
     head = {
         # No tasks on the head: a node that is lost there takes the run with it.
         "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0"},
@@ -41,9 +40,9 @@ def ray_job(
     }
     group = {
         "groupName": "gpu",
-        "replicas": low,
-        "minReplicas": low,
-        "maxReplicas": high,
+        "replicas": workers,
+        "minReplicas": workers,
+        "maxReplicas": workers,
         "rayStartParams": {},
         "template": _pod("ray-worker", image, WORKER, secrets),
     }
@@ -59,7 +58,6 @@ def ray_job(
             "ttlSecondsAfterFinished": KEPT_AFTER_S,
             "rayClusterSpec": {
                 "rayVersion": ray.__version__,
-                "enableInTreeAutoscaling": True,
                 "headGroupSpec": head,
                 "workerGroupSpecs": [group],
             },

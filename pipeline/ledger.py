@@ -56,6 +56,9 @@ LEDGER = pa.schema(
 _ROLLED_FILE = pa.schema([*LEDGER, field("content", pa.string(), "the commit object, as it was")])
 
 
+_IN_ORDER = [("part_id", "ascending"), ("chunk", "ascending")]
+
+
 # ---------------------------------------------------------------------------------------------------- writing
 def roll_up(run: str, contents: Iterable[bytes]) -> None:
     """Put the contents of commit objects as one file, then remove the objects; see the module's ordering argument."""
@@ -79,8 +82,8 @@ def _row(commit: Commit) -> dict[str, Any]:
     return values | {"error_codes": list(commit.error_codes.items()), "compute_s": commit.seconds["compute"]}
 
 
-def _key(row: dict[str, Any]) -> tuple[str, int]:
-    return row["part_id"], row["chunk"]
+def _key(row: dict[str, Any]) -> tuple[str, int, bool]:
+    return row["part_id"], row["chunk"], row["last"]
 
 
 # ---------------------------------------------------------------------------------------------------- reading
@@ -122,29 +125,26 @@ def read_commits(run: str) -> Iterator[Commit]:
     Raises:
         FileNotFoundError: a commit that was listed is lost.
     """
-    seen: set[tuple[str, int]] = set()
+    seen: set[tuple[str, int, bool]] = set()
     gone: list[str] = []
     for uri, data in read_objects(commit_objects(run)):
         if data is None:
             gone.append(uri)
             continue
         commit = commit_of(data)
-        seen.add((commit.part_id, commit.chunk))
+        seen.add((commit.part_id, commit.chunk, commit.last))
         yield commit
     files = rolled_files(run)
-    if not files:
-        _check_rolled(gone, COMMITTED.empty_table())
-        return
-    tables = enumerate(_read(files, COMMITTED.names))
-    keys = [table.append_column("file", pa.array(np.full(len(table), number))) for number, table in tables]
-    first = _each_once(keys)
-    _check_rolled(gone, first)
-    twice = sum(map(len, keys)) > len(first)
-    for number, uri in enumerate(files):
-        mine = set(_keys_of(first.filter(pc.equal(first["file"], number)))) if twice else None
-        for row in _table(uri, ["part_id", "chunk", "content"]).to_pylist():
-            if _key(row) not in seen and (mine is None or _key(row) in mine):
+    keys = _read(files, COMMITTED.names)
+    each = _each_once(keys) if keys else COMMITTED.empty_table()
+    _check_rolled(gone, each)
+    twice = sum(map(len, keys)) > len(each)  # then what was read has to be remembered, else not
+    for uri in files:
+        for row in _table(uri, [*COMMITTED.names, "content"]).to_pylist():
+            if _key(row) not in seen:
                 yield commit_of(row["content"].encode())
+                if twice:
+                    seen.add(_key(row))
 
 
 def rolled_files(run: str) -> list[str]:
@@ -183,25 +183,25 @@ def _schema_of(columns: Sequence[str]) -> pa.Schema:
 
 
 def _each_once(tables: Sequence[pa.Table]) -> pa.Table:
-    """The rows of the tables without those whose chunk an earlier one has."""
+    """The rows of the tables without those that an earlier one has.
+
+    A chunk that was committed both as the last of its part and as another is twice in it: two attempts saw different
+    inputs, and `untiled` says so.
+    """
     table = pa.concat_tables(tables)
-    numbered = table.select(["part_id", "chunk"]).append_column("row", pa.array(np.arange(len(table))))
-    first = numbered.group_by(["part_id", "chunk"]).aggregate([("row", "min")])["row_min"]
+    numbered = table.select(COMMITTED.names).append_column("row", pa.array(np.arange(len(table))))
+    first = numbered.group_by(COMMITTED.names).aggregate([("row", "min")])["row_min"]
     return table if len(first) == len(table) else table.take(pa.array(np.sort(first.to_numpy())))
 
 
 def _check_rolled(gone: Sequence[str], table: pa.Table) -> None:
     if not gone:
         return
-    there = set(_keys_of(table))
+    there = {(row["part_id"], row["chunk"], row["last"]) for row in table.select(COMMITTED.names).to_pylist()}
     for uri in gone:
         name = name_of(uri)
-        if name is None or (name.part_id, name.chunk) not in there:
+        if name not in there:
             raise FileNotFoundError(uri)
-
-
-def _keys_of(table: pa.Table) -> Iterator[tuple[str, int]]:
-    return zip(table["part_id"].to_pylist(), table["chunk"].to_pylist(), strict=True)
 
 
 # ------------------------------------------------------------------------------------------------ what it says
@@ -214,7 +214,9 @@ def parts_done(table: pa.Table) -> pa.Array:
     end = np.full(len(parts.dictionary), -1)
     ends = table["last"].to_numpy()
     np.maximum.at(end, part[ends], chunk[ends])
-    there = np.bincount(part[chunk <= end[part]], minlength=len(end))
+    wanted = chunk <= end[part]
+    chunks = np.unique(np.stack([part[wanted], chunk[wanted]]), axis=1)
+    there = np.bincount(chunks[0], minlength=len(end))
     return parts.dictionary.filter(pa.array((end >= 0) & (there == end + 1)))
 
 
@@ -222,7 +224,8 @@ def chunks_of(table: pa.Table, parts: pa.Array) -> dict[str, list[int]]:
     """The committed chunks of some parts, in order."""
     chunks: dict[str, list[int]] = {}
     some = table.filter(pc.is_in(table["part_id"], parts)).select(["part_id", "chunk"])
-    for part, chunk in _keys_of(some.sort_by([("part_id", "ascending"), ("chunk", "ascending")])):
+    some = some.group_by(["part_id", "chunk"]).aggregate([]).sort_by(_IN_ORDER)
+    for part, chunk in zip(some["part_id"].to_pylist(), some["chunk"].to_pylist(), strict=True):
         chunks.setdefault(part, []).append(chunk)
     return chunks
 
@@ -236,7 +239,7 @@ def untiled(table: pa.Table) -> list[dict[str, Any]]:
     """
     if not table.num_rows:
         return []
-    table = table.sort_by([("part_id", "ascending"), ("chunk", "ascending")])
+    table = table.sort_by(_IN_ORDER)
     part = table["part_id"].combine_chunks().dictionary_encode().indices.to_numpy()
     chunk, first = table["chunk"].to_numpy(), table["first_row"].to_numpy()
     end = first + table["utterances"].to_numpy() + table["errors"].to_numpy()

@@ -8,7 +8,6 @@ so and holds the part's totals; a part of nothing but broken files, or of nothin
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import socket
 import time
@@ -22,7 +21,6 @@ import pyarrow as pa
 from pipeline import storage
 from pipeline.audio import AudioSettings, Segment, read_segments
 from pipeline.errors import AudioError, ErrorCode
-from pipeline.quarantine import UNREGISTERED, Attempt, Quarantine
 from pipeline.schemas import READ_CHUNK
 from pipeline.sources import Utterance, read_part
 
@@ -37,7 +35,6 @@ class ReadSettings:
         chunk_s: a chunk closes once it holds this much audio, seconds.
         chunk_rows: or this many rows.
         stop_uri: while an object lies here, no new chunk is begun.
-        quarantine: for rows that kill their process.
     """
 
     audio: AudioSettings
@@ -45,7 +42,6 @@ class ReadSettings:
     chunk_s: float
     chunk_rows: int
     stop_uri: str
-    quarantine: Quarantine = field(default_factory=Quarantine)
 
 
 @dataclass
@@ -66,21 +62,16 @@ def worker_name() -> str:
 def read_parts(parts: pa.Table, settings: ReadSettings) -> Iterator[pa.Table]:
     """The chunks of a table of the plan's parts with the ordinals of their `committed` chunks; see `read_chunks`."""
     for part in parts.to_pylist():
-        committed = frozenset(part.pop("committed"))
-        with settings.quarantine.attempt(f"part {part['part_id']}", worker_name()) as attempt:
-            yield from read_chunks(part, committed, settings, attempt)
+        yield from read_chunks(part, frozenset(part.pop("committed")), settings)
 
 
-def read_chunks(
-    part: dict[str, Any], committed: frozenset[int], settings: ReadSettings, attempt: Attempt = UNREGISTERED
-) -> Iterator[pa.Table]:
+def read_chunks(part: dict[str, Any], committed: frozenset[int], settings: ReadSettings) -> Iterator[pa.Table]:
     """Read one part.
 
     Args:
         part: a row of the plan.
         committed: ordinals that are committed already; they are read past, not given out again.
         settings: how.
-        attempt: at this part.
 
     Yields:
         One-row tables of schema `READ_CHUNK`, in order. A part that is stopped half-way ends without a last chunk.
@@ -93,10 +84,9 @@ def read_chunks(
     chunk = _Chunk(0)
     rows, audio_s = 0, 0.0
     taken: dict[str, str] = {}
-    for number, utterance in enumerate(read_part(part)):
+    for utterance in read_part(part):
         chunk.source_bytes += utterance.size
-        for row in utterance_rows(utterance, settings, attempt, number):
-            attempt.rest()  # storage and the next stage may let this one wait, and waiting is not hanging
+        for row in utterance_rows(utterance, settings):
             # A full chunk stays open until there is a row for the next one: only then is it known not to be the last.
             if len(chunk.rows) >= settings.chunk_rows or chunk.audio_s >= settings.chunk_s:
                 if chunk.ordinal not in committed:
@@ -110,7 +100,6 @@ def read_chunks(
             chunk.audio_s += sound_s
             audio_s += sound_s
             rows += 1
-        attempt.rest()
     if chunk.ordinal not in committed:
         yield _table(part, chunk, last=True, part_rows=rows, part_audio_s=audio_s)
 
@@ -126,13 +115,11 @@ def _claim_id(row: dict[str, Any], utterance: Utterance, taken: dict[str, str]) 
         row |= _problem("read", AudioError(ErrorCode.DUPLICATE_ID, message)) | {"samples": None, "sample_type": None}
 
 
-def utterance_rows(
-    utterance: Utterance, settings: ReadSettings, attempt: Attempt, number: int
-) -> Iterator[dict[str, Any]]:
-    """Decode one utterance, the part's `number`th, into rows of `READ_ROW`: one a segment, or what is wrong.
+def utterance_rows(utterance: Utterance, settings: ReadSettings) -> Iterator[dict[str, Any]]:
+    """Decode one utterance into rows of `READ_ROW`: one a segment, or one that says what is wrong.
 
     This is the one place where bad data turns into a row. A recording that breaks off after some segments keeps them,
-    and ends in an error row; so does one of which a segment is set aside (chunks of those before it may be committed).
+    and ends in an error row.
     """
     offset_s, duration_s = utterance.meta.span or (None, None)
     stage = "read"
@@ -142,13 +129,7 @@ def utterance_rows(
         audio = utterance.open()
         stage = "decode"
         with contextlib.nullcontext(audio) if isinstance(audio, bytes) else contextlib.closing(audio):
-            segments = read_segments(audio, settings.audio, offset_s=offset_s, duration_s=duration_s)
-            for place in itertools.count():
-                if not attempt.row(name := f"{number}.{place}"):
-                    raise AudioError(ErrorCode.KILLED_WORKER, attempt.why(name))
-                segment = next(segments, None)
-                if segment is None:
-                    return
+            for segment in read_segments(audio, settings.audio, offset_s=offset_s, duration_s=duration_s):
                 yield _segment_row(utterance, segment, settings)
     except AudioError as error:
         yield _row(utterance, utterance.utt_id, offset_s, duration_s) | _problem(stage, error)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,6 @@ import torch
 
 from pipeline import storage
 from pipeline.audio import to_float32
-from pipeline.errors import ErrorCode
-from pipeline.quarantine import Attempt, Quarantine
 from pipeline.read import worker_name
 from pipeline.schemas import RECOGNIZED_CHUNK, RECOGNIZED_ROW
 from sewd_model import (
@@ -50,7 +48,6 @@ class RecognizeSettings:
         device: `cpu` or `cuda`.
         threads: torch threads on CPU.
         stop_uri: while an object lies here, chunks that wait are given up (the next start reads them again).
-        quarantine: for rows that kill the actor.
     """
 
     model: str
@@ -58,7 +55,6 @@ class RecognizeSettings:
     device: str
     threads: int
     stop_uri: str
-    quarantine: Quarantine = field(default_factory=Quarantine)
 
 
 @dataclass(frozen=True)
@@ -112,18 +108,14 @@ class Recognizer:
             return None
         began = time.perf_counter()
         rows = chunk["rows"].combine_chunks().flatten()
+        numbers = [self._utterance(rows, index) for index in range(len(rows))]
         head = chunk.drop_columns("rows").to_pylist()[0]
-        piece = f"chunk {head['part_id']}-{head['chunk']}"
-        with self.settings.quarantine.attempt(piece, worker_name()) as attempt:
-            numbers = [self._utterance(rows, index, attempt) for index in range(len(rows))]
         return _table(head, rows, numbers, time.perf_counter() - began)
 
-    def _utterance(self, rows: pa.StructArray, index: int, attempt: Attempt) -> dict[str, Any]:
+    def _utterance(self, rows: pa.StructArray, index: int) -> dict[str, Any]:
         samples = rows.field("samples")[index]
         if not samples.is_valid:
             return dict.fromkeys(_NUMBERS)
-        if not attempt.row(str(index)):
-            return dict.fromkeys(_NUMBERS) | {"aside": attempt.why(str(index))}
         kind = np.dtype(rows.field("sample_type")[index].as_py()).newbyteorder("<")
         return self.recognize(to_float32(np.frombuffer(samples.as_buffer(), kind)))
 
@@ -187,21 +179,12 @@ def _share_encoders(loaded: Sequence[tuple[FeatureExtractor, Head]], device: tor
 
 
 def _table(head: dict[str, Any], rows: pa.StructArray, numbers: list[dict[str, Any]], compute_s: float) -> pa.Table:
-    aside = {index: row["aside"] for index, row in enumerate(numbers) if "aside" in row}
-    head["audio_s"] -= sum(rows.field("duration_s")[index].as_py() for index in aside)
-    problem = {"stage": "recognize", "code": ErrorCode.KILLED_WORKER.value}
     columns = []
     for part in RECOGNIZED_ROW:
         if part.name in _NUMBERS:
             columns.append(pa.array([row[part.name] for row in numbers], part.type))
-            continue
-        column = rows.field(part.name)
-        if aside and part.name in ("stage", "code", "message"):
-            values = column.to_pylist()
-            for index, message in aside.items():
-                values[index] = problem.get(part.name, message)
-            column = pa.array(values, part.type)
-        columns.append(column)
+        else:
+            columns.append(rows.field(part.name))
     recognized = pa.StructArray.from_arrays(columns, fields=list(RECOGNIZED_ROW))
     row_list = pa.ListArray.from_arrays(pa.array([0, len(rows)], pa.int32()), recognized)
     head |= {"recognizer": worker_name(), "compute_s": compute_s}

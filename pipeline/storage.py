@@ -39,7 +39,7 @@ CONNECTIONS = 32  # to an object store, at a time
 LINES_BLOCK_BYTES = 8 * 2**20
 
 _DELETED_AT_ONCE = 1000  # what S3 takes in one request
-_DELETING_THREADS = 8
+_S3 = ("s3", "s3a")
 
 _NOT_THERE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 # Paths that no file can have: a manifest's nonsense, not the disk's trouble.
@@ -192,7 +192,7 @@ def filesystem(uri: str) -> tuple[Any, str]:
         raise UsageError(f"cannot open {uri}: chained URIs are not supported")
     # Listings are asked afresh: a cached one hides what other workers have written since, and grows without bound.
     options: dict[str, Any] = {"use_listings_cache": False}
-    if scheme in ("s3", "s3a"):
+    if scheme in _S3:
         options |= _s3_options()
     try:
         fs, path = fsspec.core.url_to_fs(uri, **options)
@@ -200,7 +200,7 @@ def filesystem(uri: str) -> tuple[Any, str]:
         raise UsageError(f"cannot open {uri}: {error}") from error
     except (ValueError, TypeError) as error:  # not known; or one that takes more than a URI to open
         raise UnknownSchemeError(f"cannot open {uri}: {error}") from error
-    if scheme in ("s3", "s3a"):
+    if scheme in _S3:
         fs.retries = 1
     return fs, path
 
@@ -548,28 +548,29 @@ def _sync_directory(directory: Path) -> None:
 def delete(uris: Sequence[str]) -> None:
     """Remove objects; one that is gone already is no error.
 
-    Stores that can take many in one request are asked so: a run of a million chunks has millions to remove.
+    S3 is asked for a thousand in one request, other stores for many at a time: a run of a million chunks has millions.
+
+    Raises:
+        StorageError: one could not be removed.
     """
-    local = [uri for uri in uris if "://" not in uri]
+    for uri in uris:
+        if "://" not in uri:
+            _remove_one(uri)
     remote = [uri for uri in uris if "://" in uri]
-    for uri in local:
-        _remove_one(uri)
-    groups = [remote[start : start + _DELETED_AT_ONCE] for start in range(0, len(remote), _DELETED_AT_ONCE)]
-    with ThreadPoolExecutor(_DELETING_THREADS) as pool:
-        list(pool.map(_remove_group, groups))
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        if remote and remote[0].partition("://")[0] in _S3:
+            groups = [remote[start : start + _DELETED_AT_ONCE] for start in range(0, len(remote), _DELETED_AT_ONCE)]
+            remote = [uri for refused in pool.map(_refused_of, groups) for uri in refused]
+        list(pool.map(_remove_one, remote))
 
 
-def _remove_group(uris: Sequence[str]) -> None:
-    # The store's own words for many take patterns, too.
-    if len(uris) == 1 or any(is_glob(uri) for uri in uris):
-        for uri in uris:
-            _remove_one(uri)
-        return
+def _refused_of(uris: Sequence[str]) -> Sequence[str]:
+    """Those of a thousand objects that S3 did not remove when it was asked for all of them at once."""
     try:
-        _remove_all(uris[0], uris)
-    except FileNotFoundError:
-        for uri in uris:
-            _remove_one(uri)
+        refused = _remove_many(uris[0], uris)
+    except StorageError:  # of those that speak S3, not all know the request
+        return uris
+    return [uri for uri in uris if filesystem(uri)[0].split_path(uri)[1] in refused]
 
 
 def _remove_one(uri: str) -> None:
@@ -584,6 +585,9 @@ def _remove(uri: str) -> None:
 
 
 @storage_call
-def _remove_all(first: str, uris: Sequence[str]) -> None:
-    fs, _ = filesystem(first)
-    fs.rm([filesystem(uri)[1] for uri in uris])
+def _remove_many(first: str, uris: Sequence[str]) -> set[str]:
+    # s3fs's own `rm` drops the answer's list of errors, with which S3 says 200 all the same.
+    fs, path = filesystem(first)
+    keys = [{"Key": fs.split_path(filesystem(uri)[1])[1]} for uri in uris]
+    answer = fs.call_s3("delete_objects", Bucket=fs.split_path(path)[0], Delete={"Objects": keys, "Quiet": True})
+    return {error["Key"] for error in answer.get("Errors", [])}

@@ -1,7 +1,7 @@
 """Ray's Jobs API: a verb of this project as a job on a cluster, with the code that is installed here.
 
 The code travels as Ray's `py_modules`, three packages without data, so that the cluster runs what was submitted and
-not what it happened to have installed. Secrets never travel, see `pipeline.environment`.
+not what it happened to have installed. Secrets must not travel, see `pipeline.environment`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import shlex
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import aiohttp
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from pipeline.errors import RunFailedError, UsageError
 
+T = TypeVar("T")
 PACKAGES: Final = ("sewd_model", "pipeline", "jobs")
 LEFT_AT_HOME: Final = ("**/__pycache__", "demo_corpus")
 ENTRYPOINT: Final = ("python", "-m", "jobs.main")
@@ -79,24 +80,68 @@ def details(client: JobSubmissionClient, job: str) -> JobDetails:
 
     Raises:
         UsageError: there is no such job.
-        OSError: nobody answers.
+        RunFailedError: the cluster does not answer.
     """
-    try:
-        return client.get_job_info(job)
-    except RuntimeError as error:
-        if "does not exist" in str(error):
-            raise UsageError(f"there is no job {job}") from error
-        raise ConnectionError(str(error)) from error
+    return _asked(job, lambda: client.get_job_info(job))
 
 
 def jobs(client: JobSubmissionClient) -> list[JobDetails]:
-    """The jobs that were submitted to the cluster, the last first."""
-    submitted = [job for job in client.list_jobs() if job.submission_id]
+    """The jobs that were submitted to the cluster, the last first.
+
+    Raises:
+        RunFailedError: the cluster does not answer.
+    """
+    submitted = [job for job in _asked("", client.list_jobs) if job.submission_id]
     return sorted(submitted, key=lambda job: -(job.start_time or 0))
 
 
-def follow(client: JobSubmissionClient, job: str, write: Callable[[str], None]) -> JobDetails:
-    """Give `write` the job's log as it grows, until the job has ended; returns how.
+def logs(client: JobSubmissionClient, job: str) -> str:
+    """All that a job has written so far.
+
+    Raises:
+        UsageError: there is no such job.
+        RunFailedError: the cluster does not answer.
+    """
+    return _asked(job, lambda: client.get_job_logs(job))
+
+
+def stop(client: JobSubmissionClient, job: str) -> bool:
+    """Ask a job to stop; False: it had ended. A run that it leaves goes on with the same command.
+
+    Raises:
+        UsageError: there is no such job.
+        RunFailedError: the cluster does not answer.
+    """
+    return _asked(job, lambda: client.stop_job(job))
+
+
+def _asked(job: str, call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except (OSError, RuntimeError, aiohttp.ClientError) as error:
+        if "does not exist" in str(error):
+            raise UsageError(f"there is no job {job}") from error
+        raise RunFailedError(f"the cluster does not answer: {error}") from error
+
+
+class Log:
+    """A job's log on its way to `write`: whatever of it is given again, each character is written once."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._written = 0
+
+    def add(self, text: str, at: int) -> int:
+        """`text`, which stands at character `at` of the log; gives where it ends."""
+        end = at + len(text)
+        if end > self._written:
+            self._write(text[max(0, self._written - at) :])
+            self._written = end
+        return end
+
+
+def follow(client: JobSubmissionClient, job: str, log: Log) -> JobDetails:
+    """Give `log` what the job writes, until the job has ended; returns how.
 
     A connection that breaks is made again for a minute, and the log goes on where it broke.
 
@@ -104,37 +149,27 @@ def follow(client: JobSubmissionClient, job: str, write: Callable[[str], None]) 
         RunFailedError: the cluster stopped answering.
         UsageError: there is no such job.
     """
-    written = 0
-
-    def more(text: str, at: int) -> int:
-        nonlocal written
-        end = at + len(text)
-        if end > written:
-            write(text[max(0, written - at) :])
-            written = end
-        return end
-
     lost_at: float | None = None
     while True:
         try:
             found = details(client, job)
             if found.status in FINAL:
-                more(client.get_job_logs(job), 0)  # what came after the stream had ended
+                log.add(logs(client, job), 0)  # what came after the stream had ended
                 return details(client, job)
             if found.status is not JobStatus.PENDING:
-                asyncio.run(_read(client.tail_job_logs(job), more))
+                asyncio.run(_read(client.tail_job_logs(job), log))
             lost_at = None
-        except (OSError, RuntimeError, aiohttp.ClientError) as error:
+        except (RunFailedError, OSError, RuntimeError, aiohttp.ClientError) as error:
             lost_at = lost_at or time.monotonic()
             if time.monotonic() - lost_at > _RECONNECT_S:
                 raise RunFailedError(f"the cluster stopped answering while job {job} ran: {error}") from error
         time.sleep(_POLL_S)
 
 
-async def _read(log: AsyncIterator[str], more: Callable[[str, int], int]) -> None:
+async def _read(stream: AsyncIterator[str], log: Log) -> None:
     at = 0
-    async for text in log:
-        at = more(text, at)
+    async for text in stream:
+        at = log.add(text, at)
 
 
 def exit_code(found: JobDetails) -> int:
@@ -144,14 +179,3 @@ def exit_code(found: JobDetails) -> int:
     if found.driver_exit_code is not None:
         return int(found.driver_exit_code) & 0xFF
     return int(found.status is not JobStatus.SUCCEEDED)
-
-
-def stop(client: JobSubmissionClient, job: str) -> bool:
-    """Ask a job to stop; False: it had ended. A run that it leaves goes on with the same command.
-
-    Raises:
-        UsageError: there is no such job.
-    """
-    details(client, job)
-    stopped: bool = client.stop_job(job)
-    return stopped

@@ -26,6 +26,7 @@ from pipeline.normalize import normalize
 _MAX_CLIP_S = 3600.0  # nothing as long is trained on; the decoder must not cut clips
 _POOL_BATCHES = 30  # utterances are sorted by length within pools of about as many batches
 _PAUSE_S = (0.02, 0.5)  # between joined clips; some run into each other, some are far apart
+_SHORTEST_S = 0.01  # what an utterance counts for at least
 _FLOOR = 3e-4  # of full scale: the noise that fills a pause, for digital silence would give the seam away
 
 
@@ -239,15 +240,17 @@ def epoch_batches(
             batches += _cut(pool, settings.batch_s)
             pool, filled = [], 0.0
     batches += _cut(pool, settings.batch_s)
-    groups = [batches[i : i + together] for i in range(0, len(batches), together)]
-    rest = groups.pop() if len(groups[-1]) < together else []
-    return [batch for i in rng.permutation(len(groups)) for batch in groups[i]] + rest
+    # Those that make no whole group stand last, and are not always the shortest.
+    rest = set(rng.permutation(len(batches))[: len(batches) % together].tolist())
+    whole = [batch for number, batch in enumerate(batches) if number not in rest]
+    groups = [whole[i : i + together] for i in range(0, len(whole), together)]
+    return [batch for i in rng.permutation(len(groups)) for batch in groups[i]] + [batches[i] for i in sorted(rest)]
 
 
 def _cut(pool: list[Utterance], batch_s: float) -> Iterator[list[Utterance]]:
     longest_first = sorted(pool, key=lambda u: -u.duration_s)
     while longest_first:
-        rows = _few_sizes(int(batch_s / longest_first[0].duration_s))
+        rows = _few_sizes(int(batch_s / max(longest_first[0].duration_s, _SHORTEST_S)))
         yield longest_first[:rows]
         del longest_first[:rows]
 

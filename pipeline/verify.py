@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -93,8 +94,8 @@ def _verify(run: Run) -> Verification:
 
 def _read_commits(run: Run, problems: list[Problem]) -> Iterator[Commit]:
     """Each chunk's commit once, as readers take it: the object, or what it was rolled up to."""
-    seen: set[tuple[str, int]] = set()
-    for path, data in (*_objects(run), *_rolled_up(run, problems)):
+    seen: set[tuple[str, int, bool]] = set()
+    for path, data in itertools.chain(_objects(run), _rolled_up(run, problems)):
         try:
             commit = commit_of(data)
         except ValueError as error:
@@ -102,8 +103,8 @@ def _read_commits(run: Run, problems: list[Problem]) -> Iterator[Commit]:
             continue
         if path.endswith(".json") and path != commit.path:
             problems.append(Problem(path, f"says that it is {commit.path}"))
-        if (commit.part_id, commit.chunk) not in seen:
-            seen.add((commit.part_id, commit.chunk))
+        if (commit.part_id, commit.chunk, commit.last) not in seen:
+            seen.add((commit.part_id, commit.chunk, commit.last))
             yield commit
 
 

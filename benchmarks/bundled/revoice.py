@@ -72,13 +72,15 @@ def write(rng: np.random.Generator, jobs: list[tuple[dict[str, Any], Voice, str 
     folder.mkdir(parents=True, exist_ok=True)
     made = []
     for number, (row, voice, speaker) in enumerate(jobs):
+        if row.get("offset") is not None:
+            raise SystemExit(f"{row['audio_filepath']}: a piece of a longer recording is not revoiced")
         samples, rate = soundfile.read(row["audio_filepath"])
         if rate != RATE:
             samples = soxr.resample(samples, rate, RATE)
         changed = revoice(rng, samples, voice)
         path = folder / f"{number:05}.wav"
         soundfile.write(path, changed, RATE, subtype="PCM_16")
-        new = {key: value for key, value in row.items() if key not in ("speaker", "offset")}
+        new = {key: value for key, value in row.items() if key != "speaker"}
         new |= {"audio_filepath": str(path.resolve()), "duration": len(changed) / RATE}
         made.append(new if speaker is None else new | {"speaker": speaker})
     (out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")

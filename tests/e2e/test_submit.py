@@ -203,5 +203,5 @@ def test_a_head_that_is_lost_is_said(monkeypatch):
         timer = threading.Timer(0, lambda: (wait_for(lambda: "begun" in "".join(written)), started.kill()))
         timer.start()
         with pytest.raises(pipeline.RunFailedError, match=f"stopped answering while job {name} ran"):
-            submission.follow(client, name, written.append)
+            submission.follow(client, name, submission.Log(written.append))
         timer.join()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.environment import REQUIRED_VARIABLE, check_environment, job_variables
+from pipeline.environment import REQUIRED_VARIABLE, check_arguments, check_environment, job_variables
 from pipeline.errors import UsageError
 
 
@@ -30,6 +30,11 @@ def test_settings_are_sent_and_names_asked_for():
         "DB_PASSWORD",
         "my_api_key",
         "AZURE_STORAGE_ACCOUNT_KEY",
+        "AZURE_STORAGE_CONNECTION_STRING",
+        "FSSPEC_S3",
+        "DB_PASS",
+        "MYSQL_PWD",
+        "STRIPE_KEY",
     ],
 )
 def test_what_is_named_like_a_secret_is_refused_without_its_value(name):
@@ -58,3 +63,25 @@ def test_in_a_job_what_is_missing_is_named(monkeypatch):
     monkeypatch.delenv("GONE", raising=False)
     with pytest.raises(UsageError, match="lacks GONE, EMPTY:"):
         check_environment()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "http://user:hush@proxy:3128",
+        "DefaultEndpointsProtocol=https;AccountKey=hush",
+        "https://bucket.s3.amazonaws.com/a.wav?X-Amz-Signature=hush",
+        "https://account.blob.core.windows.net/a.wav?sv=1&sig=hush",
+    ],
+)
+def test_values_that_look_like_secrets_are_refused_wherever_they_stand(value):
+    for attempt in (lambda: job_variables([f"PLAIN={value}"], []), lambda: check_arguments(["transcribe", value])):
+        with pytest.raises(UsageError, match="can read what a job is submitted with") as refused:
+            attempt()
+        assert "hush" not in str(refused.value)
+
+
+def test_plain_arguments_pass():
+    check_arguments(
+        ["transcribe", "s3://bucket/a@b:c/", "https://host:8080/x?y=1", "--output", "s3://r", "-n", "a:b@c"]
+    )

@@ -249,3 +249,24 @@ def test_however_commits_are_rolled_up_the_ledger_is_the_same(tmp_path_factory, 
     assert parts_done(committed(run)).to_pylist() == ["aa"]
     assert not untiled(ledger(run))
     assert all(Path(uri).suffix == ".parquet" for uri in rolled_files(run))
+
+
+@pytest.mark.parametrize("rolled", [0, 1, 2, 3])
+def test_two_attempts_that_saw_different_inputs_are_both_there_and_said_to_be(run, rolled):
+    """One thought that chunk 0 is the last of the part, the other went on: a file had come in between."""
+    written = put(run, commit_of(chunk=0), commit_of(chunk=0, last=True), commit_of(chunk=1, last=True))
+    for commit in written[:rolled]:
+        roll_up(run, content(commit))
+    kept = sorted((commit.chunk, commit.last) for commit in read_commits(run))
+    assert kept == sorted((row["chunk"], row["last"]) for row in ledger(run).to_pylist())
+    assert kept == [(0, False), (0, True), (1, True)]
+    assert untiled(ledger(run)), "finishing refuses it"
+    assert parts_done(ledger(run)).to_pylist() == ["aa"]
+
+
+def test_readers_and_the_ledger_agree_on_attempts_that_were_rolled_up_twice(run):
+    for attempt in ("a", "b"):
+        put(run, commit := commit_of(last=True, attempt=attempt))
+        roll_up(run, content(commit))
+    assert len(rolled_files(run)) == 2
+    assert len(list(read_commits(run))) == len(ledger(run)) == 1

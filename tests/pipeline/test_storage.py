@@ -1,5 +1,6 @@
 """Storage: local, and on two S3 servers; what is absent, and what only cannot be reached."""
 
+import errno
 import io
 import os
 import signal
@@ -11,6 +12,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+import s3fs
 
 from pipeline import storage
 from pipeline.errors import StorageError, UsageError
@@ -194,6 +196,37 @@ def test_many_are_deleted_in_few_requests_whatever_their_names(base, monkeypatch
     storage.delete([f"{base}/{name}" for name in [*names, "d/never was", "d/nor this"]])
     left = [found.uri for found in storage.list_objects(f"{base}/d")]
     assert left == [f"{base}/d/star and more", f"{base}/d/stays"]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_a_store_does_not_delete_is_tried_alone_and_then_an_error(no_waits, monkeypatch, whole):
+    """S3 answers 200 also where it has refused each of many keys; others that speak it do not know the request."""
+    call = s3fs.S3FileSystem._call_s3
+    alone = []
+
+    def many(_, method, **kwargs):
+        assert method == "delete_objects"
+        if whole:
+            raise OSError(errno.EIO, "NotImplemented")
+        return {"Errors": [{"Key": item["Key"], "Code": "SlowDown"} for item in kwargs["Delete"]["Objects"][:2]]}
+
+    async def refusing(self, method, *args, **kwargs):
+        if method == "delete_object":
+            alone.append(kwargs["Key"])
+            if kwargs["Key"] == "dir/b":
+                raise PermissionError("AccessDenied")
+        return await call(self, method, *args, **kwargs)
+
+    with s3.moto_server():
+        bucket = s3.make_bucket("kept")
+        uris = [f"{bucket}/dir/{name}" for name in "abc"]
+        for uri in uris:
+            storage.put(uri, b"x")
+        monkeypatch.setattr(s3fs.S3FileSystem, "call_s3", many)
+        monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", refusing)
+        with pytest.raises(StorageError, match="AccessDenied"):
+            storage.delete(uris)
+        assert set(alone) == ({"dir/a", "dir/b", "dir/c"} if whole else {"dir/a", "dir/b"})
 
 
 def test_an_open_object_can_be_sought_and_read(base):

@@ -65,10 +65,27 @@ def test_batches_of_like_length_stay_together(durations, together):
     alone = sorted(epoch_batches(corpus, DataSettings(batch_s=25), 0), key=lambda b: -b[0].duration_s)
     grouped = epoch_batches(corpus, DataSettings(batch_s=25), 0, together)
     assert sorted(grouped, key=lambda b: -b[0].duration_s) == alone
-    places = {id(b[0].clips): i for i, b in enumerate(sorted(grouped, key=lambda b: -b[0].duration_s))}
-    for start in range(0, len(grouped) - together + 1, together):
-        group = [places[id(b[0].clips)] for b in grouped[start : start + together]]
-        assert group == list(range(group[0], group[0] + together))
+    whole = len(grouped) - len(grouped) % together
+    left_out = [batch[0].duration_s for batch in grouped[whole:]]
+    longest = [batch[0].duration_s for batch in alone if batch[0].duration_s not in left_out]
+    for start in range(0, whole, together):
+        group = [batch[0].duration_s for batch in grouped[start : start + together]]
+        place = longest.index(group[0])
+        assert group == longest[place : place + together]
+
+
+def test_what_is_left_out_for_want_of_a_group_is_something_else_each_epoch():
+    corpus = clips([0.5 + n / 10 for n in range(60)])
+    seen = set()
+    for epoch in range(20):
+        batches = epoch_batches(corpus, DataSettings(batch_s=12), epoch, 4)
+        seen |= {i for batch in batches[: len(batches) - len(batches) % 4] for u in batch for i in u.clips}
+    assert seen == set(range(60))
+
+
+def test_an_epoch_of_nothing_has_no_batches_and_a_clip_of_no_length_is_in_one():
+    assert epoch_batches([], DataSettings(), 0, 2) == []
+    assert [len(batch) for batch in epoch_batches(clips([0.0, 0.0]), DataSettings(), 0)] == [2]
 
 
 @given(samples=st.integers(1, 10**6))
