@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -16,10 +17,17 @@ import pytest
 import pipeline
 from pipeline import submission
 from tests import corpora
-from tests.command import command, sewd
+from tests.command import sewd
 from tests.heads import head
 
 SECRET = "this-is-nobody-elses-business"
+# `sewd`, also where the tests were started by a shell's `&`, which has its children ignore Ctrl-C.
+INTERRUPTIBLE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from jobs.main import main
+main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +148,8 @@ def test_secrets_are_asked_for_by_name_and_never_sent(cluster, tmp_path):
     assert "the cluster's environment lacks SEWD_NOT_THERE" in lacking.stdout
 
 
-@pytest.mark.parametrize("choice", [pytest.param("detach", marks=pytest.mark.slow), "stop"])
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", ["detach", "stop"])
 def test_ctrl_c_leaves_the_job_or_stops_it(cluster, long_corpus, small_ctc, tmp_path, choice):
     run = tmp_path / "run"
     verb = (
@@ -155,7 +164,8 @@ def test_ctrl_c_leaves_the_job_or_stops_it(cluster, long_corpus, small_ctc, tmp_
         "--part-mib",
         "0.2",
     )
-    arguments = command("submit", "--address", cluster.address, "--on-interrupt", choice, "--", *verb)
+    options = ("--address", cluster.address, "--on-interrupt", choice)
+    arguments = [sys.executable, "-c", INTERRUPTIBLE, "submit", *options, "--", *map(str, verb)]
     child = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         wait_for(lambda: any((run / "commits").rglob("*.json")) or child.poll() is not None)

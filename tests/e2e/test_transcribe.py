@@ -236,7 +236,7 @@ def test_a_worker_that_dies_at_every_try_fails_the_run(tmp_path, local_ray, corp
     assert pipeline.Run.open(tmp_path / "run").status == "failed"
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
 def test_a_signal_stops_the_command_cleanly(signum, tmp_path, corpus, small_ctc):
     arguments = (
         "transcribe",

@@ -212,7 +212,7 @@ def test_every_field_is_known_to_one_of_the_two_lists_above():
         "model",
     }
     ignored = {
-        *("output", "part_mib", "max_error_rate", "strict", "address"),
+        *("output", "part_mib", "max_error_rate", "strict", "existing", "address"),
         *("actors", "gpus_per_actor", "cpus_per_actor", "threads"),
     }
     assert seen | ignored == {field.name for field in dataclasses.fields(config())}
