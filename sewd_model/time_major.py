@@ -42,27 +42,38 @@ class TimeMajorFeatureEncoder(FeatureEncoder):
         """
         config = self.config
         first, *others = (cast(ConvLayer, layer) for layer in self.conv_layers)
-        windows = input_values.unfold(1, config.conv_kernel[0], config.conv_stride[0])  # (B, T, kernel)
-        hidden = functional.linear(windows, first.conv.weight[:, 0])
         lengths = None if num_samples is None else conv_lengths(num_samples, config, 1)
-        hidden = first.activation(_group_norm(hidden, lengths, cast(nn.GroupNorm, first.layer_norm)))
+        hidden = first.activation(_first_convolution(input_values, lengths, first))
         for layer, kernel in zip(others, config.conv_kernel[1:], strict=True):
             hidden = layer.activation(_convolve(hidden, layer.conv.weight, kernel))
         return hidden.transpose(1, 2)
 
 
-def _group_norm(hidden: Tensor, lengths: Tensor | None, norm: nn.GroupNorm) -> Tensor:
-    """Normalise each channel over a row's first `lengths[b]` frames. `(B, T, C)` to `(B, T, C)`."""
-    values = hidden.float()
-    if lengths is None:
-        variance, mean = torch.var_mean(values, dim=1, correction=0, keepdim=True)  # (B, 1, C)
-    else:
-        own = length_mask(lengths, hidden.shape[1])[:, :, None]
-        count = lengths[:, None, None]
-        mean = (values * own).sum(1, keepdim=True) / count
-        variance = ((values - mean) * own).square().sum(1, keepdim=True) / count
-    scale = torch.rsqrt(variance + norm.eps) * norm.weight
-    return torch.addcmul(norm.bias - mean * scale, values, scale).to(hidden.dtype)
+def _first_convolution(waveforms: Tensor, lengths: Tensor | None, layer: ConvLayer) -> Tensor:
+    """Convolve `(B, N)` and normalise each channel over a row's first `lengths[b]` frames, to `(B, T, C)`.
+
+    One product by weights of the row's own: its GroupNorm is folded into them. A channel is a linear function `w . x`
+    of the waveform's windows, so its mean and variance follow from theirs, `w . m` and `w . C w`; the norm costs no
+    pass over the activations, forward or backward. The moments are taken in float64, of waveforms less their mean
+    (which GroupNorm takes away anyway): they lose no digits to an offset.
+    """
+    kernel, stride = layer.conv.kernel_size[0], layer.conv.stride[0]
+    norm = cast(nn.GroupNorm, layer.layer_norm)
+    with torch.autocast(waveforms.device.type, enabled=False):
+        centred = waveforms - waveforms.mean(1, keepdim=True)
+        windows = centred.unfold(1, kernel, stride)  # (B, T, kernel)
+        own, count = windows.double(), windows.new_full((1, 1), windows.shape[1]).double()
+        if lengths is not None:
+            own = own * length_mask(lengths, windows.shape[1])[:, :, None]
+            count = lengths[:, None].double()
+        mean = own.sum(1) / count  # (B, kernel)
+        covariance = own.transpose(1, 2) @ own / count[:, :, None] - mean[:, :, None] * mean[:, None]
+        weight = layer.conv.weight[:, 0].double()  # (C, kernel)
+        variance = ((weight @ covariance) * weight).sum(-1)  # (B, C)
+        scale = torch.rsqrt(variance + norm.eps) * norm.weight
+        folded = (scale[:, :, None] * weight).transpose(1, 2).to(waveforms.dtype)  # (B, kernel, C)
+        bias = (norm.bias - (mean @ weight.T) * scale).to(waveforms.dtype)
+    return torch.baddbmm(bias[:, None], windows, folded)
 
 
 def _convolve(hidden: Tensor, weight: Tensor, kernel: int) -> Tensor:
