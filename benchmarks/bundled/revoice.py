@@ -1,11 +1,12 @@
 """Other voices from real recordings: pitch, formants, tempo and breath changed apart from each other, by WORLD.
 
-    python benchmarks/bundled/revoice.py CORPUS OUT
+    python benchmarks/bundled/revoice.py CORPUS TTS OUT
 
-Needs the pip package `pyworld` (Morise et al. 2016, MIT). CORPUS holds the manifests of `prepare.py`; OUT receives WAV
-files of 16 kHz and `digits.jsonl` (each training speaker of the digits as `VOICES` others, half of the digits each) and
-`orders.jsonl` (each order once more). Speed perturbation moves pitch, formants and tempo together: it makes of a man a
-smaller man who is in a hurry; here a voice is drawn.
+Needs the pip packages `pyworld` (Morise et al. 2016, MIT) and `setuptools<81`, which it imports. CORPUS holds the
+manifests of `prepare.py`, TTS those of `synthesize.py`; OUT receives WAV files of 16 kHz and, in manifests of the same
+names, the digits (each training speaker as `VOICES` others, half of the digits each) and each utterance of `ONCE` once
+more. Speed perturbation moves pitch, formants and tempo together: it makes of a man a smaller man who is in a hurry;
+here a voice is drawn.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import typer
 
 RATE = 16_000
 VOICES = 6
+ONCE = ("orders", "synthetic-digits", "keywords", "read-short", "read-long", "flite", "sentences")
 FRAME_MS = 5.0
 
 
@@ -41,6 +43,7 @@ def main() -> None:
     """Write both sets."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("corpus", type=Path, metavar="CORPUS")
+    parser.add_argument("tts", type=Path, metavar="TTS")
     parser.add_argument("out", type=Path, metavar="OUT")
     places = parser.parse_args()
     rng = np.random.default_rng(11)
@@ -55,8 +58,9 @@ def main() -> None:
         if row["speaker"] == speaker and rng.random() < 0.5
     ]
     write(rng, jobs, places.out, "digits")
-    orders = [(row, draw_voice(rng), None) for row in rows_of(places.corpus / "orders.jsonl")]
-    write(rng, orders, places.out, "orders")
+    for name in ONCE:
+        manifest = next(path for folder in (places.corpus, places.tts) if (path := folder / f"{name}.jsonl").exists())
+        write(rng, [(row, draw_voice(rng), None) for row in rows_of(manifest)], places.out, name)
 
 
 def draw_voice(rng: np.random.Generator) -> Voice:

@@ -1,16 +1,22 @@
-"""Synthetic speech for training, by two small engines: orders, strings of digits, keywords, telephone numbers, times.
+"""Synthetic speech for training, by two small engines: orders, strings of digits, keywords, times, English sentences.
 
-    python benchmarks/bundled/synthesize.py DATA OUT [COUNT]
+    python benchmarks/bundled/synthesize.py DATA CORPUS OUT [COUNT]
 
-Needs `flite` and `espeak-ng` (Debian packages of these names). OUT receives WAV files of 16 kHz and
-`flite.jsonl` and `espeak.jsonl`, the former with COUNT utterances, the latter with a third as many. Pitch, range and
-tempo are drawn for each utterance; the trainer's own augmentation goes on from there.
+Needs `flite`, `espeak-ng`, `bible` and WordNet's dictionary (Debian packages flite, espeak-ng, bible-kjv, dict-wn).
+OUT receives WAV files of 16 kHz and `flite.jsonl`, `espeak.jsonl` and `sentences.jsonl`: COUNT, a third as many, and
+two and a half times as many utterances. Pitch, range and tempo are drawn for each utterance; the trainer's own
+augmentation goes on from there.
+
+The sentences: those that the training readers of CORPUS (what `prepare.py` wrote) speak, examples of use from WordNet,
+and verses of the King James Bible, a third each. None is of a reader that is held out.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +43,9 @@ FLITE = {"slt": 170, "awb": 110, "rms": 95, "kal16": 105}  # voice and the mean 
 ACCENTS = ("en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-029")
 VARIANTS = ("", "+f1", "+f2", "+f3", "+f4", "+f5", "+m1", "+m2", "+m3", "+m4", "+m5", "+m6", "+m7")
 RATE = 16_000
+WORDNET = Path("/usr/share/dictd/wn.dict.dz")
+MAX_WORDS = 14
+SPEAKABLE = re.compile(r"[A-Za-z' ,;:.?!-]{12,}")
 
 Text = tuple[str, str | None]  # and the keyword's label
 
@@ -45,18 +54,24 @@ def main() -> None:
     """Write both sets."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, metavar="DATA")
+    parser.add_argument("corpus", type=Path, metavar="CORPUS")
     parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("count", type=int, metavar="COUNT", nargs="?", default=1500)
+    parser.add_argument("count", type=int, metavar="COUNT", nargs="?", default=2500)
     places = parser.parse_args()
     grammar = (places.data / "coffee-orders" / "grammar_corpus.txt").read_text(encoding="utf-8").split("\n")
     orders = [line.strip().lower() for line in grammar if line.strip()]
-    for name, engine, count in (("flite", flite, places.count), ("espeak", espeak, places.count // 3)):
+    sources = [read_texts(places.corpus), wordnet_examples(), verses()]
+    for name, engine, count, draw in (
+        ("flite", flite, places.count, lambda rng: draw_text(rng, orders)),
+        ("espeak", espeak, places.count // 3, lambda rng: draw_text(rng, orders)),
+        ("sentences", flite, places.count * 5 // 2, lambda rng: (draw_sentence(rng, sources), None)),
+    ):
         folder = places.out / name
         folder.mkdir(parents=True, exist_ok=True)
         rng = np.random.default_rng(7)
         rows = []
         for number in range(count):
-            text, label = draw_text(rng, orders)
+            text, label = draw(rng)
             path = folder / f"{number:05}.wav"
             speaker = engine(rng, text, path)
             seconds = trim(path)
@@ -65,6 +80,34 @@ def main() -> None:
         manifest = places.out / f"{name}.jsonl"
         manifest.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         typer.echo(f"{name}: {count} rows, {sum(row['duration'] for row in rows) / 3600:.2f} h")
+
+
+def read_texts(corpus: Path) -> list[str]:
+    """What the training readers say."""
+    lines = [line for name in ("short", "long") for line in (corpus / f"read-{name}.jsonl").read_text().splitlines()]
+    return [json.loads(line)["text"].lower() for line in lines]
+
+
+def wordnet_examples() -> list[str]:
+    """Examples of use that WordNet 3 gives with its definitions: quoted, five words or more."""
+    text = " ".join(gzip.decompress(WORDNET.read_bytes()).decode("utf-8").split())
+    quoted = sorted(set(re.findall(r'"([^"]{15,120})"', text)))
+    return [line for line in quoted if SPEAKABLE.fullmatch(line) and len(line.split()) >= 5]
+
+
+def verses() -> list[str]:
+    """Clauses of the King James Bible."""
+    made = subprocess.run(["bible", "-f", "gen1:1-rev22:21"], check=True, capture_output=True, text=True).stdout
+    clauses = [part.strip(" .") for line in made.splitlines() for part in re.split(r"[:;]", line.split(" ", 1)[1])]
+    return [line for line in clauses if SPEAKABLE.fullmatch(line) and len(line.split()) >= 5]
+
+
+def draw_sentence(rng: np.random.Generator, sources: list[list[str]]) -> str:
+    """A sentence, or as many neighbouring words of one as are not too many."""
+    source = sources[rng.integers(len(sources))]
+    words = source[rng.integers(len(source))].split()
+    start = int(rng.integers(max(1, len(words) - MAX_WORDS + 1)))
+    return " ".join(words[start : start + MAX_WORDS])
 
 
 def draw_text(rng: np.random.Generator, orders: list[str]) -> Text:
