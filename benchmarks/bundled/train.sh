@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train the bundled model: DATA is the folder of recordings, WORK takes manifests, synthetic speech and the runs.
+# Train the bundled model: DATA is the folder of recordings, VOICES the `voices` of the npm package kokoro-js, WORK takes the rest.
 # Each command goes on where it was interrupted when it is given again; the whole script may be, too.
 #
 # What is learnt, and in which order, decides whether anything is: a CTC model of this size that begins with sentences
@@ -7,9 +7,9 @@
 # strings of them teach it to say one thing after another, and then it takes everything. Muon gets there in half the
 # steps of AdamW: a loss of 0.9 a character on single digits at step 460, where AdamW has 2.0.
 set -euo pipefail
-data=$1 work=$2
+data=$1 voices=$2 work=$3
 here=$(cd "$(dirname "$0")" && pwd)
-corpus=$work/corpus tts=$work/tts revoiced=$work/revoiced
+corpus=$work/corpus tts=$work/tts revoiced=$work/revoiced kokoro=$work/kokoro
 
 strings=(--valid "strings-new=$corpus/strings-new-valid.jsonl" --valid "strings-known=$corpus/strings-known-valid.jsonl")
 spoken=(--valid "orders=$corpus/orders-valid.jsonl" --valid "synthetic=$corpus/synthetic-valid.jsonl")
@@ -17,10 +17,13 @@ rest=(--valid "keywords=$corpus/keywords-valid.jsonl" --valid "read=$corpus/read
 # Two processes of one thread each train a batch in parts: small products do not fill two threads.
 common=(--optimizer muon --learning-rate 8e-4 --precision bfloat16 --checkpoint-every 100 --workers 2 --threads 1)
 
+export RAY_worker_niceness=0
+
 [ -f "$corpus/digits.jsonl" ] || python "$here/prepare.py" "$data" "$corpus"
 { # What the last stages need is made while the first ones train.
     [ -f "$tts/sentences.jsonl" ] || python "$here/synthesize.py" "$data" "$corpus" "$tts"
     [ -f "$revoiced/sentences.jsonl" ] || python "$here/revoice.py" "$corpus" "$tts" "$revoiced"
+    [ -f "$kokoro/digits.jsonl" ] || python "$here/kokoro.py" "$voices" "$kokoro"
 } &
 
 # 1. Single digits.
@@ -39,6 +42,36 @@ sewd finetune --init "$work/runs/2/model" --output "$work/runs/3" "${common[@]}"
     --train "2=$corpus/digits.jsonl" --train "$corpus/synthetic-digits.jsonl" \
     --train "$corpus/orders.jsonl" --train "$corpus/synthetic-coffee.jsonl" \
     --train "0.5=$corpus/keywords.jsonl" --train "$corpus/synthetic-keyword.jsonl" "${strings[@]}" "${spoken[@]}" \
-    --steps 800 --warmup 0.05 --hold 0.9 --batch-seconds 20 --join 5 \
+    --steps 400 --warmup 0.05 --hold 0.9 --batch-seconds 20 --join 5 \
     --augment speed=0.5,tilt=0.2,noise=0.2,gain=0.3,band=0.4 --valid-every 400
+# 4. Everything but sentences, under SpecAugment (its masks are few and short: a digit lasts less than half a second).
+python - "$work/runs/3/model/config.json" <<'P'
+import json, sys
+path = sys.argv[1]
+config = json.load(open(path))
+config.update(apply_spec_augment=True, mask_time_prob=0.05, mask_time_length=6, mask_time_min_masks=0)
+config.update(mask_feature_prob=0.05, mask_feature_length=8, mask_feature_min_masks=0)
+json.dump(config, open(path, "w"), indent=2)
+P
+everything=(
+    --label-weight 0.3 --batch-seconds 40 --join 7 "${strings[@]}" "${spoken[@]}" "${rest[@]}"
+    --augment speed=0.7,reverb=0.15,tilt=0.3,noise=0.4,gain=0.3,codec=0.05,band=0.45
+    --train "5=$corpus/digits.jsonl" --train "1.5=$corpus/synthetic-digits.jsonl"
+    --train "2=$revoiced/digits.jsonl" --train "$revoiced/synthetic-digits.jsonl"
+    --train "1.2=$corpus/orders.jsonl" --train "0.7=$revoiced/orders.jsonl" --train "$corpus/synthetic-coffee.jsonl"
+    --train "0.6=$corpus/keywords.jsonl" --train "$corpus/synthetic-keyword.jsonl"
+    --train "0.5=$tts/flite.jsonl" --train "0.3=$tts/espeak.jsonl"
+    --train "$corpus/read-short.jsonl" --train "$corpus/read-long.jsonl" --train "$corpus/synthetic-read.jsonl"
+)
+wait_for() { until [ -f "$1" ]; do sleep 5; done; }
+wait_for "$revoiced/synthetic-digits.jsonl"
+sewd finetune --init "$work/runs/3/model" --output "$work/runs/4" "${common[@]}" "${everything[@]}" \
+    --steps 2000 --warmup 0.02 --hold 0.98 --valid-every 500 --seed 3
+
+# 5. With sentences, and voices that are drawn for all kinds of speech; the rate falls.
 wait
+sewd finetune --init "$work/runs/4/model" --output "$work/runs/5" "${common[@]}" "${everything[@]}" \
+    --train "$kokoro/digits.jsonl" --train "0.2=$revoiced/keywords.jsonl" --train "0.3=$revoiced/flite.jsonl" \
+    --train "0.5=$revoiced/read-short.jsonl" --train "0.5=$revoiced/read-long.jsonl" \
+    --train "0.2=$tts/sentences.jsonl" --train "0.3=$revoiced/sentences.jsonl" \
+    --steps 3500 --warmup 0.01 --hold 0.3 --valid-every 500 --seed 4
