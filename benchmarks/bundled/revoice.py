@@ -4,9 +4,9 @@
 
 Needs the pip packages `pyworld` (Morise et al. 2016, MIT) and `setuptools<81`, which it imports. CORPUS holds the
 manifests of `prepare.py`, TTS those of `synthesize.py`; OUT receives WAV files of 16 kHz and, in manifests of the same
-names, the digits (each training speaker as `VOICES` others, half of the digits each) and each utterance of `ONCE` once
-more. Speed perturbation moves pitch, formants and tempo together: it makes of a man a smaller man who is in a hurry;
-here a voice is drawn.
+names, the digits (each training speaker as `VOICES` others, half of the digits each) and a share of the sets of `ONCE`.
+Speed perturbation moves pitch, formants and tempo together: it makes of a man a smaller man who is in a hurry; here a
+voice is drawn.
 """
 
 from __future__ import annotations
@@ -25,7 +25,16 @@ import typer
 
 RATE = 16_000
 VOICES = 6
-ONCE = ("orders", "synthetic-digits", "keywords", "read-short", "read-long", "flite", "sentences")
+# Sets of which this share is spoken once more, each utterance in a voice of its own.
+ONCE = {
+    "orders": 1.0,
+    "synthetic-digits": 1.0,
+    "keywords": 0.2,
+    "read-short": 0.5,
+    "read-long": 0.5,
+    "flite": 0.3,
+    "sentences": 0.25,
+}
 FRAME_MS = 5.0
 
 
@@ -58,9 +67,10 @@ def main() -> None:
         if row["speaker"] == speaker and rng.random() < 0.5
     ]
     write(rng, jobs, places.out, "digits")
-    for name in ONCE:
+    for name, share in ONCE.items():
         manifest = next(path for folder in (places.corpus, places.tts) if (path := folder / f"{name}.jsonl").exists())
-        write(rng, [(row, draw_voice(rng), None) for row in rows_of(manifest)], places.out, name)
+        rows = [row for row in rows_of(manifest) if rng.random() < share]
+        write(rng, [(row, draw_voice(rng), None) for row in rows], places.out, name)
 
 
 def draw_voice(rng: np.random.Generator) -> Voice:

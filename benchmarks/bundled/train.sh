@@ -71,7 +71,7 @@ sewd finetune --init "$work/runs/3/model" --output "$work/runs/4" "${common[@]}"
 # 5. With sentences, and voices that are drawn for all kinds of speech; the rate falls.
 wait
 sewd finetune --init "$work/runs/4/model" --output "$work/runs/5" "${common[@]}" "${everything[@]}" \
-    --train "$kokoro/digits.jsonl" --train "0.2=$revoiced/keywords.jsonl" --train "0.3=$revoiced/flite.jsonl" \
-    --train "0.5=$revoiced/read-short.jsonl" --train "0.5=$revoiced/read-long.jsonl" \
-    --train "0.2=$tts/sentences.jsonl" --train "0.3=$revoiced/sentences.jsonl" \
+    --train "$kokoro/digits.jsonl" --train "$revoiced/keywords.jsonl" --train "$revoiced/flite.jsonl" \
+    --train "$revoiced/read-short.jsonl" --train "$revoiced/read-long.jsonl" \
+    --train "0.2=$tts/sentences.jsonl" --train "$revoiced/sentences.jsonl" \
     --steps 3500 --warmup 0.01 --hold 0.3 --valid-every 500 --seed 4
