@@ -30,10 +30,26 @@ def status(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or 
         + (f" ({totals.audio_s / totals.compute_s:.0f}x real time)" if totals.compute_s else ""),
         "starts": f"{len(opened.record['attempts'])}, the first {opened.record['created']}",
     }
+    if told := last_start(opened):
+        rows["last start"] = told
     for name, value in rows.items():
         table.add_row(name, value)
     out.print(table)
     return Exit.DONE
+
+
+def last_start(run: Run) -> str:
+    """What the last start that ended did, on a line; nothing where none has."""
+    ended = [attempt for attempt in run.record["attempts"] if attempt.get("elapsed_s")]
+    if not ended or not ended[-1]["audio_s"]:
+        return ""
+    work, stages = ended[-1], ended[-1]["stage_s"]
+    replaced = f", {work['recognizers_replaced']} replaced" if work["recognizers_replaced"] else ""
+    return (
+        f"{duration(work['audio_s'])} audio in {duration(work['elapsed_s'])}, {work['rtfx']:.0f}x real time; "
+        f"recognisers {work['recognizers']}{replaced}, busy {work['model_busy']:.0%}; "
+        f"decoding {duration(stages['read'])}, model {duration(stages['compute'])}, words {duration(stages['rows'])}"
+    )
 
 
 if __name__ == "__main__":

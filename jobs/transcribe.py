@@ -12,7 +12,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 import pipeline
 from jobs.console import Exit, duration, err, out, single
+from jobs.status import last_start
 from pipeline.config import make_config
+from sewd_model.files import BUNDLED
 
 
 def transcribe(
@@ -24,10 +26,12 @@ def transcribe(
         ),
     ],
     output: Annotated[str, typer.Option("--output", "-o", metavar="RUN", help="Directory or prefix of the run.")],
-    model: Annotated[str, typer.Option("--model", metavar="DIR", help="SEW-D checkpoint with a CTC head.")],
+    model: Annotated[
+        str, typer.Option("--model", metavar="DIR", help="SEW-D checkpoint with a CTC head; or the bundled one.")
+    ] = BUNDLED,
     classifier: Annotated[
         list[str] | None,
-        typer.Option("--classifier", metavar="[NAME=]DIR", help="SEW-D checkpoint with a classification head; repeat."),
+        typer.Option("--classifier", metavar="[NAME=]DIR", help="Checkpoint with a classification head; repeat."),
     ] = None,
     channels: Annotated[str, typer.Option(help="mix, split, or the number of one channel, from 0.")] = "mix",
     max_segment: Annotated[float, typer.Option(metavar="SECONDS", help="Longer audio is cut, at its quietest.")] = 60.0,
@@ -141,6 +145,8 @@ def _report(run: pipeline.Run, errors_ok: bool, new_run: bool) -> int:
     out.print(
         f"{run.status}: {totals['utterances']} transcripts of {duration(totals['audio_s'])} audio{failed}", markup=False
     )
+    if told := last_start(run):
+        out.print(told, markup=False, soft_wrap=True)
     out.print(f"run: {run.uri}", markup=False, soft_wrap=True)
     if run.status == "stopped":
         out.print(

@@ -16,6 +16,7 @@ from pipeline import storage
 from pipeline.errors import UsageError
 from pipeline.normalize import NORMALIZERS
 from pipeline.schemas import SCHEMA_VERSION
+from sewd_model.files import BUNDLED, located
 
 # What of a checkpoint its results depend on; optimizer states and READMEs lie beside it.
 _CHECKPOINT_FILE = re.compile(
@@ -39,8 +40,8 @@ class RunConfig:
     Attributes:
         inputs: files, directories, globs, .jsonl manifests, .tar shards, .parquet files; any fsspec URI.
         output: the RUN directory or prefix.
-        model: checkpoint with a CTC head (Hugging Face layout), directory or URI.
-        classifiers: checkpoints with classification heads, each `URI` or `NAME=URI`.
+        model: checkpoint with a CTC head (Hugging Face layout), directory or URI; `bundled` is the one in the package.
+        classifiers: checkpoints with classification heads, each `URI` or `NAME=URI`; `bundled` has one for keywords.
         channels: `mix` downmixes, `split` makes an utterance of each channel, a number picks that channel (0-based).
         max_segment_s: longer audio is cut, at its quietest frame, into segments no longer than this.
         normalizer: what references and hypotheses go through before errors are counted.
@@ -59,7 +60,7 @@ class RunConfig:
 
     inputs: Annotated[tuple[Uri, ...], Field(min_length=1)]
     output: Uri
-    model: Uri
+    model: Uri = BUNDLED
     classifiers: tuple[Uri, ...] = ()
     channels: Literal["mix", "split"] | Annotated[int, Field(ge=0)] = "mix"
     max_segment_s: Annotated[float, Field(ge=1, le=600)] = 60.0
@@ -96,7 +97,7 @@ class RunConfig:
                 raise UsageError(f"classifiers: {spec!r} is neither DIR nor NAME=DIR")
             if name in named:
                 raise UsageError(f"classifiers: two are called {name}: name them, --classifier NAME=DIR")
-            named[name] = storage.absolute(uri)
+            named[name] = model_uri(uri)
         return named
 
 
@@ -117,8 +118,13 @@ def make_config(**values: Any) -> RunConfig:
         config,
         inputs=tuple(storage.absolute(uri) for uri in config.inputs),
         output=storage.absolute(config.output),
-        model=storage.absolute(config.model),
+        model=model_uri(config.model),
     )
+
+
+def model_uri(uri: str) -> str:
+    """A checkpoint's `storage.absolute`; the bundled model keeps its name, which means the same on every machine."""
+    return uri if uri == BUNDLED else storage.absolute(uri)
 
 
 def checkpoint_digest(uri: str) -> str:
@@ -128,7 +134,7 @@ def checkpoint_digest(uri: str) -> str:
         UsageError: there is no checkpoint at `uri`.
     """
     # What lies deeper, such as a trainer's own checkpoints, is none of it.
-    found = [o for o in storage.list_directory(uri) if _CHECKPOINT_FILE.fullmatch(posixpath.basename(o.uri))]
+    found = [o for o in storage.list_directory(located(uri)) if _CHECKPOINT_FILE.fullmatch(posixpath.basename(o.uri))]
     if not any(posixpath.basename(o.uri) == "config.json" for o in found):
         raise UsageError(f"no model at {uri}: there is no config.json")
     digest = hashlib.sha256()

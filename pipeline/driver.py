@@ -31,7 +31,7 @@ from ray.util.annotations import RayDeprecationWarning
 from pipeline import storage
 from pipeline.audio import AudioSettings
 from pipeline.cluster import Resources, cluster_nodes, connect, data_context, share_out
-from pipeline.commit import DataFile, remove_orphans
+from pipeline.commit import DataFile, commit_of, remove_orphans
 from pipeline.compact import compact_group, groups_of, read_compaction, write_compaction
 from pipeline.config import RunConfig, differences, fingerprint, make_config
 from pipeline.errors import InputChangedError, LeaseLostError, RunFailedError, StorageError, UsageError
@@ -42,6 +42,7 @@ from pipeline.read import ReadSettings, read_parts
 from pipeline.recognize import Recognizer, RecognizeSettings
 from pipeline.run import PLAN_FILE, RECORD, Run, Totals, now, write_plan
 from pipeline.sink import SinkSettings, write_chunks
+from pipeline.telemetry import Metrics, Work
 from sewd_model import (
     CheckpointError,
     CTCTokenizer,
@@ -150,8 +151,10 @@ def _transcribe(
             resources = share_out(cluster.get("CPU", 0), cluster.get("GPU", 0), config, cluster_nodes())
             execution = _Execution(run, config, models, resources, cluster.get("CPU", 1), attempt, report)
             with _stop_marker(execution.stop_uri, stop):
-                totals = execution.run_waves(stop or threading.Event())
+                totals, work = execution.run_waves(stop or threading.Event())
             check_lease()
+            *earlier, this = run.record["attempts"]
+            run = Run(run.uri, run.record | {"attempts": [*earlier, this | work]})  # written with the status
             # A stop that came too late to leave anything undone is none.
             if stop is not None and stop.is_set() and _missing(run):
                 return run.save(status=STOPPED, totals=asdict(totals))
@@ -300,28 +303,31 @@ class _Execution:
     def stop_uri(self) -> str:
         return storage.join(self.run.uri, "control", f"stop-{self.attempt}")
 
-    def run_waves(self, stop: threading.Event) -> Totals:
+    def run_waves(self, stop: threading.Event) -> tuple[Totals, dict[str, Any]]:
+        """Do what is left; gives the run's totals and what this start did of them, see `Work.summary`."""
         waiting: list[bytes] = []  # commits that are still objects: to be rolled up
         totals, left = find_left(self.run, waiting)
         self._roll_up(waiting)
         total_bytes = self.run.record["input_bytes"]
-        began, audio_s = time.monotonic(), 0.0
-        self.report(Progress(totals, total_bytes, audio_s, 0.0))
+        metrics, work = Metrics(self.run.uri), Work(self.resources.actors)
+        began = time.monotonic()
+        self.report(Progress(totals, total_bytes, 0.0, 0.0))
         self._check(totals, None)
         for start in range(0, len(left), WAVE_PARTS):
             # A table a part: each is a block to Ray.
             wave = [left.slice(index, 1) for index in range(start, min(start + WAVE_PARTS, len(left)))]
             for chunk in self._chunks(wave):
-                added = _totals_of(chunk)
-                totals += added
-                audio_s += added.audio_s
+                totals += _totals_of(chunk)
+                commit = commit_of(chunk["commit"])
+                metrics.add(commit)
+                work = work.add(commit)
                 waiting.append(chunk["commit"])
                 self._roll_up(waiting)
-                self.report(Progress(totals, total_bytes, audio_s, time.monotonic() - began))
+                self.report(Progress(totals, total_bytes, work.audio_s, time.monotonic() - began))
                 self._check(totals, chunk["first_error"])
             if stop.is_set():
                 break
-        return totals
+        return totals, work.summary(time.monotonic() - began)
 
     def _roll_up(self, waiting: list[bytes]) -> None:
         """Roll up the commits that wait, once they are enough to be worth it."""

@@ -21,6 +21,7 @@ import torch
 
 from pipeline import storage
 from pipeline.cluster import cluster_nodes, connect
+from pipeline.config import model_uri
 from pipeline.errors import RunFailedError, StorageError, UsageError
 from pipeline.loss_curve import draw_loss_curve
 from pipeline.training import LOG_FILE, TrainSettings, Worker, check_settings, describe, keep_settings, train
@@ -166,7 +167,7 @@ def _absolute(settings: TrainSettings) -> TrainSettings:
         train=tuple((storage.absolute(uri), weight) for uri, weight in settings.train),
         valid={name: storage.absolute(uri) for name, uri in settings.valid.items()},
         output=storage.absolute(settings.output),
-        init=None if settings.init is None else storage.absolute(settings.init),
+        init=None if settings.init is None else model_uri(settings.init),
         config=None if settings.config is None else storage.absolute(settings.config),
     )
 

@@ -3,6 +3,9 @@
 Only two outcomes are told apart here, because the callers act on them differently: a file that is absent or
 whose bytes are wrong raises `CheckpointError` (trying again will not help); a store that cannot be reached
 raises whatever `OSError` fsspec raises (trying again may help).
+
+One checkpoint is at hand wherever this package is: `bundled`. Its name is resolved where it is read, not where it was
+given, so that it means the same on every machine of a cluster.
 """
 
 import json
@@ -10,15 +13,23 @@ import os
 import re
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from fsspec.core import url_to_fs
 
 Location = str | os.PathLike[str]
 
+BUNDLED: Final = "bundled"  # a directory of this name is `./bundled`
+
 
 class CheckpointError(ValueError):
     """A checkpoint is incomplete, malformed, or does not fit the model; the message says where."""
+
+
+def located(location: Location) -> str:
+    """Return the directory or URI that `location` means: itself, but for the name of the bundled model."""
+    uri = os.fspath(location)
+    return str(Path(__file__).with_name(BUNDLED)) if uri == BUNDLED else uri
 
 
 def shown(location: Location) -> str:
@@ -33,7 +44,7 @@ def read_bytes(location: Location, name: str) -> bytes | None:
     Raises:
         OSError: The store could not be read for another reason than the file's absence.
     """
-    fs, root = url_to_fs(os.fspath(location))
+    fs, root = url_to_fs(located(location))
     try:
         return bytes(fs.cat_file(f"{root.rstrip('/')}/{name}"))
     except FileNotFoundError:
@@ -65,14 +76,21 @@ def read_json(location: Location, name: str) -> dict[str, Any] | None:
 
 def local_path(location: Location, name: str) -> Path | None:
     """Return the path of an existing file on a local disk, or None (absent, or in a remote store)."""
-    fs, root = url_to_fs(os.fspath(location))
+    fs, root = url_to_fs(located(location))
     protocols = fs.protocol if isinstance(fs.protocol, tuple | list) else (fs.protocol,)
     path = Path(root) / name
     return path if "file" in protocols and path.is_file() else None
 
 
 def write_bytes(location: Location, name: str, data: bytes) -> None:
-    """Write the file `name` whole: one PUT in a store, a temporary name and a rename on a local disk."""
+    """Write the file `name` whole: one PUT in a store, a temporary name and a rename on a local disk.
+
+    Raises:
+        CheckpointError: `location` is the bundled model's name.
+    """
+    if os.fspath(location) == BUNDLED:
+        msg = f"{BUNDLED} is the name of the model in the package; a directory of that name is ./{BUNDLED}"
+        raise CheckpointError(msg)
     fs, root = url_to_fs(os.fspath(location))
     protocols = fs.protocol if isinstance(fs.protocol, tuple | list) else (fs.protocol,)
     fs.makedirs(root, exist_ok=True)

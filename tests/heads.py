@@ -20,9 +20,10 @@ START_S = 90
 
 @dataclass(frozen=True)
 class Head:
-    """A head that runs: where its Jobs API is, and the process of `ray start --block`."""
+    """A head that runs: where its Jobs API is, what Prometheus scrapes, and the process of `ray start --block`."""
 
     address: str
+    metrics: str
     process: subprocess.Popen
 
     def kill(self) -> None:
@@ -35,11 +36,16 @@ class Head:
 @contextlib.contextmanager
 def head(directory: Path, variables: Mapping[str, str] | None = None, cpus: int = 3) -> Iterator[Head]:
     """`directory` takes Ray's sessions: sockets lie in it, so that its path has to be short."""
-    port, dashboard = free_port(), free_port()
+    port, dashboard, metrics = free_port(), free_port(), free_port()
     arguments = [
         *("start", "--head", "--block", f"--num-cpus={cpus}", "--node-ip-address=127.0.0.1", f"--port={port}"),
         *("--include-dashboard=true", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={free_port()}"),
-        *("--object-store-memory=300000000", f"--temp-dir={directory}", "--disable-usage-stats"),
+        *(
+            f"--metrics-export-port={metrics}",
+            "--object-store-memory=300000000",
+            f"--temp-dir={directory}",
+            "--disable-usage-stats",
+        ),
     ]
     # Its `python` is ours, as on a machine where the project is installed; not its code.
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -55,7 +61,7 @@ def head(directory: Path, variables: Mapping[str, str] | None = None, cpus: int 
         cwd=directory,
         start_new_session=True,
     )
-    started = Head(f"http://127.0.0.1:{dashboard}", process)
+    started = Head(f"http://127.0.0.1:{dashboard}", f"http://127.0.0.1:{metrics}/metrics", process)
     try:
         _wait(started)
         yield started

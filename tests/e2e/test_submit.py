@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,36 @@ def test_ctrl_c_leaves_the_job_or_stops_it(cluster, long_corpus, small_ctc, tmp_
     wait_for(lambda: submission.details(client, name).status.value == "STOPPED")
     assert sewd("jobs", "logs", name, "-f", "--address", cluster.address).returncode == 130
     assert pipeline.Run.open(str(run)).totals().utterances < 400
+
+
+def scraped(cluster) -> dict[str, float]:
+    """What Prometheus would get of the project's own metrics: values by name, summed over labels."""
+    with urllib.request.urlopen(cluster.metrics, timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    values: dict[str, float] = {}
+    for line in lines:
+        if line.startswith("ray_sewd_"):
+            name, value = line.split("{")[0], float(line.rsplit(" ", 1)[1])
+            values[name] = values.get(name, 0.0) + value
+    return values
+
+
+def test_prometheus_sees_audio_rows_errors_and_times(cluster, long_corpus, small_ctc, tmp_path):
+    broken = tmp_path / "broken.wav"
+    broken.write_text("no audio")
+    verb = ("transcribe", broken, long_corpus, "--model", small_ctc, "--output", tmp_path / "run")
+    sizes = ("--chunk-seconds", "4", "--part-mib", "0.2")
+    name = job_of(submit(cluster, *verb, *sizes, options=("--detach",)).stderr)
+    try:
+        wait_for(lambda: scraped(cluster).get("ray_sewd_errors_total"))
+        wait_for(lambda: scraped(cluster).get("ray_sewd_audio_seconds_total", 0) >= 8)
+        seen = scraped(cluster)
+    finally:
+        submission.stop(submission.connect(cluster.address), name)
+    assert seen["ray_sewd_errors_total"] == 1
+    assert seen["ray_sewd_utterances_total"] == seen["ray_sewd_audio_seconds_total"] / 4
+    assert seen["ray_sewd_stage_seconds_count"] == 3 * seen["ray_sewd_chunks_total"]
+    assert seen["ray_sewd_stage_seconds_sum"] > 0
 
 
 def test_a_job_that_is_not_there(cluster):

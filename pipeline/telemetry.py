@@ -1,0 +1,96 @@
+"""What a start of the driver tells of its work: metrics that Prometheus can scrape, and a summary for the record.
+
+Both are fed in one place, where the driver hears of a chunk that is committed; what is told is what counts. Ray exports
+the metrics at its nodes' endpoints, by the names below with `ray_` before them, beside its own of the stages between
+(`ray_data_*`: tasks that run, blocks that wait, bytes in the object store).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from ray.util.metrics import Counter, Histogram
+
+from pipeline.commit import Commit
+
+STAGES: Final = ("read", "compute", "rows")  # decoding, the model, words and counts; keys of `Commit.seconds`
+_BOUNDARIES_S: Final = [0.1, 0.3, 1, 3, 10, 30, 100, 300]
+
+
+class Metrics:
+    """The counters of this process; made once Ray is there.
+
+    `sewd_audio_seconds_total`, `sewd_utterances_total`, `sewd_chunks_total`, `sewd_errors_total` by `code`, and
+    `sewd_stage_seconds` by `stage`, a histogram over chunks; each by `run`.
+    """
+
+    def __init__(self, run: str) -> None:
+        self._run = {"run": run}
+        self._audio = Counter("sewd_audio_seconds_total", "Audio in committed chunks, s.", ("run",))
+        self._utterances = Counter("sewd_utterances_total", "Rows with a transcript.", ("run",))
+        self._chunks = Counter("sewd_chunks_total", "Committed chunks.", ("run",))
+        self._errors = Counter("sewd_errors_total", "Rows without a transcript.", ("run", "code"))
+        self._stages = Histogram("sewd_stage_seconds", "Of a chunk in a stage, s.", _BOUNDARIES_S, ("run", "stage"))
+
+    def add(self, commit: Commit) -> None:
+        """Count a chunk."""
+        for counter, value in ((self._audio, commit.audio_s), (self._utterances, commit.utterances), (self._chunks, 1)):
+            if value:  # a counter takes no zero
+                counter.inc(value, self._run)
+        for code, count in commit.error_codes.items():
+            self._errors.inc(count, self._run | {"code": code})
+        for stage in STAGES:
+            self._stages.observe(commit.seconds[stage], self._run | {"stage": stage})
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one start of the driver got done.
+
+    Attributes:
+        actors: recognisers at a time.
+        chunks: that it committed, with so many `utterances`, `errors` and `audio_s`.
+        seconds: of each stage, summed over its processes.
+        recognizers: the processes that recognised them: more than `actors` where some died.
+    """
+
+    actors: int
+    chunks: int = 0
+    utterances: int = 0
+    errors: int = 0
+    audio_s: float = 0.0
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    recognizers: frozenset[str] = frozenset()
+
+    def add(self, commit: Commit) -> Work:
+        """The same and a chunk more."""
+        return replace(
+            self,
+            chunks=self.chunks + 1,
+            utterances=self.utterances + commit.utterances,
+            errors=self.errors + commit.errors,
+            audio_s=self.audio_s + commit.audio_s,
+            seconds={stage: self.seconds[stage] + commit.seconds[stage] for stage in STAGES},
+            recognizers=self.recognizers | {commit.workers["recognizer"]},
+        )
+
+    def summary(self, elapsed_s: float) -> dict[str, Any]:
+        """For the record: sums, the speed, and the share of the time in which the recognisers had work.
+
+        Args:
+            elapsed_s: from the moment the first part could flow to the last commit; Ray's and the model's loading is
+                in it.
+        """
+        return {
+            "chunks": self.chunks,
+            "utterances": self.utterances,
+            "errors": self.errors,
+            "audio_s": self.audio_s,
+            "elapsed_s": elapsed_s,
+            "stage_s": self.seconds,
+            "rtfx": self.audio_s / elapsed_s if elapsed_s else None,
+            "model_busy": self.seconds["compute"] / (self.actors * elapsed_s) if elapsed_s else None,
+            "recognizers": self.actors,
+            "recognizers_replaced": max(0, len(self.recognizers) - self.actors),
+        }
