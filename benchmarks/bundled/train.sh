@@ -66,12 +66,12 @@ everything=(
 wait_for() { until [ -f "$1" ]; do sleep 5; done; }
 wait_for "$revoiced/synthetic-digits.jsonl"
 sewd finetune --init "$work/runs/3/model" --output "$work/runs/4" "${common[@]}" "${everything[@]}" \
-    --steps 2000 --warmup 0.02 --hold 0.98 --valid-every 500 --seed 3
+    --steps 1000 --warmup 0.04 --hold 0.96 --valid-every 500 --seed 3
 
 # 5. With sentences, and voices that are drawn for all kinds of speech; the rate falls.
 wait
 sewd finetune --init "$work/runs/4/model" --output "$work/runs/5" "${common[@]}" "${everything[@]}" \
-    --train "$kokoro/digits.jsonl" --train "$revoiced/keywords.jsonl" --train "$revoiced/flite.jsonl" \
+    --train "3=$kokoro/digits.jsonl" --train "$revoiced/keywords.jsonl" --train "$revoiced/flite.jsonl" \
     --train "$revoiced/read-short.jsonl" --train "$revoiced/read-long.jsonl" \
     --train "0.2=$tts/sentences.jsonl" --train "$revoiced/sentences.jsonl" \
-    --steps 3500 --warmup 0.01 --hold 0.3 --valid-every 500 --seed 4
+    --steps 4000 --warmup 0.01 --hold 0.34 --valid-every 500 --seed 4
