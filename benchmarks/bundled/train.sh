@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Train the bundled model: DATA is the folder of recordings, VOICES the `voices` of the npm package kokoro-js, WORK takes the rest.
+# Train the bundled model: DATA is the folder of recordings, VOICES the `voices` of the npm package kokoro-js, and WORK
+# takes what is made of them and the runs.
 # Each command goes on where it was interrupted when it is given again; the whole script may be, too.
 #
 # What is learnt, and in which order, decides whether anything is: a CTC model of this size that begins with sentences
@@ -15,7 +16,7 @@ strings=(--valid "strings-new=$corpus/strings-new-valid.jsonl" --valid "strings-
 spoken=(--valid "orders=$corpus/orders-valid.jsonl" --valid "synthetic=$corpus/synthetic-valid.jsonl")
 rest=(--valid "keywords=$corpus/keywords-valid.jsonl" --valid "read=$corpus/read-valid.jsonl")
 # Two processes of one thread each train a batch in parts: small products do not fill two threads.
-common=(--optimizer muon --learning-rate 8e-4 --precision bfloat16 --checkpoint-every 100 --workers 2 --threads 1)
+common=(--optimizer muon --precision bfloat16 --checkpoint-every 100 --workers 2 --threads 1)
 
 export RAY_worker_niceness=0
 
@@ -27,23 +28,24 @@ export RAY_worker_niceness=0
 } &
 
 # 1. Single digits.
-sewd finetune --config "$here/config.json" --output "$work/runs/1" "${common[@]}" \
+sewd finetune --config "$here/config.json" --output "$work/runs/1" "${common[@]}" --learning-rate 8e-4 \
     --train "$corpus/digits.jsonl" --valid "strings-known=$corpus/strings-known-valid.jsonl" \
     --steps 700 --warmup 0.2 --hold 0.7 --batch-seconds 8 --augment gain=0.3,speed=0.3 --valid-every 700
 
 # 2. Up to three in a row, of other voices too.
-sewd finetune --init "$work/runs/1/model" --output "$work/runs/2" "${common[@]}" \
+sewd finetune --init "$work/runs/1/model" --output "$work/runs/2" "${common[@]}" --learning-rate 8e-4 \
     --train "2=$corpus/digits.jsonl" --train "$corpus/synthetic-digits.jsonl" "${strings[@]}" \
     --steps 500 --warmup 0.05 --hold 0.9 --batch-seconds 12 --join 3 \
     --augment speed=0.5,tilt=0.2,noise=0.1,gain=0.3,band=0.3 --valid-every 500
 
 # 3. Orders and keywords beside them.
-sewd finetune --init "$work/runs/2/model" --output "$work/runs/3" "${common[@]}" --label-weight 0.3 \
+sewd finetune --init "$work/runs/2/model" --output "$work/runs/3" "${common[@]}" --learning-rate 8e-4 --label-weight 0.3 \
     --train "2=$corpus/digits.jsonl" --train "$corpus/synthetic-digits.jsonl" \
     --train "$corpus/orders.jsonl" --train "$corpus/synthetic-coffee.jsonl" \
     --train "0.5=$corpus/keywords.jsonl" --train "$corpus/synthetic-keyword.jsonl" "${strings[@]}" "${spoken[@]}" \
     --steps 400 --warmup 0.05 --hold 0.9 --batch-seconds 20 --join 5 \
     --augment speed=0.5,tilt=0.2,noise=0.2,gain=0.3,band=0.4 --valid-every 400
+
 # 4. Everything but sentences, under SpecAugment (its masks are few and short: a digit lasts less than half a second).
 python - "$work/runs/3/model/config.json" <<'P'
 import json, sys
@@ -55,7 +57,6 @@ json.dump(config, open(path, "w"), indent=2)
 P
 everything=(
     --label-weight 0.3 --batch-seconds 40 --join 7 "${strings[@]}" "${spoken[@]}" "${rest[@]}"
-    --augment speed=0.7,reverb=0.15,tilt=0.3,noise=0.4,gain=0.3,codec=0.05,band=0.45
     --train "5=$corpus/digits.jsonl" --train "1.5=$corpus/synthetic-digits.jsonl"
     --train "2=$revoiced/digits.jsonl" --train "$revoiced/synthetic-digits.jsonl"
     --train "1.2=$corpus/orders.jsonl" --train "0.7=$revoiced/orders.jsonl" --train "$corpus/synthetic-coffee.jsonl"
@@ -65,13 +66,24 @@ everything=(
 )
 wait_for() { until [ -f "$1" ]; do sleep 5; done; }
 wait_for "$revoiced/synthetic-digits.jsonl"
+augment=speed=0.7,reverb=0.15,tilt=0.3,noise=0.4,gain=0.3,codec=0.05
 sewd finetune --init "$work/runs/3/model" --output "$work/runs/4" "${common[@]}" "${everything[@]}" \
-    --steps 1000 --warmup 0.04 --hold 0.96 --valid-every 500 --seed 3
+    --augment "$augment,band=0.45" --learning-rate 8e-4 --steps 1000 --warmup 0.04 --hold 0.96 --valid-every 500 --seed 3
 
-# 5. With sentences, and voices that are drawn for all kinds of speech; the rate falls.
+# 5. With sentences, and voices that are drawn for all kinds of speech; the rate falls. The bundled model's was ended at
+# step 2500, when digits of so many voices were thought of.
 wait
-sewd finetune --init "$work/runs/4/model" --output "$work/runs/5" "${common[@]}" "${everything[@]}" \
-    --train "3=$kokoro/digits.jsonl" --train "$revoiced/keywords.jsonl" --train "$revoiced/flite.jsonl" \
-    --train "$revoiced/read-short.jsonl" --train "$revoiced/read-long.jsonl" \
-    --train "0.2=$tts/sentences.jsonl" --train "$revoiced/sentences.jsonl" \
-    --steps 4000 --warmup 0.01 --hold 0.34 --valid-every 500 --seed 4
+more=(
+    --train "3=$kokoro/digits.jsonl" --train "$revoiced/keywords.jsonl" --train "$revoiced/flite.jsonl"
+    --train "$revoiced/read-short.jsonl" --train "$revoiced/read-long.jsonl"
+    --train "0.2=$tts/sentences.jsonl" --train "$revoiced/sentences.jsonl"
+)
+sewd finetune --init "$work/runs/4/model" --output "$work/runs/5" "${common[@]}" "${everything[@]}" "${more[@]}" \
+    --augment "$augment,band=0.45" --learning-rate 8e-4 --steps 4000 --warmup 0.01 --hold 0.34 --valid-every 500 --seed 4
+
+# 6. With single digits of four hundred voices, and the band of a telephone more often.
+mkdir -p "$work/cut"
+python "$here/cut.py" "$work/runs/5/model" "$work/cut/digits.jsonl" "$corpus/synthetic-digits.jsonl" "$kokoro/digits.jsonl"
+sewd finetune --init "$work/runs/5/model" --output "$work/runs/6" "${common[@]}" "${everything[@]}" "${more[@]}" \
+    --train "4=$work/cut/digits.jsonl" --train "$corpus/orders.jsonl" \
+    --augment "$augment,band=0.6" --learning-rate 4e-4 --steps 2600 --warmup 0.02 --hold 0.15 --valid-every 500 --seed 5
