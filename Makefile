@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 .PHONY: help install demo test test-all lint types format clean
 
 help:
-	@echo "make demo      set up, make a small corpus and transcribe it"
+	@echo "make demo      set up, transcribe a small corpus, evaluate, report"
 	@echo "make test      set up and run the tests (minutes)"
 	@echo "make test-all  the slow ones too (an hour on 2 cores)"
 	@echo "make lint types format clean"
@@ -20,7 +20,8 @@ $(STAMP): pyproject.toml constraints.txt
 install: $(STAMP)
 
 demo: $(STAMP)
-	$(BIN)/python -m jobs.demo
+	rm -rf demo-run
+	$(BIN)/sewd demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow"
@@ -40,4 +41,4 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv build dist *.egg-info demo-run demo-data .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build dist *.egg-info demo-run .mypy_cache .ruff_cache .pytest_cache .hypothesis

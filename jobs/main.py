@@ -9,6 +9,7 @@ import typer
 
 from jobs.compare import compare
 from jobs.console import run
+from jobs.demo import demo
 from jobs.evaluate import evaluate
 from jobs.finetune import finetune
 from jobs.ray_jobs import app as ray_jobs
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Transcribe speech corpora with SEW-D, and measure how well.",
 )
-for _verb in (transcribe, evaluate, compare, report, status, verify, finetune, submit):
+for _verb in (transcribe, evaluate, compare, report, status, verify, finetune, submit, demo):
     app.command()(_verb)
 app.add_typer(ray_jobs, name="jobs")
 

@@ -87,3 +87,5 @@ python "$here/cut.py" "$work/runs/5/model" "$work/cut/digits.jsonl" "$corpus/syn
 sewd finetune --init "$work/runs/5/model" --output "$work/runs/6" "${common[@]}" "${everything[@]}" "${more[@]}" \
     --train "4=$work/cut/digits.jsonl" --train "$corpus/orders.jsonl" \
     --augment "$augment,band=0.6" --learning-rate 4e-4 --steps 2600 --warmup 0.02 --hold 0.15 --valid-every 500 --seed 5
+
+python "$here/bundle.py" "$work/runs/6/model" "$here/../../sewd_model/bundled"

@@ -8,6 +8,7 @@ import pytest
 from pipeline import storage
 from pipeline.config import checkpoint_digest, differences, fingerprint, make_config
 from pipeline.errors import StorageError, UsageError
+from sewd_model.files import located
 from tests import s3
 
 WANTED = {"inputs": ("corpus",), "output": "run", "model": "model"}
@@ -65,7 +66,7 @@ def test_a_wrong_value_is_one_line_that_begins_with_its_name(changes, name, word
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["inputs", "output", "model"])
+@pytest.mark.parametrize("name", ["inputs", "output"])
 def test_a_missing_value_is_one_line_too(name):
     with pytest.raises(UsageError, match=f"^{name}: "):
         make_config(**{key: value for key, value in WANTED.items() if key != name})
@@ -79,6 +80,15 @@ def test_paths_are_made_absolute_once_and_for_all(tmp_path, monkeypatch):
     assert made.model == f"{tmp_path}/model"
     assert made.tasks == {"x": f"{tmp_path}/cls"}
     assert make_config(**dataclasses.asdict(made)) == made
+
+
+def test_the_bundled_model_is_the_default_and_keeps_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = make_config(inputs=("a.wav",), output="run", classifiers=("bundled", "keyword=bundled"))
+    assert made.model == "bundled"
+    assert made.tasks == {"bundled": "bundled", "keyword": "bundled"}
+    assert config(model="./bundled").model == f"{tmp_path}/bundled"
+    assert checkpoint_digest("bundled") == checkpoint_digest(located("bundled"))
 
 
 @pytest.mark.parametrize(
