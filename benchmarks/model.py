@@ -1,42 +1,59 @@
-"""How fast the model reads on this machine's processor: packed clips against transformers.
+"""How fast the model reads on this machine's processor: packed clips against transformers and ONNX Runtime.
 
-    python -m benchmarks.model [--threads N] [--rounds N] [--output FILE]
+    python -m benchmarks.model [--size tiny|small|mid|base+] [--clips librispeech,10,30] [--threads N] [--rounds N]
+        [--output FILE]
 
-transformers runs clip by clip, and in padded batches of clips of like length, with an attention mask. Weights and
-waveforms are random (neither changes the time), the sizes are those of sew-d-tiny, and the lengths are spread like
-LibriSpeech's. The ways take turns, and all ratios are taken within a round, so that other load on the machine weighs on
+transformers runs clip by clip, and in padded batches of clips of like length, with an attention mask; ONNX Runtime runs
+transformers' graph clip by clip, in float32 and with int8 products (dynamic, a scale a channel). Weights and waveforms
+are random (neither changes the time), the sizes are SEW-D's, and the lengths are spread like LibriSpeech's, or so many
+seconds each. The ways take turns, and all ratios are taken within a round, so that other load on the machine weighs on
 all alike. transformers gets torch's threads, which sleep where they wait, or other load would slow it tenfold; packed
-clips get as many threads of their own. Needs the development dependencies.
+clips get as many threads of their own. The peak is that of a large product in float32, by MKL or oneDNN, whichever is
+faster, taken in each round. Needs the development dependencies.
 """
 
 import json
 import os
 import platform
 import statistics
+import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
 
 import numpy as np
+import onnxruntime
 import scipy.stats
 import torch
 import transformers
 import typer
+from onnxruntime.quantization import quantize_dynamic
 from rich.console import Console
 from rich.table import Table
 
 from sewd_model import FeatureExtractor, SEWDConfig, SEWDForCTC
 from sewd_model.packed import PackedModel
+from sewd_model.packed_products import product
 
 SIZES = {
-    "hidden_size": 384,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 6,
-    "intermediate_size": 1536,
-    "num_conv_pos_embeddings": 31,
+    name: {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * hidden,
+        "num_conv_pos_embeddings": 31,
+        "conv_dim": tuple(int(wider * channels) for channels in SEWDConfig.conv_dim),
+    }
+    for name, hidden, layers, heads, wider in (
+        ("tiny", 384, 12, 6, 1),
+        ("small", 512, 12, 8, 1),
+        ("mid", 512, 24, 8, 1),
+        ("base+", 768, 24, 12, 1.5),
+    )
 }
 RATE = 16_000
 CLIPS = 16
@@ -44,27 +61,51 @@ PADDED = 8
 MEDIAN_S, SIGMA, SHORTEST_S, LONGEST_S = 6.2, 0.65, 2.0, 30.0  # log-normal; the mean is 7.7 s
 
 Logits = list[torch.Tensor]  # (T, vocab_size) a clip
+Way = Callable[[list[torch.Tensor]], Logits]
 
 
 def main(
-    threads: Annotated[int, typer.Option(help="Torch threads; 0: all.")] = 0,
+    size: Annotated[str, typer.Option(help="tiny, small, mid or base+.")] = "tiny",
+    clips: Annotated[str, typer.Option(help="Lengths: librispeech, or seconds; several with commas.")] = (
+        "librispeech,10,30"
+    ),
+    threads: Annotated[int, typer.Option(help="Threads; 0: all.")] = 0,
     rounds: Annotated[int, typer.Option(help="Turns that each way gets.")] = 3,
     output: Annotated[Path, typer.Option(help="Where the figures go.")] = Path("model-benchmark.json"),
 ) -> None:
     """Measure, print a table, write JSON."""
     threads = threads or torch.get_num_threads()
-    clips = waveforms()
+    config = SEWDConfig(**SIZES[size])
+    about = {
+        "machine": f"{os.cpu_count()} processors, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "size": size,
+        "threads": threads,
+        "rounds": rounds,
+    }
+    Console().print(about)
+    ways = make_ways(config, threads)
+    found = {lengths: measure(ways, waveforms(lengths), config, threads, rounds) for lengths in clips.split(",")}
+    output.write_text(json.dumps({**about, "clips": found}, indent=1))
+    for lengths, figures in found.items():
+        show(lengths, figures)
+
+
+def measure(
+    ways: dict[str, Way], clips: list[torch.Tensor], config: SEWDConfig, threads: int, rounds: int
+) -> dict[str, Any]:
+    """Let the ways take turns over the clips; the first is what the others are compared with."""
     audio_s = sum(map(len, clips)) / RATE
-    ways = make_ways(clips, threads)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    peaks = []
     with torch.inference_mode():
-        logits = {name: way() for name, way in ways.items()}  # also warms up
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        peaks = []
+        logits = {name: way(clips) for name, way in ways.items()}  # also warms up
         for _ in range(rounds):
             for name, way in ways.items():
-                seconds[name].append(timed(way))
+                seconds[name].append(timed(lambda way=way: way(clips)))  # type: ignore[misc]
             peaks.append(sgemm_peak(threads))
-    config = SEWDConfig(**SIZES)
     work = sum(flops(config, len(clip)) for clip in clips)
     base, *_ = ways
     figures = {
@@ -79,59 +120,112 @@ def main(
         }
         for name in ways
     }
-    about = {
-        "machine": f"{os.cpu_count()} processors, {platform.machine()}",
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "threads": threads,
-        "clips": len(clips),
+    return {
+        "number": len(clips),
         "audio_s": audio_s,
         "gflop_per_audio_s": work / audio_s / 1e9,
         "sgemm_peak_gflop_per_s": statistics.median(peaks) / 1e9,
+        "ways": figures,
+        "rounds_s": seconds,
     }
-    output.write_text(json.dumps({**about, "ways": figures, "rounds_s": seconds}, indent=1))
-    show(about, figures)
 
 
-def waveforms() -> list[np.ndarray]:
-    """Clips whose lengths are the quantiles of their distribution, in random order; prepared for the model."""
+def waveforms(lengths: str) -> list[torch.Tensor]:
+    """Prepared clips: LibriSpeech's lengths at quantiles, in random order; or all of `lengths` seconds."""
     rng = np.random.default_rng(0)
-    quantiles = rng.permutation((np.arange(CLIPS) + 0.5) / CLIPS)
-    durations = scipy.stats.lognorm(SIGMA, scale=MEDIAN_S).ppf(quantiles).clip(SHORTEST_S, LONGEST_S)
+    if lengths == "librispeech":
+        quantiles = rng.permutation((np.arange(CLIPS) + 0.5) / CLIPS)
+        durations = scipy.stats.lognorm(SIGMA, scale=MEDIAN_S).ppf(quantiles).clip(SHORTEST_S, LONGEST_S)
+    else:
+        durations = np.full(max(2, round(CLIPS * MEDIAN_S / float(lengths))), float(lengths))
     features = FeatureExtractor()
-    return [features(rng.standard_normal(round(RATE * duration), np.float32)) for duration in durations]
+    return [
+        torch.from_numpy(features(rng.standard_normal(round(RATE * duration), np.float32))) for duration in durations
+    ]
 
 
-def make_ways(clips: list[np.ndarray], threads: int) -> dict[str, Callable[[], Logits]]:
-    """The ways to run one model over the clips; the first is what the others are compared with."""
+def make_ways(config: SEWDConfig, threads: int) -> dict[str, Way]:
+    """The ways to run one model over clips."""
     torch.manual_seed(0)
-    theirs = transformers.SEWDForCTC(transformers.SEWDConfig(**SIZES)).eval()
-    ours = SEWDForCTC(SEWDConfig(**SIZES)).eval()
+    sizes = {name: getattr(config, name) for name in SIZES["tiny"]}
+    theirs = transformers.SEWDForCTC(transformers.SEWDConfig(**sizes)).eval()
+    ours = SEWDForCTC(config).eval()
     ours.load_state_dict(theirs.state_dict())
     packed = PackedModel([ours], threads=threads)
-    tensors = [torch.from_numpy(clip) for clip in clips]
-    by_length = sorted(range(len(clips)), key=lambda row: len(clips[row]))
-    batches = [by_length[start : start + PADDED] for start in range(0, len(clips), PADDED)]
 
-    def one_by_one() -> Logits:
+    def one_by_one(clips: list[torch.Tensor]) -> Logits:
         torch.set_num_threads(threads)
-        return [theirs(tensor[None]).logits[0] for tensor in tensors]
+        return [theirs(clip[None]).logits[0] for clip in clips]
 
-    def in_padded_batches() -> Logits:
+    def in_padded_batches(clips: list[torch.Tensor]) -> Logits:
         torch.set_num_threads(threads)
+        by_length = sorted(range(len(clips)), key=lambda row: len(clips[row]))
         logits: dict[int, torch.Tensor] = {}
-        for batch in batches:
-            values = torch.nn.utils.rnn.pad_sequence([tensors[row] for row in batch], batch_first=True)
+        for start in range(0, len(clips), PADDED):
+            batch = by_length[start : start + PADDED]
+            values = torch.nn.utils.rnn.pad_sequence([clips[row] for row in batch], batch_first=True)
             lengths = torch.tensor([len(clips[row]) for row in batch])
             mask = (torch.arange(values.shape[1]) < lengths[:, None]).long()
             logits |= zip(batch, theirs(values, attention_mask=mask).logits, strict=True)
-        return [logits[row][: ours.config.num_frames(len(clip))] for row, clip in enumerate(clips)]
+        return [logits[row][: config.num_frames(len(clip))] for row, clip in enumerate(clips)]
 
-    def in_packs() -> Logits:
+    def in_packs(clips: list[torch.Tensor]) -> Logits:
         torch.set_num_threads(1)
-        return [output.logits[0] for output in packed(tensors)]
+        return [output.logits[0] for output in packed(clips)]
 
-    return {"transformers": one_by_one, f"padded by {PADDED}": in_padded_batches, "packed": in_packs}
+    return {
+        "transformers": one_by_one,
+        f"padded by {PADDED}": in_padded_batches,
+        **onnx_ways(theirs, threads),
+        "packed": in_packs,
+    }
+
+
+def onnx_ways(model: torch.nn.Module, threads: int) -> dict[str, Way]:
+    """ONNX Runtime on the model's graph, in float32 and with int8 products."""
+
+    class Graph(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, waveform: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.model(waveform).logits
+            return logits
+
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a tracing exporter, the only one of torch's that takes this model
+        float32, int8 = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
+        torch.onnx.export(
+            Graph().eval(),
+            (torch.randn(1, 4 * RATE),),
+            float32,
+            input_names=["waveform"],
+            output_names=["logits"],
+            dynamic_axes={"waveform": {1: "samples"}},
+            opset_version=17,
+            dynamo=False,
+        )
+        # Its int8 convolutions are slower than those in float32.
+        quantize_dynamic(float32, int8, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True)
+        return {
+            "ONNX Runtime": onnx_way(float32, threads),
+            "ONNX Runtime int8": onnx_way(int8, threads),
+        }
+
+
+def onnx_way(graph: Path, threads: int) -> Way:
+    """One graph, clip by clip."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other load would slow those that spin
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+    def run(clips: list[torch.Tensor]) -> Logits:
+        return [torch.from_numpy(session.run(None, {"waveform": clip[None].numpy()})[0][0]) for clip in clips]
+
+    return run
 
 
 def flops(config: SEWDConfig, num_samples: int) -> float:
@@ -160,10 +254,10 @@ def timed(function: Callable[[], object]) -> float:
 
 
 def sgemm_peak(threads: int, size: int = 1536) -> float:
-    """Operations a second of a large float32 product, the best of five."""
+    """Operations a second of a large float32 product, the best of five by each library."""
     torch.set_num_threads(threads)
     a, b = torch.randn(2, size, size)
-    return 2.0 * size**3 / min(timed(lambda: a @ b) for _ in range(5))
+    return 2.0 * size**3 / min(timed(way) for _ in range(5) for way in (lambda: a @ b, lambda: product(a, b)))
 
 
 def unlike(logits: Logits, alone: Logits) -> float:
@@ -172,10 +266,13 @@ def unlike(logits: Logits, alone: Logits) -> float:
     return torch.cat(differ).double().mean().item()
 
 
-def show(about: dict[str, object], figures: dict[str, dict[str, float]]) -> None:
-    """Print the table."""
-    shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in about.items()}
-    table = Table(title=", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items()))
+def show(lengths: str, found: dict[str, Any]) -> None:
+    """Print the table of one set of clips."""
+    table = Table(
+        title=f"{lengths}: {found['number']} clips, {found['audio_s']:.0f} s, "
+        f"{found['gflop_per_audio_s']:.2f} GFLOP a second of audio, peak {found['sgemm_peak_gflop_per_s']:.0f} GFLOP/s"
+    )
+    figures = found["ways"]
     table.add_column("", no_wrap=True)
     for name in next(iter(figures.values())):
         table.add_column(name.replace("_", " "), justify="right")

@@ -40,7 +40,7 @@ def transcribe(
     actors: Annotated[int | None, typer.Option(help="Recogniser actors.")] = None,
     gpus_per_actor: Annotated[float | None, typer.Option(help="GPUs an actor holds, also a fraction of one.")] = None,
     cpus_per_actor: Annotated[float | None, typer.Option(help="Ray CPUs an actor holds.")] = None,
-    threads: Annotated[int | None, typer.Option(help="torch threads an actor.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads an actor computes with.")] = None,
     chunk_seconds: Annotated[float, typer.Option(help="Audio a chunk, the unit of commit.")] = 600.0,
     chunk_rows: Annotated[int, typer.Option(help="Rows a chunk, at most.")] = 2000,
     part_mib: Annotated[float, typer.Option(help="Input a part, the unit of planning, in MiB.")] = 32.0,

@@ -20,7 +20,7 @@ from pipeline.errors import UsageError
 
 LOCAL_OBJECT_STORE_BYTES = 2 * 2**30
 CONNECT_TIMEOUT_S = 10
-# What a decode task asks for beside CPU actors, which take the rest of the machine; torch threads are counted apart.
+# What a decode task asks for beside CPU actors, which take the rest of the machine; threads are counted apart.
 SMALL_CPUS = 0.25
 # Writers at a time: a chunk is written in a fraction of its time in the model. Without a bound Ray starts, once an
 # actor ends and gives its CPUs back, a worker process for each chunk that waits, and they hold each other up.
@@ -39,7 +39,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Resources:
-    """Ray's resource requests of each stage, tasks of the last stage at a time, and torch threads an actor."""
+    """Ray's resource requests of each stage, tasks of the last stage at a time, and threads an actor."""
 
     actors: int
     actor_cpus: float

@@ -55,7 +55,7 @@ class RunConfig:
         actors: recogniser actors; None: one, or as many as the GPUs allow.
         gpus_per_actor: None: 1 where the cluster has GPUs, else 0.
         cpus_per_actor: Ray CPUs an actor holds; None: what is left of the machine beside decoding.
-        threads: torch threads an actor; None: its share of the processors.
+        threads: that an actor computes with; None: its share of the processors.
     """
 
     inputs: Annotated[tuple[Uri, ...], Field(min_length=1)]

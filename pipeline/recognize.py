@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ from pipeline.schemas import RECOGNIZED_CHUNK, RECOGNIZED_ROW
 from sewd_model import (
     CTCTokenizer,
     FeatureExtractor,
+    PackedModel,
     SEWDForCTC,
     SEWDForSequenceClassification,
     backbone_digest,
@@ -36,6 +37,7 @@ from sewd_model import (
 )
 
 Head = SEWDForCTC | SEWDForSequenceClassification
+Logits = tuple[torch.Tensor, ...]  # of each head of an encoder, float32 on the CPU
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class RecognizeSettings:
         model: checkpoint of the CTC head, directory or URI.
         classifiers: checkpoints of classification heads.
         device: `cpu` or `cuda`.
-        threads: torch threads on CPU.
+        threads: packs of utterances that are worked off at a time on CPU, each in a thread of its own.
         stop_uri: while an object lies here, chunks that wait are given up (the next start reads them again).
     """
 
@@ -62,16 +64,17 @@ class _Encoder:
     """A backbone, and the heads that it serves in one pass."""
 
     features: FeatureExtractor
-    backbone: torch.nn.Module
-    heads: tuple[tuple[int, Head], ...]  # (position among the run's heads, head)
-    hidden_states: bool
+    positions: tuple[int, ...]  # of its heads, among the run's
+    encode: Callable[[Sequence[torch.Tensor]], Iterable[Logits]]  # prepared waveforms in, one result each
 
 
 class Recognizer:
     """Runs every head over every utterance of a chunk.
 
-    Each utterance goes through the model alone, so that what is beside it, in the chunk or the cluster, cannot change
-    its result. Heads whose backbones are equal, tensor by tensor, share one pass.
+    An utterance's result is what the model gives for it alone; what is beside it, in the chunk or the cluster, changes
+    nothing but the rounding of its last digits. On CPUs a chunk's utterances are packed, neighbours together, which
+    depends on the chunk alone: read again on such a machine, it comes out the same to the bit. Heads whose backbones
+    are equal, tensor by tensor, share one pass.
     """
 
     def __init__(self, settings: RecognizeSettings) -> None:
@@ -79,7 +82,7 @@ class Recognizer:
         self.settings = settings
         self.device = torch.device(settings.device)
         if self.device.type == "cpu":
-            torch.set_num_threads(settings.threads)
+            torch.set_num_threads(1)  # packs have threads of their own
         storage.persist(settings.model, self._load)
 
     def _load(self) -> None:
@@ -95,7 +98,7 @@ class Recognizer:
         # The tokenizer's word for start and end of sentence, not the configuration's: many checkpoints keep the
         # default ids 1 and 2 there while their vocabulary has letters in those places.
         self.drop = CTCTokenizer.from_pretrained(settings.model).drop_ids
-        self.encoders = _share_encoders(loaded, self.device)
+        self.encoders = _share_encoders(loaded, self.device, settings.threads)
 
     def __call__(self, chunks: pa.Table) -> pa.Table:
         """Recognise whole chunks: `READ_CHUNK` in, `RECOGNIZED_CHUNK` out, row for row; nothing once the run stops."""
@@ -108,37 +111,34 @@ class Recognizer:
             return None
         began = time.perf_counter()
         rows = chunk["rows"].combine_chunks().flatten()
-        numbers = [self._utterance(rows, index) for index in range(len(rows))]
+        numbers = self._numbers(rows)
         head = chunk.drop_columns("rows").to_pylist()[0]
         return _table(head, rows, numbers, time.perf_counter() - began)
 
-    def _utterance(self, rows: pa.StructArray, index: int) -> dict[str, Any]:
-        samples = rows.field("samples")[index]
-        if not samples.is_valid:
-            return dict.fromkeys(_NUMBERS)
-        kind = np.dtype(rows.field("sample_type")[index].as_py()).newbyteorder("<")
-        return self.recognize(to_float32(np.frombuffer(samples.as_buffer(), kind)))
+    def _numbers(self, rows: pa.StructArray) -> list[dict[str, Any]]:
+        """Of each row; of one without samples, nothing."""
+        waveforms = [_waveform(rows, index) for index in range(len(rows))]
+        recognized = iter(self.recognize([waveform for waveform in waveforms if waveform is not None]))
+        return [dict.fromkeys(_NUMBERS) if waveform is None else next(recognized) for waveform in waveforms]
 
-    @torch.inference_mode()
-    def recognize(self, waveform: np.ndarray) -> dict[str, Any]:
-        """One utterance.
+    def recognize(self, waveforms: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+        """Recognise utterances.
 
         Args:
-            waveform: (num_samples,) float32 at the model's rate, at least `min_samples` of it.
+            waveforms: (num_samples,) float32 each, at the model's rate, at least `min_samples` of it.
 
         Returns:
-            The columns of `RECOGNIZED_ROW` that the model makes.
+            The columns of `RECOGNIZED_ROW` that the model makes, for each utterance, in order.
         """
-        numbers: dict[str, Any] = {"label_scores": [[] for _ in range(self.num_classifiers)]}
+        numbers: list[dict[str, Any]] = [{"label_scores": [[]] * self.num_classifiers} for _ in waveforms]
         for encoder in self.encoders:
-            inputs = torch.from_numpy(encoder.features(waveform))[None].to(self.device)
-            outputs = encoder.backbone(inputs, output_hidden_states=encoder.hidden_states)
-            for position, head in encoder.heads:
-                logits = head.head(outputs)[0].float().cpu()
-                if position == 0:
-                    numbers |= self._greedy(logits)
-                else:
-                    numbers["label_scores"][position - 1] = _label_scores(logits)
+            inputs = [torch.from_numpy(encoder.features(waveform)) for waveform in waveforms]
+            for row, logits in zip(numbers, encoder.encode(inputs), strict=True):
+                for position, of_head in zip(encoder.positions, logits, strict=True):
+                    if position == 0:
+                        row.update(self._greedy(of_head))
+                    else:
+                        row["label_scores"][position - 1] = _label_scores(of_head)
         return numbers
 
     def _greedy(self, logits: torch.Tensor) -> dict[str, Any]:
@@ -155,6 +155,15 @@ class Recognizer:
 _NUMBERS = ("num_frames", "token_ids", "start_frames", "end_frames", "probabilities", "label_scores")
 
 
+def _waveform(rows: pa.StructArray, index: int) -> np.ndarray | None:
+    """The samples of a row in float32, (num_samples,); None where it has none."""
+    samples = rows.field("samples")[index]
+    if not samples.is_valid:
+        return None
+    kind = np.dtype(rows.field("sample_type")[index].as_py()).newbyteorder("<")
+    return to_float32(np.frombuffer(samples.as_buffer(), kind))
+
+
 def _label_scores(logits: torch.Tensor) -> list[float]:
     """Probabilities of the labels; one output is a regression, and its value is the score."""
     scores = logits if logits.shape[-1] == 1 else torch.softmax(logits, dim=-1)
@@ -162,20 +171,37 @@ def _label_scores(logits: torch.Tensor) -> list[float]:
     return values
 
 
-def _share_encoders(loaded: Sequence[tuple[FeatureExtractor, Head]], device: torch.device) -> list[_Encoder]:
-    groups: dict[tuple[str, bool], list[tuple[int, Head]]] = {}
+def _share_encoders(
+    loaded: Sequence[tuple[FeatureExtractor, Head]], device: torch.device, threads: int
+) -> list[_Encoder]:
+    groups: dict[tuple[str, bool], list[int]] = {}
     for position, (features, head) in enumerate(loaded):
-        key = (backbone_digest(head), features.do_normalize)
-        groups.setdefault(key, []).append((position, head.to(device).eval()))
-    return [
-        _Encoder(
-            features=loaded[heads[0][0]][0],
-            backbone=heads[0][1].sew_d,
-            heads=tuple(heads),
-            hidden_states=any(head.needs_hidden_states for _, head in heads),
-        )
-        for heads in groups.values()
-    ]
+        groups.setdefault((backbone_digest(head), features.do_normalize), []).append(position)
+    encoders = []
+    for positions in groups.values():
+        heads = [loaded[position][1].eval() for position in positions]
+        encode = _packed(heads, threads) if device.type == "cpu" else _one_by_one(heads, device)
+        encoders.append(_Encoder(loaded[positions[0]][0], tuple(positions), encode))
+    return encoders
+
+
+def _packed(heads: Sequence[Head], threads: int) -> Callable[[Sequence[torch.Tensor]], Iterable[Logits]]:
+    """The encoder on CPUs."""
+    model = PackedModel(heads, threads=threads)
+    return lambda waveforms: (output.logits for output in model(waveforms))
+
+
+def _one_by_one(heads: Sequence[Head], device: torch.device) -> Callable[[Sequence[torch.Tensor]], Iterable[Logits]]:
+    """The encoder on any device: utterance by utterance, through the first head's backbone."""
+    heads = [head.to(device) for head in heads]
+    hidden_states = any(head.needs_hidden_states for head in heads)
+
+    @torch.inference_mode()
+    def logits(waveform: torch.Tensor) -> Logits:
+        outputs = heads[0].sew_d(waveform[None].to(device), output_hidden_states=hidden_states)
+        return tuple(head.head(outputs)[0].float().cpu() for head in heads)
+
+    return lambda waveforms: map(logits, waveforms)
 
 
 def _table(head: dict[str, Any], rows: pa.StructArray, numbers: list[dict[str, Any]], compute_s: float) -> pa.Table:

@@ -26,7 +26,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sewd_model.activations import Activation
 from sewd_model.checkpoint import backbone_digest
 from sewd_model.config import InputTooShortError
 from sewd_model.model import (
@@ -37,8 +36,9 @@ from sewd_model.model import (
     SEWDModel,
     position_buckets,
 )
-from sewd_model.packed_attention import Linear, PackedAttention
-from sewd_model.packed_convolutions import Norm, PackedFeatures, PackedSqueeze, fast_activation
+from sewd_model.packed_attention import PackedAttention
+from sewd_model.packed_convolutions import Norm, PackedFeatures, PackedSqueeze
+from sewd_model.packed_products import Linear, fast_activation
 
 # Frames that go through the layers at a time: 20 s at the published strides. The matrix products gain nothing from
 # more, and tensors of many megabytes are given back to the system and taken from it anew, page by page, all the time.
@@ -100,11 +100,10 @@ class PackedModel:
         self.features = PackedFeatures(backbone.feature_extractor)
         self.norm = Norm.of(backbone.layer_norm)
         self.projection = Linear.of(backbone.feature_projection) if hasattr(backbone, "feature_projection") else None
-        self.activation = fast_activation(self.config.feat_extract_activation)
-        self.squeeze = PackedSqueeze.of(encoder.pos_conv_embed, self.activation)
-        activation = fast_activation(self.config.hidden_act)
-        self.layers = [_Layer.of(cast(Layer, layer), table, activation) for layer in transformer.layer]
-        self.upsample = Linear.of(encoder.upsample.projection)
+        activation = self.config.feat_extract_activation
+        self.squeeze = PackedSqueeze.of(encoder.pos_conv_embed, fast_activation(activation))
+        self.layers = [_Layer.of(cast(Layer, layer), table, self.config.hidden_act) for layer in transformer.layer]
+        self.upsample = Linear.of(encoder.upsample.projection, activation=activation)
         heads = [model for model in models if not isinstance(model, SEWDModel)]
         self.heads = [_head(model) for model in heads]
         self.keeps_states = any(model.needs_hidden_states for model in heads)
@@ -164,7 +163,7 @@ class PackedModel:
             hidden = layer(hidden, lengths, buckets)
             if self.keeps_states:
                 states.append(hidden)
-        spread = self.activation(self.upsample(hidden)).view(-1, config.hidden_size)  # (total S * squeeze, hidden)
+        spread = self.upsample(hidden).view(-1, config.hidden_size)  # (total S * squeeze, hidden)
         last = _with_zero_frames(spread, num_frames, config.squeeze_factor)  # (total T, hidden)
 
         encoded = _Encoded(last, num_frames, states, lengths)
@@ -194,7 +193,7 @@ class _Residual:
         return cls(Linear.of(module.dense), Norm.of(module.LayerNorm))
 
     def __call__(self, hidden: Tensor, residual: Tensor) -> Tensor:
-        return self.norm((residual + self.dense.bias).addmm_(hidden, self.dense.weight))
+        return self.norm(self.dense(hidden).add_(residual))
 
 
 @dataclass(frozen=True)
@@ -204,23 +203,21 @@ class _Layer:
     attention: PackedAttention
     attention_output: _Residual
     intermediate: Linear
-    activation: Activation
     output: _Residual
 
     @classmethod
-    def of(cls, layer: Layer, table: Tensor | None, activation: Activation) -> Self:
+    def of(cls, layer: Layer, table: Tensor | None, activation: str) -> Self:
         return cls(
             attention=PackedAttention.of(layer.attention.self, table),
             attention_output=_Residual.of(layer.attention.output),
-            intermediate=Linear.of(layer.intermediate.dense),
-            activation=activation,
+            intermediate=Linear.of(layer.intermediate.dense, activation=activation),
             output=_Residual.of(layer.output),
         )
 
     def __call__(self, hidden: Tensor, lengths: list[int], buckets: Tensor) -> Tensor:
         """Map `(total S, hidden)` to the same; see `PackedAttention.__call__`."""
         attended = self.attention_output(self.attention(hidden, lengths, buckets), hidden)
-        return self.output(self.activation(self.intermediate(attended)), attended)
+        return self.output(self.intermediate(attended), attended)
 
 
 # --------------------------------------------------------------------------------------------------- the heads

@@ -8,6 +8,7 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
 import pipeline
@@ -77,3 +78,16 @@ def rows_of(run: pipeline.Run | Path | str, table: str = "transcripts", drop: tu
     opened = run if isinstance(run, pipeline.Run) else pipeline.Run.open(str(run))
     found = opened.dataset(table).to_table().drop_columns(list(drop)).to_pylist()
     return sorted(found, key=lambda row: (row["utt_id"], row.get("task", "")))
+
+
+def assert_same_transcripts(found: list[dict], expected: list[dict]) -> None:
+    """Rows are equal; confidences up to the rounding that another company in a packed batch may bring."""
+    assert [_without_confidence(row) for row in found] == [_without_confidence(row) for row in expected]
+    for row, other in zip(found, expected, strict=True):
+        confidences, others = ([r["confidence"], *(w["confidence"] for w in r["words"])] for r in (row, other))
+        assert confidences == pytest.approx(others, rel=1e-4)
+
+
+def _without_confidence(row: dict) -> dict:
+    words = [{key: value for key, value in word.items() if key != "confidence"} for word in row["words"]]
+    return {key: value for key, value in row.items() if key != "confidence"} | {"words": words}

@@ -105,7 +105,8 @@ def test_twenty_broken_files_among_a_hundred_good_ones_cost_twenty_rows(sound, t
     alone = sewd("transcribe", sound, "--output", tmp_path / "alone", "--model", small_ctc, "--threads", 1)
     assert alone.returncode == 0, alone.stderr
     drop = ("uri", "part_id", "chunk")
-    assert corpora.rows_of(tmp_path / "alone", drop=drop) == corpora.rows_of(tmp_path / "run", drop=drop)
+    alone, among = (corpora.rows_of(tmp_path / name, drop=drop) for name in ("alone", "run"))
+    corpora.assert_same_transcripts(alone, among)
 
 
 def test_a_directory_of_broken_files_only_is_committed_without_transcripts(tmp_path, local_ray, small_ctc):

@@ -71,7 +71,7 @@ def test_chunks_and_actors_change_no_row(tmp_path, local_ray, corpus, small_ctc)
 
     assert split.record["parts"] > 3
     assert split.record["totals"]["chunks"] > 10
-    assert corpora.rows_of(split, drop=drop) == calm
+    corpora.assert_same_transcripts(corpora.rows_of(split, drop=drop), calm)
 
 
 def test_reading_and_recognising_run_in_processes_of_their_own(tmp_path, local_ray, corpus, small_ctc):

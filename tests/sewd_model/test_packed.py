@@ -5,13 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sewd_model import InputTooShortError, SEWDConfig, packed_attention, packed_convolutions
+from sewd_model import InputTooShortError, SEWDConfig, packed_attention, packed_convolutions, packed_products
 from sewd_model import packed as packed_module
 from sewd_model.activations import ACTIVATIONS
 from sewd_model.config import ACTIVATION_NAMES
 from sewd_model.packed import PackedModel, PackedOutput
-from sewd_model.packed_attention import TILE
-from sewd_model.packed_convolutions import TILE_FRAMES, fast_activation
+from sewd_model.packed_convolutions import TILE_FRAMES
+from sewd_model.packed_products import Linear, fast_activation
 from tests import configurations
 
 # 20 samples a frame; frames: 61 (odd), 40, 25 (odd), 4, 2, and 60 with 7 samples that reach no frame.
@@ -76,10 +76,27 @@ def test_each_clip_of_a_packed_batch_equals_transformers_on_that_clip_alone(orac
         assert not output.last_hidden_state[frames - frames % squeeze :].any()
 
 
+@pytest.mark.parametrize("name", ["defaults", "published convolutions", "layer norm extractor with conv bias"])
+def test_without_onednn_the_results_are_the_same(oracle, name, monkeypatch):
+    monkeypatch.setattr(packed_products, "_ONEDNN", False)
+    theirs, ours = oracle.pair("ctc", **CONFIGURATIONS[name])
+    least = ours.config.min_samples
+    waveforms = oracle.clips(*(max(least, length) for length in LENGTHS))
+    assert_clips_close(oracle, map(main_output, PackedModel([ours])(waveforms)), alone(theirs, waveforms))
+
+
 @pytest.mark.parametrize("name", sorted(ACTIVATION_NAMES))
 def test_fast_activations_are_the_references(oracle, name):
     values = torch.linspace(-12, 12, 10_001)
     oracle.assert_close(fast_activation(name)(values), ACTIVATIONS[name](values), 1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(ACTIVATION_NAMES))
+def test_activations_behind_a_product_are_the_references(oracle, name):
+    values = torch.linspace(-12, 12, 10_001)[:, None]
+    weight = torch.tensor([[1.0], [-0.5]])
+    found = Linear.pack(weight, torch.tensor([0.0, 0.1]), name)(values)
+    oracle.assert_close(found, ACTIVATIONS[name](values @ weight.T + torch.tensor([0.0, 0.1])), 1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +112,13 @@ def test_every_length_from_the_shortest_to_a_few_frames(oracle, small):
     assert_clips_close(oracle, map(main_output, packed(waveforms)), alone(theirs, waveforms))
 
 
-def test_a_clip_of_many_tiles_and_distant_offsets(oracle, small):
+def test_a_clip_of_many_tiles_and_distant_offsets(oracle, small, monkeypatch):
+    monkeypatch.setattr(packed_attention, "TILE", 96)
     theirs, packed = small
     waveforms = oracle.clips(20 * 16_000 + 7)
     frames = packed.config.num_frames(len(waveforms[0]))
     assert frames > 5 * TILE_FRAMES
-    assert frames // 2 > 4 * TILE
+    assert frames // 2 > 4 * 96
     assert_clips_close(oracle, map(main_output, packed(waveforms)), alone(theirs, waveforms))
 
 
