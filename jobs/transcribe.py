@@ -43,6 +43,9 @@ def transcribe(
     max_error_rate: Annotated[
         float, typer.Option(help="Stop above this share of failed rows, from 1,000 rows on.")
     ] = 0.05,
+    deadline: Annotated[
+        float, typer.Option(metavar="SECONDS", help="A decoder that gives nothing for so long hangs: an error row.")
+    ] = 600.0,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that fails.")] = False,
     errors_ok: Annotated[bool, typer.Option("--errors-ok", help="Exit with 0 also where rows failed.")] = False,
     new_run: Annotated[bool, typer.Option("--new-run", help="Refuse to go on with a run that is there.")] = False,
@@ -66,6 +69,7 @@ def transcribe(
         chunk_rows=chunk_rows,
         max_error_rate=max_error_rate,
         strict=strict,
+        deadline_s=deadline,
         existing="refuse" if new_run else "resume",
         address=address,
         actors=actors,
