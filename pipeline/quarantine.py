@@ -180,7 +180,7 @@ def read_with_care(run: str, part_id: str, attempt: int, read: Read, seconds: fl
 
     Raises:
         StorageError: as `read` raises it, and for the record.
-        RunFailedError: no child can be started.
+        RunFailedError: no child can be started, or they die also of what is not read.
     """
     uri = storage.join(run, QUARANTINE, f"{part_id}.json")
     record = _fetch(uri)
@@ -200,6 +200,8 @@ def read_with_care(run: str, part_id: str, attempt: int, read: Read, seconds: fl
             break
         except ChildDiedError as death:
             if begun:
+                if record.deaths.get(place, 0) >= DEATHS:
+                    raise RunFailedError(f"part {part_id}: processes die at {place}, though it is left out") from death
                 record = record.after_death(place, death.code, death.how)
                 storage.put(uri, record.content())
             elif (failed_starts := failed_starts + 1) >= MAX_FAILED_STARTS:
@@ -278,5 +280,5 @@ def serve(descriptor: int) -> None:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()  # to its end
+    os.read(sys.stdin.fileno(), 1)  # nothing is ever written: it returns when the parent is gone
     os._exit(0)

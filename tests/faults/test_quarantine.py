@@ -64,10 +64,11 @@ def test_a_file_that_crashes_its_decoder_costs_one_row(tmp_path, local_ray, soun
     assert verify(run).problems == ()
 
 
+@pytest.mark.slow
 def test_a_file_that_hangs_its_decoder_costs_one_row(tmp_path, local_ray, sound, small_ctc, deadly_decoder):
     calm = transcribe(sound, tmp_path / "calm", small_ctc)
     corpora.write_audio(sound / "h.wav", seed=1, rate=deadly.HANG)
-    run = transcribe(sound, tmp_path / "run", small_ctc, deadline_s=5)
+    run = transcribe(sound, tmp_path / "run", small_ctc, deadline_s=10)
 
     assert errors_of(run) == {"h": ("HUNG", "decode")}
     assert corpora.rows_of(run, drop=DROP) == corpora.rows_of(calm, drop=DROP)
@@ -86,7 +87,7 @@ def test_many_deadly_files_of_a_part_cost_a_row_each(tmp_path, local_ray, sound,
     }
     for name, rate in kinds.items():
         corpora.write_audio(sound / f"{name}.wav", seed=1, rate=rate)
-    run = transcribe(sound, tmp_path / "run", small_ctc, deadline_s=5)
+    run = transcribe(sound, tmp_path / "run", small_ctc, deadline_s=10)
 
     want = {name: ("HUNG" if rate == deadly.HANG else "CRASHED", "decode") for name, rate in kinds.items()}
     assert errors_of(run) == want
@@ -106,6 +107,7 @@ def test_a_file_that_takes_the_worker_along_with_its_child_costs_one_row(
     assert corpora.rows_of(run, drop=DROP) == corpora.rows_of(calm, drop=DROP)
 
 
+@pytest.mark.slow
 def test_a_recording_keeps_the_segments_before_the_one_that_kills_and_a_resume_cuts_the_same_chunks(
     tmp_path, local_ray, sound, small_ctc, deadly_decoder
 ):
