@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 import pipeline
 from jobs.console import Exit, duration, err, out, single
+from jobs.last_words import last_words
 from pipeline.config import make_config
 
 
@@ -78,7 +79,11 @@ def transcribe(
         threads=threads,
     )
     stop = threading.Event()
-    with _progress() as show:
+    head = "" if address == "local" else f", or lost the head of the cluster at {address}"
+    killed = (
+        f"sewd: the driver was killed{head}. Nothing that is committed is lost: the same command goes on from there"
+    )
+    with last_words(killed), _progress() as show:
 
         def on_progress(progress: pipeline.Progress) -> None:
             _stop_on_signal(stop)  # again: Ray takes SIGTERM for itself when it starts, and ends the process

@@ -7,8 +7,8 @@ over what it reads step by step. So when the child dies it is known what came ne
 `DEATHS` processes die at one place, what lies there is set aside, and the next child goes on behind it.
 
 Ray's process may die along with its child: of the machine, which means nothing, or because Ray kills it for the memory
-that its child takes. An attempt that is not even the second therefore leaves a mark at each place that it comes to,
-and one that finds such a mark counts a death there.
+that its child takes, and that takes a while. So a place at which nothing comes for `MARK_AFTER_S` is marked in storage
+until something does, and an attempt that finds a mark counts a death there.
 
 What is set aside is recorded in one object a part, below the run, before any row after it is given out. Whoever reads
 the part again, at this start of the driver or a later one, leaves out the same: its chunks stay as they were.
@@ -45,7 +45,7 @@ from pipeline.errors import AudioError, ErrorCode, RunFailedError, StorageError
 QUARANTINE = "quarantine"
 DEATHS: Final = 2
 MAX_FAILED_STARTS: Final = 5  # of children that did not get as far as to read
-MARKED_ATTEMPT: Final = 2  # from this attempt on, counted from 0, marks are left
+MARK_AFTER_S: Final = 0.5
 
 # What the interpreter says of an exception that nobody caught: a bug, and no file's fault.
 _BUG: Final = "Traceback (most recent call last)"
@@ -101,7 +101,7 @@ class Record:
     """What is known of a part of which processes die.
 
     Attributes:
-        at: the place that a marked attempt is at, or was when it died.
+        at: the place at which an attempt has been for a while, or was when it died.
         deaths: of processes, by place.
         aside: what is set aside, by utterance.
     """
@@ -168,13 +168,12 @@ def _part_of(uri: str) -> str:
     return uri.rpartition("/")[2].removesuffix(".json")
 
 
-def read_with_care(run: str, part_id: str, attempt: int, read: Read, seconds: float) -> Iterator[Step]:
+def read_with_care(run: str, part_id: str, read: Read, seconds: float) -> Iterator[Step]:
     """The steps of a part that a process died of before, read by children.
 
     Args:
         run: URI of the run, below which the part's record lies.
         part_id: the part.
-        attempt: number of this attempt, from 0.
         read: reads the part; is pickled.
         seconds: to wait for a step.
 
@@ -189,15 +188,21 @@ def read_with_care(run: str, part_id: str, attempt: int, read: Read, seconds: fl
         storage.put(uri, record.content())
     place, failed_starts = START, 0
     while True:
-        begun = False
+        begun = marked = False
         try:
             with _child(read, place, record.aside, seconds) as steps:
                 for step in steps:
+                    if step is None:
+                        if begun and not marked:
+                            storage.put(uri, replace(record, at=place).content())
+                            marked = True
+                        continue
+                    if marked:
+                        storage.put(uri, record.content())
+                        marked = False
                     begun, place = True, step.then
-                    if attempt >= MARKED_ATTEMPT:
-                        storage.put(uri, replace(record, at=place).content())
                     yield step
-            break
+            return
         except ChildDiedError as death:
             if begun:
                 if record.deaths.get(place, 0) >= DEATHS:
@@ -206,8 +211,6 @@ def read_with_care(run: str, part_id: str, attempt: int, read: Read, seconds: fl
                 storage.put(uri, record.content())
             elif (failed_starts := failed_starts + 1) >= MAX_FAILED_STARTS:
                 raise RunFailedError(f"part {part_id}: a process to read it died as it started, {death}") from death
-    if attempt >= MARKED_ATTEMPT:
-        storage.put(uri, record.content())
 
 
 def _fetch(uri: str) -> Record:
@@ -218,8 +221,11 @@ def _fetch(uri: str) -> Record:
 
 
 @contextlib.contextmanager
-def _child(read: Read, place: Place, aside: Mapping[int, Aside], seconds: float) -> Iterator[Iterator[Step]]:
-    """A process that reads from `place` on; its steps end in `ChildDiedError` where it dies before it is through."""
+def _child(read: Read, place: Place, aside: Mapping[int, Aside], seconds: float) -> Iterator[Iterator[Step | None]]:
+    """A process that reads from `place` on; gives its steps, and None now and then while none comes.
+
+    They end in `ChildDiedError` where it dies before it is through.
+    """
     ours, theirs = Pipe()
     with tempfile.TemporaryFile() as words, ours:
         process = subprocess.Popen(
@@ -232,10 +238,16 @@ def _child(read: Read, place: Place, aside: Mapping[int, Aside], seconds: float)
         )
         theirs.close()
 
-        def steps() -> Iterator[Step]:
+        def steps() -> Iterator[Step | None]:
             try:
                 ours.send((read, place, aside, seconds))
-                while (answer := ours.recv()) is not None:
+                while True:
+                    if not ours.poll(MARK_AFTER_S):
+                        yield None
+                        continue
+                    answer = ours.recv()
+                    if answer is None:
+                        return
                     if isinstance(answer, StorageError):
                         raise answer
                     yield answer

@@ -75,8 +75,8 @@ def read_parts(parts: pa.Table, settings: ReadSettings) -> Iterator[pa.Table]:
     for part in parts.to_pylist():
         committed, record = frozenset(part.pop("committed")), Record.parse(part.pop("record"))
         read = functools.partial(part_steps, part, settings)
-        if attempt := attempt_number():
-            steps = read_with_care(settings.run, part["part_id"], attempt, read, settings.deadline_s)
+        if attempt_number():
+            steps = read_with_care(settings.run, part["part_id"], read, settings.deadline_s)
         else:
             steps = within(settings.deadline_s, read(START, record.aside))
         yield from read_chunks(part, committed, steps, settings)

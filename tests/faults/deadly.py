@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 
 import soundfile
 
@@ -25,6 +26,7 @@ def die(rate: int) -> None:
     elif rate == HANG:
         ctypes.PyDLL(None).sleep(3600)  # with the interpreter's lock in its hand
     elif rate == KILLS_WORKER:  # out of memory, and Ray's choice: its own process, also where a child took the memory
+        time.sleep(3)
         os.kill(os.getppid() if sys.argv[0] == "-c" else os.getpid(), signal.SIGKILL)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,7 +15,18 @@ import pytest
 from pipeline import plan, storage
 from pipeline.audio import AudioSettings
 from pipeline.errors import ErrorCode, RunFailedError, StorageError
-from pipeline.quarantine import DEATHS, QUARANTINE, START, Aside, Place, Record, Step, read_with_care, records
+from pipeline.quarantine import (
+    DEATHS,
+    MARK_AFTER_S,
+    QUARANTINE,
+    START,
+    Aside,
+    Place,
+    Record,
+    Step,
+    read_with_care,
+    records,
+)
 from pipeline.read import ReadSettings, part_steps
 from tests import corpora
 
@@ -96,6 +109,11 @@ def deadly(deeds, start, aside):
             os.kill(os.getpid(), signal.SIGSEGV)
         elif deed == "hang":
             time.sleep(600)
+        elif deed == "kill both":
+            time.sleep(4 * MARK_AFTER_S + 1)
+            os.kill(os.getppid(), signal.SIGKILL)
+        elif deed == "take a while":
+            time.sleep(4 * MARK_AFTER_S)
         elif deed == "weather":
             raise StorageError("no network")
         elif deed == "bug":
@@ -119,8 +137,8 @@ class Unreadable:
         return os._exit, (1,)
 
 
-def care(run, deeds, attempt=1, seconds=30.0):
-    return read_with_care(str(run), "ab", attempt, functools.partial(deadly, deeds), seconds)
+def care(run, deeds, seconds=30.0):
+    return read_with_care(str(run), "ab", functools.partial(deadly, deeds), seconds)
 
 
 def places(steps):
@@ -150,7 +168,7 @@ def test_what_hangs_is_set_aside(tmp_path):
 
 def test_what_kills_though_it_is_left_out_fails_the_run(tmp_path):
     with pytest.raises(RunFailedError, match="though"):
-        list(read_with_care(str(tmp_path), "ab", 1, kills_whatever_is_left_out, 30))
+        list(read_with_care(str(tmp_path), "ab", kills_whatever_is_left_out, 30))
 
 
 def test_the_weather_comes_through_and_costs_no_row(tmp_path):
@@ -166,18 +184,18 @@ def test_a_bug_is_raised(tmp_path):
 
 def test_children_that_do_not_begin_convict_nobody_and_fail_the_run(tmp_path):
     with pytest.raises(RunFailedError, match="died as it started"):
-        list(read_with_care(str(tmp_path), "ab", 1, functools.partial(never_begins, Unreadable()), 30))
+        list(read_with_care(str(tmp_path), "ab", functools.partial(never_begins, Unreadable()), 30))
     assert records(str(tmp_path)) == {}
 
 
-def test_an_attempt_that_finds_marks_counts_deaths_at_them(tmp_path):
+def test_an_attempt_that_finds_a_mark_counts_a_death_there(tmp_path):
+    program = "from tests.pipeline.test_quarantine import Place, care; import sys; "
+    program += "list(care(sys.argv[1], {Place(2, 0): 'kill both'}))"
     for _ in range(DEATHS):
-        steps = care(tmp_path, {}, attempt=2)
-        while next(steps).then != Place(2, 0):
-            pass
-        steps.close()  # as if the worker were gone
+        done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
+        assert done.returncode == -signal.SIGKILL
         assert record_of(tmp_path).at == Place(2, 0)
-    got = places(care(tmp_path, {}, attempt=2))
+    got = places(care(tmp_path, {}))
 
     record = record_of(tmp_path)
     assert record.at is None
@@ -186,7 +204,12 @@ def test_an_attempt_that_finds_marks_counts_deaths_at_them(tmp_path):
     assert got[-1] == END
 
 
-def test_a_first_retry_leaves_no_marks(tmp_path):
+def test_what_is_slow_is_marked_only_for_so_long(tmp_path):
+    assert places(care(tmp_path, {Place(2, 0): "take a while"}))[-1] == END
+    assert record_of(tmp_path) == Record()
+
+
+def test_of_a_part_of_which_nothing_dies_nothing_is_recorded(tmp_path):
     assert places(care(tmp_path, {}))[-1] == END
     assert not (Path(tmp_path) / QUARANTINE).exists()
     assert storage.list_objects(str(tmp_path)) == []
