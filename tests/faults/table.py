@@ -2,8 +2,8 @@
 
     python -m tests.faults.table [FAULT...]
 
-prints fault x (rows lost, rows doubled, rows changed, extra time). Ray gives its workers niceness 15; where other work keeps the
-processors busy, set RAY_worker_niceness.
+prints fault x (rows lost, rows doubled, rows changed, extra time). Ray gives its workers niceness 15: where other work
+keeps the processors busy, set RAY_worker_niceness.
 """
 
 from __future__ import annotations

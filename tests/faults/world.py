@@ -23,6 +23,7 @@ from pipeline.commit import commit_objects
 from pipeline.schemas import TABLES
 from tests import corpora
 from tests.faults.stand_in import MARKS, SECONDS
+from tests.s3 import free_port
 
 ROOT = Path(__file__).parents[2]
 NODES, CPUS = 2, 3  # of which one alone can hold two actors, a reader and a writer
@@ -58,13 +59,17 @@ class World:
         self.nodes = [self.add_node() for _ in range(NODES)]
 
     def stop(self) -> None:
-        self.cluster.shutdown()
+        if self.cluster is not None:
+            self.cluster.shutdown()
 
     def add_node(self):
         return self.cluster.add_node(**self._node(CPUS))
 
     def _node(self, cpus: int) -> dict:
-        return {"num_cpus": cpus, "object_store_memory": STORE_BYTES, "include_dashboard": False}
+        # A raylet that is to find out its agents' ports gives up, and dies, where they take 15 s to start.
+        names = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
+        ports = {name: free_port() for name in names}
+        return {"num_cpus": cpus, "object_store_memory": STORE_BYTES, "include_dashboard": False, **ports}
 
     def command(self, corpus: str, output: str) -> list[str]:
         return [
@@ -146,8 +151,8 @@ def world(model: Path, seconds: float) -> Iterator[World]:
         before = {name: os.environ.get(name) for name in changes}
         os.environ.update(changes)
         made = World(model, Path(marks), seconds)
-        made.start()
         try:
+            made.start()
             yield made
         finally:
             made.stop()
