@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 import pipeline
 from jobs.console import Exit, duration, err, out, single
 from jobs.status import last_start
+from jobs.last_words import last_words
 from pipeline.config import make_config
 from sewd_model.files import BUNDLED
 
@@ -47,6 +48,9 @@ def transcribe(
     max_error_rate: Annotated[
         float, typer.Option(help="Stop above this share of failed rows, from 1,000 rows on.")
     ] = 0.05,
+    deadline: Annotated[
+        float, typer.Option(metavar="SECONDS", help="A decoder that gives nothing for so long hangs: an error row.")
+    ] = 600.0,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that fails.")] = False,
     errors_ok: Annotated[bool, typer.Option("--errors-ok", help="Exit with 0 also where rows failed.")] = False,
     new_run: Annotated[bool, typer.Option("--new-run", help="Refuse to go on with a run that is there.")] = False,
@@ -70,6 +74,7 @@ def transcribe(
         chunk_rows=chunk_rows,
         max_error_rate=max_error_rate,
         strict=strict,
+        deadline_s=deadline,
         existing="refuse" if new_run else "resume",
         address=address,
         actors=actors,
@@ -78,7 +83,11 @@ def transcribe(
         threads=threads,
     )
     stop = threading.Event()
-    with _progress() as show:
+    head = "" if address == "local" else f", or lost the head of the cluster at {address}"
+    killed = (
+        f"sewd: the driver was killed{head}. Nothing that is committed is lost: the same command goes on from there"
+    )
+    with last_words(killed), _progress() as show:
 
         def on_progress(progress: pipeline.Progress) -> None:
             _stop_on_signal(stop)  # again: Ray takes SIGTERM for itself when it starts, and ends the process

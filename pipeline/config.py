@@ -50,6 +50,8 @@ class RunConfig:
         chunk_s: size of a chunk, the unit of commit, in seconds of audio; `chunk_rows` in rows.
         max_error_rate: stop the run once more than this share of its rows failed, counted from 1,000 rows on.
         strict: stop the run at the first row that fails.
+        deadline_s: a process to which a file's next row does not come in this time hangs, and is ended. It is to hold
+            the decoding of a segment, and of all that lies before it where a format cannot be entered in the middle.
         existing: a run that is at `output` already is gone on with (`resume`) or refused (`refuse`).
         address: `local` starts a Ray of its own; `auto` or HOST:PORT joins a cluster.
         actors: recogniser actors; None: one, or as many as the GPUs allow.
@@ -71,6 +73,7 @@ class RunConfig:
     chunk_rows: Annotated[int, Field(ge=1, le=100_000)] = 2000
     max_error_rate: Annotated[float, Field(ge=0, le=1)] = 0.05
     strict: bool = False
+    deadline_s: Annotated[float, Field(gt=0)] = 600.0
     existing: Literal["resume", "refuse"] = "resume"
     address: str = "local"
     actors: Annotated[int, Field(ge=1)] | None = None

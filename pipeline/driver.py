@@ -38,6 +38,7 @@ from pipeline.errors import InputChangedError, LeaseLostError, RunFailedError, S
 from pipeline.lease import check, hold, lease_uri
 from pipeline.ledger import ROLL_UP_COMMITS, chunks_of, committed, ledger, parts_done, roll_up, untiled
 from pipeline.plan import plan
+from pipeline.quarantine import records
 from pipeline.read import ReadSettings, read_parts
 from pipeline.recognize import Recognizer, RecognizeSettings
 from pipeline.run import PLAN_FILE, RECORD, Run, Totals, now, write_plan
@@ -357,6 +358,8 @@ class _Execution:
             chunk_s=self.config.chunk_s,
             chunk_rows=self.config.chunk_rows,
             stop_uri=self.stop_uri,
+            run=self.run.uri,
+            deadline_s=self.config.deadline_s,
         )
         recognize = RecognizeSettings(
             model=self.config.model,
@@ -412,7 +415,9 @@ class _Execution:
 
 
 def find_left(run: Run, waiting: list[bytes] | None = None) -> tuple[Totals, pa.Table]:
-    """What is committed, and the rows of the plan that are not done, each with its `committed` chunks.
+    """What is committed, and the rows of the plan that are not done, each with its `committed` chunks and its `record`.
+
+    The record is the content of what `pipeline.quarantine` knows of the part; null where that is nothing.
 
     `waiting` is given the commits that are still objects.
     """
@@ -420,7 +425,10 @@ def find_left(run: Run, waiting: list[bytes] | None = None) -> tuple[Totals, pa.
     plan = run.plan_without(parts_done(table)).combine_chunks()
     chunks = chunks_of(table, plan["part_id"].combine_chunks())
     known = [chunks.get(part, []) for part in plan["part_id"].to_pylist()]
-    return Totals.of(table), plan.append_column("committed", pa.array(known, pa.list_(pa.int32())))
+    plan = plan.append_column("committed", pa.array(known, pa.list_(pa.int32())))
+    aside = records(run.uri)
+    of_parts = [aside.get(part) for part in plan["part_id"].to_pylist()]
+    return Totals.of(table), plan.append_column("record", pa.array(of_parts, pa.string()))
 
 
 def _totals_of(chunk: dict[str, Any]) -> Totals:

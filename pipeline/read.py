@@ -8,10 +8,12 @@ so and holds the part's totals; a part of nothing but broken files, or of nothin
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +22,9 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.audio import AudioSettings, Segment, read_segments
+from pipeline.deadline import within
 from pipeline.errors import AudioError, ErrorCode
+from pipeline.quarantine import START, Aside, Place, Record, Step, attempt_number, read_with_care
 from pipeline.schemas import READ_CHUNK
 from pipeline.sources import Utterance, read_part
 
@@ -35,6 +39,8 @@ class ReadSettings:
         chunk_s: a chunk closes once it holds this much audio, seconds.
         chunk_rows: or this many rows.
         stop_uri: while an object lies here, no new chunk is begun.
+        run: the run, for what has to be set aside.
+        deadline_s: a process to which the next row does not come in this time hangs.
     """
 
     audio: AudioSettings
@@ -42,6 +48,8 @@ class ReadSettings:
     chunk_s: float
     chunk_rows: int
     stop_uri: str
+    run: str
+    deadline_s: float
 
 
 @dataclass
@@ -60,17 +68,29 @@ def worker_name() -> str:
 
 
 def read_parts(parts: pa.Table, settings: ReadSettings) -> Iterator[pa.Table]:
-    """The chunks of a table of the plan's parts with the ordinals of their `committed` chunks; see `read_chunks`."""
+    """The chunks of parts as `driver.find_left` gives them, with their `committed` chunks and their `record`.
+
+    The first attempt at a part reads it here, each further one in children of this process: see `pipeline.quarantine`.
+    """
     for part in parts.to_pylist():
-        yield from read_chunks(part, frozenset(part.pop("committed")), settings)
+        committed, record = frozenset(part.pop("committed")), Record.parse(part.pop("record"))
+        read = functools.partial(part_steps, part, settings)
+        if attempt_number():
+            steps = read_with_care(settings.run, part["part_id"], read, settings.deadline_s)
+        else:
+            steps = within(settings.deadline_s, read(START, record.aside))
+        yield from read_chunks(part, committed, steps, settings)
 
 
-def read_chunks(part: dict[str, Any], committed: frozenset[int], settings: ReadSettings) -> Iterator[pa.Table]:
-    """Read one part.
+def read_chunks(
+    part: dict[str, Any], committed: frozenset[int], steps: Iterator[Step], settings: ReadSettings
+) -> Iterator[pa.Table]:
+    """Gather the rows of one part into chunks.
 
     Args:
         part: a row of the plan.
         committed: ordinals that are committed already; they are read past, not given out again.
+        steps: of the part, from its start.
         settings: how.
 
     Yields:
@@ -84,35 +104,87 @@ def read_chunks(part: dict[str, Any], committed: frozenset[int], settings: ReadS
     chunk = _Chunk(0)
     rows, audio_s = 0, 0.0
     taken: dict[str, str] = {}
-    for utterance in read_part(part):
-        chunk.source_bytes += utterance.size
-        for row in utterance_rows(utterance, settings):
-            # A full chunk stays open until there is a row for the next one: only then is it known not to be the last.
-            if len(chunk.rows) >= settings.chunk_rows or chunk.audio_s >= settings.chunk_s:
-                if chunk.ordinal not in committed:
-                    yield _table(part, chunk)
-                chunk = _Chunk(chunk.ordinal + 1, rows)
-                if storage.exists(settings.stop_uri):
-                    return
-            _claim_id(row, utterance, taken)
-            chunk.rows.append(row)
-            sound_s = row["duration_s"] if row["code"] is None else 0.0
-            chunk.audio_s += sound_s
-            audio_s += sound_s
-            rows += 1
+    for step in steps:
+        chunk.source_bytes += step.size
+        if (row := step.row) is None:
+            continue
+        # A full chunk stays open until there is a row for the next one: only then is it known not to be the last.
+        if len(chunk.rows) >= settings.chunk_rows or chunk.audio_s >= settings.chunk_s:
+            if chunk.ordinal not in committed:
+                yield _table(part, chunk)
+            chunk = _Chunk(chunk.ordinal + 1, rows)
+            if storage.exists(settings.stop_uri):
+                return
+        _claim_id(row, step.where, taken)
+        chunk.rows.append(row)
+        sound_s = row["duration_s"] if row["code"] is None else 0.0
+        chunk.audio_s += sound_s
+        audio_s += sound_s
+        rows += 1
     if chunk.ordinal not in committed:
         yield _table(part, chunk, last=True, part_rows=rows, part_audio_s=audio_s)
 
 
-def _claim_id(row: dict[str, Any], utterance: Utterance, taken: dict[str, str]) -> None:
+def _claim_id(row: dict[str, Any], where: str, taken: dict[str, str]) -> None:
     """Turn a row into an error row if its final id, `#start-end` and all, is taken by an earlier one of the part."""
     if row["code"] is not None:
         return
     if row["utt_id"] not in taken:
-        taken[row["utt_id"]] = utterance.where
+        taken[row["utt_id"]] = where
     else:
-        message = f"{row['utt_id']} names both {taken[row['utt_id']]} and {utterance.where}"
+        message = f"{row['utt_id']} names both {taken[row['utt_id']]} and {where}"
         row |= _problem("read", AudioError(ErrorCode.DUPLICATE_ID, message)) | {"samples": None, "sample_type": None}
+
+
+def part_steps(
+    part: dict[str, Any], settings: ReadSettings, start: Place, aside: Mapping[int, Aside]
+) -> Iterator[Step]:
+    """Read one part from `start` on, but for what is set aside, by utterance; see `pipeline.quarantine`.
+
+    Raises:
+        StorageError: as `read_part`.
+    """
+    utterances = read_part(part)
+    for index in itertools.count():
+        ending = aside.get(index)
+        if ending is not None and ending.place.row < 0:
+            if ending.place >= start:
+                lost = _out_of_reach(part, index)
+                row = _row(lost, lost.utt_id) | _problem("read", ending.error)
+                yield Step(Place(index + 1, -1), row=row, where=lost.where)
+            return
+        utterance = next(utterances, None)
+        if utterance is None:
+            return
+        if index < start.utterance:
+            continue
+        if start <= Place(index, -1):
+            yield Step(Place(index, 0), size=utterance.size)
+        done = start.row if index == start.utterance else 0
+        for number, row in _numbered_rows(utterance, settings, done, ending):
+            if number >= done:
+                yield Step(Place(index, number + 1), row=row, where=utterance.where)
+        yield Step(Place(index + 1, -1))
+
+
+def _numbered_rows(
+    utterance: Utterance, settings: ReadSettings, done: int, ending: Aside | None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    if ending is None or done < ending.place.row:
+        rows = enumerate(utterance_rows(utterance, settings))
+        yield from rows if ending is None else itertools.islice(rows, ending.place.row)
+    if ending is not None:
+        offset_s, duration_s = utterance.meta.span or (None, None)
+        row = _row(utterance, utterance.utt_id, offset_s, duration_s) | _problem("decode", ending.error)
+        yield ending.place.row, row
+
+
+def _out_of_reach(part: dict[str, Any], index: int) -> Utterance:
+    """Stands for an utterance of which nothing is known, since a container cannot be read so far."""
+    if part["uri"] is None:  # files; and of one of them the side-car
+        item = part["items"][index]
+        return Utterance(item["utt_id"], item["uri"], bytes)
+    return Utterance(part["name"], part["uri"], bytes)
 
 
 def utterance_rows(utterance: Utterance, settings: ReadSettings) -> Iterator[dict[str, Any]]:

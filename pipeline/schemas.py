@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipeline.counts import SCORE_FIELDS
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def field(name: str, kind: pa.DataType, meaning: str, unit: str | None = None, nullable: bool = True) -> pa.Field:

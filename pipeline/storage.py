@@ -26,6 +26,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
+from pipeline.deadline import waiting
 from pipeline.errors import StorageError, UsageError
 
 P = ParamSpec("P")
@@ -125,7 +126,8 @@ def persist(where: str, call: Callable[[], T]) -> T:
         reraise=True,
     )
     try:
-        return retrying(call)
+        with waiting():
+            return retrying(call)
     except _weather_types() as error:
         if _is_weather(error):
             told = error.__cause__ if isinstance(error, _NOT_THERE) and error.__cause__ else error
@@ -426,7 +428,8 @@ class _GuardedFile(io.RawIOBase):
             return self._file.read(size)
 
         try:
-            return self._file.read(size)
+            with waiting():
+                return self._file.read(size)
         except _weather_types() as error:
             if not _is_weather(error):
                 raise StorageError(f"{self._uri}: {error}") from error

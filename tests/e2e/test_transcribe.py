@@ -91,7 +91,7 @@ def test_ray_fuses_no_two_stages(resources, tmp_path, local_ray, corpus, small_c
     execution = _Execution(run, config, _load_models(config), resources, 3, "0", lambda _: None)
 
     with hold(run.uri, "0"), ray.data.DataContext.current(data_context(3)):
-        wave = [run.plan().append_column("committed", [[[]]])]
+        wave = [run.plan().append_column("committed", [[[]]]).append_column("record", [[None]])]
         dataset = execution.dataset(wave).materialize()
 
     stats = dataset.stats()

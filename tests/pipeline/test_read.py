@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from pipeline import plan, storage
 from pipeline.audio import AudioSettings
-from pipeline.read import ReadSettings, read_chunks
+from pipeline.quarantine import START
+from pipeline.read import ReadSettings, part_steps, read_chunks
 from pipeline.schemas import READ_CHUNK
 from tests import corpora
 
@@ -26,7 +27,7 @@ def folder(tmp_path_factory):
 
 
 def settings_for(folder, chunk_s=600.0, chunk_rows=2000, **audio):
-    return ReadSettings(AudioSettings(**audio), 720, chunk_s, chunk_rows, str(folder / "stop"))
+    return ReadSettings(AudioSettings(**audio), 720, chunk_s, chunk_rows, str(folder / "stop"), str(folder), 600)
 
 
 def part_of(folder):
@@ -34,12 +35,17 @@ def part_of(folder):
     return part
 
 
+def read(part, settings, committed=frozenset(), aside=()):
+    steps = part_steps(part, settings, START, dict(aside))
+    return read_chunks(part, committed, steps, settings)
+
+
 def chunks_of(folder, committed=frozenset(), **options):
-    return [t.to_pylist()[0] for t in read_chunks(part_of(folder), committed, settings_for(folder, **options))]
+    return [t.to_pylist()[0] for t in read(part_of(folder), settings_for(folder, **options), committed)]
 
 
 def test_a_chunk_is_one_row_of_the_schema(folder):
-    (table,) = read_chunks(part_of(folder), frozenset(), settings_for(folder))
+    (table,) = read(part_of(folder), settings_for(folder))
     assert table.schema.equals(READ_CHUNK)
     assert table.num_rows == 1
 
@@ -71,13 +77,13 @@ def test_chunks_tile_the_part_and_what_is_committed_is_left_out(folder, chunk_s,
 
 def test_a_part_without_a_row_still_gives_its_last_chunk(tmp_path, folder):
     part = part_of(folder) | {"limit": 0}
-    (table,) = read_chunks(part, frozenset(), settings_for(folder))
+    (table,) = read(part, settings_for(folder))
     (chunk,) = table.to_pylist()
     assert (chunk["last"], chunk["part_rows"], chunk["rows"]) == (True, 0, [])
 
 
 def test_a_stop_ends_the_part_at_a_chunk_without_its_last(folder):
-    chunks = read_chunks(part_of(folder), frozenset(), settings_for(folder, chunk_rows=2))
+    chunks = read(part_of(folder), settings_for(folder, chunk_rows=2))
     assert next(chunks).to_pylist()[0]["chunk"] == 0
     storage.put(str(folder / "stop"), b"")
     try:
@@ -107,7 +113,7 @@ def test_a_manifest_row_with_an_offset_is_called_by_its_span_and_keeps_its_refer
     ]
     manifest = corpora.write_manifest(tmp_path / "m.jsonl", rows)
     (part,) = plan.plan([str(manifest)], 2**30).to_pylist()
-    (table,) = read_chunks(part, frozenset(), settings_for(tmp_path))
+    (table,) = read(part, settings_for(tmp_path))
     found = table.to_pylist()[0]["rows"]
     assert [(row["utt_id"], row["reference"], row["code"]) for row in found] == [
         ("talk#1000-3000", "middle", None),

@@ -1,0 +1,72 @@
+"""A process that hangs ends itself: what takes longer than a limit to come is not waited for.
+
+The alarm is faulthandler's: a thread of C that needs neither the interpreter's lock, which a decoder that hangs may
+hold, nor its help. It writes where the process hung to standard error, and ends it; whoever started it finds out.
+
+Time in storage does not count: retries and time-outs have their own measure there, and bad weather is no hang.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import threading
+from collections.abc import Iterator
+from typing import Final, TypeVar
+
+T = TypeVar("T")
+
+HUNG: Final = "Timeout ("  # how faulthandler's last words begin
+
+
+def within(seconds: float, items: Iterator[T]) -> Iterator[T]:
+    """Give `items`; the process ends where one takes more than `seconds` to come.
+
+    What the caller does between two of them, or waits for, is not measured. One at a time in a process.
+    """
+    while True:
+        _alarm.limit(seconds)
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        finally:
+            _alarm.limit(None)
+        yield item
+
+
+@contextlib.contextmanager
+def waiting() -> Iterator[None]:
+    """Time in here does not count, in whichever thread it is spent; afterwards the limit begins anew."""
+    _alarm.wait(1)
+    try:
+        yield
+    finally:
+        _alarm.wait(-1)
+
+
+class _Alarm:
+    """faulthandler's, of which a process has one: on while there is a limit and nobody waits."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seconds: float | None = None
+        self._waits = 0
+
+    def limit(self, seconds: float | None) -> None:
+        with self._lock:
+            self._set(seconds, self._waits)
+
+    def wait(self, change: int) -> None:
+        with self._lock:
+            self._set(self._seconds, self._waits + change)
+
+    def _set(self, seconds: float | None, waits: int) -> None:
+        if self._seconds is not None and not self._waits:
+            faulthandler.cancel_dump_traceback_later()
+        self._seconds, self._waits = seconds, waits
+        if seconds is not None and not waits:
+            faulthandler.dump_traceback_later(seconds, exit=True)
+
+
+_alarm = _Alarm()

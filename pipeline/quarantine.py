@@ -1,0 +1,296 @@
+"""Files that kill or hang the process which decodes them: found, and set aside as one row of `errors/` each.
+
+A part is read in Ray's own process first, as fast as can be, and nothing is written about it. A process that dies, or
+hangs and ends itself (`pipeline.deadline`), takes the whole part along, and Ray gives it to another process: an attempt
+that knows by its number that it is not the first. From then on the part is read in a child of that process, which hands
+over what it reads step by step. So when the child dies it is known what came next: the place at which it died. Where
+`DEATHS` processes die at one place, what lies there is set aside, and the next child goes on behind it.
+
+Ray's process may die along with its child: of the machine, which means nothing, or because Ray kills it for the memory
+that its child takes, and that takes a while. So a place at which nothing comes for `MARK_AFTER_S` is marked in storage
+until something does, and an attempt that finds a mark counts a death there.
+
+What is set aside is recorded in one object a part, below the run, before any row after it is given out. Whoever reads
+the part again, at this start of the driver or a later one, leaves out the same: its chunks stay as they were.
+
+The cost: a part that no process dies of costs no request to storage, and one more of a run (the records are listed
+when the driver starts). Were each first attempt to leave a mark, a million parts on S3 would cost a million requests
+of 50 ms, for a case of one in a million.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any, Final, NamedTuple, Self
+
+import ray
+
+from pipeline import storage
+from pipeline.deadline import HUNG, within
+from pipeline.errors import AudioError, ErrorCode, RunFailedError, StorageError
+
+QUARANTINE = "quarantine"
+DEATHS: Final = 2
+MAX_FAILED_STARTS: Final = 5  # of children that did not get as far as to read
+MARK_AFTER_S: Final = 0.5
+
+# What the interpreter says of an exception that nobody caught: a bug, and no file's fault.
+_BUG: Final = "Traceback (most recent call last)"
+_WITH_ITS_WORKER: Final = "the worker, perhaps for the memory that it took"
+
+
+class Place(NamedTuple):
+    """A place in a part: before row `row` of its utterance `utterance`, or, -1, before that one is begun."""
+
+    utterance: int
+    row: int
+
+
+START: Final = Place(0, -1)
+GO_ON: Final = True
+
+
+@dataclass(frozen=True)
+class Step:
+    """What reading a part comes to: an utterance (of `size` planned bytes), a row of it, or nothing but a place.
+
+    Attributes:
+        then: the place where reading goes on.
+        where: the utterance, for messages.
+    """
+
+    then: Place
+    size: int = 0
+    row: dict[str, Any] | None = None
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Aside:
+    """The row at a place is this error. What follows of the same utterance, or of a container (-1), is not read."""
+
+    place: Place
+    code: ErrorCode
+    message: str
+
+    @property
+    def error(self) -> AudioError:
+        """As what decoding would have raised."""
+        return AudioError(self.code, self.message)
+
+
+# Steps of a part from a place on, but for what is set aside, by utterance.
+Read = Callable[[Place, Mapping[int, Aside]], Iterator[Step]]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a part of which processes die.
+
+    Attributes:
+        at: the place at which an attempt has been for a while, or was when it died.
+        deaths: of processes, by place.
+        aside: what is set aside, by utterance.
+    """
+
+    at: Place | None = None
+    deaths: Mapping[Place, int] = field(default_factory=dict)
+    aside: Mapping[int, Aside] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, content: str | bytes | None) -> Self:
+        """Of the object's content; of None, that nothing is known."""
+        if content is None:
+            return cls()
+        values = json.loads(content)
+        aside = [Aside(Place(*a["place"]), ErrorCode(a["code"]), a["message"]) for a in values["aside"]]
+        return cls(
+            at=values["at"] and Place(*values["at"]),
+            deaths={Place(*place): count for place, count in values["deaths"]},
+            aside={a.place.utterance: a for a in aside},
+        )
+
+    def content(self) -> bytes:
+        """What `parse` reads."""
+        aside = [asdict(entry) for entry in self.aside.values()]
+        return json.dumps({"at": self.at, "deaths": list(self.deaths.items()), "aside": aside}).encode()
+
+    def after_death(self, place: Place, code: ErrorCode, how: str) -> Self:
+        """One more process died at a place; where it is one too many, what lies there is set aside."""
+        deaths = self.deaths.get(place, 0) + 1
+        aside = dict(self.aside)
+        if deaths >= DEATHS:
+            aside[place.utterance] = Aside(place, code, f"{deaths} processes ended at this, the last one {how}")
+        return replace(self, at=None, deaths={**self.deaths, place: deaths}, aside=aside)
+
+
+class ChildDiedError(Exception):
+    """A child ended before it was through."""
+
+    def __init__(self, code: ErrorCode, how: str) -> None:
+        super().__init__(how)
+        self.code = code
+        self.how = how
+
+
+def attempt_number() -> int:
+    """How often this Ray task was tried before: because its process or machine died, or its output with one.
+
+    Ray keeps it for the names of its logs and has no public call for it; the tests of `tests/faults` rest on it.
+    """
+    worker: Any = ray._private.worker.global_worker
+    return int(worker.core_worker.get_current_task_attempt_number())
+
+
+def records(run: str) -> dict[str, str]:
+    """The content of each record of a run, by part."""
+    found = storage.list_directory(storage.join(run, QUARANTINE))
+    uris = [item.uri for item in found if not storage.is_temporary(item.uri)]
+    with ThreadPoolExecutor(storage.CONNECTIONS) as pool:
+        contents = pool.map(storage.fetch, uris)
+        return {_part_of(uri): content.decode() for uri, content in zip(uris, contents, strict=True)}
+
+
+def _part_of(uri: str) -> str:
+    return uri.rpartition("/")[2].removesuffix(".json")
+
+
+def read_with_care(run: str, part_id: str, read: Read, seconds: float) -> Iterator[Step]:
+    """The steps of a part that a process died of before, read by children.
+
+    Args:
+        run: URI of the run, below which the part's record lies.
+        part_id: the part.
+        read: reads the part; is pickled.
+        seconds: to wait for a step.
+
+    Raises:
+        StorageError: as `read` raises it, and for the record.
+        RunFailedError: no child can be started, or they die also of what is not read.
+    """
+    uri = storage.join(run, QUARANTINE, f"{part_id}.json")
+    record = _fetch(uri)
+    if record.at is not None:
+        record = record.after_death(record.at, ErrorCode.CRASHED, f"with {_WITH_ITS_WORKER}")
+        storage.put(uri, record.content())
+    place, failed_starts = START, 0
+    while True:
+        begun = marked = False
+        try:
+            with _child(read, place, record.aside, seconds) as steps:
+                for step in steps:
+                    if step is None:
+                        if begun and not marked:
+                            storage.put(uri, replace(record, at=place).content())
+                            marked = True
+                        continue
+                    if marked:
+                        storage.put(uri, record.content())
+                        marked = False
+                    begun, place = True, step.then
+                    yield step
+            return
+        except ChildDiedError as death:
+            if begun:
+                if record.deaths.get(place, 0) >= DEATHS:
+                    raise RunFailedError(f"part {part_id}: processes die at {place}, though it is left out") from death
+                record = record.after_death(place, death.code, death.how)
+                storage.put(uri, record.content())
+            elif (failed_starts := failed_starts + 1) >= MAX_FAILED_STARTS:
+                raise RunFailedError(f"part {part_id}: a process to read it died as it started, {death}") from death
+
+
+def _fetch(uri: str) -> Record:
+    try:
+        return Record.parse(storage.fetch(uri))
+    except FileNotFoundError:
+        return Record()
+
+
+@contextlib.contextmanager
+def _child(read: Read, place: Place, aside: Mapping[int, Aside], seconds: float) -> Iterator[Iterator[Step | None]]:
+    """A process that reads from `place` on; gives its steps, and None now and then while none comes.
+
+    They end in `ChildDiedError` where it dies before it is through.
+    """
+    ours, theirs = Pipe()
+    with tempfile.TemporaryFile() as words, ours:
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"from pipeline.quarantine import serve; serve({theirs.fileno()})"],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.PIPE,  # open for as long as this process lives
+            stdout=subprocess.DEVNULL,
+            stderr=words,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},  # also what Ray brought here with the job
+        )
+        theirs.close()
+
+        def steps() -> Iterator[Step | None]:
+            try:
+                ours.send((read, place, aside, seconds))
+                while True:
+                    if not ours.poll(MARK_AFTER_S):
+                        yield None
+                        continue
+                    answer = ours.recv()
+                    if answer is None:
+                        return
+                    if isinstance(answer, StorageError):
+                        raise answer
+                    yield answer
+                    ours.send(GO_ON)
+            except (EOFError, OSError) as error:
+                status = process.wait()
+                words.seek(0)
+                raise _cause(status, words.read().decode(errors="replace"), seconds) from error
+
+        try:
+            yield steps()
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def _cause(status: int, words: str, seconds: float) -> Exception:
+    """Why a child ended, by its exit status and what it said."""
+    if HUNG in words:
+        return ChildDiedError(ErrorCode.HUNG, f"after {seconds:g} s without a sign of life")
+    if _BUG in words:
+        return RuntimeError(f"a process that reads a part failed: {words}")
+    how = f"by {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
+    return ChildDiedError(ErrorCode.CRASHED, how)
+
+
+def serve(descriptor: int) -> None:
+    """The child: sends the steps of what it is asked to read, then None; or the `StorageError` that it met.
+
+    It goes on when it is told to: were it ahead, its parent would not know the place at which it died.
+    """
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    pipe = Connection(descriptor)
+    read, place, aside, seconds = pipe.recv()
+    try:
+        for step in itertools.chain([Step(place)], within(seconds, read(place, aside))):
+            pipe.send(step)
+            pipe.recv()
+        pipe.send(None)
+    except StorageError as error:
+        pipe.send(error)
+
+
+def _end_with_parent() -> None:
+    os.read(sys.stdin.fileno(), 1)  # nothing is ever written: it returns when the parent is gone
+    os._exit(0)

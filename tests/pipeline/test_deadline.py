@@ -1,0 +1,54 @@
+"""A process that hangs ends itself; one that waits for storage does not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.deadline import HUNG, within
+
+PROGRAM = """
+import ctypes, threading, time
+from pipeline.deadline import waiting, within
+
+def wait():
+    with waiting(), waiting():
+        time.sleep(1.5)
+
+def slowly():
+    {}
+    yield 1
+
+for _ in within(0.7, slowly()):
+    time.sleep(1.5)
+print("through")
+"""
+
+
+@pytest.mark.parametrize(
+    ("does", "ends"),
+    [
+        ("time.sleep(60)", True),
+        ("ctypes.PyDLL(None).sleep(60)", True),  # and no other thread of Python's gets a turn
+        ("wait(); time.sleep(60)", True),
+        ("wait()", False),
+        ("other = threading.Thread(target=wait); other.start(); other.join()", False),
+    ],
+)
+def test_what_hangs_is_ended_and_what_waits_is_not(does, ends):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(does)], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert (HUNG in done.stderr) == ends
+    assert (done.stdout == "through\n") != ends
+    assert bool(done.returncode) == ends
+
+
+def test_items_and_errors_pass():
+    assert list(within(60, iter("abc"))) == ["a", "b", "c"]
+    broken = within(60, (1 // n for n in (1, 0)))
+    assert next(broken) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(broken)
