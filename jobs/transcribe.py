@@ -12,8 +12,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 import pipeline
 from jobs.console import Exit, duration, err, out, single
-from jobs.status import last_start
 from jobs.last_words import last_words
+from jobs.status import last_start
 from pipeline.config import make_config
 from sewd_model.files import BUNDLED
 
