@@ -39,11 +39,11 @@ def status(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or 
 
 
 def last_start(run: Run) -> str:
-    """What the last start that ended did, on a line; nothing where none has."""
-    ended = [attempt for attempt in run.record["attempts"] if attempt.get("elapsed_s")]
-    if not ended or not ended[-1]["audio_s"]:
+    """What the last start did, on a line; nothing where it did nothing, failed, or is not over."""
+    work = run.record["attempts"][-1] if run.record["attempts"] else {}
+    if not work.get("elapsed_s") or not work["audio_s"]:
         return ""
-    work, stages = ended[-1], ended[-1]["stage_s"]
+    stages = work["stage_s"]
     replaced = f", {work['recognizers_replaced']} replaced" if work["recognizers_replaced"] else ""
     return (
         f"{duration(work['audio_s'])} audio in {duration(work['elapsed_s'])}, {work['rtfx']:.0f}x real time; "

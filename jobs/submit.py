@@ -69,7 +69,7 @@ def checked(command: Sequence[str]) -> list[str]:
 
     verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     verb, *rest = command
-    if verb not in verbs or verb in ("submit", "jobs"):
+    if verb not in verbs or verb in ("submit", "jobs", "demo"):
         raise UsageError(f"there is no verb {verb!r} to submit")
     check_arguments(rest)
     context = verbs[verb].make_context(verb, list(rest))

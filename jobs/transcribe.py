@@ -84,18 +84,22 @@ def transcribe(
     )
     stop = threading.Event()
     head = "" if address == "local" else f", or lost the head of the cluster at {address}"
-    killed = (
-        f"sewd: the driver was killed{head}. Nothing that is committed is lost: the same command goes on from there"
-    )
+    go_on = "the same command goes on from here" + (" (without --new-run)" if new_run else "")
+    killed = f"sewd: the driver was killed{head}. Nothing that is committed is lost: {go_on}"
+    worked = False
     with last_words(killed), _progress() as show:
 
         def on_progress(progress: pipeline.Progress) -> None:
+            nonlocal worked
+            worked = worked or progress.elapsed_s > 0
             _stop_on_signal(stop)  # again: Ray takes SIGTERM for itself when it starts, and ends the process
             show(progress)
 
         _stop_on_signal(stop)
         run = pipeline.transcribe(config, on_progress, stop)
-    return _report(run, errors_ok, new_run)
+    if worked and (told := last_start(run)):
+        out.print(told, markup=False, soft_wrap=True)
+    return _report(run, errors_ok, go_on)
 
 
 def _stop_on_signal(stop: threading.Event) -> None:
@@ -147,22 +151,16 @@ class _progress:  # noqa: N801 - used as a function: a context that gives one
             err.print(f"{progress.share:4.0%}  {hours}{speed}{errors}")
 
 
-def _report(run: pipeline.Run, errors_ok: bool, new_run: bool) -> int:
+def _report(run: pipeline.Run, errors_ok: bool, go_on: str) -> int:
     totals = run.record["totals"]
     codes = ", ".join(f"{code} {count}" for code, count in totals["error_codes"].items())
     failed = f", {totals['errors']} failed ({codes})" if totals["errors"] else ""
     out.print(
         f"{run.status}: {totals['utterances']} transcripts of {duration(totals['audio_s'])} audio{failed}", markup=False
     )
-    if told := last_start(run):
-        out.print(told, markup=False, soft_wrap=True)
     out.print(f"run: {run.uri}", markup=False, soft_wrap=True)
     if run.status == "stopped":
-        out.print(
-            "the same command goes on from here (without --new-run)"
-            if new_run
-            else "the same command goes on from here"
-        )
+        out.print(go_on)
         return Exit.STOPPED
     if totals["errors"] and not errors_ok:
         return Exit.DONE_WITH_ERRORS

@@ -25,6 +25,7 @@ Augmentation = Callable[[np.random.Generator, Waveform], Waveform]
 SAMPLE_RATE: Final = 16_000
 _MU: Final = 255  # of G.711
 _LOUDEST: Final = 0.99
+_BUMPS: Final = (-3.0, -2.0, -1.0, 0.0, 0.6, 1.2, 1.8, 2.4, 3.0)  # octaves from 1 kHz
 
 
 def speed(rng: np.random.Generator, waveform: Waveform) -> Waveform:
@@ -60,11 +61,11 @@ def band(rng: np.random.Generator, waveform: Waveform) -> Waveform:
 
 
 def tilt(rng: np.random.Generator, waveform: Waveform) -> Waveform:
-    """Through a microphone of another colour: up to 6 dB an octave lost or won below and above 1 kHz, smoothly."""
+    """Through a microphone of another colour: up to 7 dB an octave lost or won above 1 kHz, and bumps of some 4 dB."""
     size = _fast_size(len(waveform))
-    frequency = np.maximum(np.fft.rfftfreq(size, 1 / SAMPLE_RATE), 80.0)
-    octaves = np.log2(frequency / 1000)
-    decibels = np.where(octaves < 0, rng.uniform(-3, 6) * octaves, rng.uniform(-4, 3) * octaves)
+    octaves = np.log2(np.maximum(np.fft.rfftfreq(size, 1 / SAMPLE_RATE), 80.0) / 1000)
+    slopes = np.where(octaves < 0, rng.uniform(-3, 6) * octaves, rng.uniform(-7, 4) * octaves)
+    decibels = slopes + np.interp(octaves, _BUMPS, rng.normal(0, 4, len(_BUMPS)))
     coloured = np.fft.irfft(np.fft.rfft(waveform, size) * 10 ** (decibels / 20), size)[: len(waveform)]
     return _same_power(coloured, waveform)
 

@@ -25,12 +25,17 @@ _CHECKPOINT_FILE = re.compile(
     r"|pytorch_model(-\d+-of-\d+)?\.bin|pytorch_model\.bin\.index\.json"
 )
 HASH_BLOCK_BYTES = 16 * 2**20
+
+
+def _text(value: Any) -> Any:
+    if not isinstance(value, os.PathLike):
+        return value
+    path = os.fspath(value)
+    return f"./{path}" if path == BUNDLED else path  # a path object that is so called is no name
+
+
 # A path as a string or PathLike; an empty one would be the working directory.
-Uri = Annotated[
-    str,
-    Field(min_length=1),
-    BeforeValidator(lambda value: os.fspath(value) if isinstance(value, os.PathLike) else value),
-]
+Uri = Annotated[str, Field(min_length=1), BeforeValidator(_text)]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -73,7 +78,7 @@ class RunConfig:
     chunk_rows: Annotated[int, Field(ge=1, le=100_000)] = 2000
     max_error_rate: Annotated[float, Field(ge=0, le=1)] = 0.05
     strict: bool = False
-    deadline_s: Annotated[float, Field(gt=0)] = 600.0
+    deadline_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
     existing: Literal["resume", "refuse"] = "resume"
     address: str = "local"
     actors: Annotated[int, Field(ge=1)] | None = None

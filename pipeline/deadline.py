@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, TypeVar
 
 T = TypeVar("T")
@@ -45,6 +45,11 @@ def waiting() -> Iterator[None]:
         _alarm.wait(-1)
 
 
+def tell_of_waits(tell: Callable[[bool], None]) -> None:
+    """Have `tell` called with True when somebody begins to wait, and with False when nobody does any more."""
+    _alarm.tell = tell
+
+
 class _Alarm:
     """faulthandler's, of which a process has one: on while there is a limit and nobody waits."""
 
@@ -52,6 +57,7 @@ class _Alarm:
         self._lock = threading.Lock()
         self._seconds: float | None = None
         self._waits = 0
+        self.tell: Callable[[bool], None] = lambda _: None
 
     def limit(self, seconds: float | None) -> None:
         with self._lock:
@@ -59,7 +65,10 @@ class _Alarm:
 
     def wait(self, change: int) -> None:
         with self._lock:
-            self._set(self._seconds, self._waits + change)
+            before = self._waits
+            self._set(self._seconds, before + change)
+            if bool(before) != bool(self._waits):
+                self.tell(bool(self._waits))
 
     def _set(self, seconds: float | None, waits: int) -> None:
         if self._seconds is not None and not self._waits:

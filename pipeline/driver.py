@@ -326,6 +326,7 @@ class _Execution:
                 self._roll_up(waiting)
                 self.report(Progress(totals, total_bytes, work.audio_s, time.monotonic() - began))
                 self._check(totals, chunk["first_error"])
+            work = work.next_wave()
             if stop.is_set():
                 break
         return totals, work.summary(time.monotonic() - began)
@@ -450,6 +451,8 @@ def _ours(error: BaseException) -> Exception | None:
             found = LeaseLostError(message)
         elif isinstance(inner, StorageError):
             found = StorageError(message)
+        elif isinstance(inner, RunFailedError):
+            found = RunFailedError(message)
         elif isinstance(inner, UsageError):
             found = UsageError(message)
         elif isinstance(inner, _WORKER_DEATHS) and found is None and "creation task" not in message:

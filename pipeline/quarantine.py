@@ -7,8 +7,9 @@ over what it reads step by step. So when the child dies it is known what came ne
 `DEATHS` processes die at one place, what lies there is set aside, and the next child goes on behind it.
 
 Ray's process may die along with its child: of the machine, which means nothing, or because Ray kills it for the memory
-that its child takes, and that takes a while. So a place at which nothing comes for `MARK_AFTER_S` is marked in storage
-until something does, and an attempt that finds a mark counts a death there.
+that its child takes, and that takes a while. So a place at which a child works for `MARK_AFTER_S` without a step (what
+it waits for storage is no work) is marked in storage until one comes, and an attempt that finds a mark counts a death
+there, if the machine of the one that left it is alive.
 
 What is set aside is recorded in one object a part, below the run, before any row after it is given out. Whoever reads
 the part again, at this start of the driver or a later one, leaves out the same: its chunks stay as they were.
@@ -39,7 +40,7 @@ from typing import Any, Final, NamedTuple, Self
 import ray
 
 from pipeline import storage
-from pipeline.deadline import HUNG, within
+from pipeline.deadline import HUNG, tell_of_waits, within
 from pipeline.errors import AudioError, ErrorCode, RunFailedError, StorageError
 
 QUARANTINE = "quarantine"
@@ -48,7 +49,7 @@ MAX_FAILED_STARTS: Final = 5  # of children that did not get as far as to read
 MARK_AFTER_S: Final = 0.5
 
 # What the interpreter says of an exception that nobody caught: a bug, and no file's fault.
-_BUG: Final = "Traceback (most recent call last)"
+_BUG: Final = "Traceback (most recent call last):"
 _WITH_ITS_WORKER: Final = "the worker, perhaps for the memory that it took"
 
 
@@ -101,12 +102,13 @@ class Record:
     """What is known of a part of which processes die.
 
     Attributes:
-        at: the place at which an attempt has been for a while, or was when it died.
+        at: the place at which an attempt has been for a while, or was when it died, on `machine`.
         deaths: of processes, by place.
         aside: what is set aside, by utterance.
     """
 
     at: Place | None = None
+    machine: str = ""
     deaths: Mapping[Place, int] = field(default_factory=dict)
     aside: Mapping[int, Aside] = field(default_factory=dict)
 
@@ -119,6 +121,7 @@ class Record:
         aside = [Aside(Place(*a["place"]), ErrorCode(a["code"]), a["message"]) for a in values["aside"]]
         return cls(
             at=values["at"] and Place(*values["at"]),
+            machine=values["machine"],
             deaths={Place(*place): count for place, count in values["deaths"]},
             aside={a.place.utterance: a for a in aside},
         )
@@ -126,7 +129,9 @@ class Record:
     def content(self) -> bytes:
         """What `parse` reads."""
         aside = [asdict(entry) for entry in self.aside.values()]
-        return json.dumps({"at": self.at, "deaths": list(self.deaths.items()), "aside": aside}).encode()
+        return json.dumps(
+            {"at": self.at, "machine": self.machine, "deaths": list(self.deaths.items()), "aside": aside}
+        ).encode()
 
     def after_death(self, place: Place, code: ErrorCode, how: str) -> Self:
         """One more process died at a place; where it is one too many, what lies there is set aside."""
@@ -134,7 +139,7 @@ class Record:
         aside = dict(self.aside)
         if deaths >= DEATHS:
             aside[place.utterance] = Aside(place, code, f"{deaths} processes ended at this, the last one {how}")
-        return replace(self, at=None, deaths={**self.deaths, place: deaths}, aside=aside)
+        return replace(self, at=None, machine="", deaths={**self.deaths, place: deaths}, aside=aside)
 
 
 class ChildDiedError(Exception):
@@ -153,6 +158,19 @@ def attempt_number() -> int:
     """
     worker: Any = ray._private.worker.global_worker
     return int(worker.core_worker.get_current_task_attempt_number())
+
+
+def this_machine() -> str:
+    """Ray's name of the machine that this process is on; nothing where there is no Ray."""
+    return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
+
+
+def _lives(machine: str) -> bool:
+    """Whether a machine is in the cluster: one of an earlier Ray is not."""
+    if not ray.is_initialized():
+        return machine == ""
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return machine in {node["NodeID"] for node in nodes if node["Alive"]}
 
 
 def records(run: str) -> dict[str, str]:
@@ -184,7 +202,10 @@ def read_with_care(run: str, part_id: str, read: Read, seconds: float) -> Iterat
     uri = storage.join(run, QUARANTINE, f"{part_id}.json")
     record = _fetch(uri)
     if record.at is not None:
-        record = record.after_death(record.at, ErrorCode.CRASHED, f"with {_WITH_ITS_WORKER}")
+        if _lives(record.machine):
+            record = record.after_death(record.at, ErrorCode.CRASHED, f"with {_WITH_ITS_WORKER}")
+        else:
+            record = replace(record, at=None, machine="")
         storage.put(uri, record.content())
     place, failed_starts = START, 0
     while True:
@@ -194,7 +215,7 @@ def read_with_care(run: str, part_id: str, read: Read, seconds: float) -> Iterat
                 for step in steps:
                     if step is None:
                         if begun and not marked:
-                            storage.put(uri, replace(record, at=place).content())
+                            storage.put(uri, replace(record, at=place, machine=this_machine()).content())
                             marked = True
                         continue
                     if marked:
@@ -222,7 +243,7 @@ def _fetch(uri: str) -> Record:
 
 @contextlib.contextmanager
 def _child(read: Read, place: Place, aside: Mapping[int, Aside], seconds: float) -> Iterator[Iterator[Step | None]]:
-    """A process that reads from `place` on; gives its steps, and None now and then while none comes.
+    """A process that reads from `place` on; gives its steps, and None now and then while it works on one.
 
     They end in `ChildDiedError` where it dies before it is through.
     """
@@ -239,15 +260,20 @@ def _child(read: Read, place: Place, aside: Mapping[int, Aside], seconds: float)
         theirs.close()
 
         def steps() -> Iterator[Step | None]:
+            waits = False
             try:
                 ours.send((read, place, aside, seconds))
                 while True:
                     if not ours.poll(MARK_AFTER_S):
-                        yield None
+                        if not waits:
+                            yield None
                         continue
                     answer = ours.recv()
                     if answer is None:
                         return
+                    if isinstance(answer, bool):
+                        waits = answer
+                        continue
                     if isinstance(answer, StorageError):
                         raise answer
                     yield answer
@@ -266,9 +292,10 @@ def _child(read: Read, place: Place, aside: Mapping[int, Aside], seconds: float)
 
 def _cause(status: int, words: str, seconds: float) -> Exception:
     """Why a child ended, by its exit status and what it said."""
-    if HUNG in words:
+    lines = words.splitlines()
+    if status == 1 and any(line.startswith(HUNG) for line in lines):
         return ChildDiedError(ErrorCode.HUNG, f"after {seconds:g} s without a sign of life")
-    if _BUG in words:
+    if status == 1 and _BUG in lines:
         return RuntimeError(f"a process that reads a part failed: {words}")
     how = f"by {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
     return ChildDiedError(ErrorCode.CRASHED, how)
@@ -277,18 +304,26 @@ def _cause(status: int, words: str, seconds: float) -> Exception:
 def serve(descriptor: int) -> None:
     """The child: sends the steps of what it is asked to read, then None; or the `StorageError` that it met.
 
+    Between them, True as it begins to wait for storage, and False when it goes on.
     It goes on when it is told to: were it ahead, its parent would not know the place at which it died.
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     pipe = Connection(descriptor)
+    sending = threading.Lock()  # storage is waited for in several threads
+
+    def send(message: Step | StorageError | bool | None) -> None:
+        with sending:
+            pipe.send(message)
+
     read, place, aside, seconds = pipe.recv()
+    tell_of_waits(send)
     try:
         for step in itertools.chain([Step(place)], within(seconds, read(place, aside))):
-            pipe.send(step)
+            send(step)
             pipe.recv()
-        pipe.send(None)
+        send(None)
     except StorageError as error:
-        pipe.send(error)
+        send(error)
 
 
 def _end_with_parent() -> None:

@@ -14,7 +14,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -144,12 +144,17 @@ def part_steps(
     Raises:
         StorageError: as `read_part`.
     """
+    if part["kind"] == "files":
+        # What lies before a file is its side-car, which is not read then; the file is the row that is lost.
+        items = enumerate(part["items"])
+        part = part | {"items": [item | ({"reference_uri": None} if i in aside else {}) for i, item in items]}
+        aside = {i: replace(a, place=Place(i, max(0, a.place.row))) for i, a in aside.items()}
     utterances = read_part(part)
     for index in itertools.count():
         ending = aside.get(index)
         if ending is not None and ending.place.row < 0:
             if ending.place >= start:
-                lost = _out_of_reach(part, index)
+                lost = Utterance(part["name"], part["uri"], bytes)  # a container that cannot be read so far
                 row = _row(lost, lost.utt_id) | _problem("read", ending.error)
                 yield Step(Place(index + 1, -1), row=row, where=lost.where)
             return
@@ -177,14 +182,6 @@ def _numbered_rows(
         offset_s, duration_s = utterance.meta.span or (None, None)
         row = _row(utterance, utterance.utt_id, offset_s, duration_s) | _problem("decode", ending.error)
         yield ending.place.row, row
-
-
-def _out_of_reach(part: dict[str, Any], index: int) -> Utterance:
-    """Stands for an utterance of which nothing is known, since a container cannot be read so far."""
-    if part["uri"] is None:  # files; and of one of them the side-car
-        item = part["items"][index]
-        return Utterance(item["utt_id"], item["uri"], bytes)
-    return Utterance(part["name"], part["uri"], bytes)
 
 
 def utterance_rows(utterance: Utterance, settings: ReadSettings) -> Iterator[dict[str, Any]]:

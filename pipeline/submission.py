@@ -1,7 +1,7 @@
 """Ray's Jobs API: a verb of this project as a job on a cluster, with the code that is installed here.
 
-The code travels as Ray's `py_modules`, three packages without data, so that the cluster runs what was submitted and
-not what it happened to have installed. Secrets must not travel, see `pipeline.environment`.
+The code travels as Ray's `py_modules`, three packages without the demo's corpus, so that the cluster runs what was
+submitted and not what it happened to have installed. Secrets must not travel, see `pipeline.environment`.
 """
 
 from __future__ import annotations

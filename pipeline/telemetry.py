@@ -52,7 +52,8 @@ class Work:
         actors: recognisers at a time.
         chunks: that it committed, with so many `utterances`, `errors` and `audio_s`.
         seconds: of each stage, summed over its processes.
-        recognizers: the processes that recognised them: more than `actors` where some died.
+        recognizers: the processes that recognised those of this wave: more than `actors` where some died.
+        replaced: how many did in the waves before.
     """
 
     actors: int
@@ -62,6 +63,7 @@ class Work:
     audio_s: float = 0.0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     recognizers: frozenset[str] = frozenset()
+    replaced: int = 0
 
     def add(self, commit: Commit) -> Work:
         """The same and a chunk more."""
@@ -75,12 +77,16 @@ class Work:
             recognizers=self.recognizers | {commit.workers["recognizer"]},
         )
 
+    def next_wave(self) -> Work:
+        """The same, before the recognisers of another wave begin."""
+        died = max(0, len(self.recognizers) - self.actors)
+        return replace(self, recognizers=frozenset(), replaced=self.replaced + died)
+
     def summary(self, elapsed_s: float) -> dict[str, Any]:
         """For the record: sums, the speed, and the share of the time in which the recognisers had work.
 
         Args:
-            elapsed_s: from the moment the first part could flow to the last commit; Ray's and the model's loading is
-                in it.
+            elapsed_s: from the moment the first part could flow to the last commit; the actors' start is in it.
         """
         return {
             "chunks": self.chunks,
@@ -92,5 +98,5 @@ class Work:
             "rtfx": self.audio_s / elapsed_s if elapsed_s else None,
             "model_busy": self.seconds["compute"] / (self.actors * elapsed_s) if elapsed_s else None,
             "recognizers": self.actors,
-            "recognizers_replaced": max(0, len(self.recognizers) - self.actors),
+            "recognizers_replaced": self.next_wave().replaced,
         }

@@ -28,8 +28,8 @@ class CheckpointError(ValueError):
 
 def located(location: Location) -> str:
     """Return the directory or URI that `location` means: itself, but for the name of the bundled model."""
-    uri = os.fspath(location)
-    return str(Path(__file__).with_name(BUNDLED)) if uri == BUNDLED else uri
+    # A path object is none of it: `Path("./bundled")` has lost its dot.
+    return str(Path(__file__).with_name(BUNDLED)) if location == BUNDLED else os.fspath(location)
 
 
 def shown(location: Location) -> str:
@@ -88,7 +88,7 @@ def write_bytes(location: Location, name: str, data: bytes) -> None:
     Raises:
         CheckpointError: `location` is the bundled model's name.
     """
-    if os.fspath(location) == BUNDLED:
+    if location == BUNDLED:
         msg = f"{BUNDLED} is the name of the model in the package; a directory of that name is ./{BUNDLED}"
         raise CheckpointError(msg)
     fs, root = url_to_fs(os.fspath(location))

@@ -55,7 +55,7 @@ def _first_convolution(waveforms: Tensor, lengths: Tensor | None, layer: ConvLay
     One product by weights of the row's own: its GroupNorm is folded into them. A channel is a linear function `w . x`
     of the waveform's windows, so its mean and variance follow from theirs, `w . m` and `w . C w`; the norm costs no
     pass over the activations, forward or backward. The moments are taken in float64, of waveforms less their mean
-    (which GroupNorm takes away anyway): they lose no digits to an offset.
+    (which GroupNorm takes away anyway), so that an offset costs few digits.
     """
     kernel, stride = layer.conv.kernel_size[0], layer.conv.stride[0]
     norm = cast(nn.GroupNorm, layer.layer_norm)

@@ -67,10 +67,10 @@ def telephone(manifest: Path, folder: Path) -> Path:
     """The same rows as files of 8 kHz: nothing above 4 kHz is left."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    for line in manifest.read_text("utf-8").splitlines():
+    for number, line in enumerate(manifest.read_text("utf-8").splitlines()):
         row = json.loads(line)
         samples, rate = soundfile.read(row["audio_filepath"], dtype="float32")
-        path = folder / f"{Path(row['audio_filepath']).stem}.wav"
+        path = folder / f"{manifest.stem}-{number:05}.wav"
         soundfile.write(path, soxr.resample(samples, rate, TELEPHONE_RATE), TELEPHONE_RATE)
         rows.append(row | {"audio_filepath": str(path.resolve())})
     made = folder / manifest.name

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,17 +51,21 @@ class StandIn(Recognizer):
         _pause()
         return super()._chunk(chunk)
 
-    def recognize(self, waveform: np.ndarray) -> dict:
-        digest = np.frombuffer(hashlib.sha256(waveform.tobytes()).digest(), np.uint8)
-        starts = np.arange(len(digest))
-        return {
-            "num_frames": len(waveform) // 320,
-            "token_ids": 4 + digest % 28,
-            "start_frames": starts,
-            "end_frames": starts + 1,
-            "probabilities": (digest / 255).astype(np.float32),
-            "label_scores": [],
-        }
+    def recognize(self, waveforms: Sequence[np.ndarray]) -> list[dict]:
+        return [_numbers_of(waveform) for waveform in waveforms]
+
+
+def _numbers_of(waveform: np.ndarray) -> dict:
+    digest = np.frombuffer(hashlib.sha256(waveform.tobytes()).digest(), np.uint8)
+    starts = np.arange(len(digest))
+    return {
+        "num_frames": len(waveform) // 320,
+        "token_ids": 4 + digest % 28,
+        "start_frames": starts,
+        "end_frames": starts + 1,
+        "probabilities": (digest / 255).astype(np.float32),
+        "label_scores": [],
+    }
 
 
 def slow_write(chunks: pa.Table, settings) -> pa.Table:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -88,6 +89,7 @@ def test_the_bundled_model_is_the_default_and_keeps_its_name(tmp_path, monkeypat
     assert made.model == "bundled"
     assert made.tasks == {"bundled": "bundled", "keyword": "bundled"}
     assert config(model="./bundled").model == f"{tmp_path}/bundled"
+    assert config(model=Path("./bundled")).model == f"{tmp_path}/bundled"
     assert checkpoint_digest("bundled") == checkpoint_digest(located("bundled"))
 
 
@@ -198,6 +200,7 @@ def test_the_fingerprint_sees_what_rows_depend_on(checkpoint, changes):
         {"part_mib": 1.0},
         {"max_error_rate": 1.0},
         {"strict": True},
+        {"deadline_s": 60.0},
         {"address": "auto"},
         {"actors": 4},
         {"gpus_per_actor": 0.5},
@@ -222,7 +225,7 @@ def test_every_field_is_known_to_one_of_the_two_lists_above():
         "model",
     }
     ignored = {
-        *("output", "part_mib", "max_error_rate", "strict", "existing", "address"),
+        *("output", "part_mib", "max_error_rate", "strict", "deadline_s", "existing", "address"),
         *("actors", "gpus_per_actor", "cpus_per_actor", "threads"),
     }
     assert seen | ignored == {field.name for field in dataclasses.fields(config())}

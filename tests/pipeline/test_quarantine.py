@@ -7,13 +7,16 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline import plan, storage
 from pipeline.audio import AudioSettings
+from pipeline.deadline import waiting
 from pipeline.errors import ErrorCode, RunFailedError, StorageError
 from pipeline.quarantine import (
     DEATHS,
@@ -44,7 +47,9 @@ def clips(tmp_path_factory):
 
 def steps_of(clips, start=START, aside=()):
     (part,) = plan.plan([str(clips)], 2**30).to_pylist()
-    settings = ReadSettings(AudioSettings(max_segment_s=2.5), 720, 600, 2000, str(clips / "stop"), str(clips), 600)
+    settings = ReadSettings(
+        AudioSettings(max_segment_s=2.5), 720, 600, 2000, str(clips.parent / "stop"), str(clips), 600
+    )
     return list(part_steps(part, settings, start, {entry.place.utterance: entry for entry in aside}))
 
 
@@ -72,10 +77,25 @@ def test_an_utterance_ends_in_the_error_that_is_set_aside_at_its_place(clips):
         assert steps_of(clips, step.then, [first, later]) == steps[done:]
 
 
-def test_a_container_ends_in_the_error_that_is_set_aside_before_an_utterance(clips):
-    steps = steps_of(clips, aside=[Aside(Place(1, -1), ErrorCode.CRASHED, "died")])
-    assert ids(steps) == [("a", None), ("a", None), ("b", "CRASHED")]
-    assert steps_of(clips, steps[-1].then, [Aside(Place(1, -1), ErrorCode.CRASHED, "died")]) == []
+BEFORE_THE_SECOND = Aside(Place(1, -1), ErrorCode.CRASHED, "died")
+
+
+def test_of_files_the_one_that_cannot_be_begun_is_lost_and_no_other(clips):
+    whole = steps_of(clips)
+    steps = steps_of(clips, aside=[BEFORE_THE_SECOND])
+    assert ids(steps) == [("a", None), ("a", None), ("b", "CRASHED"), *ids(whole)[3:]]
+    for done, step in enumerate(steps, 1):
+        assert steps_of(clips, step.then, [BEFORE_THE_SECOND]) == steps[done:]
+
+
+def test_a_container_ends_in_the_error_that_is_set_aside_before_an_utterance(clips, tmp_path):
+    shard = tmp_path / "shard.tar"
+    with tarfile.open(shard, "w") as tar:
+        for name in ("a", "b", "d"):
+            tar.add(clips / f"{name}.wav", f"{name}.wav")
+    steps = steps_of(shard, aside=[BEFORE_THE_SECOND])
+    assert ids(steps) == [("a", None), ("a", None), ("shard", "CRASHED")]
+    assert steps_of(shard, steps[-1].then, [BEFORE_THE_SECOND]) == []
 
 
 # ------------------------------------------------------------------------------------------------------------ records
@@ -114,6 +134,10 @@ def deadly(deeds, start, aside):
             os.kill(os.getppid(), signal.SIGKILL)
         elif deed == "take a while":
             time.sleep(4 * MARK_AFTER_S)
+        elif deed == "wait for storage":
+            with waiting():
+                time.sleep(4 * MARK_AFTER_S + 1)
+            os.kill(os.getppid(), signal.SIGKILL)
         elif deed == "weather":
             raise StorageError("no network")
         elif deed == "bug":
@@ -189,11 +213,8 @@ def test_children_that_do_not_begin_convict_nobody_and_fail_the_run(tmp_path):
 
 
 def test_an_attempt_that_finds_a_mark_counts_a_death_there(tmp_path):
-    program = "from tests.pipeline.test_quarantine import Place, care; import sys; "
-    program += "list(care(sys.argv[1], {Place(2, 0): 'kill both'}))"
     for _ in range(DEATHS):
-        done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
-        assert done.returncode == -signal.SIGKILL
+        killed_with_its_child(tmp_path, "kill both")
         assert record_of(tmp_path).at == Place(2, 0)
     got = places(care(tmp_path, {}))
 
@@ -202,6 +223,26 @@ def test_an_attempt_that_finds_a_mark_counts_a_death_there(tmp_path):
     assert {a.place for a in record.aside.values()} == {Place(2, 0)}
     assert Place(2, 1) not in got
     assert got[-1] == END
+
+
+def killed_with_its_child(run, deed):
+    program = "from tests.pipeline.test_quarantine import Place, care; import sys; "
+    program += "list(care(sys.argv[1], {Place(2, 0): sys.argv[2]}))"
+    done = subprocess.run([sys.executable, "-c", program, str(run), deed], check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_whoever_waits_for_storage_is_not_marked(tmp_path):
+    killed_with_its_child(tmp_path, "wait for storage")
+    assert storage.list_objects(str(tmp_path)) == []
+
+
+def test_a_death_with_the_machine_convicts_nobody(tmp_path):
+    uri = storage.join(str(tmp_path), QUARANTINE, "ab.json")
+    for _ in range(DEATHS):
+        storage.put(uri, replace(Record(), at=Place(2, 0), machine="one that is gone").content())
+        assert places(care(tmp_path, {}))[-1] == END
+    assert record_of(tmp_path) == Record()
 
 
 def test_what_is_slow_is_marked_only_for_so_long(tmp_path):

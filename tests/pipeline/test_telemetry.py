@@ -57,5 +57,23 @@ def test_a_summary_is_a_sum_over_chunks(chunks, actors, elapsed_s):
     assert told["recognizers_replaced"] == max(0, len({c.workers["recognizer"] for c in chunks}) - actors)
 
 
+def test_the_recognisers_of_another_wave_replace_nobody():
+    def committed(work, *recognizers):
+        for name in recognizers:
+            work = work.add(made("h:1", name))
+        return work
+
+    work = committed(Work(2), "h:1", "h:2", "h:3").next_wave()
+    work = committed(work, "h:4", "h:5").next_wave()
+    assert committed(work, "h:6").summary(1.0)["recognizers_replaced"] == 1
+
+
+def made(reader, recognizer):
+    counts = {"utterances": 1, "errors": 0, "error_codes": {}, "audio_s": 1.0, "source_bytes": 1}
+    place = {"part_id": "0", "chunk": 0, "first_row": 0, "last": True, "part_rows": None, "part_audio_s": None}
+    workers = {"reader": reader, "recognizer": recognizer}
+    return Commit(**place, **counts, attempt="a", workers=workers, seconds=dict.fromkeys(STAGES, 1.0))
+
+
 def test_a_start_that_did_nothing_has_no_speed():
     assert Work(2).summary(0.0)["rtfx"] is None

@@ -51,6 +51,7 @@ def test_it_is_one_small_file_with_both_heads():
     names = {path.name for path in DIRECTORY.iterdir()}
     assert {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "vocab.json"} <= names
     assert [name for name in names if name.endswith((".safetensors", ".bin"))] == ["model.safetensors"]
+    assert "@" not in (DIRECTORY / "README.md").read_text()
     assert sum(path.stat().st_size for path in DIRECTORY.iterdir()) <= 16e6
     assert set(SEWDForSequenceClassification.from_pretrained(BUNDLED).config.id2label.values()) == LABELS
 
@@ -60,6 +61,7 @@ def test_its_name_is_found_from_anywhere_and_before_a_directory_of_that_name(tmp
     monkeypatch.chdir(tmp_path)
     assert SEWDForCTC.from_pretrained(BUNDLED).config.hidden_size == 256
     assert located("./bundled") == "./bundled"
+    assert located(Path("./bundled")) == "bundled"  # the directory
     with pytest.raises(CheckpointError):
         SEWDForCTC.from_pretrained("./bundled")
 
