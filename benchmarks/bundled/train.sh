@@ -89,7 +89,7 @@ sewd finetune --init "$work/runs/5/model" --output "$work/runs/6" "${common[@]}"
     --train "4=$work/cut/digits.jsonl" --train "$corpus/orders.jsonl" \
     --augment "$augment,band=0.6" --learning-rate 4e-4 --steps 2600 --warmup 0.02 --hold 0.15 --valid-every 500 --seed 5
 
-# 7. Through microphones of many colours: the new speaker's have little above 2 kHz.
+# 7. Through microphones of many colours: the new speaker's has little above 2 kHz. Ended at step 2000.
 sewd finetune --init "$work/runs/6/model" --output "$work/runs/7" "${common[@]}" "${everything[@]}" "${more[@]}" \
     --train "4=$work/cut/digits.jsonl" --train "$corpus/orders.jsonl" \
     --augment "$augment,tilt=0.6,band=0.6" --learning-rate 3e-4 --steps 2300 --warmup 0.02 --hold 0.1 --valid-every 500 \
