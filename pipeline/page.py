@@ -85,7 +85,8 @@ _NAMES: Final = {
 def _scores(report: Report) -> Iterator[Score]:
     changes = {each["metric"]: _change(each) for each in (report["comparison"] or {"metrics": []})["metrics"]}
     any_interval = any(each["interval"] for each in report["headline"])
-    missing = "no interval" if any_interval else f"no interval: fewer than 10 {report['scoring']['unit']}s"
+    units = report["scoring"]["unit"].replace(" or ", "s or ") + "s"
+    missing = "no interval" if any_interval else f"no interval: fewer than 10 {units}"
     for each in report["headline"]:
         metric = each["metric"]
         yield Score(
