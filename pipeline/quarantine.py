@@ -166,9 +166,9 @@ def this_machine() -> str:
 
 
 def _lives(machine: str) -> bool:
-    """Whether a machine is in the cluster: one of an earlier Ray is not."""
-    if not ray.is_initialized():
-        return machine == ""
+    """Whether a machine is in the cluster: one of an earlier Ray is not; of one without a name nothing is known."""
+    if not machine or not ray.is_initialized():
+        return not machine
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     return machine in {node["NodeID"] for node in nodes if node["Alive"]}
 

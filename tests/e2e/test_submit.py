@@ -187,13 +187,13 @@ def test_ctrl_c_leaves_the_job_or_stops_it(cluster, long_corpus, small_ctc, tmp_
     assert pipeline.Run.open(str(run)).totals().utterances < 400
 
 
-def scraped(cluster) -> dict[str, float]:
-    """What Prometheus would get of the project's own metrics: values by name, summed over labels."""
+def scraped(cluster, run) -> dict[str, float]:
+    """What Prometheus would get of the project's own metrics of a run: values by name, summed over labels."""
     with urllib.request.urlopen(cluster.metrics, timeout=10) as answer:
         lines = answer.read().decode().splitlines()
     values: dict[str, float] = {}
     for line in lines:
-        if line.startswith("ray_sewd_"):
+        if line.startswith("ray_sewd_") and f'run="{run}"' in line:
             name, value = line.split("{")[0], float(line.rsplit(" ", 1)[1])
             values[name] = values.get(name, 0.0) + value
     return values
@@ -206,7 +206,7 @@ def test_prometheus_sees_audio_rows_errors_and_times(cluster, long_corpus, small
     sizes = ("--chunk-seconds", "4", "--part-mib", "0.2")
     name = job_of(submit(cluster, *verb, *sizes, options=("--detach",)).stderr)
     try:
-        wait_for(lambda: agree(scraped(cluster)))
+        wait_for(lambda: agree(scraped(cluster, tmp_path / "run")))
     finally:
         submission.stop(submission.connect(cluster.address), name)
 

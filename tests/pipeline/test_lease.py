@@ -87,7 +87,7 @@ def test_a_living_driver_that_numbers_its_processes_otherwise_is_watched_not_ask
         holder = json.loads(Path(lease_uri(run)).read_text())
     write(run, **(holder | {"attempt": "other", "numbering": "pid:[1]"}))  # a container beside this one
 
-    beat = holder | {"attempt": "other", "numbering": "pid:[1]", "beat": 1}
+    beat = holder | {"attempt": "other", "numbering": "pid:[1]", "beat": holder["beat"] + 1}
     with soon(lambda: write(run, **beat)), pytest.raises(UsageError, match="is at work"), hold(run, "b", expire_s=30):
         pass
 

@@ -80,7 +80,7 @@ def learnt(corpus, tiny, tmp_path_factory) -> Path:
         mel_steps=30,
         label_weight=0.2,
         optimizer="muon",
-        learning_rate=2e-3,
+        learning_rate=1e-3,
         warmup=0.05,
         hold=0.6,
         valid={"same": str(corpus)},
