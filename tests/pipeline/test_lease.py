@@ -26,8 +26,11 @@ def run(tmp_path) -> str:
 
 def write(run: str, **changes) -> None:
     holder = {"attempt": "other", "host": "elsewhere", "pid": 7, "beat": 0, "boot": "b", "numbering": "n", "born": "1"}
-    Path(lease_uri(run)).parent.mkdir(parents=True, exist_ok=True)
-    Path(lease_uri(run)).write_text(json.dumps(holder | changes))
+    lease = Path(lease_uri(run))
+    lease.parent.mkdir(parents=True, exist_ok=True)
+    whole = lease.with_suffix(".new")  # a lease that is half written is none
+    whole.write_text(json.dumps(holder | changes))
+    whole.replace(lease)
 
 
 @contextlib.contextmanager
