@@ -189,12 +189,16 @@ class Difference:
         return not (self.lost or self.doubled or self.changed)
 
 
+def key(row: dict) -> tuple[str, str | None]:
+    """What names a row of any table."""
+    return row["utt_id"], row.get("task")
+
+
 def difference(run: str, calm: str) -> Difference:
     """Row for row, of every table."""
     lost = doubled = changed = 0
     for table in TABLES:
         got, want = (corpora.rows_of(pipeline.Run.open(uri), table) for uri in (run, calm))
-        key = lambda row: (row["utt_id"], row.get("task"))  # noqa: E731
         counts = Counter(map(key, got))
         doubled += sum(count - 1 for count in counts.values())
         known = {key(row): row for row in got}
