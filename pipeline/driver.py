@@ -59,7 +59,10 @@ MIN_ROWS_FOR_RATE = 1_000
 # A task whose process dies is tried again this often. Ray's own default is without end, which a file that kills its
 # decoder would take at its word.
 MAX_DEATHS = 4
-MAX_ACTOR_RESTARTS = 20
+# An actor whose machine is gone is "unavailable" until the head has missed enough heartbeats, and each call to it until
+# then counts as a try: more than any bound that is meant for deaths. What ends a run here is the number of restarts.
+ACTOR_TASK_RETRIES = -1
+MAX_ACTOR_RESTARTS = 50
 SMALL_RUN_BYTES = 32 << 20
 _WORKER_DEATHS = (WorkerCrashedError, RayActorError, OutOfMemoryError, NodeDiedError)
 RUNNING, STOPPED, FAILED, DONE = "running", "stopped", "failed", "done"
@@ -392,7 +395,7 @@ class _Execution:
                     num_gpus=r.actor_gpus,
                     compute=ActorPoolStrategy(size=r.actors),
                     max_restarts=MAX_ACTOR_RESTARTS,
-                    max_task_retries=MAX_DEATHS,
+                    max_task_retries=ACTOR_TASK_RETRIES,
                     **whole,
                 )
                 .map_batches(
