@@ -371,6 +371,8 @@ class _Execution:
             device="cuda" if r.actor_gpus else "cpu",
             threads=r.threads,
             stop_uri=self.stop_uri,
+            run=self.run.uri,
+            deadline_s=self.config.deadline_s,
         )
         sink = SinkSettings(
             run=self.run.uri,

@@ -30,8 +30,8 @@ class ErrorCode(StrEnum):
     TOO_LARGE = "TOO_LARGE"  # over a cap on bytes, channels, rate or duration
     NO_SUCH_CHANNEL = "NO_SUCH_CHANNEL"  # the channel asked for is not in the file
     OUT_OF_RANGE = "OUT_OF_RANGE"  # offset or duration lies outside the recording
-    CRASHED = "CRASHED"  # processes die of it: its decoder crashes, or takes more memory than there is
-    HUNG = "HUNG"  # its decoder gives nothing within the deadline, again and again
+    CRASHED = "CRASHED"  # processes die of it: its decoder or the model crashes, or takes more memory than there is
+    HUNG = "HUNG"  # its decoder, or the model, gives nothing within the deadline, again and again
     BAD_ROW = "BAD_ROW"  # a manifest line, Parquet row or sidecar that does not hold what it must
     BAD_ARCHIVE = "BAD_ARCHIVE"  # a tar shard that breaks off; what was read before stands
     DUPLICATE_ID = "DUPLICATE_ID"  # utt_id is taken by an earlier utterance

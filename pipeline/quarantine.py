@@ -1,4 +1,4 @@
-"""Files that kill or hang the process which decodes them: found, and set aside as one row of `errors/` each.
+"""Utterances that kill or hang the process which decodes or recognises them: found, and set aside as one row each.
 
 A part is read in Ray's own process first, as fast as can be, and nothing is written about it. A process that dies, or
 hangs and ends itself (`pipeline.deadline`), takes the whole part along, and Ray gives it to another process: an attempt
@@ -17,6 +17,10 @@ the part again, at this start of the driver or a later one, leaves out the same:
 The cost: a part that no process dies of costs no request to storage, and one more of a run (the records are listed
 when the driver starts). Were each first attempt to leave a mark, a million parts on S3 would cost a million requests
 of 50 ms, for a case of one in a million.
+
+A chunk in the model is the same with rows in the place of utterances. There Ray gives no number of the attempt, but an
+actor knows that it was started again, and gets the chunks once more that the one before it had: it leaves a mark
+(`trial`) while it works on one of those, as fast as ever, and only where it finds one does it take care.
 """
 
 from __future__ import annotations
@@ -93,7 +97,7 @@ class Aside:
         return AudioError(self.code, self.message)
 
 
-# Steps of a part from a place on, but for what is set aside, by utterance.
+# Steps of a part, or of a chunk, from a place on, but for what is set aside, by utterance.
 Read = Callable[[Place, Mapping[int, Aside]], Iterator[Step]]
 
 
@@ -173,8 +177,31 @@ def _lives(machine: str) -> bool:
     return machine in {node["NodeID"] for node in nodes if node["Alive"]}
 
 
+def started_again() -> bool:
+    """Whether this is an actor of Ray that is there in the place of one that died."""
+    if not ray.is_initialized():
+        return False
+    context = ray.get_runtime_context()
+    return context.get_actor_id() is not None and context.was_current_actor_reconstructed
+
+
+@contextlib.contextmanager
+def trial(run: str, name: str) -> Iterator[bool]:
+    """Work on something of which a process may have died; tells whether one did, in an earlier trial."""
+    uri = storage.join(run, "control", f"trial-{name}")
+    try:
+        died = _lives(storage.fetch(uri).decode())
+    except FileNotFoundError:
+        died = False
+    storage.put(uri, this_machine().encode())
+    try:
+        yield died
+    finally:
+        storage.delete([uri])
+
+
 def records(run: str) -> dict[str, str]:
-    """The content of each record of a run, by part."""
+    """The content of each record of a run, by part (or by part and chunk, which the model died of)."""
     found = storage.list_directory(storage.join(run, QUARANTINE))
     uris = [item.uri for item in found if not storage.is_temporary(item.uri)]
     with ThreadPoolExecutor(storage.CONNECTIONS) as pool:
@@ -186,20 +213,20 @@ def _part_of(uri: str) -> str:
     return uri.rpartition("/")[2].removesuffix(".json")
 
 
-def read_with_care(run: str, part_id: str, read: Read, seconds: float) -> Iterator[Step]:
-    """The steps of a part that a process died of before, read by children.
+def with_care(run: str, name: str, read: Read, seconds: float) -> Iterator[Step]:
+    """The steps of a part, or of a chunk in the model, that a process died of before, made by children.
 
     Args:
-        run: URI of the run, below which the part's record lies.
-        part_id: the part.
-        read: reads the part; is pickled.
+        run: URI of the run, below which the record lies.
+        name: of the part or chunk.
+        read: makes the steps; is pickled.
         seconds: to wait for a step.
 
     Raises:
         StorageError: as `read` raises it, and for the record.
-        RunFailedError: no child can be started, or they die also of what is not read.
+        RunFailedError: no child can be started, or they die also of what is left out.
     """
-    uri = storage.join(run, QUARANTINE, f"{part_id}.json")
+    uri = storage.join(run, QUARANTINE, f"{name}.json")
     record = _fetch(uri)
     if record.at is not None:
         if _lives(record.machine):
@@ -227,11 +254,11 @@ def read_with_care(run: str, part_id: str, read: Read, seconds: float) -> Iterat
         except ChildDiedError as death:
             if begun:
                 if record.deaths.get(place, 0) >= DEATHS:
-                    raise RunFailedError(f"part {part_id}: processes die at {place}, though it is left out") from death
+                    raise RunFailedError(f"{name}: processes die at {place}, though it is left out") from death
                 record = record.after_death(place, death.code, death.how)
                 storage.put(uri, record.content())
             elif (failed_starts := failed_starts + 1) >= MAX_FAILED_STARTS:
-                raise RunFailedError(f"part {part_id}: a process to read it died as it started, {death}") from death
+                raise RunFailedError(f"{name}: a process to work on it died as it started, {death}") from death
 
 
 def _fetch(uri: str) -> Record:
@@ -296,7 +323,7 @@ def _cause(status: int, words: str, seconds: float) -> Exception:
     if status == 1 and any(line.startswith(HUNG) for line in lines):
         return ChildDiedError(ErrorCode.HUNG, f"after {seconds:g} s without a sign of life")
     if status == 1 and _BUG in lines:
-        return RuntimeError(f"a process that reads a part failed: {words}")
+        return RuntimeError(f"a process that reads or recognises with care failed: {words}")
     how = f"by {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
     return ChildDiedError(ErrorCode.CRASHED, how)
 

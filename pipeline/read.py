@@ -24,7 +24,7 @@ from pipeline import storage
 from pipeline.audio import AudioSettings, Segment, read_segments
 from pipeline.deadline import within
 from pipeline.errors import AudioError, ErrorCode
-from pipeline.quarantine import START, Aside, Place, Record, Step, attempt_number, read_with_care
+from pipeline.quarantine import START, Aside, Place, Record, Step, attempt_number, with_care
 from pipeline.schemas import READ_CHUNK
 from pipeline.sources import Utterance, read_part
 
@@ -76,7 +76,7 @@ def read_parts(parts: pa.Table, settings: ReadSettings) -> Iterator[pa.Table]:
         committed, record = frozenset(part.pop("committed")), Record.parse(part.pop("record"))
         read = functools.partial(part_steps, part, settings)
         if attempt_number():
-            steps = read_with_care(settings.run, part["part_id"], read, settings.deadline_s)
+            steps = with_care(settings.run, part["part_id"], read, settings.deadline_s)
         else:
             steps = within(settings.deadline_s, read(START, record.aside))
         yield from read_chunks(part, committed, steps, settings)

@@ -6,9 +6,11 @@ Parquet are made by the CPU tasks after it, so that Python text work never stand
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +26,8 @@ import torch
 
 from pipeline import storage
 from pipeline.audio import to_float32
+from pipeline.deadline import within
+from pipeline.quarantine import Aside, Place, Step, started_again, trial, with_care
 from pipeline.read import worker_name
 from pipeline.schemas import RECOGNIZED_CHUNK, RECOGNIZED_ROW
 from sewd_model import (
@@ -36,6 +40,8 @@ from sewd_model import (
     greedy_path,
 )
 
+# An actor that was started again first gets the chunks that the one before it had: Ray sends each two to four ahead.
+IN_DOUBT = 16
 Head = SEWDForCTC | SEWDForSequenceClassification
 Logits = tuple[torch.Tensor, ...]  # of each head of an encoder, float32 on the CPU
 
@@ -50,6 +56,8 @@ class RecognizeSettings:
         device: `cpu` or `cuda`.
         threads: packs of utterances that are worked off at a time on CPU, each in a thread of its own.
         stop_uri: while an object lies here, chunks that wait are given up (the next start reads them again).
+        run: the run, for what has to be set aside.
+        deadline_s: a process that does not come to the next utterance in this time hangs.
     """
 
     model: str
@@ -57,6 +65,8 @@ class RecognizeSettings:
     device: str
     threads: int
     stop_uri: str
+    run: str
+    deadline_s: float
 
 
 @dataclass(frozen=True)
@@ -73,9 +83,11 @@ class Recognizer:
 
     An utterance's result is what the model gives for it alone; what is beside it, in the chunk or the cluster, changes
     nothing but the rounding of its last digits. On CPUs a chunk's utterances are packed, neighbours together, which
-    depends on the chunk alone: read again on such a machine, it comes out the same to the bit. Heads whose backbones
-    are equal, tensor by tensor, share one pass.
+    depends on the chunk alone: read again on such a machine, it comes out the same to the bit, but where processes died
+    of it and it was gone through one by one. Heads whose backbones are equal, tensor by tensor, share one pass.
     """
+
+    chunks = 0  # so many are through
 
     def __init__(self, settings: RecognizeSettings) -> None:
         # Ray hands the settings, never the weights: an actor that is restarted loads them again from their URI.
@@ -111,15 +123,30 @@ class Recognizer:
             return None
         began = time.perf_counter()
         rows = chunk["rows"].combine_chunks().flatten()
-        numbers = self._numbers(rows)
         head = chunk.drop_columns("rows").to_pylist()[0]
-        return _table(head, rows, numbers, time.perf_counter() - began)
+        name = f"{head['part_id']}-{head['chunk']}"
+        if self.chunks < IN_DOUBT and started_again():
+            with trial(self.settings.run, name) as died:
+                results = self._with_care(name, rows) if died else self._results(rows)
+        else:
+            results = self._results(rows)
+        self.chunks += 1
+        return _table(head, rows, results, time.perf_counter() - began)
 
-    def _numbers(self, rows: pa.StructArray) -> list[dict[str, Any]]:
+    def _results(self, rows: pa.StructArray) -> list[dict[str, Any]]:
         """Of each row; of one without samples, nothing."""
         waveforms = [_waveform(rows, index) for index in range(len(rows))]
         recognized = iter(self.recognize([waveform for waveform in waveforms if waveform is not None]))
-        return [dict.fromkeys(_NUMBERS) if waveform is None else next(recognized) for waveform in waveforms]
+        return [_NOTHING if waveform is None else next(recognized) for waveform in waveforms]
+
+    def _with_care(self, name: str, rows: pa.StructArray) -> list[dict[str, Any]]:
+        """The same by children of this process, row by row: one of the rows is deadly."""
+        table = pa.Table.from_struct_array(rows)
+        # Ray made a class of its own of this one, which no other process can find by its name.
+        kind = next(k for k in type(self).__mro__ if getattr(sys.modules[k.__module__], k.__name__, None) is k)
+        steps = functools.partial(_one_row_after_another, kind, self.settings, table)
+        made = with_care(self.settings.run, name, steps, self.settings.deadline_s)
+        return [step.row for step in made if step.row is not None]
 
     def recognize(self, waveforms: Sequence[np.ndarray]) -> list[dict[str, Any]]:
         """Recognise utterances.
@@ -133,7 +160,8 @@ class Recognizer:
         numbers: list[dict[str, Any]] = [{"label_scores": [[]] * self.num_classifiers} for _ in waveforms]
         for encoder in self.encoders:
             inputs = [torch.from_numpy(encoder.features(waveform)) for waveform in waveforms]
-            for row, logits in zip(numbers, encoder.encode(inputs), strict=True):
+            outputs = within(self.settings.deadline_s, iter(encoder.encode(inputs)))
+            for row, logits in zip(numbers, outputs, strict=True):
                 for position, of_head in zip(encoder.positions, logits, strict=True):
                     if position == 0:
                         row.update(self._greedy(of_head))
@@ -153,6 +181,24 @@ class Recognizer:
 
 
 _NUMBERS = ("num_frames", "token_ids", "start_frames", "end_frames", "probabilities", "label_scores")
+_PROBLEM = ("stage", "code", "message")
+_NOTHING: dict[str, Any] = dict.fromkeys(_NUMBERS)
+
+
+def _one_row_after_another(
+    recognizer: type[Recognizer], settings: RecognizeSettings, table: pa.Table, start: Place, aside: Mapping[int, Aside]
+) -> Iterator[Step]:
+    """The results of rows of `READ_ROW` from `start` on, one a step; of a row that is set aside, its error."""
+    rows = table.to_struct_array().combine_chunks()
+    one = recognizer(settings)
+    for index in range(start.utterance, len(rows)):
+        waveform = _waveform(rows, index)
+        row = _NOTHING
+        if index in aside:
+            row = _NOTHING | {"stage": "model", "code": aside[index].code.value, "message": aside[index].message}
+        elif waveform is not None:
+            (row,) = one.recognize([waveform])
+        yield Step(Place(index + 1, -1), row=row)
 
 
 def _waveform(rows: pa.StructArray, index: int) -> np.ndarray | None:
@@ -204,15 +250,22 @@ def _one_by_one(heads: Sequence[Head], device: torch.device) -> Callable[[Sequen
     return lambda waveforms: map(logits, waveforms)
 
 
-def _table(head: dict[str, Any], rows: pa.StructArray, numbers: list[dict[str, Any]], compute_s: float) -> pa.Table:
+def _table(head: dict[str, Any], rows: pa.StructArray, results: list[dict[str, Any]], compute_s: float) -> pa.Table:
+    """Rows as they came, with what the model made of them, or why it made nothing."""
     columns = []
     for part in RECOGNIZED_ROW:
         if part.name in _NUMBERS:
-            columns.append(pa.array([row[part.name] for row in numbers], part.type))
+            columns.append(pa.array([result[part.name] for result in results], part.type))
+        elif part.name in _PROBLEM:
+            came = rows.field(part.name).to_pylist()
+            values = [result.get(part.name, value) for result, value in zip(results, came, strict=True)]
+            columns.append(pa.array(values, part.type))
         else:
             columns.append(rows.field(part.name))
     recognized = pa.StructArray.from_arrays(columns, fields=list(RECOGNIZED_ROW))
     row_list = pa.ListArray.from_arrays(pa.array([0, len(rows)], pa.int32()), recognized)
-    head |= {"recognizer": worker_name(), "compute_s": compute_s}
+    durations = rows.field("duration_s").to_pylist()
+    lost_s = sum(duration for duration, result in zip(durations, results, strict=True) if "code" in result)
+    head |= {"recognizer": worker_name(), "compute_s": compute_s, "audio_s": head["audio_s"] - lost_s}
     arrays = [row_list if f.name == "rows" else pa.array([head[f.name]], f.type) for f in RECOGNIZED_CHUNK]
     return pa.Table.from_arrays(arrays, schema=RECOGNIZED_CHUNK)

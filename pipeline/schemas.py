@@ -83,7 +83,7 @@ ERRORS = _schema(
     *_IDENTITY,
     field("byte_start", pa.int64(), "the audio's first byte in the object, where it is a range of one", "bytes"),
     field("byte_end", pa.int64(), "one past its last byte", "bytes"),
-    field("stage", pa.string(), "where it was found: plan, read or decode", nullable=False),
+    field("stage", pa.string(), "where it was found: plan, read, decode or model", nullable=False),
     field("code", pa.string(), "a member of pipeline.errors.ErrorCode", nullable=False),
     field("message", pa.string(), "the decoder's words, or the numbers that disagree", nullable=False),
     *_LINEAGE,

@@ -31,6 +31,7 @@ SHARED = ROOT.parent / "shared" / "data"
 def local_ray():
     """One Ray for the session. Three CPUs on paper, so that two actors and decoding fit also on a machine of two."""
     ray.init(
+        address="local",  # whatever other Ray this machine has
         num_cpus=3,
         include_dashboard=False,
         log_to_driver=False,

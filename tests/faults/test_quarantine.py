@@ -14,7 +14,7 @@ import pipeline
 from pipeline import driver
 from pipeline.verify import verify
 from tests import corpora
-from tests.faults import deadly
+from tests.faults import deadly, deadly_model
 
 HOOK = str(Path(__file__).parent / "poison" / "sitecustomize.py")
 DROP = ("part_id", "chunk")
@@ -164,3 +164,36 @@ def test_storage_that_is_waited_for_is_no_hang(tmp_path, local_ray, small_ctc, m
     assert errors_of(run) == {}
     assert len(corpora.rows_of(run)) == 1
     assert not (tmp_path / "run" / "quarantine").exists()
+
+
+@pytest.mark.parametrize(
+    ("deed", "code"),
+    [
+        (deadly_model.CRASHES, "CRASHED"),
+        pytest.param(deadly_model.HANGS, "HUNG", marks=pytest.mark.slow),
+        pytest.param(deadly_model.TAKES_ITS_ACTOR_ALONG, "CRASHED", marks=pytest.mark.slow),
+    ],
+)
+def test_an_utterance_that_kills_the_model_costs_one_row(deed, code, tmp_path, local_ray, small_ctc, monkeypatch):
+    for index in range(6):
+        corpora.write_audio(tmp_path / "in" / f"{index}.wav", 1.0, index)
+    calm = transcribe(tmp_path / "in", tmp_path / "calm", small_ctc)
+    monkeypatch.setattr(driver, "Recognizer", deadly_model.Deadly)
+    corpora.write_audio(tmp_path / "in" / "3x.wav", deed, 7)
+    run = transcribe(tmp_path / "in", tmp_path / "run", small_ctc, deadline_s=15.0)
+
+    assert errors_of(run) == {"3x": (code, "model")}
+    # The rows beside it were gone through one by one: their confidences may differ in the last digits.
+    drop = (*DROP, "confidence", "words")
+    assert corpora.rows_of(run, drop=drop) == corpora.rows_of(calm, drop=drop)
+    assert run.record["totals"]["audio_s"] == pytest.approx(6.0)
+    assert not list((tmp_path / "run" / "control").glob("trial-*"))
+    assert verify(run).problems == ()
+
+
+def test_a_model_that_kills_every_process_fails_the_run(tmp_path, local_ray, sound, small_ctc, monkeypatch):
+    monkeypatch.setattr(driver, "Recognizer", deadly_model.NeverReady)
+    monkeypatch.setattr(driver, "MAX_ACTOR_RESTARTS", 2)
+    with pytest.raises(pipeline.RunFailedError, match="worker died"):
+        transcribe(sound, tmp_path / "run", small_ctc)
+    assert pipeline.Run.open(tmp_path / "run").status == "failed"

@@ -27,8 +27,8 @@ from pipeline.quarantine import (
     Place,
     Record,
     Step,
-    read_with_care,
     records,
+    with_care,
 )
 from pipeline.read import ReadSettings, part_steps
 from tests import corpora
@@ -162,7 +162,7 @@ class Unreadable:
 
 
 def care(run, deeds, seconds=30.0):
-    return read_with_care(str(run), "ab", functools.partial(deadly, deeds), seconds)
+    return with_care(str(run), "ab", functools.partial(deadly, deeds), seconds)
 
 
 def places(steps):
@@ -192,7 +192,7 @@ def test_what_hangs_is_set_aside(tmp_path):
 
 def test_what_kills_though_it_is_left_out_fails_the_run(tmp_path):
     with pytest.raises(RunFailedError, match="though"):
-        list(read_with_care(str(tmp_path), "ab", kills_whatever_is_left_out, 30))
+        list(with_care(str(tmp_path), "ab", kills_whatever_is_left_out, 30))
 
 
 def test_the_weather_comes_through_and_costs_no_row(tmp_path):
@@ -208,7 +208,7 @@ def test_a_bug_is_raised(tmp_path):
 
 def test_children_that_do_not_begin_convict_nobody_and_fail_the_run(tmp_path):
     with pytest.raises(RunFailedError, match="died as it started"):
-        list(read_with_care(str(tmp_path), "ab", functools.partial(never_begins, Unreadable()), 30))
+        list(with_care(str(tmp_path), "ab", functools.partial(never_begins, Unreadable()), 30))
     assert records(str(tmp_path)) == {}
 
 

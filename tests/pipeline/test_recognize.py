@@ -16,7 +16,9 @@ from tests import checkpoints, corpora
 
 
 def make(model, *classifiers, stop="/nowhere/stop", threads=1):
-    return Recognizer(RecognizeSettings(str(model), tuple(map(str, classifiers)), "cpu", threads, str(stop)))
+    return Recognizer(
+        RecognizeSettings(str(model), tuple(map(str, classifiers)), "cpu", threads, str(stop), "/nowhere", 600.0)
+    )
 
 
 def chunk_table(waves: list[np.ndarray | None]) -> pa.Table:
