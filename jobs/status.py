@@ -45,9 +45,10 @@ def last_start(run: Run) -> str:
         return ""
     stages = work["stage_s"]
     replaced = f", {work['recognizers_replaced']} replaced" if work["recognizers_replaced"] else ""
+    busy = "" if work["model_busy"] is None else f", busy {work['model_busy']:.0%}"
     return (
         f"{duration(work['audio_s'])} audio in {duration(work['elapsed_s'])}, {work['rtfx']:.0f}x real time; "
-        f"recognisers {work['recognizers']}{replaced}, busy {work['model_busy']:.0%}; "
+        f"recognisers {work['recognizers']}{replaced}{busy}; "
         f"decoding {duration(stages['read'])}, model {duration(stages['compute'])}, words {duration(stages['rows'])}"
     )
 

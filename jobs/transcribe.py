@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 from types import FrameType
@@ -15,6 +16,7 @@ from jobs.console import Exit, duration, err, out, single
 from jobs.last_words import last_words
 from jobs.status import last_start
 from pipeline.config import make_config
+from pipeline.errors import UsageError
 from sewd_model.files import BUNDLED
 
 
@@ -38,7 +40,9 @@ def transcribe(
     max_segment: Annotated[float, typer.Option(metavar="SECONDS", help="Longer audio is cut, at its quietest.")] = 60.0,
     normalizer: Annotated[str, typer.Option(help="Applied to both texts before errors are counted.")] = "basic",
     limit: Annotated[int | None, typer.Option(help="Only the first N utterances.")] = None,
-    actors: Annotated[int | None, typer.Option(help="Recogniser actors.")] = None,
+    actors: Annotated[
+        str | None, typer.Option(metavar="N or MIN:MAX", help="Recogniser actors; a range follows the work there is.")
+    ] = None,
     gpus_per_actor: Annotated[float | None, typer.Option(help="GPUs an actor holds, also a fraction of one.")] = None,
     cpus_per_actor: Annotated[float | None, typer.Option(help="Ray CPUs an actor holds.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads an actor computes with.")] = None,
@@ -60,6 +64,7 @@ def transcribe(
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 done with failed rows, 130 stopped.
     """
+    fewest, most = _range(actors)
     config = make_config(
         inputs=tuple(inputs),
         output=output,
@@ -77,7 +82,8 @@ def transcribe(
         deadline_s=deadline,
         existing="refuse" if new_run else "resume",
         address=address,
-        actors=actors,
+        actors=most,
+        min_actors=fewest,
         gpus_per_actor=gpus_per_actor,
         cpus_per_actor=cpus_per_actor,
         threads=threads,
@@ -100,6 +106,16 @@ def transcribe(
     if worked and (told := last_start(run)):
         out.print(told, markup=False, soft_wrap=True)
     return _report(run, errors_ok, go_on)
+
+
+def _range(text: str | None) -> tuple[int | None, int | None]:
+    """`N` or `MIN:MAX`: fewest, None where there are always as many, and most."""
+    if text is None:
+        return None, None
+    match = re.fullmatch(r"(?:([0-9]+):)?([0-9]+)", text)
+    if match is None:
+        raise UsageError(f"actors: {text!r} is neither a number nor a range, as 2:8")
+    return int(match[1]) if match[1] else None, int(match[2])
 
 
 def _stop_on_signal(stop: threading.Event) -> None:

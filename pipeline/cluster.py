@@ -8,11 +8,14 @@ import math
 import os
 import socket
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import ray
 import torch
+import yaml
 from ray.data import DataContext
 
 from pipeline.config import RunConfig
@@ -26,6 +29,8 @@ SMALL_CPUS = 0.25
 # actor ends and gives its CPUs back, a worker process for each chunk that waits, and they hold each other up.
 SINKS_A_CPU_ACTOR = 2
 SINKS_A_GPU_ACTOR = 4
+# Where `ray up` puts the cluster's configuration on its head.
+AUTOSCALING_CONFIG = Path("~/ray_bootstrap_config.yaml")
 EPSILON = 1e-9  # ten tenths of a GPU are one
 
 
@@ -39,9 +44,10 @@ class Node:
 
 @dataclass(frozen=True)
 class Resources:
-    """Ray's resource requests of each stage, tasks of the last stage at a time, and threads an actor."""
+    """Ray's resource requests of each stage, actors and tasks of the last stage at a time, and threads an actor."""
 
     actors: int
+    min_actors: int
     actor_cpus: float
     actor_gpus: float
     read_cpus: float
@@ -50,15 +56,41 @@ class Resources:
     threads: int
 
 
-def cluster_nodes() -> list[Node]:
-    """The machines of the Ray that is connected. An actor has to fit on one of them, whatever their sum is."""
+@dataclass(frozen=True)
+class Machines:
+    """Those of the Ray that is connected: the ones that are `there`, and the ones that its autoscaler may `add`."""
+
+    there: tuple[Node, ...]
+    may_come: tuple[Node, ...] = ()
+
+
+def machines() -> Machines:
+    """Of the Ray that is connected; of its autoscaler where this is the head, on which jobs run by default."""
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    alive = (node["Resources"] for node in nodes if node["Alive"])
-    return [Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in alive]
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    there = tuple(Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in alive)
+    limits = AUTOSCALING_CONFIG.expanduser()
+    return Machines(there, _may_come(yaml.safe_load(limits.read_bytes()), there) if limits.exists() else ())
 
 
-def share_out(cpus: float, gpus: float, config: RunConfig, nodes: Sequence[Node] = ()) -> Resources:
-    """Divide a cluster of `cpus` and `gpus` between the stages; `nodes` are its machines, by default a single one.
+def _may_come(config: Mapping[str, Any], there: Sequence[Node]) -> tuple[Node, ...]:
+    """What `max_workers`, of each type and of all, leave beside the machines that are there."""
+    running, found = list(there), []
+    for name, kind in config["available_node_types"].items():
+        node = Node(float(kind["resources"].get("CPU", 0)), float(kind["resources"].get("GPU", 0)))
+        if name == config["head_node_type"]:
+            continue
+        for _ in range(kind["max_workers"]):
+            if node in running:
+                running.remove(node)
+            else:
+                found.append(node)
+    workers = len(there) - 1
+    return tuple(found[: max(0, config["max_workers"] - workers)])
+
+
+def share_out(found: Machines, config: RunConfig) -> Resources:
+    """Divide a cluster between the stages: one that grows as if it had grown.
 
     Decoding must never be fused into the actors: Ray fuses neighbours whose requests are equal, so they are unequal.
     And the actors must leave room for one decode and one sink task, or they would wait for each other for ever.
@@ -66,7 +98,8 @@ def share_out(cpus: float, gpus: float, config: RunConfig, nodes: Sequence[Node]
     Raises:
         UsageError: the request cannot fit, with the numbers.
     """
-    nodes = nodes or [Node(cpus, gpus)]
+    nodes = [*found.there, *found.may_come]
+    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
     if not cpus:
         raise UsageError("Ray has no machine with CPUs for tasks: wait for the cluster's workers, or start some")
     actor_gpus = config.gpus_per_actor if config.gpus_per_actor is not None else float(gpus >= 1)
@@ -97,7 +130,8 @@ def share_out(cpus: float, gpus: float, config: RunConfig, nodes: Sequence[Node]
         )
     threads = config.threads or max(1, int(smallest / together))
     sinks = actors * (SINKS_A_GPU_ACTOR if actor_gpus else SINKS_A_CPU_ACTOR)
-    return Resources(actors, actor_cpus, actor_gpus, read_cpus, SMALL_CPUS, sinks, threads)
+    fewest = config.min_actors or (1 if found.may_come and config.actors is None else actors)
+    return Resources(actors, fewest, actor_cpus, actor_gpus, read_cpus, SMALL_CPUS, sinks, threads)
 
 
 def _together(actors: int, places: Sequence[Node], actor_gpus: float) -> int:
@@ -197,7 +231,7 @@ def _start_local() -> None:
     )
 
 
-def data_context(cpus: float) -> DataContext:
+def data_context(found: Machines) -> DataContext:
     """Ray Data's settings for one execution.
 
     A chunk is one row. The smallest block size makes each a block of its own: Ray gathers rows up to that size, and at
@@ -208,6 +242,7 @@ def data_context(cpus: float) -> DataContext:
     # Ray sets this share of the CPUs aside for the stages, in thirds and from the first on. At its default of a half
     # nothing is left for the last stage of a small machine beside the actors, and nothing is committed before the
     # reading is over. A quarter CPU for each of the light stages is what `share_out` leaves.
+    cpus = sum(node.cpus for node in found.there) or min(node.cpus for node in found.may_come if node.cpus)
     context.op_resource_reservation_ratio = min(0.5, 3 * SMALL_CPUS / cpus)
     # Else a stage's error comes wrapped in one of Ray's, and what caused it is lost on the way between processes.
     context.raise_original_map_exception = True

@@ -7,9 +7,9 @@ import hashlib
 import os
 import posixpath
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from pipeline import storage
@@ -59,7 +59,9 @@ class RunConfig:
             the decoding of a segment, and of all that lies before it where a format cannot be entered in the middle.
         existing: a run that is at `output` already is gone on with (`resume`) or refused (`refuse`).
         address: `local` starts a Ray of its own; `auto` or HOST:PORT joins a cluster.
-        actors: recogniser actors; None: one, or as many as the GPUs allow.
+        actors: recogniser actors, at most; None: one, or as many as the GPUs allow.
+        min_actors: fewest of them while there is work: Ray adds and ends them, and an autoscaled cluster its machines.
+            None: always all, or where the cluster can grow and `actors` is None too, one.
         gpus_per_actor: None: 1 where the cluster has GPUs, else 0.
         cpus_per_actor: Ray CPUs an actor holds; None: what is left of the machine beside decoding.
         threads: that an actor computes with; None: its share of the processors.
@@ -82,6 +84,7 @@ class RunConfig:
     existing: Literal["resume", "refuse"] = "resume"
     address: str = "local"
     actors: Annotated[int, Field(ge=1)] | None = None
+    min_actors: Annotated[int, Field(ge=1)] | None = None
     gpus_per_actor: Annotated[float, Field(ge=0)] | None = None
     cpus_per_actor: Annotated[float, Field(gt=0)] | None = None
     threads: Annotated[int, Field(ge=1)] | None = None
@@ -92,6 +95,12 @@ class RunConfig:
         if value not in NORMALIZERS:
             raise ValueError(f"must be one of {', '.join(NORMALIZERS)}")
         return value
+
+    @model_validator(mode="after")
+    def _fewest_and_most(self) -> Self:
+        if self.min_actors is not None and self.min_actors > (self.actors or 0):
+            raise ValueError(f"actors: {self.min_actors}:{self.actors} is no range")
+        return self
 
     @property
     def tasks(self) -> dict[str, str]:

@@ -30,7 +30,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from pipeline import storage
 from pipeline.audio import AudioSettings
-from pipeline.cluster import Resources, cluster_nodes, connect, data_context, share_out
+from pipeline.cluster import Machines, Resources, connect, data_context, machines, share_out
 from pipeline.commit import DataFile, commit_of, remove_orphans
 from pipeline.compact import compact_group, groups_of, read_compaction, write_compaction
 from pipeline.config import RunConfig, differences, fingerprint, make_config
@@ -151,9 +151,8 @@ def _transcribe(
     check_lease = functools.partial(check, run.uri, attempt)
     try:
         with connect(config.address):
-            cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-            resources = share_out(cluster.get("CPU", 0), cluster.get("GPU", 0), config, cluster_nodes())
-            execution = _Execution(run, config, models, resources, cluster.get("CPU", 1), attempt, report)
+            found = machines()
+            execution = _Execution(run, config, models, found, share_out(found, config), attempt, report)
             with _stop_marker(execution.stop_uri, stop):
                 totals, work = execution.run_waves(stop or threading.Event())
             check_lease()
@@ -298,8 +297,8 @@ class _Execution:
     run: Run
     config: RunConfig
     models: _Models
+    machines: Machines
     resources: Resources
-    cpus: float
     attempt: str
     report: Callable[[Progress], None]
 
@@ -313,7 +312,10 @@ class _Execution:
         totals, left = find_left(self.run, waiting)
         self._roll_up(waiting)
         total_bytes = self.run.record["input_bytes"]
-        metrics, work = Metrics(self.run.uri), Work(self.resources.actors)
+        metrics, work = (
+            Metrics(self.run.uri),
+            Work(self.resources.actors, fixed=self.resources.min_actors == self.resources.actors),
+        )
         began = time.monotonic()
         self.report(Progress(totals, total_bytes, 0.0, 0.0))
         self._check(totals, None)
@@ -343,7 +345,7 @@ class _Execution:
 
     def _chunks(self, wave: list[pa.Table]) -> Iterator[dict[str, Any]]:
         """Run one Ray Data execution; gives a row of `CHUNK_STATS` as each chunk is committed."""
-        with DataContext.current(data_context(self.cpus)):
+        with DataContext.current(data_context(self.machines)):
             try:
                 batches = self.dataset(wave).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
                 for batch in cast(Iterable[pa.Table], batches):
@@ -395,10 +397,10 @@ class _Execution:
                     fn_constructor_args=(recognize,),
                     num_cpus=r.actor_cpus,
                     num_gpus=r.actor_gpus,
-                    compute=ActorPoolStrategy(size=r.actors),
+                    compute=ActorPoolStrategy(min_size=r.min_actors, max_size=r.actors),
                     max_restarts=MAX_ACTOR_RESTARTS,
                     max_task_retries=ACTOR_TASK_RETRIES,
-                    **whole,
+                    **(whole | {"batch_size": 1}),  # a chunk; Ray wants a number for whoever asks for GPUs
                 )
                 .map_batches(
                     functools.partial(write_chunks, settings=sink),

@@ -20,7 +20,7 @@ from typing import Any, cast
 import torch
 
 from pipeline import storage
-from pipeline.cluster import cluster_nodes, connect
+from pipeline.cluster import connect, machines
 from pipeline.config import model_uri
 from pipeline.errors import RunFailedError, StorageError, UsageError
 from pipeline.loss_curve import draw_loss_curve
@@ -174,7 +174,8 @@ def _absolute(settings: TrainSettings) -> TrainSettings:
 
 def _check_room(placement: Placement) -> None:
     """Ray would wait for ever for what the cluster does not have."""
-    nodes = cluster_nodes()
+    found = machines()
+    nodes = [*found.there, *found.may_come]
     wanted = {"CPUs": placement.cpus_a_worker, "GPUs": float(placement.gpus)}
     room = sum(
         min(int(node.cpus / wanted["CPUs"]), int(node.gpus) if placement.gpus else placement.workers) for node in nodes

@@ -49,7 +49,8 @@ class Work:
     """What one start of the driver got done.
 
     Attributes:
-        actors: recognisers at a time.
+        actors: recognisers at a time, at most.
+        fixed: as many all the time.
         chunks: that it committed, with so many `utterances`, `errors` and `audio_s`.
         seconds: of each stage, summed over its processes.
         recognizers: the processes that recognised those of this wave: more than `actors` where some died.
@@ -57,6 +58,7 @@ class Work:
     """
 
     actors: int
+    fixed: bool = True
     chunks: int = 0
     utterances: int = 0
     errors: int = 0
@@ -96,7 +98,7 @@ class Work:
             "elapsed_s": elapsed_s,
             "stage_s": self.seconds,
             "rtfx": self.audio_s / elapsed_s if elapsed_s else None,
-            "model_busy": self.seconds["compute"] / (self.actors * elapsed_s) if elapsed_s else None,
+            "model_busy": self.seconds["compute"] / (self.actors * elapsed_s) if elapsed_s and self.fixed else None,
             "recognizers": self.actors,
             "recognizers_replaced": self.next_wave().replaced,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
+
 from tests.s3 import free_port
 
 START_S = 90
@@ -20,8 +23,9 @@ START_S = 90
 
 @dataclass(frozen=True)
 class Head:
-    """A head that runs: where its Jobs API is, what Prometheus scrapes, and the process of `ray start --block`."""
+    """A head that runs: where it and its Jobs API are, what Prometheus scrapes, the process of `ray start --block`."""
 
+    cluster: str
     address: str
     metrics: str
     process: subprocess.Popen
@@ -34,8 +38,16 @@ class Head:
 
 
 @contextlib.contextmanager
-def head(directory: Path, variables: Mapping[str, str] | None = None, cpus: int = 3) -> Iterator[Head]:
-    """`directory` takes Ray's sessions: sockets lie in it, so that its path has to be short."""
+def head(
+    directory: Path,
+    variables: Mapping[str, str] | None = None,
+    cpus: int = 3,
+    workers: Mapping[str, Mapping] | None = None,
+) -> Iterator[Head]:
+    """A head, and node types that Ray's autoscaler may start more of, on this machine.
+
+    `directory` takes Ray's sessions: sockets lie in it, so that its path has to be short. It is the head's home.
+    """
     port, dashboard, metrics = free_port(), free_port(), free_port()
     arguments = [
         *("start", "--head", "--block", f"--num-cpus={cpus}", "--node-ip-address=127.0.0.1", f"--port={port}"),
@@ -52,6 +64,14 @@ def head(directory: Path, variables: Mapping[str, str] | None = None, cpus: int 
     environment = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "PYTHONPATH")}
     # No token that this user may happen to have.
     environment |= {"PATH": path, "RAY_AUTH_MODE": "disabled", **(variables or {})}
+    if workers is not None:
+        arguments.append(f"--autoscaling-config={_autoscaling(directory, f'127.0.0.1:{port}', workers)}")
+        environment |= {"RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+        environment |= {
+            "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+            "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+        }
+        environment |= {"RAY_NODE_TYPE_NAME": FAKE_HEAD_NODE_TYPE, "HOME": str(directory)}
     log = (directory / "start.log").open("wb")
     process = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", *arguments],
@@ -61,13 +81,49 @@ def head(directory: Path, variables: Mapping[str, str] | None = None, cpus: int 
         cwd=directory,
         start_new_session=True,
     )
-    started = Head(f"http://127.0.0.1:{dashboard}", f"http://127.0.0.1:{metrics}/metrics", process)
+    started = Head(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", f"http://127.0.0.1:{metrics}/metrics", process)
     try:
         _wait(started)
         yield started
     finally:
         started.kill()
         log.close()
+
+
+def _autoscaling(directory: Path, address: str, workers: Mapping[str, Mapping]) -> Path:
+    """What Ray's own `AutoscalingCluster` would write, which also stops every other Ray of the machine."""
+    head_type = {"resources": {"CPU": 0}, "node_config": {}, "min_workers": 0, "max_workers": 0}
+    types = {name: {"node_config": {}, "min_workers": 0, **kind} for name, kind in workers.items()}
+    config = {
+        "cluster_name": "grows",
+        "max_workers": sum(kind["max_workers"] for kind in types.values()),
+        "upscaling_speed": 100,
+        "idle_timeout_minutes": 0.1,
+        "provider": {
+            # `fake_multinode`, by a name that does not ask for a file which is not in the wheel.
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "launch_multiple": True,
+            "head_node_id": FAKE_HEAD_NODE_ID,
+            "gcs_address": address,
+        },
+        "auth": {},
+        "available_node_types": {FAKE_HEAD_NODE_TYPE: head_type, **types},
+        "head_node_type": FAKE_HEAD_NODE_TYPE,
+        "docker": {},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
+        "initialization_commands": [],
+        "setup_commands": [],
+        "head_setup_commands": [],
+        "worker_setup_commands": [],
+        "head_start_ray_commands": [],
+        "worker_start_ray_commands": [],
+    }
+    path = directory / "ray_bootstrap_config.yaml"  # as `ray up` calls it
+    path.write_text(json.dumps(config))
+    return path
 
 
 def _wait(started: Head) -> None:

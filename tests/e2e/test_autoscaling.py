@@ -1,0 +1,93 @@
+"""A cluster of nothing but a head grows for a run, works, and shrinks to a head again; by Ray's own autoscaler."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from ray._raylet import GcsClient
+
+import pipeline
+from tests import corpora
+from tests.command import sewd
+from tests.faults.stand_in import MARKS, SECONDS
+from tests.faults.world import ROOT, write_corpus
+from tests.heads import head
+
+ALIVE = 0
+CLIPS = 60
+
+
+@pytest.fixture(scope="module")
+def growing(tmp_path_factory):
+    """A head, and room for two machines of a GPU and one of processors alone."""
+    variables = {
+        MARKS: str(tmp_path_factory.mktemp("marks")),
+        SECONDS: "0.5",
+        "PYTHONPATH": str(ROOT),
+        "RAY_enable_worker_prestart": "0",
+        "RAY_prestart_worker_first_driver": "0",
+    }
+    store = {"object_store_memory": 100 * 2**20}
+    kinds = {
+        "gpu": {"resources": {"CPU": 1, "GPU": 1, **store}, "max_workers": 2},
+        "cpu": {"resources": {"CPU": 2, **store}, "max_workers": 1},
+    }
+    with (
+        tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder,
+        head(Path(folder), variables, cpus=0, workers=kinds) as started,
+    ):
+        yield started, variables | {"HOME": folder}
+
+
+def machines(cluster: str) -> int:
+    """Those beside the head."""
+    return sum(info.state == ALIVE for info in GcsClient(address=cluster).get_all_node_info().values()) - 1
+
+
+def wait_for_machines(cluster: str, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while machines(cluster) != count:
+        assert time.monotonic() < deadline, f"{machines(cluster)} machines beside the head, not {count}"
+        time.sleep(0.5)
+
+
+@pytest.mark.slow
+def test_from_nothing_to_machines_and_back(growing, tmp_path, small_ctc):
+    started, variables = growing
+    corpus = write_corpus(tmp_path / "in", CLIPS)
+    command = [
+        *(sys.executable, "-m", "tests.faults.drive", "transcribe", str(corpus), "-o", str(tmp_path / "run")),
+        *("--model", str(small_ctc), "--address", started.cluster, "--actors", "1:2"),
+        *("--chunk-rows", "2", "--part-mib", "0.15"),
+    ]
+    wait_for_machines(started.cluster, 0)
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | variables, stderr=subprocess.PIPE, text=True)
+    seen = [0]
+    while process.poll() is None:
+        time.sleep(0.5)
+        if (count := machines(started.cluster)) != seen[-1]:
+            seen.append(count)
+    assert process.returncode == 0, process.stderr.read()
+    run = pipeline.Run.open(str(tmp_path / "run"))
+    assert len(corpora.rows_of(run)) == CLIPS
+    wait_for_machines(started.cluster, 0)
+    assert 2 <= max(seen) <= 3
+    busy = {commit.workers["recognizer"] for commit in run.commits()}
+    assert len(busy) == 2
+
+
+@pytest.mark.slow
+def test_what_the_cluster_can_never_have_is_refused_with_the_numbers(growing, tmp_path, small_ctc):
+    started, variables = growing
+    wait_for_machines(started.cluster, 0)
+    corpus = write_corpus(tmp_path / "in", 2)
+    arguments = ("transcribe", corpus, "-o", tmp_path / "run", "--model", small_ctc, "--address", started.cluster)
+    refused = sewd(*arguments, "--actors", 3, environment={"HOME": variables["HOME"]})
+    assert refused.returncode == 2
+    assert "3 actors x 1 GPUs = 3 GPUs, but Ray has 2 GPUs on 4 machines, room for 2" in refused.stderr
