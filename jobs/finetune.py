@@ -38,7 +38,9 @@ def finetune(
     freeze_features: Annotated[bool, typer.Option("--freeze-features", help="The convolutions do not learn.")] = False,
     augment: Annotated[
         str,
-        typer.Option(metavar="NAME=P,...", help="Chance of speed, reverb, tilt, noise, gain, band, codec; or none."),
+        typer.Option(
+            metavar="NAME=P,...", help="Chance of trim, speed, reverb, tilt, noise, gain, band, codec; or none."
+        ),
     ] = "speed=0.5,reverb=0.1,tilt=0.2,noise=0.3,gain=0.3,band=0.2,codec=0.05",
     join: Annotated[
         str, typer.Option(metavar="MAX[:SECONDS]", help="Join up to MAX clips of a speaker, each below SECONDS.")

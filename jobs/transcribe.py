@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import threading
+from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 import pipeline
 from jobs.console import Exit, duration, err, out, single
 from jobs.last_words import last_words
+from jobs.logs import log_to
 from jobs.status import last_start
 from pipeline.config import make_config
 from pipeline.errors import UsageError
@@ -59,6 +61,9 @@ def transcribe(
     errors_ok: Annotated[bool, typer.Option("--errors-ok", help="Exit with 0 also where rows failed.")] = False,
     new_run: Annotated[bool, typer.Option("--new-run", help="Refuse to go on with a run that is there.")] = False,
     address: Annotated[str, typer.Option(help="Ray to use: local, auto, or HOST:PORT.")] = "local",
+    log: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Append a JSON object for each chunk and failed row.")
+    ] = None,
 ) -> int:
     """Transcribe a corpus into a run, or go on with one that was interrupted.
 
@@ -88,6 +93,7 @@ def transcribe(
         cpus_per_actor=cpus_per_actor,
         threads=threads,
     )
+    log_to(log)
     stop = threading.Event()
     head = "" if address == "local" else f", or lost the head of the cluster at {address}"
     go_on = "the same command goes on from here" + (" (without --new-run)" if new_run else "")

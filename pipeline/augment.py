@@ -1,8 +1,8 @@
 """Augmentations of waveforms for training: what other voices, rooms, microphones and channels do to speech.
 
 Each is a plain function `(rng, waveform) -> waveform`: float32 `(N,)` at 16 kHz with full scale at 1 in and out, the
-input left as it is. They draw from `rng` alone, so that a draw is repeated by repeating the generator. `speed` alone
-changes the length.
+input left as it is. They draw from `rng` alone, so that a draw is repeated by repeating the generator. `speed` and
+`trim` alone change the length.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ Augmentation = Callable[[np.random.Generator, Waveform], Waveform]
 SAMPLE_RATE: Final = 16_000
 _MU: Final = 255  # of G.711
 _LOUDEST: Final = 0.99
+_FRAME: Final = SAMPLE_RATE // 100
 _BUMPS: Final = (-3.0, -2.0, -1.0, 0.0, 0.6, 1.2, 1.8, 2.4, 3.0)  # octaves from 1 kHz
 
 
@@ -35,6 +36,22 @@ def speed(rng: np.random.Generator, waveform: Waveform) -> Waveform:
     """
     factor = float(np.exp(rng.uniform(np.log(0.85), np.log(1.18))))
     return _resample(waveform, SAMPLE_RATE * factor, SAMPLE_RATE)
+
+
+def trim(rng: np.random.Generator, waveform: Waveform) -> Waveform:
+    """Cut at either end up to the first 10 ms that come within 3 to 35 dB of the loudest, but no more than a third.
+
+    Recorders and corpora that cut speech by its loudness lose the quiet sounds at its ends: "five" becomes "ive".
+    """
+    frames = waveform[: len(waveform) // _FRAME * _FRAME].reshape(-1, _FRAME)
+    if len(frames) < 3:
+        return waveform
+    decibels = 10 * np.log10(np.mean(np.square(frames, dtype=np.float64), axis=1) + 1e-20)
+    most = len(frames) // 3
+    before, behind = (
+        min(int(np.argmax(ends >= decibels.max() - rng.uniform(3, 35))), most) for ends in (decibels, decibels[::-1])
+    )
+    return waveform[before * _FRAME : len(waveform) - behind * _FRAME]
 
 
 def gain(rng: np.random.Generator, waveform: Waveform) -> Waveform:
@@ -104,8 +121,9 @@ def reverb(rng: np.random.Generator, waveform: Waveform) -> Waveform:
 
 
 AUGMENTATIONS: Final[Mapping[str, Augmentation]] = MappingProxyType(
-    # The order is that of the way from the mouth to the file.
+    # The order is that of the way from the mouth to the file, but for what cuts clips before they are joined.
     {
+        "trim": trim,
         "speed": speed,
         "reverb": reverb,
         "tilt": tilt,

@@ -210,7 +210,8 @@ def _knock(address: str) -> None:
 def _quiet() -> None:
     """Leave Ray Data's words to its log files: what a user must know is said by us, and a bug's traceback is raised."""
     for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, logging.StreamHandler):
+        # Those of the root are the user's, and hear Ray Data too.
+        if isinstance(handler, logging.StreamHandler) and handler not in logging.root.handlers:
             handler.setLevel(logging.CRITICAL)
     # Fewer chunks than workers are no news.
     warnings.filterwarnings("ignore", r"The (max|min)imum number of concurrent (tasks|actors)", UserWarning)

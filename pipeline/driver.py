@@ -11,13 +11,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
+import itertools
+import logging
 import platform
 import socket
 import threading
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -31,7 +33,7 @@ from ray.util.annotations import RayDeprecationWarning
 from pipeline import storage
 from pipeline.audio import AudioSettings
 from pipeline.cluster import Machines, Resources, connect, data_context, machines, share_out
-from pipeline.commit import DataFile, commit_of, remove_orphans
+from pipeline.commit import Commit, DataFile, commit_of, remove_orphans
 from pipeline.compact import compact_group, groups_of, read_compaction, write_compaction
 from pipeline.config import RunConfig, differences, fingerprint, make_config
 from pipeline.errors import InputChangedError, LeaseLostError, RunFailedError, StorageError, UsageError
@@ -44,6 +46,7 @@ from pipeline.recognize import Recognizer, RecognizeSettings
 from pipeline.run import PLAN_FILE, RECORD, Run, Totals, now, write_plan
 from pipeline.sink import SinkSettings, write_chunks
 from pipeline.telemetry import Metrics, Work
+from pipeline.watchdog import recognizers, watching
 from sewd_model import (
     CheckpointError,
     CTCTokenizer,
@@ -64,6 +67,10 @@ MAX_DEATHS = 4
 ACTOR_TASK_RETRIES = -1
 MAX_ACTOR_RESTARTS = 50
 SMALL_RUN_BYTES = 32 << 20
+PARTS_NAMED = 4
+
+log = logging.getLogger("sewd")
+
 _WORKER_DEATHS = (WorkerCrashedError, RayActorError, OutOfMemoryError, NodeDiedError)
 RUNNING, STOPPED, FAILED, DONE = "running", "stopped", "failed", "done"
 
@@ -318,19 +325,26 @@ class _Execution:
         )
         began = time.monotonic()
         self.report(Progress(totals, total_bytes, 0.0, 0.0))
-        self._check(totals, None)
+        self._check(totals, ())
+        log.info("started", extra={"run": self.run.uri, "parts_left": len(left), "recognizers": self.resources.actors})
         for start in range(0, len(left), WAVE_PARTS):
             # A table a part: each is a block to Ray.
             wave = [left.slice(index, 1) for index in range(start, min(start + WAVE_PARTS, len(left)))]
-            for chunk in self._chunks(wave):
-                totals += _totals_of(chunk)
-                commit = commit_of(chunk["commit"])
-                metrics.add(commit)
-                work = work.add(commit)
-                waiting.append(chunk["commit"])
-                self._roll_up(waiting)
-                self.report(Progress(totals, total_bytes, work.audio_s, time.monotonic() - began))
-                self._check(totals, chunk["first_error"])
+            unfinished = dict.fromkeys(part["part_id"][0].as_py() for part in wave)
+            with watching(functools.partial(_stuck, unfinished)) as alive:
+                for chunk in self._chunks(wave):
+                    alive()
+                    totals += _totals_of(chunk)
+                    commit = commit_of(chunk["commit"])
+                    metrics.add(commit)
+                    work = work.add(commit)
+                    waiting.append(chunk["commit"])
+                    self._roll_up(waiting)
+                    if commit.last:
+                        unfinished.pop(commit.part_id, None)
+                    _log_chunk(commit, chunk["failed"])
+                    self.report(Progress(totals, total_bytes, work.audio_s, time.monotonic() - began))
+                    self._check(totals, chunk["failed"])
             work = work.next_wave()
             if stop.is_set():
                 break
@@ -411,15 +425,36 @@ class _Execution:
                 )
             )
 
-    def _check(self, totals: Totals, first_error: str | None) -> None:
+    def _check(self, totals: Totals, failed: Sequence[dict[str, str]]) -> None:
         if self.config.strict and totals.errors:
-            raise RunFailedError(f"strict: {first_error or 'a row failed in an earlier start'}")
+            first = "{code} {uri}: {message}".format(**failed[0]) if failed else "a row failed in an earlier start"
+            raise RunFailedError(f"strict: {first}")
         rows = totals.utterances + totals.errors
         if rows >= MIN_ROWS_FOR_RATE and totals.error_rate > self.config.max_error_rate:
             raise RunFailedError(
                 f"{totals.errors} of {rows} rows failed, more than --max-error-rate {self.config.max_error_rate:g}; "
                 f"by code: {totals.error_codes}"
             )
+
+
+def _log_chunk(commit: Commit, failed: Sequence[dict[str, str]]) -> None:
+    """A record of the log for the chunk, and one for each of the first rows that failed."""
+    part = {"part_id": commit.part_id, "chunk": commit.chunk}
+    sums = {"utterances": commit.utterances, "errors": commit.errors, "audio_s": commit.audio_s}
+    log.info("chunk committed", extra=part | sums | {"last": commit.last, "seconds": commit.seconds} | commit.workers)
+    for row in failed:
+        # A record of Python's has a `message` of its own.
+        log.info("row failed", extra=part | {"reason" if name == "message" else name: row[name] for name in row})
+
+
+def _stuck(unfinished: Iterable[str], seconds: float) -> str:
+    """What is known of a run that has been silent: parts are begun in the order of the plan."""
+    oldest = ", ".join(itertools.islice(unfinished, PARTS_NAMED))
+    try:
+        state = recognizers(Recognizer.__name__)
+    except RayError as error:
+        state = f"Ray does not answer: {error}"
+    return f"nothing was committed for {seconds:.0f} s; the oldest parts that are not done: {oldest}; {state}"
 
 
 def find_left(run: Run, waiting: list[bytes] | None = None) -> tuple[Totals, pa.Table]:

@@ -20,6 +20,9 @@ from sewd_model import CTCTokenizer, GreedyPath, words
 
 TOP_K = 10  # as many as most classifiers have: only then does a run know every score, which an AUROC needs
 
+MAX_FAILED_TOLD = 20
+_FAILED = pa.struct([(name, pa.string()) for name in ("utt_id", "uri", "stage", "code", "message")])
+
 # What the driver sees of a chunk: ids and counters only.
 CHUNK_STATS = pa.schema(
     [
@@ -32,7 +35,7 @@ CHUNK_STATS = pa.schema(
         field("source_bytes", pa.int64(), "planned bytes got through", "bytes"),
         field("compute_s", pa.float64(), "time in the model", "s"),
         field("error_codes", pa.map_(pa.string(), pa.int64()), "rows without a transcript, by code"),
-        field("first_error", pa.string(), "the first error's code, object and message"),
+        field("failed", pa.list_(_FAILED), "the first of them"),
         field("commit", pa.binary(), "the commit object"),
     ]
 )
@@ -102,13 +105,12 @@ def _write(chunk: pa.Table, settings: SinkSettings) -> dict[str, Any]:
     )
     check(settings.run, settings.attempt)
     commit = write_chunk(settings.run, commit, tables)
-    first = errors.slice(0, 1).to_pylist()
     stats = {name: getattr(commit, name) for name in CHUNK_STATS.names if hasattr(commit, name)}
     return stats | {
         "compute_s": head["compute_s"],
         "error_codes": list(commit.error_codes.items()),
         "commit": content_of(commit),
-        "first_error": f"{first[0]['code']} {first[0]['uri']}: {first[0]['message']}" if first else None,
+        "failed": errors.slice(0, MAX_FAILED_TOLD).select(_FAILED.names).to_pylist(),
     }
 
 

@@ -275,14 +275,16 @@ def padded_width(samples: int) -> int:
 def waveform(store: ClipStore, utterance: Utterance, settings: DataSettings, epoch: int) -> Waveform:
     """An utterance's samples as trained on: joined, augmented. Float32 `(N,)` at 16 kHz."""
     rng = rng_of(settings.seed, "utterance", epoch, utterance.key)
+    of_clips = {name: chance for name, chance in settings.augment.items() if name == "trim"}
+    of_all = {name: chance for name, chance in settings.augment.items() if name != "trim"}
     pieces: list[Waveform] = []
     for place, index in enumerate(utterance.clips):
         if place:
             pieces.append(_pause(rng))
-        pieces.append(to_float32(store.samples(index)))
+        pieces.append(augment(rng, to_float32(store.samples(index)), of_clips))
     if len(utterance.clips) > 1:  # a string is not spoken from the first sample to the last
         pieces = [_pause(rng), *pieces, _pause(rng)]
-    return augment(rng, np.concatenate(pieces), settings.augment)
+    return augment(rng, np.concatenate(pieces), of_all)
 
 
 def _pause(rng: np.random.Generator) -> Waveform:

@@ -18,7 +18,7 @@ from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingReque
 from ray.autoscaler.v2.utils import ResourceRequestUtil
 
 import pipeline
-from pipeline.cluster import Machines, Node, share_out
+from pipeline.cluster import machines, share_out
 
 ROOT = Path(__file__).parents[1]
 
@@ -76,18 +76,18 @@ def launched(config: dict, demands: list[dict], availability: dict[str, float] |
 
 def test_workers_are_spot_while_there_is_spot_and_on_demand_when_not(prepared):
     three = [{"GPU": 1, "CPU": 1}] * 3
-    standing = prepared["available_node_types"]["gpu_spot"]["min_workers"]
-    assert launched(prepared, []) == {"gpu_spot": standing}
+    assert launched(prepared, []) == {}
     assert launched(prepared, three) == {"gpu_spot": 3}
-    assert launched(prepared, three, {"gpu_spot": 0.0}) == {"gpu_spot": standing, "gpu_on_demand": 3 - standing}
+    assert launched(prepared, three, {"gpu_spot": 0.0}) == {"gpu_on_demand": 3}
 
 
-def test_a_run_fits_on_the_machines_that_stand(prepared):
-    kind = prepared["available_node_types"]["gpu_spot"]
-    machines = [Node(kind["resources"]["CPU"], kind["resources"]["GPU"])] * kind["min_workers"]
-    config = pipeline.RunConfig(inputs=("in",), output="out", model="model")
-    shared = share_out(Machines((Node(0, 0), *machines)), config)
-    assert (shared.actors, shared.actor_gpus, shared.read_cpus) == (kind["min_workers"], 1, 1)
+def test_a_run_grows_to_all_that_may_come(prepared, monkeypatch, tmp_path):
+    (path := tmp_path / "ray_bootstrap_config.yaml").write_text(yaml.safe_dump(prepared))
+    monkeypatch.setattr("pipeline.cluster.AUTOSCALING_CONFIG", path)
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": {}}])
+    shared = share_out(machines(), pipeline.RunConfig(inputs=("in",), output="out", model="model"))
+    assert (shared.min_actors, shared.actors) == (1, prepared["max_workers"])
+    assert (shared.actor_gpus, shared.read_cpus) == (1, 1)
 
 
 def test_the_limits_hold(prepared):
@@ -117,13 +117,13 @@ def test_ray_starts_its_machines_on_a_simulated_aws(prepared, aws):
     for kind in ("head", "gpu_spot", "gpu_on_demand"):
         tags = {TAG_RAY_NODE_KIND: "head" if kind == "head" else "worker", TAG_RAY_USER_NODE_TYPE: kind}
         provider.create_node(config["available_node_types"][kind]["node_config"], tags, 1)
-    machines = [m for r in aws.describe_instances()["Reservations"] for m in r["Instances"]]
-    by_kind = {next(t["Value"] for t in m["Tags"] if t["Key"] == TAG_RAY_USER_NODE_TYPE): m for m in machines}
+    started = [m for r in aws.describe_instances()["Reservations"] for m in r["Instances"]]
+    by_kind = {next(t["Value"] for t in m["Tags"] if t["Key"] == TAG_RAY_USER_NODE_TYPE): m for m in started}
     assert {kind: m["InstanceType"] for kind, m in by_kind.items()} == {
         "head": "m7i.xlarge",
         "gpu_spot": "g6.2xlarge",
         "gpu_on_demand": "g6.2xlarge",
     }
     assert {kind for kind, m in by_kind.items() if m.get("InstanceLifecycle") == "spot"} == {"gpu_spot"}
-    assert all(m["IamInstanceProfile"]["Arn"] == profile for m in machines)
-    assert all(m["Placement"]["AvailabilityZone"].startswith("us-east-1") for m in machines)
+    assert all(m["IamInstanceProfile"]["Arn"] == profile for m in started)
+    assert all(m["Placement"]["AvailabilityZone"].startswith("us-east-1") for m in started)

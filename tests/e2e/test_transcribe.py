@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -423,6 +424,23 @@ def test_the_command_resumes_and_reports(tmp_path, corpus, small_ctc):
 
 
 # ------------------------------------------------------------------------------------- runs that are there already
+def test_the_log_has_an_object_for_each_chunk_and_failed_row(tmp_path, small_ctc):
+    corpora.write_audio(tmp_path / "in" / "a.wav", 1.0)
+    corpora.write_audio(tmp_path / "in" / "b.wav", 1.0)
+    (tmp_path / "in" / "broken.wav").write_bytes(b"RIFF")
+    log = tmp_path / "log.jsonl"
+    arguments = ("transcribe", tmp_path / "in", "-o", tmp_path / "run", "--model", small_ctc, "--chunk-rows", 2)
+    assert sewd(*arguments, "--log", log, "--max-error-rate", 1).returncode == 3
+
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [event["event"] for event in events].count("started") == 1
+    chunks = [event for event in events if event["event"] == "chunk committed"]
+    assert sorted((chunk["chunk"], chunk["utterances"], chunk["errors"]) for chunk in chunks) == [(0, 2, 0), (1, 0, 1)]
+    (failed,) = (event for event in events if event["event"] == "row failed")
+    assert (failed["utt_id"], failed["code"], failed["part_id"]) == ("broken", "UNDECODABLE", chunks[0]["part_id"])
+    assert sewd(*arguments, "--log", tmp_path / "nowhere" / "log").returncode == 2
+
+
 def test_a_run_that_is_there_is_gone_on_with_or_refused_as_asked(tmp_path, local_ray, corpus, small_ctc):
     output = tmp_path / "run"
     first = transcribe(corpus, output, small_ctc, threads=1)

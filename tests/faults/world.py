@@ -30,6 +30,7 @@ NODES, CPUS = 2, 3  # of which one alone can hold two actors, a reader and a wri
 STORE_BYTES = 100 * 2**20
 ACTOR, READER, WRITER = "MapWorker(MapBatches(StandIn))", "MapBatches(slow_read)", "MapBatches(slow_write)"
 END_S = 600
+ATTEMPTS = 3
 
 
 def write_corpus(directory: Path, clips: int) -> Path:
@@ -63,6 +64,9 @@ class World:
             self.cluster.shutdown()
 
     def add_node(self):
+        for _ in range(ATTEMPTS - 1):
+            with contextlib.suppress(Exception):  # Ray's own word for a raylet that took too long on a busy machine
+                return self.cluster.add_node(**self._node(CPUS))
         return self.cluster.add_node(**self._node(CPUS))
 
     def _node(self, cpus: int) -> dict:

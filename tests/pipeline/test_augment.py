@@ -5,7 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.augment import AUGMENTATIONS, augment, band, codec, gain, noise, parse_augmentations, reverb, speed, tilt
+from pipeline.augment import (
+    AUGMENTATIONS,
+    augment,
+    band,
+    codec,
+    gain,
+    noise,
+    parse_augmentations,
+    reverb,
+    speed,
+    tilt,
+    trim,
+)
 from pipeline.errors import UsageError
 
 RATE = 16_000
@@ -31,7 +43,7 @@ def test_each_gives_float32_of_the_same_draw_and_leaves_its_input(name, length):
         assert first.dtype == np.float32
         assert first.ndim == 1
         assert np.isfinite(first).all()
-        if name != "speed":
+        if name not in ("speed", "trim"):
             assert len(first) == length
     np.testing.assert_array_equal(original, kept)
 
@@ -48,6 +60,17 @@ def test_speed_changes_pitch_and_length_alike():
         assert 0.84 < factor < 1.19
         spectrum = np.abs(np.fft.rfft(fast * np.hanning(len(fast))))
         assert np.argmax(spectrum) * RATE / len(fast) == pytest.approx(1000 * factor, rel=0.01)
+
+
+def test_trim_cuts_quiet_ends_and_no_more_than_a_third_of_either():
+    loud = np.random.default_rng(0).uniform(-0.5, 0.5, RATE).astype(np.float32)
+    quiet = 10 ** (-20 / 20) * loud[: RATE // 5]
+    utterance = np.concatenate([quiet, loud, quiet])
+    lengths = {len(trim(np.random.default_rng(seed), utterance)) for seed in range(40)}
+    assert min(lengths) == len(loud)
+    assert max(lengths) == len(utterance)
+    faint = np.concatenate([np.zeros(2 * RATE, np.float32), loud])
+    assert len(trim(np.random.default_rng(0), faint)) == 2 * RATE
 
 
 def test_gain_scales_and_clips():
