@@ -45,6 +45,7 @@ from rich.console import Console
 from rich.table import Table
 
 import pipeline
+from pipeline.checkpoints import checkpoint_digest
 from pipeline.cluster import connect
 from pipeline.recognize import Recognizer, RecognizeSettings
 from tests import checkpoints, corpora
@@ -164,7 +165,11 @@ def plain_script(root: Path, run: Path) -> Callable[[], object]:
 
 def model_alone(root: Path) -> Callable[[], object]:
     """The recogniser over decoded audio, in as much as a chunk holds at a time."""
-    recognizer = Recognizer(RecognizeSettings(str(root / "model"), (), "cpu", os.cpu_count() or 1, str(root / "stop")))
+    model = str(root / "model")
+    settings = RecognizeSettings(
+        model, (), (checkpoint_digest(model),), "cpu", os.cpu_count() or 1, str(root / "stop"), str(root), 600.0
+    )
+    recognizer = Recognizer(settings)
     chunks: list[list[np.ndarray]] = [[]]
     for path in files(root):
         if sum(map(len, chunks[-1])) >= CHUNK_S * 16_000:

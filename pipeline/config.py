@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import posixpath
-import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from pipeline import storage
+from pipeline.checkpoints import checkpoint_digest
 from pipeline.errors import UsageError
 from pipeline.normalize import NORMALIZERS
 from pipeline.schemas import SCHEMA_VERSION
-from sewd_model.files import BUNDLED, located
-
-# What of a checkpoint its results depend on; optimizer states and READMEs lie beside it.
-_CHECKPOINT_FILE = re.compile(
-    r"(config|vocab|preprocessor_config|tokenizer_config|special_tokens_map|added_tokens)\.json"
-    r"|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
-    r"|pytorch_model(-\d+-of-\d+)?\.bin|pytorch_model\.bin\.index\.json"
-)
-HASH_BLOCK_BYTES = 16 * 2**20
+from sewd_model.files import BUNDLED
 
 
 def _text(value: Any) -> Any:
@@ -142,25 +133,6 @@ def make_config(**values: Any) -> RunConfig:
 def model_uri(uri: str) -> str:
     """A checkpoint's `storage.absolute`; the bundled model keeps its name, which means the same on every machine."""
     return uri if uri == BUNDLED else storage.absolute(uri)
-
-
-def checkpoint_digest(uri: str) -> str:
-    """SHA-256 over the files of a checkpoint that its results depend on, and their names.
-
-    Raises:
-        UsageError: there is no checkpoint at `uri`.
-    """
-    # What lies deeper, such as a trainer's own checkpoints, is none of it.
-    found = [o for o in storage.list_directory(located(uri)) if _CHECKPOINT_FILE.fullmatch(posixpath.basename(o.uri))]
-    if not any(posixpath.basename(o.uri) == "config.json" for o in found):
-        raise UsageError(f"no model at {uri}: there is no config.json")
-    digest = hashlib.sha256()
-    for item in found:
-        digest.update(f"{posixpath.basename(item.uri)}\0{item.size}\0".encode())
-        with storage.open_read(item.uri) as file:
-            while block := file.read(HASH_BLOCK_BYTES):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def fingerprint(config: RunConfig) -> dict[str, Any]:

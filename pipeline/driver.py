@@ -371,7 +371,7 @@ class _Execution:
 
     def dataset(self, wave: list[pa.Table]) -> Dataset:
         """The three stages over the parts of a wave."""
-        r = self.resources
+        r, digests = self.resources, self.run.record["fingerprint"]
         read = ReadSettings(
             audio=self.models.audio,
             min_samples=self.models.min_samples,
@@ -384,6 +384,7 @@ class _Execution:
         recognize = RecognizeSettings(
             model=self.config.model,
             classifiers=tuple(self.config.tasks.values()),
+            digests=(digests["model"], *digests["classifiers"].values()),
             device="cuda" if r.actor_gpus else "cpu",
             threads=r.threads,
             stop_uri=self.stop_uri,

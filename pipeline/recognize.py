@@ -26,6 +26,7 @@ import torch
 
 from pipeline import storage
 from pipeline.audio import to_float32
+from pipeline.checkpoints import at_hand
 from pipeline.deadline import within
 from pipeline.quarantine import Aside, Place, Step, started_again, trial, with_care
 from pipeline.read import worker_name
@@ -53,6 +54,7 @@ class RecognizeSettings:
     Attributes:
         model: checkpoint of the CTC head, directory or URI.
         classifiers: checkpoints of classification heads.
+        digests: of the one and the others, in order.
         device: `cpu` or `cuda`.
         threads: packs of utterances that are worked off at a time on CPU, each in a thread of its own.
         stop_uri: while an object lies here, chunks that wait are given up (the next start reads them again).
@@ -62,6 +64,7 @@ class RecognizeSettings:
 
     model: str
     classifiers: tuple[str, ...]
+    digests: tuple[str, ...]
     device: str
     threads: int
     stop_uri: str
@@ -90,7 +93,7 @@ class Recognizer:
     chunks = 0  # so many are through
 
     def __init__(self, settings: RecognizeSettings) -> None:
-        # Ray hands the settings, never the weights: an actor that is restarted loads them again from their URI.
+        # Ray hands the settings, never the weights: an actor that is started again loads them again.
         self.settings = settings
         self.device = torch.device(settings.device)
         if self.device.type == "cpu":
@@ -99,17 +102,18 @@ class Recognizer:
 
     def _load(self) -> None:
         settings = self.settings
-        ctc = SEWDForCTC.from_pretrained(settings.model)
-        loaded: list[tuple[FeatureExtractor, Head]] = [(FeatureExtractor.from_pretrained(settings.model), ctc)]
+        model, *classifiers = map(at_hand, (settings.model, *settings.classifiers), settings.digests)
+        ctc = SEWDForCTC.from_pretrained(model)
+        loaded: list[tuple[FeatureExtractor, Head]] = [(FeatureExtractor.from_pretrained(model), ctc)]
         loaded += [
-            (FeatureExtractor.from_pretrained(uri), SEWDForSequenceClassification.from_pretrained(uri))
-            for uri in settings.classifiers
+            (FeatureExtractor.from_pretrained(path), SEWDForSequenceClassification.from_pretrained(path))
+            for path in classifiers
         ]
         self.num_classifiers = len(settings.classifiers)
         self.blank = ctc.blank
         # The tokenizer's word for start and end of sentence, not the configuration's: many checkpoints keep the
         # default ids 1 and 2 there while their vocabulary has letters in those places.
-        self.drop = CTCTokenizer.from_pretrained(settings.model).drop_ids
+        self.drop = CTCTokenizer.from_pretrained(model).drop_ids
         self.encoders = _share_encoders(loaded, self.device, settings.threads)
 
     def __call__(self, chunks: pa.Table) -> pa.Table:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import storage
-from pipeline.config import checkpoint_digest, differences, fingerprint, make_config
+from pipeline.checkpoints import checkpoint_digest
+from pipeline.config import differences, fingerprint, make_config
 from pipeline.errors import StorageError, UsageError
 from sewd_model.files import located
 from tests import s3
@@ -203,6 +204,7 @@ def test_the_fingerprint_sees_what_rows_depend_on(checkpoint, changes):
         {"deadline_s": 60.0},
         {"address": "auto"},
         {"actors": 4},
+        {"actors": 4, "min_actors": 2},
         {"gpus_per_actor": 0.5},
         {"cpus_per_actor": 2},
         {"threads": 8},
@@ -226,7 +228,7 @@ def test_every_field_is_known_to_one_of_the_two_lists_above():
     }
     ignored = {
         *("output", "part_mib", "max_error_rate", "strict", "deadline_s", "existing", "address"),
-        *("actors", "gpus_per_actor", "cpus_per_actor", "threads"),
+        *("actors", "min_actors", "gpus_per_actor", "cpus_per_actor", "threads"),
     }
     assert seen | ignored == {field.name for field in dataclasses.fields(config())}
 

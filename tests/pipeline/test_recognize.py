@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 
+from pipeline.checkpoints import checkpoint_digest
 from pipeline.recognize import Recognizer, RecognizeSettings, _one_by_one
 from pipeline.schemas import READ_CHUNK, RECOGNIZED_CHUNK
 from pipeline.storage import put
@@ -16,9 +17,9 @@ from tests import checkpoints, corpora
 
 
 def make(model, *classifiers, stop="/nowhere/stop", threads=1):
-    return Recognizer(
-        RecognizeSettings(str(model), tuple(map(str, classifiers)), "cpu", threads, str(stop), "/nowhere", 600.0)
-    )
+    uris = tuple(map(str, (model, *classifiers)))
+    digests = tuple(map(checkpoint_digest, uris))
+    return Recognizer(RecognizeSettings(uris[0], uris[1:], digests, "cpu", threads, str(stop), "/nowhere", 600.0))
 
 
 def chunk_table(waves: list[np.ndarray | None]) -> pa.Table:
