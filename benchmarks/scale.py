@@ -1,0 +1,198 @@
+"""How the pipeline scales over actors, and how busy it keeps them, with a model of a fixed cost.
+
+    python -m benchmarks.scale [--actors 1,2,4,8] [--seconds N] [--output FILE]
+
+The stand-in model sleeps a two hundredth of the audio that it is given; all else is real: WAV files listed, read and
+decoded, chunks through Ray, Parquet committed. Machines are simulated on this one: each has a GPU on paper, for one
+actor, and one more has processors alone. Measured of each actor from its first chunk to its last but two, so while rows
+wait: audio committed, and the share of its time in which it did not work. And how much of the decoding was done on the
+machine without a GPU. Needs the development dependencies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import psutil
+import pyarrow as pa
+import ray
+import typer
+from ray.cluster_utils import Cluster
+from rich.console import Console
+from rich.table import Table
+
+import pipeline
+from pipeline import driver
+from pipeline.recognize import Recognizer, RecognizeSettings
+from tests import checkpoints, corpora
+from tests.s3 import free_port
+
+ROOT = Path(__file__).parents[1]
+SPEED = 200.0  # seconds of audio that an actor gets through in a second
+CLIP_S, CLIPS = 12.0, 50  # so many files are written; the others are links to them
+CHUNK_S = 600.0
+STORE_BYTES = 400 * 2**20
+TAIL_CHUNKS = 2  # of each actor, when the rows run out
+EMPTY: dict[str, Any] = {
+    "num_frames": 1,
+    **{name: [] for name in ("token_ids", "start_frames", "end_frames", "probabilities", "label_scores")},
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """Of one run: see the module."""
+
+    actors: int
+    chunks: int
+    times_real_time: float
+    idle: float
+    decoded_without_gpu: float
+
+
+def main(
+    actors: Annotated[str, typer.Option(help="How many, separated by commas.")] = "1,2,4,8",
+    seconds: Annotated[float, typer.Option(help="That each run takes, about.")] = 60.0,
+    output: Annotated[Path, typer.Option(help="Where the figures go.")] = Path("scale-benchmark.json"),
+) -> None:
+    """Measure, print a table, write JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = [measure(Path(folder) / str(count), count, seconds) for count in map(int, actors.split(","))]
+    about = {"processors": os.cpu_count(), "ray": ray.__version__, "model_times_real_time": SPEED}
+    output.write_text(json.dumps(about | {"runs": list(map(asdict, found))}, indent=1))
+    table = Table("actors", "times real time", "of one actor", "idle", "chunks", "decoded without a GPU")
+    for one in found:
+        scale = one.times_real_time / (found[0].times_real_time / found[0].actors)
+        shares = f"{one.idle:.1%}", str(one.chunks), f"{one.decoded_without_gpu:.0%}"
+        table.add_row(str(one.actors), f"{one.times_real_time:.0f}", f"{scale:.2f}", *shares)
+    Console().print(table)
+
+
+class Sleeper(Recognizer):
+    """Loads nothing, and takes a fixed time."""
+
+    def __init__(self, settings: RecognizeSettings) -> None:
+        self.settings = settings
+
+    def _results(self, rows: pa.StructArray) -> list[dict[str, Any]]:
+        time.sleep(sum(rows.field("duration_s").to_pylist()) / SPEED)
+        return [EMPTY] * len(rows)
+
+
+@dataclass(eq=False)
+class Watch(logging.Handler):
+    """Keeps the log's records of chunks, with the raylet below which each was read."""
+
+    records: list[logging.LogRecord] = field(default_factory=list)
+    raylets: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a record."""
+        if record.getMessage() == "chunk committed":
+            pid = int(record.reader.rpartition(":")[2])  # type: ignore[attr-defined]
+            with contextlib.suppress(psutil.Error):
+                self.raylets.setdefault(pid, psutil.Process(pid).ppid())
+            self.records.append(record)
+
+
+def measure(folder: Path, actors: int, seconds: float) -> Found:
+    """One run on a cluster of its own."""
+    chunks = max(8 * actors, round(actors * seconds * SPEED / CHUNK_S))
+    corpus = write_corpus(folder / "in", round(chunks * CHUNK_S / CLIP_S))
+    model = checkpoints.write_ctc(folder / "model", checkpoints.SMALL)
+    log = logging.getLogger("sewd")
+    watch = Watch()
+    log.addHandler(watch)
+    log.setLevel(logging.INFO)
+    real, driver.Recognizer = driver.Recognizer, Sleeper  # type: ignore[misc]
+    try:
+        with cluster(actors) as (address, without_gpu):
+            config = pipeline.RunConfig(
+                inputs=(str(corpus),),
+                output=str(folder / "run"),
+                model=str(model),
+                chunk_s=CHUNK_S,
+                part_mib=2 * CHUNK_S * 32_000 / 2**20,
+                address=address,
+            )
+            pipeline.transcribe(config)
+            return figures(watch, actors, without_gpu)
+    finally:
+        driver.Recognizer = real  # type: ignore[misc]
+        log.removeHandler(watch)
+
+
+def write_corpus(folder: Path, clips: int) -> Path:
+    """Some clips, and links to them."""
+    folder.mkdir(parents=True)
+    for index in range(clips):
+        path = folder / f"{index:06d}.wav"
+        if index < CLIPS:
+            corpora.write_audio(path, CLIP_S, index)
+        else:
+            path.hardlink_to(folder / f"{index % CLIPS:06d}.wav")
+    return folder
+
+
+@contextlib.contextmanager
+def cluster(actors: int) -> Iterator[tuple[str, int]]:
+    """A head without work, a machine for each actor, and one of processors; its address, and that one's raylet."""
+    os.environ.update(PYTHONPATH=str(ROOT), RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
+    os.environ.update(RAY_enable_worker_prestart="0", RAY_prestart_worker_first_driver="0")
+
+    def node(cpus: int, gpus: int) -> dict[str, Any]:
+        names = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
+        return {
+            "num_cpus": cpus,
+            "num_gpus": gpus,
+            "object_store_memory": STORE_BYTES,
+            "include_dashboard": False,
+            **{name: free_port() for name in names},
+        }
+
+    made = Cluster(initialize_head=True, head_node_args=node(0, 0))
+    try:
+        for _ in range(actors):
+            made.add_node(**node(1, 1))
+        (raylet,) = made.add_node(**node(2 + actors, 0)).all_processes["raylet"]
+        yield made.address, raylet.process.pid
+    finally:
+        made.shutdown()
+
+
+def figures(watch: Watch, actors: int, without_gpu: int) -> Found:
+    """What the chunks say: of each actor, from its first one to its last but some."""
+    by_actor: dict[str, list[Any]] = {}
+    for record in watch.records:
+        by_actor.setdefault(record.recognizer, []).append(record)  # type: ignore[attr-defined]
+    speed, working, counted = 0.0, [], 0
+    for records in by_actor.values():
+        first, *inner = records[:-TAIL_CHUNKS]
+        took = inner[-1].created - first.created
+        speed += sum(record.audio_s for record in inner) / took
+        working.append(sum(record.seconds["compute"] for record in inner) / took)
+        counted += len(inner)
+    readers = [watch.raylets.get(int(record.reader.rpartition(":")[2])) for record in watch.records]  # type: ignore[attr-defined]
+    return Found(
+        actors=actors,
+        chunks=counted,
+        times_real_time=speed,
+        idle=1 - sum(working) / actors,
+        decoded_without_gpu=sum(reader == without_gpu for reader in readers) / len(readers),
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
