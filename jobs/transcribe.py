@@ -55,7 +55,7 @@ def transcribe(
         float, typer.Option(help="Stop above this share of failed rows, from 1,000 rows on.")
     ] = 0.05,
     deadline: Annotated[
-        float, typer.Option(metavar="SECONDS", help="A decoder that gives nothing for so long hangs: an error row.")
+        float, typer.Option(metavar="SECONDS", help="What gives nothing for so long hangs: an error row.")
     ] = 600.0,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that fails.")] = False,
     errors_ok: Annotated[bool, typer.Option("--errors-ok", help="Exit with 0 also where rows failed.")] = False,
