@@ -46,9 +46,9 @@ class RunConfig:
         chunk_s: size of a chunk, the unit of commit, in seconds of audio; `chunk_rows` in rows.
         max_error_rate: stop the run once more than this share of its rows failed, counted from 1,000 rows on.
         strict: stop the run at the first row that fails.
-        deadline_s: a process to which a file's next row, or an utterance's result, does not come in this time hangs, and
-            is ended. It is to hold the decoding of a segment, and of all that lies before it where a format cannot be
-            entered in the middle.
+        deadline_s: a process to which a file's next row, or an utterance's result, does not come in this time hangs,
+            and is ended. It is to hold the decoding of a segment, and of all that lies before it where a format cannot
+            be entered in the middle.
         existing: a run that is at `output` already is gone on with (`resume`) or refused (`refuse`).
         address: `local` starts a Ray of its own; `auto` or HOST:PORT joins a cluster.
         actors: recogniser actors, at most; None: one, or as many as the GPUs allow.
