@@ -60,6 +60,7 @@ def transcribe(
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that fails.")] = False,
     errors_ok: Annotated[bool, typer.Option("--errors-ok", help="Exit with 0 also where rows failed.")] = False,
     new_run: Annotated[bool, typer.Option("--new-run", help="Refuse to go on with a run that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove a run that is there, and begin anew.")] = False,
     address: Annotated[str, typer.Option(help="Ray to use: local, auto, or HOST:PORT.")] = "local",
     log: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Append a JSON object for each chunk and failed row.")
@@ -69,6 +70,8 @@ def transcribe(
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 done with failed rows, 130 stopped.
     """
+    if new_run and overwrite:
+        raise UsageError("--new-run refuses a run that is there, and --overwrite removes it: choose one of them")
     fewest, most = _range(actors)
     config = make_config(
         inputs=tuple(inputs),
@@ -85,7 +88,7 @@ def transcribe(
         max_error_rate=max_error_rate,
         strict=strict,
         deadline_s=deadline,
-        existing="refuse" if new_run else "resume",
+        existing="refuse" if new_run else "overwrite" if overwrite else "resume",
         address=address,
         actors=most,
         min_actors=fewest,
@@ -96,7 +99,8 @@ def transcribe(
     log_to(log)
     stop = threading.Event()
     head = "" if address == "local" else f", or lost the head of the cluster at {address}"
-    go_on = "the same command goes on from here" + (" (without --new-run)" if new_run else "")
+    once = "--new-run" if new_run else "--overwrite" if overwrite else ""
+    go_on = "the same command goes on from here" + (f" (without {once})" if once else "")
     killed = f"sewd: the driver was killed{head}. Nothing that is committed is lost: {go_on}"
     worked = False
     with last_words(killed), _progress() as show:

@@ -49,7 +49,8 @@ class RunConfig:
         deadline_s: a process to which a file's next row, or an utterance's result, does not come in this time hangs,
             and is ended. It is to hold the decoding of a segment, and of all that lies before it where a format cannot
             be entered in the middle.
-        existing: a run that is at `output` already is gone on with (`resume`) or refused (`refuse`).
+        existing: a run that is at `output` already is gone on with (`resume`), refused (`refuse`), or removed for a
+            new one (`overwrite`).
         address: `local` starts a Ray of its own; `auto` or HOST:PORT joins a cluster.
         actors: recogniser actors, at most; None: one, or as many as the GPUs allow.
         min_actors: fewest of them while there is work: Ray adds and ends them, and an autoscaled cluster its machines.
@@ -73,7 +74,7 @@ class RunConfig:
     max_error_rate: Annotated[float, Field(ge=0, le=1)] = 0.05
     strict: bool = False
     deadline_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
-    existing: Literal["resume", "refuse"] = "resume"
+    existing: Literal["resume", "refuse", "overwrite"] = "resume"
     address: str = "local"
     actors: Annotated[int, Field(ge=1)] | None = None
     min_actors: Annotated[int, Field(ge=1)] | None = None

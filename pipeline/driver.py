@@ -33,7 +33,7 @@ from ray.util.annotations import RayDeprecationWarning
 from pipeline import storage
 from pipeline.audio import AudioSettings
 from pipeline.cluster import Machines, Resources, connect, data_context, machines, share_out
-from pipeline.commit import Commit, DataFile, commit_of, remove_orphans
+from pipeline.commit import COMMITS, Commit, DataFile, commit_of, remove_orphans
 from pipeline.compact import compact_group, groups_of, read_compaction, write_compaction
 from pipeline.config import RunConfig, differences, fingerprint, make_config
 from pipeline.errors import InputChangedError, LeaseLostError, RunFailedError, StorageError, UsageError
@@ -72,7 +72,7 @@ PARTS_NAMED = 4
 log = logging.getLogger("sewd")
 
 _WORKER_DEATHS = (WorkerCrashedError, RayActorError, OutOfMemoryError, NodeDiedError)
-RUNNING, STOPPED, FAILED, DONE = "running", "stopped", "failed", "done"
+RUNNING, STOPPED, FAILED, DONE, OVERWRITTEN = "running", "stopped", "failed", "done", "overwritten"
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,8 @@ def transcribe(
     parts = _plan(config) if run is None else None
     attempt = uuid.uuid4().hex[:12]
     with hold(config.output, attempt):
+        if config.existing == "overwrite":
+            _clear(config.output)
         # Looked for again: another driver may have worked on it until now.
         run = _existing(config, wanted) or _create(config, wanted, _plan(config) if parts is None else parts)
         if run.status == DONE:
@@ -218,9 +220,11 @@ def _sampling_rate(uri: str) -> int:
 
 def _existing(config: RunConfig, wanted: dict[str, Any]) -> Run | None:
     """The run at `output` to go on with, if there is one; it must be the one that is wanted."""
-    if not storage.exists(storage.join(config.output, RECORD)):
+    if config.existing == "overwrite" or not storage.exists(storage.join(config.output, RECORD)):
         return None
     run = Run.open(config.output)
+    if run.status == OVERWRITTEN:
+        raise UsageError(f"{run.uri} holds what is left of a run that was being overwritten: ask for that again")
     if config.existing == "refuse":
         raise UsageError(f"{run.uri} holds a run already ({run.status}), and a new one was asked for")
     if different := differences(run.record["fingerprint"], wanted):
@@ -233,10 +237,26 @@ def _plan(config: RunConfig) -> pa.Table:
     if _is_object(config.output):
         raise UsageError(f"{config.output} is a file; a run is a directory or prefix")
     ours = (storage.join(config.output, PLAN_FILE), lease_uri(config.output))  # of one that was killed while it began
-    others = [o.uri for o in storage.list_objects(config.output)]
-    if any(uri not in ours and not storage.is_temporary(uri) for uri in others):
+    there = [o.uri for o in storage.list_objects(config.output)]
+    others = any(uri not in ours and not storage.is_temporary(uri) for uri in there)
+    if others and storage.join(config.output, RECORD) not in there:
         raise UsageError(f"{config.output} is not empty and holds no run")
     return plan(config.inputs, int(config.part_mib * 2**20), config.limit)
+
+
+def _clear(output: str) -> None:
+    """Remove a run, if there is one: commits first, so that readers see nothing of what is half gone, the record last.
+
+    The lease stays, which is this driver's.
+    """
+    record = storage.join(output, RECORD)
+    if not storage.exists(record):
+        return
+    Run.open(output).save(status=OVERWRITTEN)
+    storage.delete([item.uri for item in storage.list_objects(storage.join(output, COMMITS))])
+    kept = (record, lease_uri(output))
+    storage.delete([item.uri for item in storage.list_objects(output) if item.uri not in kept])
+    storage.delete([record])
 
 
 def _create(config: RunConfig, wanted: dict[str, Any], parts: pa.Table) -> Run:

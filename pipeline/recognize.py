@@ -192,17 +192,24 @@ _NOTHING: dict[str, Any] = dict.fromkeys(_NUMBERS)
 def _one_row_after_another(
     recognizer: type[Recognizer], settings: RecognizeSettings, table: pa.Table, start: Place, aside: Mapping[int, Aside]
 ) -> Iterator[Step]:
-    """The results of rows of `READ_ROW` from `start` on, one a step; of a row that is set aside, its error."""
+    """The results of rows of `READ_ROW` from `start` on, one a step; of a row that is set aside, its error.
+
+    The model is loaded before there is a first step: a process that dies of that convicts no row.
+    """
     rows = table.to_struct_array().combine_chunks()
     one = recognizer(settings)
-    for index in range(start.utterance, len(rows)):
-        waveform = _waveform(rows, index)
-        row = _NOTHING
-        if index in aside:
-            row = _NOTHING | {"stage": "model", "code": aside[index].code.value, "message": aside[index].message}
-        elif waveform is not None:
-            (row,) = one.recognize([waveform])
-        yield Step(Place(index + 1, -1), row=row)
+
+    def steps() -> Iterator[Step]:
+        for index in range(start.utterance, len(rows)):
+            waveform = _waveform(rows, index)
+            row = _NOTHING
+            if index in aside:
+                row = _NOTHING | {"stage": "model", "code": aside[index].code.value, "message": aside[index].message}
+            elif waveform is not None:
+                (row,) = one.recognize([waveform])
+            yield Step(Place(index + 1, -1), row=row)
+
+    return steps()
 
 
 def _waveform(rows: pa.StructArray, index: int) -> np.ndarray | None:

@@ -19,7 +19,7 @@ import torch
 import transformers
 
 import pipeline
-from pipeline import driver
+from pipeline import driver, storage
 from pipeline.cluster import Resources, data_context, machines
 from pipeline.driver import _Execution, _load_models
 from pipeline.errors import LeaseLostError
@@ -449,3 +449,34 @@ def test_a_run_that_is_there_is_gone_on_with_or_refused_as_asked(tmp_path, local
     with pytest.raises(pipeline.UsageError, match=r"max_segment_s: 60\.0 -> 30\.0"):
         transcribe(corpus, output, small_ctc, threads=1, max_segment_s=30)
     assert transcribe(corpus, output, small_ctc, threads=1).record["created"] == first.record["created"]
+
+
+def test_a_run_is_overwritten_by_a_new_one_as_asked(tmp_path, local_ray, corpus, small_ctc, monkeypatch):
+    output = tmp_path / "run"
+    transcribe(corpus, output, small_ctc, threads=1, max_segment_s=2)
+    with pytest.raises(pipeline.UsageError, match="nothing there"):
+        transcribe(tmp_path / "nothing there", output, small_ctc, existing="overwrite")
+    assert pipeline.Run.open(output).status == "done"
+
+    delete = storage.delete
+    monkeypatch.setattr(storage, "delete", lambda uris: delete(uris[:1]) or fail())
+    with pytest.raises(ZeroDivisionError):
+        transcribe(corpus, output, small_ctc, threads=1, limit=3, existing="overwrite")
+    monkeypatch.undo()
+    with pytest.raises(pipeline.UsageError, match="was being overwritten: ask for that again"):
+        transcribe(corpus, output, small_ctc, threads=1, limit=3)
+
+    run = transcribe(corpus, output, small_ctc, threads=1, limit=3, existing="overwrite")
+    assert len(corpora.rows_of(run)) == 3
+    assert verify(run).problems == ()
+
+
+def fail():
+    raise ZeroDivisionError
+
+
+def test_what_is_no_run_is_not_overwritten(tmp_path, corpus, small_ctc):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(pipeline.UsageError, match="is not empty and holds no run"):
+        transcribe(corpus, tmp_path, small_ctc, existing="overwrite")
+    assert (tmp_path / "mine.txt").read_text() == "mine"
