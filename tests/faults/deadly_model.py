@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import signal
 import sys
 import time
+from dataclasses import replace
 
 from pipeline.recognize import Recognizer
 
@@ -16,16 +18,23 @@ CRASHES, HANGS, TAKES_ITS_ACTOR_ALONG = 1.111, 1.222, 1.333  # seconds of audio
 class Deadly(Recognizer):
     """Of other utterances it gives what the model gives."""
 
-    def recognize(self, waveforms):
-        lengths = {len(waveform) for waveform in waveforms}
-        if int(CRASHES * 16_000) in lengths:
-            os.kill(os.getpid(), signal.SIGSEGV)
-        if int(TAKES_ITS_ACTOR_ALONG * 16_000) in lengths:  # Ray's choice, when memory runs out
-            time.sleep(2)
-            os.kill(os.getppid() if sys.argv[0] == "-c" else os.getpid(), signal.SIGKILL)
-        if int(HANGS * 16_000) in lengths:
-            ctypes.PyDLL(None).sleep(3600)  # with the interpreter's lock in its hand
-        return super().recognize(waveforms)
+    def _load(self):
+        super()._load()
+        self.encoders = [
+            replace(encoder, encode=functools.partial(_encode, encoder.encode)) for encoder in self.encoders
+        ]
+
+
+def _encode(encode, waveforms):
+    lengths = {len(waveform) for waveform in waveforms}
+    if int(CRASHES * 16_000) in lengths:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if int(TAKES_ITS_ACTOR_ALONG * 16_000) in lengths:  # Ray's choice, when memory runs out
+        time.sleep(2)
+        os.kill(os.getppid() if sys.argv[0] == "-c" else os.getpid(), signal.SIGKILL)
+    if int(HANGS * 16_000) in lengths:
+        ctypes.PyDLL(None).sleep(3600)  # with the interpreter's lock in its hand
+    yield from encode(waveforms)
 
 
 class NeverReady(Recognizer):
