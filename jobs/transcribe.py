@@ -63,7 +63,7 @@ def transcribe(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove a run that is there, and begin anew.")] = False,
     address: Annotated[str, typer.Option(help="Ray to use: local, auto, or HOST:PORT.")] = "local",
     log: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Append a JSON object for each chunk and failed row.")
+        Path | None, typer.Option(metavar="FILE", help="Append a JSON object for each chunk and its first failed rows.")
     ] = None,
 ) -> int:
     """Transcribe a corpus into a run, or go on with one that was interrupted.

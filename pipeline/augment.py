@@ -161,7 +161,7 @@ def parse_augmentations(text: str) -> dict[str, float]:
 def augment(rng: np.random.Generator, waveform: Waveform, chances: Mapping[str, float]) -> Waveform:
     """Apply each augmentation with its chance, in the order of `AUGMENTATIONS`."""
     for name, function in AUGMENTATIONS.items():
-        if rng.random() < chances.get(name, 0.0):
+        if name in chances and rng.random() < chances[name]:
             waveform = function(rng, waveform)
     return waveform
 

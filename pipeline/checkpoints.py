@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import posixpath
 import re
 import shutil
 import tempfile
-import uuid
 from pathlib import Path
 
 from filelock import FileLock
@@ -24,7 +24,9 @@ _CHECKPOINT_FILE = re.compile(
     r"|pytorch_model(-\d+-of-\d+)?\.bin|pytorch_model\.bin\.index\.json"
 )
 HASH_BLOCK_BYTES = 16 * 2**20
-COPIES = Path(tempfile.gettempdir()) / "sewd-checkpoints"
+# Read where `preprocessor_config.json` is not there.
+_READ_TOO = "processor_config.json"
+COPIES = Path(tempfile.gettempdir()) / f"sewd-checkpoints-{os.getuid()}"
 
 
 def checkpoint_digest(uri: str) -> str:
@@ -51,6 +53,13 @@ def _files(uri: str) -> list[Object]:
     return [item for item in found if _CHECKPOINT_FILE.fullmatch(posixpath.basename(item.uri))]
 
 
+def _fetch_all(uri: str, target: Path) -> None:
+    for item in storage.list_directory(uri):
+        name = posixpath.basename(item.uri)
+        if _CHECKPOINT_FILE.fullmatch(name) or name == _READ_TOO:
+            (target / name).write_bytes(storage.fetch(item.uri))
+
+
 def at_hand(uri: str, digest: str, copies: Path = COPIES) -> str:
     """A checkpoint on this machine's disk: `uri` itself, or a copy that all processes of the machine share.
 
@@ -65,15 +74,16 @@ def at_hand(uri: str, digest: str, copies: Path = COPIES) -> str:
     """
     if "://" not in uri:
         return uri
-    copies.mkdir(parents=True, exist_ok=True)
+    copies.mkdir(mode=0o700, parents=True, exist_ok=True)
     copy = copies / digest
     with FileLock(copies / f"{digest}.lock"):
-        if not copy.exists():
-            partial = copies / f".{digest}.{uuid.uuid4().hex}"
+        if not copy.exists() or checkpoint_digest(str(copy)) != digest:  # cleaners of temporary files take single ones
+            partial = copies / f"{digest}.partial"
+            for old in (copy, partial):
+                shutil.rmtree(old, ignore_errors=True)
             partial.mkdir()
             try:
-                for item in _files(uri):
-                    (partial / posixpath.basename(item.uri)).write_bytes(storage.fetch(item.uri))
+                _fetch_all(uri, partial)
                 if checkpoint_digest(str(partial)) != digest:
                     raise InputChangedError(f"{uri} is not the checkpoint that the run was started with")
                 partial.rename(copy)

@@ -17,6 +17,7 @@ import ray
 import torch
 import yaml
 from ray.data import DataContext
+from ray.util import get_node_ip_address
 
 from pipeline.config import RunConfig
 from pipeline.errors import UsageError
@@ -31,6 +32,7 @@ SINKS_A_CPU_ACTOR = 2
 SINKS_A_GPU_ACTOR = 4
 # Where `ray up` puts the cluster's configuration on its head.
 AUTOSCALING_CONFIG = Path("~/ray_bootstrap_config.yaml")
+HEAD = "node:__internal_head__"  # what Ray calls the head among its resources
 EPSILON = 1e-9  # ten tenths of a GPU are one
 
 
@@ -64,29 +66,40 @@ class Machines:
     may_come: tuple[Node, ...] = ()
 
 
-def machines() -> Machines:
-    """Of the Ray that is connected; of its autoscaler where this is the head, on which jobs run by default."""
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    alive = [node["Resources"] for node in nodes if node["Alive"]]
-    there = tuple(Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in alive)
+def machines(address: str) -> Machines:
+    """Of the Ray that is connected, and of its autoscaler where its head is this machine, on which jobs run by default.
+
+    Args:
+        address: that was connected to. A Ray of this process's own does not grow, whatever else runs on this machine.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    there = tuple(map(_node, nodes))
     limits = AUTOSCALING_CONFIG.expanduser()
-    return Machines(there, _may_come(yaml.safe_load(limits.read_bytes()), there) if limits.exists() else ())
+    heads = [node for node in nodes if HEAD in node["Resources"]]
+    own = get_node_ip_address()  # type: ignore[no-untyped-call]
+    here = address != "local" and any(head["NodeManagerAddress"] == own for head in heads)
+    if not here or not limits.exists():
+        return Machines(there)
+    workers = [_node(node) for node in nodes if node not in heads]
+    return Machines(there, _may_come(yaml.safe_load(limits.read_bytes()), workers))
 
 
-def _may_come(config: Mapping[str, Any], there: Sequence[Node]) -> tuple[Node, ...]:
-    """What `max_workers`, of each type and of all, leave beside the machines that are there."""
-    running, found = list(there), []
-    for name, kind in config["available_node_types"].items():
+def _node(node: Mapping[str, Any]) -> Node:
+    return Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+
+
+def _may_come(config: Mapping[str, Any], workers: Sequence[Node]) -> tuple[Node, ...]:
+    """What `max_workers`, of each type and of all, leave beside the workers that are there; those with GPUs first."""
+    running, found = list(workers), []
+    for kind in config["available_node_types"].values():
         node = Node(float(kind["resources"].get("CPU", 0)), float(kind["resources"].get("GPU", 0)))
-        if name == config["head_node_type"]:
-            continue
-        for _ in range(kind["max_workers"]):
+        for _ in range(kind.get("max_workers", 0)):
             if node in running:
                 running.remove(node)
             else:
                 found.append(node)
-    workers = len(there) - 1
-    return tuple(found[: max(0, config["max_workers"] - workers)])
+    found.sort(key=lambda node: -node.gpus)
+    return tuple(found[: max(0, config["max_workers"] - len(workers))])
 
 
 def share_out(found: Machines, config: RunConfig) -> Resources:

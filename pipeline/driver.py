@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
-import itertools
 import logging
 import platform
 import socket
@@ -34,16 +33,17 @@ from pipeline import storage
 from pipeline.audio import AudioSettings
 from pipeline.cluster import Machines, Resources, connect, data_context, machines, share_out
 from pipeline.commit import COMMITS, Commit, DataFile, commit_of, remove_orphans
-from pipeline.compact import compact_group, groups_of, read_compaction, write_compaction
+from pipeline.compact import COMPACTION, compact_group, groups_of, read_compaction, write_compaction
 from pipeline.config import RunConfig, differences, fingerprint, make_config
 from pipeline.errors import InputChangedError, LeaseLostError, RunFailedError, StorageError, UsageError
 from pipeline.lease import check, hold, lease_uri
-from pipeline.ledger import ROLL_UP_COMMITS, chunks_of, committed, ledger, parts_done, roll_up, untiled
+from pipeline.ledger import ROLL_UP_COMMITS, ROLLED, chunks_of, committed, ledger, parts_done, roll_up, untiled
 from pipeline.plan import plan
-from pipeline.quarantine import records
+from pipeline.quarantine import QUARANTINE, records
 from pipeline.read import ReadSettings, read_parts
 from pipeline.recognize import Recognizer, RecognizeSettings
 from pipeline.run import PLAN_FILE, RECORD, Run, Totals, now, write_plan
+from pipeline.schemas import TABLES
 from pipeline.sink import SinkSettings, write_chunks
 from pipeline.telemetry import Metrics, Work
 from pipeline.watchdog import recognizers, watching
@@ -68,6 +68,9 @@ ACTOR_TASK_RETRIES = -1
 MAX_ACTOR_RESTARTS = 50
 SMALL_RUN_BYTES = 32 << 20
 PARTS_NAMED = 4
+# Directories of a run, by what goes first when it is overwritten; `control` holds the lease.
+COMMITS_OF_A_RUN = (COMMITS, ROLLED, COMPACTION)
+DATA_OF_A_RUN = (*TABLES, QUARANTINE, "metrics")
 
 log = logging.getLogger("sewd")
 
@@ -138,7 +141,7 @@ def transcribe(
     attempt = uuid.uuid4().hex[:12]
     with hold(config.output, attempt):
         if config.existing == "overwrite":
-            _clear(config.output)
+            _clear(config)
         # Looked for again: another driver may have worked on it until now.
         run = _existing(config, wanted) or _create(config, wanted, _plan(config) if parts is None else parts)
         if run.status == DONE:
@@ -160,7 +163,7 @@ def _transcribe(
     check_lease = functools.partial(check, run.uri, attempt)
     try:
         with connect(config.address):
-            found = machines()
+            found = machines(config.address)
             execution = _Execution(run, config, models, found, share_out(found, config), attempt, report)
             with _stop_marker(execution.stop_uri, stop):
                 totals, work = execution.run_waves(stop or threading.Event())
@@ -244,18 +247,32 @@ def _plan(config: RunConfig) -> pa.Table:
     return plan(config.inputs, int(config.part_mib * 2**20), config.limit)
 
 
-def _clear(output: str) -> None:
+def _clear(config: RunConfig) -> None:
     """Remove a run, if there is one: commits first, so that readers see nothing of what is half gone, the record last.
 
-    The lease stays, which is this driver's.
+    What is not a run's stays, and so does the lease, which is this driver's.
+
+    Raises:
+        UsageError: it is not to be removed: its workers may write still, or what is to be read lies in it.
     """
-    record = storage.join(output, RECORD)
+    record = storage.join(config.output, RECORD)
     if not storage.exists(record):
         return
-    Run.open(output).save(status=OVERWRITTEN)
-    storage.delete([item.uri for item in storage.list_objects(storage.join(output, COMMITS))])
-    kept = (record, lease_uri(output))
-    storage.delete([item.uri for item in storage.list_objects(output) if item.uri not in kept])
+    run = Run.open(config.output)
+    if run.status == RUNNING:
+        raise UsageError(
+            f"{run.uri}: its driver ended without a word, and its workers may write still: "
+            "go on with it (without --overwrite) and stop it, or choose another --output"
+        )
+    base = run.uri.rstrip("/") + "/"
+    for uri in (*config.inputs, config.model, *config.tasks.values()):
+        if f"{uri}/".startswith(base):
+            raise UsageError(f"{uri} lies in {run.uri}, which is to be overwritten")
+    run.save(status=OVERWRITTEN)
+    there = [item.uri for item in storage.list_objects(run.uri)]
+    for names in (COMMITS_OF_A_RUN, DATA_OF_A_RUN):
+        storage.delete([uri for uri in there if uri.removeprefix(base).partition("/")[0] in names])
+    storage.delete([uri for uri in there if uri == storage.join(run.uri, PLAN_FILE)])
     storage.delete([record])
 
 
@@ -404,7 +421,7 @@ class _Execution:
         recognize = RecognizeSettings(
             model=self.config.model,
             classifiers=tuple(self.config.tasks.values()),
-            digests=(digests["model"], *digests["classifiers"].values()),
+            digests=(digests["model"], *(digests["classifiers"][task] for task in self.config.tasks)),
             device="cuda" if r.actor_gpus else "cpu",
             threads=r.threads,
             stop_uri=self.stop_uri,
@@ -470,10 +487,10 @@ def _log_chunk(commit: Commit, failed: Sequence[dict[str, str]]) -> None:
 
 def _stuck(unfinished: Iterable[str], seconds: float) -> str:
     """What is known of a run that has been silent: parts are begun in the order of the plan."""
-    oldest = ", ".join(itertools.islice(unfinished, PARTS_NAMED))
+    oldest = ", ".join(list(unfinished)[:PARTS_NAMED])  # a copy at once: chunks come in meanwhile
     try:
         state = recognizers(Recognizer.__name__)
-    except RayError as error:
+    except (RayError, OSError, RuntimeError) as error:
         state = f"Ray does not answer: {error}"
     return f"nothing was committed for {seconds:.0f} s; the oldest parts that are not done: {oldest}; {state}"
 
@@ -519,7 +536,7 @@ def _ours(error: BaseException) -> Exception | None:
         elif isinstance(inner, UsageError):
             found = UsageError(message)
         elif isinstance(inner, _WORKER_DEATHS) and found is None and "creation task" not in message:
-            found = RunFailedError(f"a worker died {MAX_DEATHS + 1} times on the same chunk: {message.splitlines()[0]}")
+            found = RunFailedError(f"workers died again and again: {message.splitlines()[0]}")
         inner = getattr(inner, "cause", None) or inner.__cause__
     return found
 

@@ -174,7 +174,7 @@ def _absolute(settings: TrainSettings) -> TrainSettings:
 
 def _check_room(placement: Placement) -> None:
     """Ray would wait for ever for what the cluster does not have."""
-    found = machines()
+    found = machines(placement.address)
     nodes = [*found.there, *found.may_come]
     wanted = {"CPUs": placement.cpus_a_worker, "GPUs": float(placement.gpus)}
     room = sum(

@@ -28,6 +28,7 @@ from pipeline import storage
 from pipeline.audio import to_float32
 from pipeline.checkpoints import at_hand
 from pipeline.deadline import within
+from pipeline.errors import StorageError
 from pipeline.quarantine import Aside, Place, Step, started_again, trial, with_care
 from pipeline.read import worker_name
 from pipeline.schemas import RECOGNIZED_CHUNK, RECOGNIZED_ROW
@@ -91,6 +92,7 @@ class Recognizer:
     """
 
     chunks = 0  # so many are through
+    broken: StorageError | None = None
 
     def __init__(self, settings: RecognizeSettings) -> None:
         # Ray hands the settings, never the weights: an actor that is started again loads them again.
@@ -98,7 +100,10 @@ class Recognizer:
         self.device = torch.device(settings.device)
         if self.device.type == "cpu":
             torch.set_num_threads(1)  # packs have threads of their own
-        storage.persist(settings.model, self._load)
+        try:
+            storage.persist(settings.model, self._load)
+        except StorageError as error:  # said with the first chunk: of what is raised here Ray keeps no more than a text
+            self.broken = error
 
     def _load(self) -> None:
         settings = self.settings
@@ -118,6 +123,8 @@ class Recognizer:
 
     def __call__(self, chunks: pa.Table) -> pa.Table:
         """Recognise whole chunks: `READ_CHUNK` in, `RECOGNIZED_CHUNK` out, row for row; nothing once the run stops."""
+        if self.broken is not None:
+            raise self.broken
         results = [self._chunk(chunks.slice(index, 1)) for index in range(chunks.num_rows)]
         done = [table for table in results if table is not None]
         return pa.concat_tables(done) if done else RECOGNIZED_CHUNK.empty_table()
@@ -245,7 +252,7 @@ def _share_encoders(
 def _packed(heads: Sequence[Head], threads: int) -> Callable[[Sequence[torch.Tensor]], Iterable[Logits]]:
     """The encoder on CPUs."""
     model = PackedModel(heads, threads=threads)
-    return lambda waveforms: (output.logits for output in model(waveforms))
+    return lambda waveforms: (output.logits for output in model.stream(waveforms))
 
 
 def _one_by_one(heads: Sequence[Head], device: torch.device) -> Callable[[Sequence[torch.Tensor]], Iterable[Logits]]:

@@ -58,9 +58,9 @@ def watching(describe: Callable[[float], str], stall_s: float = STALL_S) -> Iter
 def recognizers(stage: str) -> str:
     """How the actors of a stage are, by Ray's word for it, and what of the cluster is free: `2 ALIVE, 1 RESTARTING`."""
     state: Any = ray._private.state  # the public call asks a dashboard, which is not always there
-    states = Counter(
-        actor["State"] for actor in state.actors().values() if stage in actor["Name"] + actor["ActorClassName"]
-    )
+    job = ray.get_runtime_context().get_job_id()
+    ours = [actor for actor in state.actors().values() if actor["JobID"] == job]
+    states = Counter(actor["State"] for actor in ours if stage in actor["Name"] + actor["ActorClassName"])
     words = ", ".join(f"{count} {name}" for name, count in sorted(states.items()) if name != "DEAD") or "none"
     free = ray.available_resources()  # type: ignore[no-untyped-call]
     rest = ", ".join(f"{free.get(name, 0.0):g} {name}s" for name in ("CPU", "GPU"))

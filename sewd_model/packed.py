@@ -121,6 +121,10 @@ class PackedModel:
             InputTooShortError: A clip has fewer than `config.min_samples` samples.
             ValueError: A clip is not one-dimensional float32 on the CPU.
         """
+        return list(self.stream(waveforms))
+
+    def stream(self, waveforms: Sequence[Tensor]) -> Iterator[PackedOutput]:
+        """Yield what `__call__` returns, pack by pack as they are done."""
         config = self.config
         for waveform in waveforms:
             if waveform.dim() != 1 or waveform.dtype != torch.float32 or waveform.device.type != "cpu":
@@ -130,7 +134,8 @@ class PackedModel:
             if len(waveform) < config.min_samples:
                 raise InputTooShortError(len(waveform), config.min_samples)
         run = map if self.pool is None else self.pool.map
-        return [output for outputs in run(self._encode, self._packs(waveforms)) for output in outputs]
+        for outputs in run(self._encode, self._packs(waveforms)):
+            yield from outputs
 
     def _packs(self, waveforms: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         """Runs of neighbours of up to `PACK_FRAMES` frames, or one longer clip."""

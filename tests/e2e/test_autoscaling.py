@@ -67,13 +67,15 @@ def test_from_nothing_to_machines_and_back(growing, tmp_path, small_ctc):
         *("--chunk-rows", "2", "--part-mib", "0.15"),
     ]
     wait_for_machines(started.cluster, 0)
-    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | variables, stderr=subprocess.PIPE, text=True)
-    seen = [0]
+    with (tmp_path / "log.txt").open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | variables, stderr=log)
+    seen, deadline = [0], time.monotonic() + 600
     while process.poll() is None:
+        assert time.monotonic() < deadline
         time.sleep(0.5)
         if (count := machines(started.cluster)) != seen[-1]:
             seen.append(count)
-    assert process.returncode == 0, process.stderr.read()
+    assert process.returncode == 0, (tmp_path / "log.txt").read_text()
     run = pipeline.Run.open(str(tmp_path / "run"))
     assert len(corpora.rows_of(run)) == CLIPS
     wait_for_machines(started.cluster, 0)

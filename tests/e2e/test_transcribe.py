@@ -91,9 +91,9 @@ def test_reading_and_recognising_run_in_processes_of_their_own(tmp_path, local_r
 def test_ray_fuses_no_two_stages(resources, tmp_path, local_ray, corpus, small_ctc):
     run = transcribe(corpus, tmp_path / "run", small_ctc, limit=1)
     config = pipeline.RunConfig(inputs=(str(corpus),), output=run.uri, model=str(small_ctc))
-    execution = _Execution(run, config, _load_models(config), machines(), resources, "0", lambda _: None)
+    execution = _Execution(run, config, _load_models(config), machines("local"), resources, "0", lambda _: None)
 
-    with hold(run.uri, "0"), ray.data.DataContext.current(data_context(machines())):
+    with hold(run.uri, "0"), ray.data.DataContext.current(data_context(machines("local"))):
         wave = [run.plan().append_column("committed", [[[]]]).append_column("record", [[None]])]
         dataset = execution.dataset(wave).materialize()
 
@@ -107,7 +107,7 @@ def test_ray_takes_the_stages_also_with_gpus(tmp_path, local_ray, corpus, small_
     run = transcribe(corpus, tmp_path / "run", small_ctc, limit=1)
     config = pipeline.RunConfig(inputs=(str(corpus),), output=run.uri, model=str(small_ctc))
     resources = Resources(2, 1, 1, 0.5, 1, 0.25, 4, 1)
-    execution = _Execution(run, config, _load_models(config), machines(), resources, "0", lambda _: None)
+    execution = _Execution(run, config, _load_models(config), machines("local"), resources, "0", lambda _: None)
     assert execution.dataset([run.plan()]) is not None  # it refuses requests that it does not like
 
 
@@ -241,7 +241,7 @@ def test_a_worker_that_dies_at_every_try_fails_the_run(tmp_path, local_ray, corp
         os._exit(1)
 
     monkeypatch.setattr(driver, "read_parts", die)
-    with pytest.raises(pipeline.RunFailedError, match="a worker died 5 times"):
+    with pytest.raises(pipeline.RunFailedError, match="workers died again and again"):
         transcribe(corpus, tmp_path / "run", small_ctc)
     assert tries.read_text() == "xxxxx"
     assert pipeline.Run.open(tmp_path / "run").status == "failed"
@@ -469,6 +469,26 @@ def test_a_run_is_overwritten_by_a_new_one_as_asked(tmp_path, local_ray, corpus,
     run = transcribe(corpus, output, small_ctc, threads=1, limit=3, existing="overwrite")
     assert len(corpora.rows_of(run)) == 3
     assert verify(run).problems == ()
+
+
+@pytest.mark.parametrize("what", ["inputs", "a run that was killed", "what is not a run's"])
+def test_what_may_not_go_is_not_overwritten(what, tmp_path, local_ray, small_ctc):
+    output = tmp_path / "run"
+    corpora.write_audio(tmp_path / "in" / "a.wav", 1.0)
+    run = transcribe(tmp_path / "in", output, small_ctc, threads=1)
+    inputs = tmp_path / "in"
+    if what == "inputs":
+        inputs = corpora.write_audio(output / "in" / "b.wav", 1.0).parent
+    if what == "a run that was killed":
+        run.save(status="running")
+    (output / "notes.txt").write_text("mine")
+    if what == "what is not a run's":
+        transcribe(inputs, output, small_ctc, threads=1, existing="overwrite")
+        assert (output / "notes.txt").read_text() == "mine"
+        return
+    with pytest.raises(pipeline.UsageError, match=r"lies in|its workers may write still"):
+        transcribe(inputs, output, small_ctc, threads=1, existing="overwrite")
+    assert len(corpora.rows_of(run)) == 1
 
 
 def fail():

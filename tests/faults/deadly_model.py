@@ -8,9 +8,9 @@ import os
 import signal
 import sys
 import time
-from dataclasses import replace
 
 from pipeline.recognize import Recognizer
+from sewd_model import PackedModel
 
 CRASHES, HANGS, TAKES_ITS_ACTOR_ALONG = 1.111, 1.222, 1.333  # seconds of audio
 
@@ -19,13 +19,11 @@ class Deadly(Recognizer):
     """Of other utterances it gives what the model gives."""
 
     def _load(self):
+        PackedModel._encode = functools.partialmethod(_encode, encode=PackedModel._encode)
         super()._load()
-        self.encoders = [
-            replace(encoder, encode=functools.partial(_encode, encoder.encode)) for encoder in self.encoders
-        ]
 
 
-def _encode(encode, waveforms):
+def _encode(model, waveforms, encode):
     lengths = {len(waveform) for waveform in waveforms}
     if int(CRASHES * 16_000) in lengths:
         os.kill(os.getpid(), signal.SIGSEGV)
@@ -34,7 +32,7 @@ def _encode(encode, waveforms):
         os.kill(os.getppid() if sys.argv[0] == "-c" else os.getpid(), signal.SIGKILL)
     if int(HANGS * 16_000) in lengths:
         ctypes.PyDLL(None).sleep(3600)  # with the interpreter's lock in its hand
-    yield from encode(waveforms)
+    return encode(model, waveforms)
 
 
 class NeverReady(Recognizer):

@@ -194,6 +194,6 @@ def test_an_utterance_that_kills_the_model_costs_one_row(deed, code, tmp_path, l
 def test_a_model_that_kills_every_process_fails_the_run(tmp_path, local_ray, sound, small_ctc, monkeypatch):
     monkeypatch.setattr(driver, "Recognizer", deadly_model.NeverReady)
     monkeypatch.setattr(driver, "MAX_ACTOR_RESTARTS", 2)
-    with pytest.raises(pipeline.RunFailedError, match="worker died"):
+    with pytest.raises(pipeline.RunFailedError, match="workers died again and again"):
         transcribe(sound, tmp_path / "run", small_ctc)
     assert pipeline.Run.open(tmp_path / "run").status == "failed"

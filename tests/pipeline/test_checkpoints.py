@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ def remote(tmp_path, small_ctc):
     """A checkpoint that is named by a URI, with what does not belong to it."""
     shutil.copytree(small_ctc, tmp_path / "remote")
     (tmp_path / "remote" / "README.md").write_text("not of it")
+    (tmp_path / "remote" / "processor_config.json").write_text("{}")
     return f"file://{tmp_path}/remote"
 
 
@@ -37,6 +39,13 @@ def test_all_who_ask_share_one_copy_that_is_fetched_once(tmp_path, remote, monke
     assert checkpoint_digest(places[0]) == digest
     assert len(fetched) == len(set(fetched)) > 2
     assert not any("README" in uri for uri in fetched)
+    assert any("/processor_config" in uri for uri in fetched)
+
+
+def test_a_copy_that_lost_a_file_is_made_again(tmp_path, remote):
+    digest = checkpoint_digest(remote)
+    (Path(at_hand(remote, digest, tmp_path / "copies")) / "vocab.json").unlink()
+    assert checkpoint_digest(at_hand(remote, digest, tmp_path / "copies")) == digest
 
 
 def test_a_checkpoint_that_changed_is_refused_and_leaves_nothing(tmp_path, remote):

@@ -9,8 +9,9 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ray.util import get_node_ip_address
 
-from pipeline.cluster import Machines, Node, Resources, connect, machines, share_out
+from pipeline.cluster import HEAD, Machines, Node, Resources, connect, machines, share_out
 from pipeline.config import make_config
 from pipeline.errors import UsageError
 from tests import s3
@@ -177,7 +178,7 @@ def test_the_machines_are_those_that_are_alive(monkeypatch):
         {"Alive": True, "Resources": {"memory": 1e9}},  # a head that does no work
     ]
     monkeypatch.setattr("ray.nodes", lambda: nodes)
-    assert machines() == Machines((Node(4.0, 1.0), Node(0.0, 0.0)))
+    assert machines("auto") == Machines((Node(4.0, 1.0), Node(0.0, 0.0)))
 
 
 def test_the_autoscalers_machines_are_counted_without_those_that_are_there(monkeypatch, tmp_path):
@@ -190,12 +191,17 @@ def test_the_autoscalers_machines_are_counted_without_those_that_are_there(monke
     config = {"max_workers": 9, "head_node_type": "head", "available_node_types": kinds}
     (path := tmp_path / "ray_bootstrap_config.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.setattr("pipeline.cluster.AUTOSCALING_CONFIG", path)
-    nodes = [{"Alive": True, "Resources": resources} for resources in [{}, *[{"CPU": 8.0, "GPU": 1.0}] * 4]]
-    monkeypatch.setattr("ray.nodes", lambda: nodes)
-    assert machines().there == (Node(0, 0), *[Node(8, 1)] * 4)
-    assert Counter(machines().may_come) == {Node(8, 1): 2, Node(4, 0): 2}
+    head = {"Alive": True, "NodeManagerAddress": get_node_ip_address(), "Resources": {HEAD: 1.0, "CPU": 4.0}}
+    workers = [{"Alive": True, "Resources": {"CPU": 8.0, "GPU": 1.0}}] * 4
+    monkeypatch.setattr("ray.nodes", lambda: [head, *workers])
+    found = machines("auto")
+    assert found.there == (Node(4, 0), *[Node(8, 1)] * 4)
+    assert Counter(found.may_come) == {Node(8, 1): 2, Node(4, 0): 2}
     path.write_text(yaml.safe_dump(config | {"max_workers": 5}))
-    assert len(machines().may_come) == 1
+    assert machines("auto").may_come == (Node(8, 1),)
+    assert machines("local").may_come == ()
+    monkeypatch.setattr("ray.nodes", lambda: [head | {"NodeManagerAddress": "another"}, *workers])
+    assert machines("another:6379").may_come == ()
 
 
 def test_a_cluster_that_grows_gets_a_pool_that_follows_the_work():

@@ -51,12 +51,12 @@ def chunk_table(waves: list[np.ndarray | None]) -> pa.Table:
 def count_passes(recognizer: Recognizer, waves: list[np.ndarray]) -> int:
     passes = []
 
-    def counted(packed, waveforms, call=PackedModel.__call__):
+    def counted(packed, waveforms, stream=PackedModel.stream):
         passes.append(1)
-        return call(packed, waveforms)
+        return stream(packed, waveforms)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PackedModel, "__call__", counted)
+        patch.setattr(PackedModel, "stream", counted)
         recognizer.recognize(waves)
     return len(passes)
 
