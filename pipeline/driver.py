@@ -259,6 +259,8 @@ def _clear(config: RunConfig) -> None:
     if not storage.exists(record):
         return
     run = Run.open(config.output)
+    if "fingerprint" not in run.record:
+        raise UsageError(f"{run.uri}: its {RECORD} is somebody else's")
     if run.status == RUNNING:
         raise UsageError(
             f"{run.uri}: its driver ended without a word, and its workers may write still: "
