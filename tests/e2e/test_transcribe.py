@@ -437,7 +437,7 @@ def test_the_log_has_an_object_for_each_chunk_and_failed_row(tmp_path, small_ctc
     chunks = [event for event in events if event["event"] == "chunk committed"]
     assert sorted((chunk["chunk"], chunk["utterances"], chunk["errors"]) for chunk in chunks) == [(0, 2, 0), (1, 0, 1)]
     (failed,) = (event for event in events if event["event"] == "row failed")
-    assert (failed["utt_id"], failed["code"], failed["part_id"]) == ("broken", "UNDECODABLE", chunks[0]["part_id"])
+    assert (failed["utt_id"], failed["code"], failed["part_id"]) == ("broken", "TRUNCATED", chunks[0]["part_id"])
     assert sewd(*arguments, "--log", tmp_path / "nowhere" / "log").returncode == 2
 
 
