@@ -4,7 +4,7 @@
 
 The stand-in model sleeps a two hundredth of the audio that it is given; all else is real: WAV files listed, read and
 decoded, chunks through Ray, Parquet committed. Machines are simulated on this one: each has a GPU on paper, for one
-actor, and one more has processors alone. Measured of each actor from its first chunk to its last but two, so while rows
+actor, and one more has processors alone. Measured of each actor but for its first chunks and its last, so while rows
 wait: audio committed, and the share of its time in which it did not work. And how much of the decoding was done on the
 machine without a GPU. Needs the development dependencies.
 """
@@ -39,9 +39,10 @@ from tests.s3 import free_port
 ROOT = Path(__file__).parents[1]
 SPEED = 200.0  # seconds of audio that an actor gets through in a second
 CLIP_S, CLIPS = 12.0, 50  # so many files are written; the others are links to them
-CHUNK_S = 600.0
+CHUNK_S = 300.0
 STORE_BYTES = 400 * 2**20
-TAIL_CHUNKS = 2  # of each actor, when the rows run out
+# Of each actor, not counted: while the last stage's processes start, commits come late; at the end the rows run out.
+HEAD_CHUNKS, TAIL_CHUNKS = 8, 2
 EMPTY: dict[str, Any] = {
     "num_frames": 1,
     **{name: [] for name in ("token_ids", "start_frames", "end_frames", "probabilities", "label_scores")},
@@ -109,7 +110,7 @@ class Watch(logging.Handler):
 
 def measure(folder: Path, actors: int, seconds: float) -> Found:
     """One run on a cluster of its own."""
-    chunks = max(8 * actors, round(actors * seconds * SPEED / CHUNK_S))
+    chunks = max(4 * HEAD_CHUNKS * actors, round(actors * seconds * SPEED / CHUNK_S))
     corpus = write_corpus(folder / "in", round(chunks * CHUNK_S / CLIP_S))
     model = checkpoints.write_ctc(folder / "model", checkpoints.SMALL)
     log = logging.getLogger("sewd")
@@ -179,7 +180,7 @@ def figures(watch: Watch, actors: int, without_gpu: int) -> Found:
         by_actor.setdefault(record.recognizer, []).append(record)  # type: ignore[attr-defined]
     speed, working, counted = 0.0, [], 0
     for records in by_actor.values():
-        first, *inner = records[:-TAIL_CHUNKS]
+        first, *inner = records[HEAD_CHUNKS:-TAIL_CHUNKS]
         took = inner[-1].created - first.created
         speed += sum(record.audio_s for record in inner) / took
         working.append(sum(record.seconds["compute"] for record in inner) / took)
