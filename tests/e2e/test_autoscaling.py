@@ -20,7 +20,7 @@ from tests.faults.world import ROOT, write_corpus
 from tests.heads import head
 
 ALIVE = 0
-CLIPS = 60
+CLIPS = 120  # more than is done before another machine is there
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def growing(tmp_path_factory):
     """A head, and room for two machines of a GPU and one of processors alone."""
     variables = {
         MARKS: str(tmp_path_factory.mktemp("marks")),
-        SECONDS: "0.5",
+        SECONDS: "1.5",
         "PYTHONPATH": str(ROOT),
         "RAY_enable_worker_prestart": "0",
         "RAY_prestart_worker_first_driver": "0",
