@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
+from unittest import mock
 
 import psutil
 import pyarrow as pa
@@ -93,16 +94,16 @@ class Sleeper(Recognizer):
 class Watch(logging.Handler):
     """Keeps the log's records of chunks, with the raylet below which each was read."""
 
-    records: list[logging.LogRecord] = field(default_factory=list)
+    records: list[Any] = field(default_factory=list)
     raylets: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__init__()
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def emit(self, record: Any) -> None:
         """Take a record."""
         if record.getMessage() == "chunk committed":
-            pid = int(record.reader.rpartition(":")[2])  # type: ignore[attr-defined]
+            pid = int(record.reader.rpartition(":")[2])
             with contextlib.suppress(psutil.Error):
                 self.raylets.setdefault(pid, psutil.Process(pid).ppid())
             self.records.append(record)
@@ -114,25 +115,20 @@ def measure(folder: Path, actors: int, seconds: float) -> Found:
     corpus = write_corpus(folder / "in", round(chunks * CHUNK_S / CLIP_S))
     model = checkpoints.write_ctc(folder / "model", checkpoints.SMALL)
     log = logging.getLogger("sewd")
-    watch = Watch()
-    log.addHandler(watch)
     log.setLevel(logging.INFO)
-    real, driver.Recognizer = driver.Recognizer, Sleeper  # type: ignore[misc]
-    try:
-        with cluster(actors) as (address, without_gpu):
-            config = pipeline.RunConfig(
-                inputs=(str(corpus),),
-                output=str(folder / "run"),
-                model=str(model),
-                chunk_s=CHUNK_S,
-                part_mib=2 * CHUNK_S * 32_000 / 2**20,
-                address=address,
-            )
-            pipeline.transcribe(config)
-            return figures(watch, actors, without_gpu)
-    finally:
-        driver.Recognizer = real  # type: ignore[misc]
-        log.removeHandler(watch)
+    log.addHandler(watch := Watch())
+    with mock.patch.object(driver, "Recognizer", Sleeper), cluster(actors) as (address, without_gpu):
+        config = pipeline.RunConfig(
+            inputs=(str(corpus),),
+            output=str(folder / "run"),
+            model=str(model),
+            chunk_s=CHUNK_S,
+            part_mib=2 * CHUNK_S * 32_000 / 2**20,
+            address=address,
+        )
+        pipeline.transcribe(config)
+    log.removeHandler(watch)
+    return figures(watch, actors, without_gpu)
 
 
 def write_corpus(folder: Path, clips: int) -> Path:
@@ -174,10 +170,10 @@ def cluster(actors: int) -> Iterator[tuple[str, int]]:
 
 
 def figures(watch: Watch, actors: int, without_gpu: int) -> Found:
-    """What the chunks say: of each actor, from its first one to its last but some."""
+    """What the chunks say, but for the first ones and the last ones of each actor."""
     by_actor: dict[str, list[Any]] = {}
     for record in watch.records:
-        by_actor.setdefault(record.recognizer, []).append(record)  # type: ignore[attr-defined]
+        by_actor.setdefault(record.recognizer, []).append(record)
     speed, working, counted = 0.0, [], 0
     for records in by_actor.values():
         first, *inner = records[HEAD_CHUNKS:-TAIL_CHUNKS]
@@ -185,7 +181,7 @@ def figures(watch: Watch, actors: int, without_gpu: int) -> Found:
         speed += sum(record.audio_s for record in inner) / took
         working.append(sum(record.seconds["compute"] for record in inner) / took)
         counted += len(inner)
-    readers = [watch.raylets.get(int(record.reader.rpartition(":")[2])) for record in watch.records]  # type: ignore[attr-defined]
+    readers = [watch.raylets.get(int(record.reader.rpartition(":")[2])) for record in watch.records]
     return Found(
         actors=actors,
         chunks=counted,

@@ -19,13 +19,11 @@ from sewd_model.files import located
 
 # What of a checkpoint its results depend on; optimizer states and READMEs lie beside it.
 _CHECKPOINT_FILE = re.compile(
-    r"(config|vocab|preprocessor_config|tokenizer_config|special_tokens_map|added_tokens)\.json"
+    r"(config|vocab|(pre)?processor_config|tokenizer_config|special_tokens_map|added_tokens)\.json"
     r"|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
     r"|pytorch_model(-\d+-of-\d+)?\.bin|pytorch_model\.bin\.index\.json"
 )
 HASH_BLOCK_BYTES = 16 * 2**20
-# Read where `preprocessor_config.json` is not there.
-_READ_TOO = "processor_config.json"
 COPIES = Path(tempfile.gettempdir()) / f"sewd-checkpoints-{os.getuid()}"
 
 
@@ -53,13 +51,6 @@ def _files(uri: str) -> list[Object]:
     return [item for item in found if _CHECKPOINT_FILE.fullmatch(posixpath.basename(item.uri))]
 
 
-def _fetch_all(uri: str, target: Path) -> None:
-    for item in storage.list_directory(uri):
-        name = posixpath.basename(item.uri)
-        if _CHECKPOINT_FILE.fullmatch(name) or name == _READ_TOO:
-            (target / name).write_bytes(storage.fetch(item.uri))
-
-
 def at_hand(uri: str, digest: str, copies: Path = COPIES) -> str:
     """A checkpoint on this machine's disk: `uri` itself, or a copy that all processes of the machine share.
 
@@ -83,7 +74,8 @@ def at_hand(uri: str, digest: str, copies: Path = COPIES) -> str:
                 shutil.rmtree(old, ignore_errors=True)
             partial.mkdir()
             try:
-                _fetch_all(uri, partial)
+                for item in _files(uri):
+                    (partial / posixpath.basename(item.uri)).write_bytes(storage.fetch(item.uri))
                 if checkpoint_digest(str(partial)) != digest:
                     raise InputChangedError(f"{uri} is not the checkpoint that the run was started with")
                 partial.rename(copy)

@@ -60,7 +60,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Machines:
-    """Those of the Ray that is connected: the ones that are `there`, and the ones that its autoscaler may `add`."""
+    """Those of the Ray that is connected: that are `there`, and that its autoscaler may have come beside them."""
 
     there: tuple[Node, ...]
     may_come: tuple[Node, ...] = ()

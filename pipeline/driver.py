@@ -37,7 +37,7 @@ from pipeline.compact import COMPACTION, compact_group, groups_of, read_compacti
 from pipeline.config import RunConfig, differences, fingerprint, make_config
 from pipeline.errors import InputChangedError, LeaseLostError, RunFailedError, StorageError, UsageError
 from pipeline.lease import check, hold, lease_uri
-from pipeline.ledger import ROLL_UP_COMMITS, ROLLED, chunks_of, committed, ledger, parts_done, roll_up, untiled
+from pipeline.ledger import ROLL_UP_COMMITS, chunks_of, committed, ledger, parts_done, roll_up, untiled
 from pipeline.plan import plan
 from pipeline.quarantine import QUARANTINE, records
 from pipeline.read import ReadSettings, read_parts
@@ -68,9 +68,9 @@ ACTOR_TASK_RETRIES = -1
 MAX_ACTOR_RESTARTS = 50
 SMALL_RUN_BYTES = 32 << 20
 PARTS_NAMED = 4
-# Directories of a run, by what goes first when it is overwritten; `control` holds the lease.
-COMMITS_OF_A_RUN = (COMMITS, ROLLED, COMPACTION)
-DATA_OF_A_RUN = (*TABLES, QUARANTINE, "metrics")
+# What lies in a run, by what goes first when it is overwritten; `control` holds the lease.
+COMMITS_OF_A_RUN = (COMMITS, COMPACTION)
+DATA_OF_A_RUN = (*TABLES, QUARANTINE, "metrics", PLAN_FILE)
 
 log = logging.getLogger("sewd")
 
@@ -274,7 +274,6 @@ def _clear(config: RunConfig) -> None:
     there = [item.uri for item in storage.list_objects(run.uri)]
     for names in (COMMITS_OF_A_RUN, DATA_OF_A_RUN):
         storage.delete([uri for uri in there if uri.removeprefix(base).partition("/")[0] in names])
-    storage.delete([uri for uri in there if uri == storage.join(run.uri, PLAN_FILE)])
     storage.delete([record])
 
 
@@ -358,14 +357,12 @@ class _Execution:
         totals, left = find_left(self.run, waiting)
         self._roll_up(waiting)
         total_bytes = self.run.record["input_bytes"]
-        metrics, work = (
-            Metrics(self.run.uri),
-            Work(self.resources.actors, fixed=self.resources.min_actors == self.resources.actors),
-        )
+        r = self.resources
+        metrics, work = Metrics(self.run.uri), Work(r.actors, fixed=r.min_actors == r.actors)
         began = time.monotonic()
         self.report(Progress(totals, total_bytes, 0.0, 0.0))
         self._check(totals, ())
-        log.info("started", extra={"run": self.run.uri, "parts_left": len(left), "recognizers": self.resources.actors})
+        log.info("started", extra={"run": self.run.uri, "parts_left": len(left), "recognizers": r.actors})
         for start in range(0, len(left), WAVE_PARTS):
             # A table a part: each is a block to Ray.
             wave = [left.slice(index, 1) for index in range(start, min(start + WAVE_PARTS, len(left)))]

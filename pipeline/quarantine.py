@@ -98,7 +98,7 @@ class Aside:
 
 
 # Steps of a part, or of a chunk, from a place on, but for what is set aside, by utterance.
-Read = Callable[[Place, Mapping[int, Aside]], Iterator[Step]]
+StepsFrom = Callable[[Place, Mapping[int, Aside]], Iterator[Step]]
 
 
 @dataclass(frozen=True)
@@ -213,17 +213,17 @@ def _part_of(uri: str) -> str:
     return uri.rpartition("/")[2].removesuffix(".json")
 
 
-def with_care(run: str, name: str, read: Read, seconds: float) -> Iterator[Step]:
+def with_care(run: str, name: str, steps_from: StepsFrom, seconds: float) -> Iterator[Step]:
     """The steps of a part, or of a chunk in the model, that a process died of before, made by children.
 
     Args:
         run: URI of the run, below which the record lies.
         name: of the part or chunk.
-        read: makes the steps; is pickled.
+        steps_from: makes them; is pickled.
         seconds: to wait for a step.
 
     Raises:
-        StorageError: as `read` raises it, and for the record.
+        StorageError: as `steps_from` raises it, and for the record.
         RunFailedError: no child can be started, or they die also of what is left out.
     """
     uri = storage.join(run, QUARANTINE, f"{name}.json")
@@ -238,7 +238,7 @@ def with_care(run: str, name: str, read: Read, seconds: float) -> Iterator[Step]
     while True:
         begun = marked = False
         try:
-            with _child(read, place, record.aside, seconds) as steps:
+            with _child(steps_from, place, record.aside, seconds) as steps:
                 for step in steps:
                     if step is None:
                         if begun and not marked:
@@ -269,7 +269,9 @@ def _fetch(uri: str) -> Record:
 
 
 @contextlib.contextmanager
-def _child(read: Read, place: Place, aside: Mapping[int, Aside], seconds: float) -> Iterator[Iterator[Step | None]]:
+def _child(
+    steps_from: StepsFrom, place: Place, aside: Mapping[int, Aside], seconds: float
+) -> Iterator[Iterator[Step | None]]:
     """A process that reads from `place` on; gives its steps, and None now and then while it works on one.
 
     They end in `ChildDiedError` where it dies before it is through.
@@ -289,7 +291,7 @@ def _child(read: Read, place: Place, aside: Mapping[int, Aside], seconds: float)
         def steps() -> Iterator[Step | None]:
             waits = False
             try:
-                ours.send((read, place, aside, seconds))
+                ours.send((steps_from, place, aside, seconds))
                 while True:
                     if not ours.poll(MARK_AFTER_S):
                         if not waits:
@@ -329,7 +331,7 @@ def _cause(status: int, words: str, seconds: float) -> Exception:
 
 
 def serve(descriptor: int) -> None:
-    """The child: sends the steps of what it is asked to read, then None; or the `StorageError` that it met.
+    """The child: sends the steps that it is asked for, then None; or the `StorageError` that it met.
 
     Between them, True as it begins to wait for storage, and False when it goes on.
     It goes on when it is told to: were it ahead, its parent would not know the place at which it died.
@@ -342,10 +344,10 @@ def serve(descriptor: int) -> None:
         with sending:
             pipe.send(message)
 
-    read, place, aside, seconds = pipe.recv()
+    steps_from, place, aside, seconds = pipe.recv()
     tell_of_waits(send)
     try:
-        for step in itertools.chain([Step(place)], within(seconds, read(place, aside))):
+        for step in itertools.chain([Step(place)], within(seconds, steps_from(place, aside))):
             send(step)
             pipe.recv()
         send(None)

@@ -91,8 +91,8 @@ class Recognizer:
     of it and it was gone through one by one. Heads whose backbones are equal, tensor by tensor, share one pass.
     """
 
-    chunks = 0  # so many are through
-    broken: StorageError | None = None
+    chunks = 0  # that are through
+    broken: StorageError | None = None  # why the weights could not be loaded
 
     def __init__(self, settings: RecognizeSettings) -> None:
         # Ray hands the settings, never the weights: an actor that is started again loads them again.
@@ -135,8 +135,8 @@ class Recognizer:
         began = time.perf_counter()
         rows = chunk["rows"].combine_chunks().flatten()
         head = chunk.drop_columns("rows").to_pylist()[0]
-        name = f"{head['part_id']}-{head['chunk']}"
         if self.chunks < IN_DOUBT and started_again():
+            name = f"{head['part_id']}-{head['chunk']}"
             with trial(self.settings.run, name) as died:
                 results = self._with_care(name, rows) if died else self._results(rows)
         else:

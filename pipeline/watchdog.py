@@ -43,16 +43,14 @@ def watching(describe: Callable[[float], str], stall_s: float = STALL_S) -> Iter
                 log.warning(describe(silence))
                 waited, silence = silence, 2 * silence
 
-    def end() -> None:
+    watcher = threading.Thread(target=watch, name="sewd-watchdog", daemon=True)
+    watcher.start()
+    try:
+        yield done.set
+    finally:
         ended.set()
         done.set()
         watcher.join()
-
-    watcher = threading.Thread(target=watch, name="sewd-watchdog", daemon=True)
-    watcher.start()
-    with contextlib.ExitStack() as stack:
-        stack.callback(end)
-        yield done.set
 
 
 def recognizers(stage: str) -> str:

@@ -20,6 +20,7 @@ import transformers
 
 import pipeline
 from pipeline import driver, storage
+from pipeline.checkpoints import checkpoint_digest
 from pipeline.cluster import Resources, data_context, machines
 from pipeline.driver import _Execution, _load_models
 from pipeline.errors import LeaseLostError
@@ -109,6 +110,24 @@ def test_ray_takes_the_stages_also_with_gpus(tmp_path, local_ray, corpus, small_
     resources = Resources(2, 1, 1, 0.5, 1, 0.25, 4, 1)
     execution = _Execution(run, config, _load_models(config), machines("local"), resources, "0", lambda _: None)
     assert execution.dataset([run.plan()]) is not None  # it refuses requests that it does not like
+
+
+def test_heads_keep_their_digests_when_a_resume_names_them_in_another_order(
+    tmp_path, local_ray, corpus, small_ctc, small_classifier, monkeypatch
+):
+    heads = (f"a={small_classifier}", "b=bundled")
+    run = transcribe(corpus, tmp_path / "run", small_ctc, limit=1, classifiers=heads)
+    config = pipeline.RunConfig(
+        inputs=(str(corpus),), output=run.uri, model=str(small_ctc), classifiers=tuple(reversed(heads))
+    )
+    made = []
+    monkeypatch.setattr(driver, "RecognizeSettings", lambda **values: made.append(values))
+    resources = Resources(1, 1, 1, 0, 0.25, 0.25, 2, 1)
+    models = _load_models(config)
+    _Execution(run, config, models, machines("local"), resources, "0", lambda _: None).dataset([run.plan()])
+    (settings,) = made
+    assert settings["classifiers"] == ("bundled", str(small_classifier))
+    assert settings["digests"] == tuple(map(checkpoint_digest, (str(small_ctc), "bundled", str(small_classifier))))
 
 
 def test_labels_are_transformers_labels_and_come_from_the_same_pass(
@@ -471,24 +490,22 @@ def test_a_run_is_overwritten_by_a_new_one_as_asked(tmp_path, local_ray, corpus,
     assert verify(run).problems == ()
 
 
-@pytest.mark.parametrize("what", ["inputs", "a run that was killed", "what is not a run's"])
-def test_what_may_not_go_is_not_overwritten(what, tmp_path, local_ray, small_ctc):
+def test_overwriting_takes_no_more_than_the_run_and_no_run_that_may_be_written_to(tmp_path, local_ray, small_ctc):
     output = tmp_path / "run"
     corpora.write_audio(tmp_path / "in" / "a.wav", 1.0)
     run = transcribe(tmp_path / "in", output, small_ctc, threads=1)
-    inputs = tmp_path / "in"
-    if what == "inputs":
-        inputs = corpora.write_audio(output / "in" / "b.wav", 1.0).parent
-    if what == "a run that was killed":
-        run.save(status="running")
     (output / "notes.txt").write_text("mine")
-    if what == "what is not a run's":
-        transcribe(inputs, output, small_ctc, threads=1, existing="overwrite")
-        assert (output / "notes.txt").read_text() == "mine"
-        return
-    with pytest.raises(pipeline.UsageError, match=r"lies in|its workers may write still"):
-        transcribe(inputs, output, small_ctc, threads=1, existing="overwrite")
+    inside = corpora.write_audio(output / "in" / "b.wav", 1.0).parent
+    with pytest.raises(pipeline.UsageError, match="lies in"):
+        transcribe(inside, output, small_ctc, threads=1, existing="overwrite")
+    run.save(status="running")
+    with pytest.raises(pipeline.UsageError, match="its workers may write still"):
+        transcribe(tmp_path / "in", output, small_ctc, threads=1, existing="overwrite")
     assert len(corpora.rows_of(run)) == 1
+    run.save(status="stopped")
+    transcribe(tmp_path / "in", output, small_ctc, threads=1, existing="overwrite")
+    assert (output / "notes.txt").read_text() == "mine"
+    assert (inside / "b.wav").exists()
 
 
 def fail():

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+import tenacity
 from ray.cluster_utils import Cluster
 
 import pipeline
@@ -30,7 +31,6 @@ NODES, CPUS = 2, 3  # of which one alone can hold two actors, a reader and a wri
 STORE_BYTES = 100 * 2**20
 ACTOR, READER, WRITER = "MapWorker(MapBatches(StandIn))", "MapBatches(slow_read)", "MapBatches(slow_write)"
 END_S = 600
-ATTEMPTS = 3
 
 
 def write_corpus(directory: Path, clips: int) -> Path:
@@ -63,10 +63,12 @@ class World:
         if self.cluster is not None:
             self.cluster.shutdown()
 
+    @tenacity.retry(  # on a busy machine; Ray raises a plain Exception
+        retry=tenacity.retry_if_exception_message(match=".*timed out during startup"),
+        stop=tenacity.stop_after_attempt(3),
+        reraise=True,
+    )
     def add_node(self):
-        for _ in range(ATTEMPTS - 1):
-            with contextlib.suppress(Exception):  # Ray's own word for a raylet that took too long on a busy machine
-                return self.cluster.add_node(**self._node(CPUS))
         return self.cluster.add_node(**self._node(CPUS))
 
     def _node(self, cpus: int) -> dict:

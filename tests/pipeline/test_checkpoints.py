@@ -42,6 +42,12 @@ def test_all_who_ask_share_one_copy_that_is_fetched_once(tmp_path, remote, monke
     assert any("/processor_config" in uri for uri in fetched)
 
 
+def test_what_a_feature_extractor_falls_back_to_is_of_the_digest(remote, tmp_path):
+    before = checkpoint_digest(remote)
+    (tmp_path / "remote" / "processor_config.json").write_text('{"do_normalize": false}')
+    assert checkpoint_digest(remote) != before
+
+
 def test_a_copy_that_lost_a_file_is_made_again(tmp_path, remote):
     digest = checkpoint_digest(remote)
     (Path(at_hand(remote, digest, tmp_path / "copies")) / "vocab.json").unlink()

@@ -8,7 +8,8 @@ import pytest
 import torch
 import transformers
 
-from pipeline.checkpoints import checkpoint_digest
+from pipeline.checkpoints import at_hand, checkpoint_digest
+from pipeline.errors import InputChangedError
 from pipeline.recognize import Recognizer, RecognizeSettings, _one_by_one
 from pipeline.schemas import READ_CHUNK, RECOGNIZED_CHUNK
 from pipeline.storage import put
@@ -172,3 +173,10 @@ def test_chunks_that_wait_are_given_up_once_the_run_stops(tmp_path, small_ctc):
 def test_a_chunk_without_rows_comes_back(small_ctc):
     (chunk,) = make(small_ctc)(chunk_table([])).to_pylist()
     assert chunk["rows"] == []
+
+
+def test_weights_that_are_not_the_runs_are_said_with_the_first_chunk(tmp_path, small_ctc, monkeypatch):
+    monkeypatch.setattr(at_hand, "__defaults__", (tmp_path,))
+    recognizer = Recognizer(RecognizeSettings(f"file://{small_ctc}", (), ("0" * 64,), "cpu", 1, "/no", "/no", 600.0))
+    with pytest.raises(InputChangedError, match="not the checkpoint that the run was started with"):
+        recognizer(chunk_table([]))
