@@ -395,7 +395,7 @@ class _Execution:
 
     def _chunks(self, wave: list[pa.Table]) -> Iterator[dict[str, Any]]:
         """Run one Ray Data execution; gives a row of `CHUNK_STATS` as each chunk is committed."""
-        with DataContext.current(data_context(self.machines)):
+        with DataContext.current(data_context(self.machines, self.resources)):
             try:
                 batches = self.dataset(wave).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
                 for batch in cast(Iterable[pa.Table], batches):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.util import get_node_ip_address
 
-from pipeline.cluster import HEAD, Machines, Node, Resources, connect, machines, share_out
+from pipeline.cluster import HEAD, STORE_SHARE, Machines, Node, Resources, connect, machines, share_out, store_share
 from pipeline.config import make_config
 from pipeline.errors import UsageError
 from tests import s3
@@ -212,6 +212,29 @@ def test_a_cluster_that_grows_gets_a_pool_that_follows_the_work():
     assert share_out(grows, config(actors=3, min_actors=2)).min_actors == 2
     with pytest.raises(UsageError, match="5 actors x 1 GPUs = 5 GPUs, but Ray has 4 GPUs on 5 machines, room for 4"):
         share_out(grows, config(actors=5))
+
+
+@settings(deadline=None)
+@given(cpus=st.integers(2, 64), count=st.integers(1, 9), gpus=st.integers(0, 4))
+def test_of_equal_machines_chunks_may_take_half_of_the_stores(cpus, count, gpus):
+    nodes = [Node(cpus + gpus, gpus, 1e9)] * count
+    assert store_share(nodes, share_out(Machines(tuple(nodes)), config())) == pytest.approx(STORE_SHARE)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "wanted"),
+    [
+        ([Node(1, 1, 4e9), Node(1, 1, 4e9), Node(8, 0, 4e9)], 0.5 / 3),  # one reads for all
+        ([Node(1, 1, 16e9), Node(8, 0, 2e9), Node(0, 0, 2e9)], 0.5 * 2 / 20),  # and has less to store
+        # Two readers beside the actor and six of the other: of 8 chunks these hold 6, in a store that is half as large.
+        ([Node(3, 1, 6e9), Node(6, 0, 3e9)], 0.5 * (3 / 6) * 8 / 9),
+        ([Node(1, 1), Node(8, 0)], 0.5),  # nothing is known of them
+    ],
+)
+def test_machines_that_read_for_others_are_not_filled(nodes, wanted):
+    given_out = share_out(Machines(tuple(nodes)), config())
+    assert given_out.read_cpus == 1
+    assert store_share(nodes, given_out) == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize(("actors", "fewest"), [(2, 3), (None, 1)])
