@@ -358,7 +358,10 @@ class _Execution:
         self._roll_up(waiting)
         total_bytes = self.run.record["input_bytes"]
         r = self.resources
-        metrics, work = Metrics(self.run.uri), Work(r.actors, fixed=r.min_actors == r.actors)
+        metrics, work = (
+            Metrics(self.run.uri, self.config.chunk_s, self.config.chunk_rows),
+            Work(r.actors, fixed=r.min_actors == r.actors),
+        )
         began = time.monotonic()
         self.report(Progress(totals, total_bytes, 0.0, 0.0))
         self._check(totals, ())

@@ -132,9 +132,10 @@ class Recognizer:
     def _chunk(self, chunk: pa.Table) -> pa.Table | None:
         if storage.exists(self.settings.stop_uri):
             return None
-        began = time.perf_counter()
+        began, began_at = time.perf_counter(), time.time()
         rows = chunk["rows"].combine_chunks().flatten()
         head = chunk.drop_columns("rows").to_pylist()[0]
+        head["queue_s"] = max(0.0, began_at - head["read_at"])  # two machines' clocks may differ
         if self.chunks < IN_DOUBT and started_again():
             name = f"{head['part_id']}-{head['chunk']}"
             with trial(self.settings.run, name) as died:

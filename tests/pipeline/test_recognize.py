@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -45,7 +47,7 @@ def chunk_table(waves: list[np.ndarray | None]) -> pa.Table:
         "part_audio_s": 1.0,
         "audio_s": 1.0,
     }
-    head |= {"source_bytes": 1, "reader": "r", "read_s": 0.1}
+    head |= {"source_bytes": 1, "reader": "r", "read_s": 0.1, "read_at": time.time() - 5}
     return pa.Table.from_pylist([head | {"rows": rows}], schema=READ_CHUNK)
 
 
@@ -103,6 +105,7 @@ def test_rows_come_back_one_for_one_and_in_order(small_ctc):
     assert table.schema.equals(RECOGNIZED_CHUNK)
     (chunk,) = table.to_pylist()
     assert (chunk["part_id"], chunk["chunk"], chunk["last"], chunk["part_rows"]) == ("p", 3, True, 3)
+    assert chunk["queue_s"] >= 5
     rows = chunk["rows"]
     assert [row["utt_id"] for row in rows] == ["0", "1", "2"]
     assert [row["token_ids"] is None for row in rows] == [False, True, False]
