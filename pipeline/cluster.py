@@ -119,6 +119,7 @@ def share_out(found: Machines, config: RunConfig) -> Resources:
     if not cpus:
         raise UsageError("Ray has no machine with CPUs for tasks: wait for the cluster's workers, or start some")
     actor_gpus = config.gpus_per_actor if config.gpus_per_actor is not None else float(gpus >= 1)
+    _check_dtype(config, actor_gpus)
     if actor_gpus > 1 and actor_gpus != int(actor_gpus):
         raise UsageError(f"gpus-per-actor {actor_gpus:g}: above 1 it must be a whole number")
     # Where actors can be at all, and how many of them share one machine.
@@ -148,6 +149,25 @@ def share_out(found: Machines, config: RunConfig) -> Resources:
     sinks = actors * (SINKS_A_GPU_ACTOR if actor_gpus else SINKS_A_CPU_ACTOR)
     fewest = config.min_actors or (1 if found.may_come and config.actors is None else actors)
     return Resources(actors, fewest, actor_cpus, actor_gpus, read_cpus, SMALL_CPUS, sinks, threads)
+
+
+def check_dtype(config: RunConfig) -> None:
+    """Refuse a dtype that the actors cannot compute in, as far as that is known before there is a Ray.
+
+    Raises:
+        UsageError: it is for GPUs and they have none, or for CPUs and they have some.
+    """
+    if config.gpus_per_actor is not None:
+        _check_dtype(config, config.gpus_per_actor)
+    elif config.address == "local" and not ray.is_initialized():
+        _check_dtype(config, torch.cuda.device_count())
+
+
+def _check_dtype(config: RunConfig, actor_gpus: float) -> None:
+    if config.dtype == "int8" and actor_gpus:
+        raise UsageError("dtype int8 is for CPUs, and the recognisers have GPUs: add --gpus-per-actor 0")
+    if config.dtype in ("bfloat16", "float16") and not actor_gpus:
+        raise UsageError(f"dtype {config.dtype} is for GPUs, and the recognisers have none: choose float32 or int8")
 
 
 def _places(nodes: Sequence[Node], actor_gpus: float) -> list[Node]:

@@ -31,7 +31,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from pipeline import storage
 from pipeline.audio import AudioSettings
-from pipeline.cluster import Machines, Resources, connect, data_context, machines, share_out
+from pipeline.cluster import Machines, Resources, check_dtype, connect, data_context, machines, share_out
 from pipeline.commit import COMMITS, Commit, DataFile, commit_of, remove_orphans
 from pipeline.compact import COMPACTION, compact_group, groups_of, read_compaction, write_compaction
 from pipeline.config import RunConfig, differences, fingerprint, make_config
@@ -132,6 +132,7 @@ def transcribe(
         RunFailedError: too many rows failed, or the first under `strict`; a LeaseLostError: another driver took over.
     """
     config = make_config(**{name: getattr(config, name) for name in config.__dataclass_fields__})
+    check_dtype(config)
     models = _load_models(config)
     wanted = fingerprint(config)
     run = _existing(config, wanted)
@@ -425,6 +426,7 @@ class _Execution:
             classifiers=tuple(self.config.tasks.values()),
             digests=(digests["model"], *(digests["classifiers"][task] for task in self.config.tasks)),
             device="cuda" if r.actor_gpus else "cpu",
+            dtype=self.config.dtype,
             threads=r.threads,
             stop_uri=self.stop_uri,
             run=self.run.uri,

@@ -467,6 +467,8 @@ def test_a_run_that_is_there_is_gone_on_with_or_refused_as_asked(tmp_path, local
         transcribe(corpus, output, small_ctc, threads=1, existing="refuse")
     with pytest.raises(pipeline.UsageError, match=r"max_segment_s: 60\.0 -> 30\.0"):
         transcribe(corpus, output, small_ctc, threads=1, max_segment_s=30)
+    with pytest.raises(pipeline.UsageError, match="dtype: float32 -> int8"):
+        transcribe(corpus, output, small_ctc, threads=1, dtype="int8")
     assert transcribe(corpus, output, small_ctc, threads=1).record["created"] == first.record["created"]
 
 

@@ -147,6 +147,9 @@ def test_gpus_have_an_actor_each(nodes, changes, wanted):
         ([(8, 1), (8, 1)], {"gpus_per_actor": 2}, "2 GPUs, but Ray has 2 GPUs on 2 machines, room for 0"),
         ([(8, 0)], {"gpus_per_actor": 1}, "1 GPUs, but Ray has 0 GPUs"),
         ([(8, 4)], {"gpus_per_actor": 1.5}, "above 1 it must be a whole number"),
+        ([(8, 0)], {"dtype": "bfloat16"}, "dtype bfloat16 is for GPUs"),
+        ([(8, 1)], {"dtype": "float16", "gpus_per_actor": 0}, "dtype float16 is for GPUs"),
+        ([(8, 1)], {"dtype": "int8"}, "dtype int8 is for CPUs.*: add --gpus-per-actor 0"),
     ],
 )
 def test_what_cannot_fit_is_refused_with_the_numbers(nodes, changes, words):
