@@ -34,7 +34,12 @@ SINKS_A_GPU_ACTOR = 4
 AUTOSCALING_CONFIG = Path("~/ray_bootstrap_config.yaml")
 HEAD = "node:__internal_head__"  # what Ray calls the head among its resources
 EPSILON = 1e-9  # ten tenths of a GPU are one
-STORE_SHARE = 0.5  # of a machine's object store, for chunks that wait
+STORE_SHARE = 0.5  # of a machine's object store, at most, for chunks that wait
+# Chunks of the largest size for which there is room in the object stores: decoding need not run further ahead of the
+# model. A GPU is through with one in a tenth of a second, in which Ray brings no other.
+CHUNKS_A_CPU_ACTOR = 6
+CHUNKS_A_GPU_ACTOR = 32
+LEAST_STORE_BYTES = 64 * 2**20  # Ray divides it between the stages, and holds one up that has no room
 
 
 @dataclass(frozen=True)
@@ -272,12 +277,17 @@ def _start_local() -> None:
     )
 
 
-def store_share(nodes: Sequence[Node], given: Resources) -> float:
-    """The share of all object stores that chunks may take, so that on no machine they take more than `STORE_SHARE`.
+def store_share(nodes: Sequence[Node], given: Resources, chunk_bytes: float) -> float:
+    """The share of all object stores that chunks may take: room for some, on no machine more than `STORE_SHARE`.
 
     A chunk lies where it was read until an actor takes it, and readers run where actors leave processors. Ray holds the
     sum over all machines to a half: where machines without GPUs read for some with GPUs and large stores, theirs would
-    run over, onto the disk.
+    run over, onto the disk. And it would fill that half, however large, wherever decoding is faster than the model.
+
+    Args:
+        nodes: the machines that are there.
+        given: what was shared out.
+        chunk_bytes: of the largest chunk.
     """
     places = _places(nodes, given.actor_gpus)
     together = _together(given.actors, places, given.actor_gpus)
@@ -288,10 +298,14 @@ def store_share(nodes: Sequence[Node], given: Resources) -> float:
         readers.append(max(0, int(free / given.read_cpus + EPSILON)))
     stores = sum(node.store_bytes for node in nodes)
     each = [node.store_bytes / count for node, count in zip(nodes, readers, strict=True) if count and node.store_bytes]
-    return min(STORE_SHARE, STORE_SHARE * min(each) * sum(readers) / stores) if each else STORE_SHARE
+    if not each:  # before the first worker comes
+        return STORE_SHARE
+    chunks = given.actors * (CHUNKS_A_GPU_ACTOR if given.actor_gpus else CHUNKS_A_CPU_ACTOR)
+    room = max(LEAST_STORE_BYTES, chunks * chunk_bytes)
+    return min(STORE_SHARE, STORE_SHARE * min(each) * sum(readers) / stores, room / stores)
 
 
-def data_context(found: Machines, given: Resources) -> DataContext:
+def data_context(found: Machines, given: Resources, chunk_bytes: float) -> DataContext:
     """Ray Data's settings for one execution.
 
     A chunk is one row. The smallest block size makes each a block of its own: Ray gathers rows up to that size, and at
@@ -304,7 +318,7 @@ def data_context(found: Machines, given: Resources) -> DataContext:
     # reading is over. A quarter CPU for each of the light stages is what `share_out` leaves.
     cpus = sum(node.cpus for node in found.there) or min(node.cpus for node in found.may_come if node.cpus)
     context.op_resource_reservation_ratio = min(0.5, 3 * SMALL_CPUS / cpus)
-    context.override_object_store_memory_limit_fraction = store_share(found.there, given)
+    context.override_object_store_memory_limit_fraction = store_share(found.there, given, chunk_bytes)
     # Else a stage's error comes wrapped in one of Ray's, and what caused it is lost on the way between processes.
     context.raise_original_map_exception = True
     context.enable_progress_bars = False

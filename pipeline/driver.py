@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -399,7 +400,8 @@ class _Execution:
 
     def _chunks(self, wave: list[pa.Table]) -> Iterator[dict[str, Any]]:
         """Run one Ray Data execution; gives a row of `CHUNK_STATS` as each chunk is committed."""
-        with DataContext.current(data_context(self.machines, self.resources)):
+        chunk_bytes = self.config.chunk_s * self.models.audio.sample_rate * np.dtype(np.float32).itemsize
+        with DataContext.current(data_context(self.machines, self.resources, chunk_bytes)):
             try:
                 batches = self.dataset(wave).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
                 for batch in cast(Iterable[pa.Table], batches):

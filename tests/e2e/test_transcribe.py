@@ -94,7 +94,7 @@ def test_ray_fuses_no_two_stages(resources, tmp_path, local_ray, corpus, small_c
     config = pipeline.RunConfig(inputs=(str(corpus),), output=run.uri, model=str(small_ctc))
     execution = _Execution(run, config, _load_models(config), machines("local"), resources, "0", lambda _: None)
 
-    with hold(run.uri, "0"), ray.data.DataContext.current(data_context(machines("local"), resources)):
+    with hold(run.uri, "0"), ray.data.DataContext.current(data_context(machines("local"), resources, 1e6)):
         wave = [run.plan().append_column("committed", [[[]]]).append_column("record", [[None]])]
         dataset = execution.dataset(wave).materialize()
 

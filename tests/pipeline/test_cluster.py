@@ -11,7 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.util import get_node_ip_address
 
-from pipeline.cluster import HEAD, STORE_SHARE, Machines, Node, Resources, connect, machines, share_out, store_share
+from pipeline.cluster import (
+    CHUNKS_A_CPU_ACTOR,
+    CHUNKS_A_GPU_ACTOR,
+    HEAD,
+    LEAST_STORE_BYTES,
+    STORE_SHARE,
+    Machines,
+    Node,
+    Resources,
+    connect,
+    machines,
+    share_out,
+    store_share,
+)
 from pipeline.config import make_config
 from pipeline.errors import UsageError
 from tests import s3
@@ -221,7 +234,7 @@ def test_a_cluster_that_grows_gets_a_pool_that_follows_the_work():
 @given(cpus=st.integers(2, 64), count=st.integers(1, 9), gpus=st.integers(0, 4))
 def test_of_equal_machines_chunks_may_take_half_of_the_stores(cpus, count, gpus):
     nodes = [Node(cpus + gpus, gpus, 1e9)] * count
-    assert store_share(nodes, share_out(Machines(tuple(nodes)), config())) == pytest.approx(STORE_SHARE)
+    assert store_share(nodes, share_out(Machines(tuple(nodes)), config()), 1e9) == pytest.approx(STORE_SHARE)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +250,14 @@ def test_of_equal_machines_chunks_may_take_half_of_the_stores(cpus, count, gpus)
 def test_machines_that_read_for_others_are_not_filled(nodes, wanted):
     given_out = share_out(Machines(tuple(nodes)), config())
     assert given_out.read_cpus == 1
-    assert store_share(nodes, given_out) == pytest.approx(wanted)
+    assert store_share(nodes, given_out, 1e9) == pytest.approx(wanted)
+
+
+def test_of_large_stores_no_more_is_taken_than_some_chunks_need():
+    cpus, gpus = [Node(4, 0, 1e12)] * 2, [Node(8, 2, 1e12)]
+    assert store_share(cpus, shared([(4, 0)] * 2), 4e7) == pytest.approx(2 * CHUNKS_A_CPU_ACTOR * 4e7 / 2e12)
+    assert store_share(gpus, shared([(8, 2)]), 4e7) == pytest.approx(2 * CHUNKS_A_GPU_ACTOR * 4e7 / 1e12)
+    assert store_share(cpus, shared([(4, 0)] * 2), 1e3) == pytest.approx(LEAST_STORE_BYTES / 2e12)
 
 
 @pytest.mark.parametrize(("actors", "fewest"), [(2, 3), (None, 1)])
