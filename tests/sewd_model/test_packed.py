@@ -220,7 +220,7 @@ def test_an_error_in_a_thread_is_raised_and_the_next_call_works(oracle):
     packed = PackedModel([ours], threads=2)
     waveforms = oracle.clips(3000, 4000)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packed, "features", lambda waveform: 1 / 0)
+        patch.setattr(packed, "features", lambda waveform, share: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             packed(waveforms)
     assert len(packed(waveforms)) == 2
