@@ -37,14 +37,14 @@ class Crew:
     def map(self, function: Callable[[_In], _Out], jobs: Iterable[_In]) -> Iterator[_Out]:
         """Yield the function of each job, in order; an error is raised in its place and ends it."""
         if self._threads == 1:
-            yield from map(torch.inference_mode()(function), jobs)
+            yield from (_infer(function, job) for job in jobs)
             return
         futures: deque[Future[_Out]] = deque()
         try:
             for job in jobs:
                 with self._lock:
                     self._unfinished += 1
-                futures.append(self._pool.submit(torch.inference_mode()(function), job))
+                futures.append(self._pool.submit(_infer, function, job))
                 futures[-1].add_done_callback(self._finished)
             while futures:
                 yield futures.popleft().result()
@@ -60,6 +60,11 @@ class Crew:
         """The function of each part, for use inside of a job; idle threads take parts from the front."""
         if self._unfinished >= self._threads or self._threads == 1:
             return list(map(function, parts))
-        futures = [self._pool.submit(torch.inference_mode()(function), part) for part in parts]
+        futures = [self._pool.submit(_infer, function, part) for part in parts]
         backwards = zip(reversed(parts), reversed(futures), strict=True)
         return [function(part) if future.cancel() else future.result() for part, future in backwards][::-1]
+
+
+@torch.inference_mode()  # a setting of the thread
+def _infer(function: Callable[[_In], _Out], item: _In) -> _Out:
+    return function(item)

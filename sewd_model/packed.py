@@ -7,10 +7,11 @@ attention. All that depends on weights alone is computed when the model is packe
 projections of the relative position table.
 
 **Threads.** Clips are independent, so several packs of them can be worked off at a time, each in a thread of its own
-that waits for nobody. torch's own threads share each single operation instead and meet after it, thousands of times a
-second. Those that wait keep their processor busy, so on a machine with other work they stand in the way of the one they
-wait for: a tenth of the speed, or less, measured with 2 threads on 2 busy processors. OMP_WAIT_POLICY=PASSIVE in the
-environment, before torch is imported, lets them sleep.
+that waits for nobody; at the end, threads without a pack take parts of the others' (see `sewd_model.crew`).
+torch's own threads share each single operation instead and meet after it, thousands of times a second. Those that wait
+keep their processor busy, so on a machine with other work they stand in the way of the one they wait for: a tenth of
+the speed, or less, measured with 2 threads on 2 busy processors. OMP_WAIT_POLICY=PASSIVE in the environment, before
+torch is imported, lets them sleep.
 
     packed = PackedModel([ctc, classifier], threads=4)  # heads of one backbone
     for output in packed([waveform, ...]):
@@ -44,6 +45,8 @@ from sewd_model.packed_products import Linear, fast_activation
 # Frames that go through the layers at a time: 20 s at the published strides. The matrix products gain nothing from
 # more, and tensors of many megabytes are given back to the system and taken from it anew, page by page, all the time.
 PACK_FRAMES = 1000
+# Squeezed frames that go through what a layer does frame by frame at a time, about equal blocks: what idle threads can
+# take. The products gain nothing from more.
 BLOCK_ROWS = 384
 
 Packable = SEWDModel | SEWDForCTC | SEWDForSequenceClassification
