@@ -3,8 +3,8 @@
 A position term needs, for query q and key k, a product with the vector of the offset q - k. Products with all offsets
 are one matrix product; in its rows the wanted entries of the next row start one column earlier, so they are a strided
 view of it: a row stride one less than the width. Bucketed offsets change nothing but the vectors, which are laid out
-offset by offset first. Queries of "c2p" and keys of "p2c" go in strips: the fewer at a time, the fewer of the products are not
-wanted.
+offset by offset first. Queries of the one term, keys of the other, go in strips: the fewer at a time, the fewer of the
+products are not wanted.
 
 Heads go one by one: a head's matrices stay in the processor's cache from the first product to the last.
 """
