@@ -7,18 +7,19 @@ attention. All that depends on weights alone is computed when the model is packe
 projections of the relative position table.
 
 **Threads.** Clips are independent, so several packs of them can be worked off at a time, each in a thread of its own
-that waits for nobody. torch's own threads share each single operation instead and meet after it, thousands of times a
-second. Those that wait keep their processor busy, so on a machine with other work they stand in the way of the one they
-wait for: a tenth of the speed, or less, measured with 2 threads on 2 busy processors. OMP_WAIT_POLICY=PASSIVE in the
-environment, before torch is imported, lets them sleep.
+that waits for nobody; at the end, threads without a pack take parts of the others' (see `sewd_model.crew`).
+torch's own threads share each single operation instead and meet after it, thousands of times a second. Those that wait
+keep their processor busy, so on a machine with other work they stand in the way of the one they wait for: a tenth of
+the speed, or less, measured with 2 threads on 2 busy processors. OMP_WAIT_POLICY=PASSIVE in the environment, before
+torch is imported, lets them sleep.
 
     packed = PackedModel([ctc, classifier], threads=4)  # heads of one backbone
     for output in packed([waveform, ...]):
         ctc_logits, class_logits = output.logits
 """
 
+import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Self, cast
 
@@ -28,6 +29,7 @@ from torch.nn import functional
 
 from sewd_model.checkpoint import backbone_digest
 from sewd_model.config import InputTooShortError
+from sewd_model.crew import Crew, Share
 from sewd_model.model import (
     Layer,
     ResidualOutput,
@@ -43,6 +45,9 @@ from sewd_model.packed_products import Linear, fast_activation
 # Frames that go through the layers at a time: 20 s at the published strides. The matrix products gain nothing from
 # more, and tensors of many megabytes are given back to the system and taken from it anew, page by page, all the time.
 PACK_FRAMES = 1000
+# Squeezed frames that go through what a layer does frame by frame at a time, about equal blocks: what idle threads can
+# take. The products gain nothing from more.
+BLOCK_ROWS = 384
 
 Packable = SEWDModel | SEWDForCTC | SEWDForSequenceClassification
 
@@ -88,11 +93,9 @@ class PackedModel:
         if any(p.dtype != torch.float32 or p.device.type != "cpu" for model in models for p in model.parameters()):
             msg = "the models to pack must be in float32 on the CPU"
             raise ValueError(msg)
-        self.pool = None
         if threads > 1:
             torch.set_num_threads(1)
-            # Said in each thread again: how many threads a product may use is a thread's own setting.
-            self.pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+        self.crew = Crew(threads)
         with torch.inference_mode():
             self._prepare(models)
 
@@ -138,8 +141,7 @@ class PackedModel:
                 raise ValueError(msg)
             if len(waveform) < config.min_samples:
                 raise InputTooShortError(len(waveform), config.min_samples)
-        run = map if self.pool is None else self.pool.map
-        for outputs in run(self._encode, self._packs(waveforms)):
+        for outputs in self.crew.map(self._encode, self._packs(waveforms)):
             yield from outputs
 
     def _packs(self, waveforms: Sequence[Tensor]) -> Iterator[list[Tensor]]:
@@ -156,12 +158,12 @@ class PackedModel:
         if pack:
             yield pack
 
-    @torch.inference_mode()  # a setting of the thread
     def _encode(self, waveforms: list[Tensor]) -> list[PackedOutput]:
         config = self.config
         num_frames = [config.num_frames(len(waveform)) for waveform in waveforms]
         lengths = [frames // config.squeeze_factor for frames in num_frames]
-        hidden = torch.cat([tile for waveform in waveforms for tile in self.features(waveform)])
+        share = self.crew.share
+        hidden = torch.cat([tile for waveform in waveforms for tile in self.features(waveform, share)])
         hidden = self.norm(hidden)  # (total T, conv_dim[-1])
         if self.projection is not None:
             hidden = self.projection(hidden)
@@ -169,10 +171,13 @@ class PackedModel:
 
         buckets = position_buckets(max(lengths), config)
         states = [hidden] if self.keeps_states else []
+        size = math.ceil(len(hidden) / math.ceil(len(hidden) / BLOCK_ROWS))
+        blocks = list(torch.split(hidden, size))
         for layer in self.layers:
-            hidden = layer(hidden, lengths, buckets)
+            blocks = layer(blocks, lengths, buckets, share)
             if self.keeps_states:
-                states.append(hidden)
+                states.append(torch.cat(blocks))
+        hidden = torch.cat(blocks)
         spread = self.upsample(hidden).view(-1, config.hidden_size)  # (total S * squeeze, hidden)
         last = _with_zero_frames(spread, num_frames, config.squeeze_factor)  # (total T, hidden)
 
@@ -224,10 +229,15 @@ class _Layer:
             output=_Residual.of(layer.output),
         )
 
-    def __call__(self, hidden: Tensor, lengths: list[int], buckets: Tensor) -> Tensor:
-        """Map `(total S, hidden)` to the same; see `PackedAttention.__call__`."""
-        attended = self.attention_output(self.attention(hidden, lengths, buckets), hidden)
-        return self.output(self.intermediate(attended), attended)
+    def __call__(self, blocks: list[Tensor], lengths: list[int], buckets: Tensor, share: Share) -> list[Tensor]:
+        """Map blocks of `(rows, hidden)` to the same; see `PackedAttention.__call__`."""
+        context = torch.split(self.attention(blocks, lengths, buckets, share), [len(rows) for rows in blocks])
+
+        def finish(block: tuple[Tensor, Tensor]) -> Tensor:
+            attended = self.attention_output(*block)
+            return self.output(self.intermediate(attended), attended)
+
+        return share(finish, list(zip(context, blocks, strict=True)))
 
 
 # --------------------------------------------------------------------------------------------------- the heads

@@ -3,24 +3,30 @@
 A position term needs, for query q and key k, a product with the vector of the offset q - k. Products with all offsets
 are one matrix product; in its rows the wanted entries of the next row start one column earlier, so they are a strided
 view of it: a row stride one less than the width. Bucketed offsets change nothing but the vectors, which are laid out
-offset by offset first. Queries go in tiles: the fewer at a time, the fewer of the products are not wanted.
+offset by offset first. Queries of the one term, keys of the other, go in strips: the fewer at a time, the fewer of the
+products are not wanted.
 
 Heads go one by one: a head's matrices stay in the processor's cache from the first product to the last.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
 import torch
 from torch import Tensor
 
+from sewd_model.crew import Share
 from sewd_model.model import SelfAttention
 from sewd_model.packed_products import Linear, product
 
-# Queries that are worked off at a time. With fewer, less is computed in vain, in more products, each of which costs
-# 20 microseconds beside its work: for clips of 750, 384 take two thirds of the time that 128 take.
-TILE = 384
+# Queries whose scores are in memory at a time: 2.4 MB a head for clips of 30 s.
+TILE = 768
+# Queries or keys whose products with offsets are computed at a time. With fewer, less is computed in vain, in more
+# products, each of which costs 20 microseconds beside its work: for clips of 750, all at once cost a twentieth more of
+# the whole model's time, 128 no less.
+STRIP = 256
 
 
 @dataclass(frozen=True)
@@ -53,39 +59,41 @@ class PackedAttention:
             queries = _split(Linear.of(project, scales=(attention.scale,))(table), attention.num_heads)
         return cls(attention.num_heads, projection, keys, queries)
 
-    def __call__(self, hidden: Tensor, lengths: list[int], buckets: Tensor) -> Tensor:
+    def __call__(self, blocks: list[Tensor], lengths: list[int], buckets: Tensor, share: Share) -> Tensor:
         """Attend within each clip.
 
         Args:
-            hidden: `(sum(lengths), hidden)`, clip after clip.
+            blocks: `(rows, hidden)` each, together all clips' frames, clip after clip.
             lengths: squeezed frames of each clip.
             buckets: `(2 * longest - 1,)`, what `position_buckets` gives for the longest clip; not read without
                 relative attention.
+            share: works off the blocks, then the heads.
 
         Returns:
             The context, `(sum(lengths), hidden)`.
         """
-        keys, queries = self.position_keys, self.position_queries
-        # Offset by offset, a tensor (2 * longest - 1, d) a head: the keys' from longest - 1 downwards, the queries'
-        # upwards.
-        downwards = None if keys is None else [torch.index_select(own, 0, buckets.flip(0)) for own in keys]
-        upwards = None if queries is None else [torch.index_select(own, 0, buckets) for own in queries]
-        parts = _split(self.projection(hidden), 3 * self.num_heads)  # (3 * heads, sum(lengths), d)
-        context = torch.empty_like(hidden)
-        clips = zip(torch.split(context, lengths), torch.split(parts, lengths, dim=1), strict=True)
-        for of_clip, own in clips:
-            of_heads = of_clip.view(len(of_clip), self.num_heads, -1).unbind(1)  # (S, d) each
-            for head, of_head in enumerate(of_heads):
-                query, key, value = own[head :: self.num_heads]
-                _attend(
-                    query,
-                    key,
-                    value,
-                    None if downwards is None else downwards[head],
-                    None if upwards is None else upwards[head],
-                    of_head,
-                )
-        return context
+        total, heads = sum(lengths), self.num_heads
+        depth = blocks[0].shape[1] // heads
+        parts = blocks[0].new_empty(3 * heads, total, depth)
+        context = blocks[0].new_empty(total, heads, depth)
+
+        def project(block: tuple[Tensor, Tensor]) -> None:
+            rows, of_rows = block
+            of_rows.copy_(self.projection(rows).view(len(rows), 3 * heads, depth).transpose(0, 1))
+
+        share(project, list(zip(blocks, torch.split(parts, [len(rows) for rows in blocks], dim=1), strict=True)))
+
+        def attend(head: int) -> None:
+            keys, queries = self.position_keys, self.position_queries
+            # Offset by offset, from longest - 1 downwards or to it upwards.
+            downwards = None if keys is None else torch.index_select(keys[head], 0, buckets.flip(0))
+            upwards = None if queries is None else torch.index_select(queries[head], 0, buckets)
+            own = torch.split(parts[head::heads], lengths, dim=1)
+            for (query, key, value), of_clip in zip(own, torch.split(context[:, head], lengths), strict=True):
+                _attend(query, key, value, downwards, upwards, of_clip)
+
+        share(attend, range(heads))
+        return context.flatten(1)
 
 
 def _split(rows: Tensor, num_parts: int) -> Tensor:
@@ -110,19 +118,27 @@ def _attend(
         context: `(S, d)`, where the result goes.
     """
     length = len(query)
-    size = math.ceil(length / math.ceil(length / TILE))  # about equal, none of a frame or two
-    for start in range(0, length, size):
-        stop = min(start + size, length)
-        rows, height = query[start:stop], stop - start
+    for start, height in _cut(length, TILE):
+        rows = query[start : start + height]
         scores = product(rows, key)  # (rows of the tile, S)
-        width = length + height - 1  # offsets between the tile and the clip
         if position_keys is not None:
-            first = len(position_keys) // 2 + 1 - stop  # of the tile's last query and the first key
-            products = product(rows, position_keys[first : first + width])
-            scores += products.as_strided((height, length), (width - 1, 1), height - 1)
+            for top, number in _cut(height, STRIP):
+                offsets = number + length - 1
+                first = len(position_keys) // 2 + 1 - (start + top + number)  # of the last query and the first key
+                products = product(rows[top : top + number], position_keys[first : first + offsets])
+                scores[top : top + number] += products.as_strided((number, length), (offsets - 1, 1), number - 1)
         if position_queries is not None:
-            first = len(position_queries) // 2 + start - length + 1  # of the tile's first query and the last key
-            products = product(key, position_queries[first : first + width])
-            scores += products.as_strided((length, height), (width - 1, 1), length - 1).T
+            for left, number in _cut(length, STRIP):
+                offsets = number + height - 1
+                first = len(position_queries) // 2 + start + 1 - (left + number)  # of the first query and the last key
+                products = product(key[left : left + number], position_queries[first : first + offsets])
+                scores[:, left : left + number] += products.as_strided((number, height), (offsets - 1, 1), number - 1).T
         torch.softmax(scores, dim=1, out=scores)
-        context[start:stop] = product(scores, value.T)
+        context[start : start + height] = product(scores, value.T)
+
+
+def _cut(length: int, most: int) -> Iterator[tuple[int, int]]:
+    """Start and length of pieces of at most so many, about equal: none of a frame or two."""
+    size = math.ceil(length / math.ceil(length / most))
+    for start in range(0, length, size):
+        yield start, min(size, length - start)

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from sewd_model.activations import Activation
 from sewd_model.config import SEWDConfig
+from sewd_model.crew import Share
 from sewd_model.model import ConvLayer, FeatureEncoder, PositionalConv
 from sewd_model.packed_products import Linear, fast_activation, product
 
@@ -99,7 +100,7 @@ class PackedFeatures:
         for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
             self.receptive_field = (self.receptive_field - 1) * stride + kernel
 
-    def __call__(self, waveform: Tensor) -> list[Tensor]:
+    def __call__(self, waveform: Tensor, share: Share) -> list[Tensor]:
         """Map `(N,)` float32, at least one receptive field of it, to frames: tiles of `(t, conv_dim[-1])`, in order."""
         hop, num_frames = self.config.hop_length, self.config.num_frames(len(waveform))
         per_frame = self.config.feat_extract_norm == "layer"
@@ -108,8 +109,8 @@ class PackedFeatures:
             waveform = (waveform - waveform.mean(dtype=torch.float64)).float()
             weight, bias = self._fold_group_norm(waveform)
         size = math.ceil(num_frames / math.ceil(num_frames / TILE_FRAMES))  # about equal, none of a frame or two
-        tiles = []
-        for frame in range(0, num_frames, size):
+
+        def tile(frame: int) -> Tensor:
             last = min(frame + size, num_frames) - 1
             samples = waveform[frame * hop : last * hop + self.receptive_field]
             windows = samples.unfold(0, self.kernel, self.stride)  # (T, kernel)
@@ -119,8 +120,9 @@ class PackedFeatures:
                 hidden = product(windows, weight, bias, self.config.feat_extract_activation)  # (T, C)
             for convolution in self.others:
                 hidden = convolution(hidden)
-            tiles.append(hidden)
-        return tiles
+            return hidden
+
+        return share(tile, range(0, num_frames, size))
 
     def _fold_group_norm(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
         """Weight `(C, kernel)` and bias `(C,)` that give this clip's first convolution and its GroupNorm in one.

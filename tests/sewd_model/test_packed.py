@@ -114,6 +114,7 @@ def test_every_length_from_the_shortest_to_a_few_frames(oracle, small):
 
 def test_a_clip_of_many_tiles_and_distant_offsets(oracle, small, monkeypatch):
     monkeypatch.setattr(packed_attention, "TILE", 96)
+    monkeypatch.setattr(packed_attention, "STRIP", 40)
     theirs, packed = small
     waveforms = oracle.clips(20 * 16_000 + 7)
     frames = packed.config.num_frames(len(waveforms[0]))
@@ -126,17 +127,23 @@ def test_a_clip_of_many_tiles_and_distant_offsets(oracle, small, monkeypatch):
     lengths=st.lists(st.integers(720, 12_000), min_size=1, max_size=6),
     tile_frames=st.integers(1, 9),
     tile=st.integers(1, 9),
+    strip=st.integers(1, 9),
+    block_rows=st.integers(1, 9),
     pack_frames=st.integers(1, 60),
     data=st.data(),
 )
 @settings(max_examples=30, deadline=None)
-def test_company_order_tiles_and_packs_never_show(oracle, small, lengths, tile_frames, tile, pack_frames, data):
+def test_company_order_tiles_and_packs_never_show(
+    oracle, small, lengths, tile_frames, tile, strip, block_rows, pack_frames, data
+):
     theirs, packed = small
     waveforms = oracle.clips(*lengths)
     order = data.draw(st.permutations(range(len(lengths))))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packed_convolutions, "TILE_FRAMES", tile_frames)
         patch.setattr(packed_attention, "TILE", tile)
+        patch.setattr(packed_attention, "STRIP", strip)
+        patch.setattr(packed_module, "BLOCK_ROWS", block_rows)
         patch.setattr(packed_module, "PACK_FRAMES", pack_frames)
         found = [main_output(output) for output in packed([waveforms[row] for row in order])]
     assert_clips_close(oracle, found, alone(theirs, [waveforms[row] for row in order]))
@@ -220,7 +227,7 @@ def test_an_error_in_a_thread_is_raised_and_the_next_call_works(oracle):
     packed = PackedModel([ours], threads=2)
     waveforms = oracle.clips(3000, 4000)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packed, "features", lambda waveform: 1 / 0)
+        patch.setattr(packed, "features", lambda waveform, share: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             packed(waveforms)
     assert len(packed(waveforms)) == 2
