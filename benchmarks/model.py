@@ -8,8 +8,8 @@ transformers' graph clip by clip, in float32 and with int8 products (dynamic, a 
 are random (neither changes the time), the sizes are SEW-D's, and the lengths are spread like LibriSpeech's, or so many
 seconds each. The ways take turns, and all ratios are taken within a round, so that other load on the machine weighs on
 all alike. transformers gets torch's threads, which sleep where they wait, or other load would slow it tenfold; packed
-clips get as many threads of their own. The peak is that of a large product in float32, by MKL or oneDNN, whichever is
-faster, taken in each round. Needs the development dependencies.
+clips, in float32 and in int8, get as many threads of their own. The peak is that of a large product in float32, by MKL
+or oneDNN, whichever is faster, taken in each round. Needs the development dependencies.
 """
 
 import json
@@ -58,6 +58,7 @@ SIZES = {
 RATE = 16_000
 CLIPS = 16
 PADDED = 8
+PACKED = "packed"  # ours, in float32
 MEDIAN_S, SIGMA, SHORTEST_S, LONGEST_S = 6.2, 0.65, 2.0, 30.0  # log-normal; the mean is 7.7 s
 
 Logits = list[torch.Tensor]  # (T, vocab_size) a clip
@@ -96,7 +97,7 @@ def main(
 def measure(
     ways: dict[str, Way], clips: list[torch.Tensor], config: SEWDConfig, threads: int, rounds: int
 ) -> dict[str, Any]:
-    """Let the ways take turns over the clips; the first is what the others are compared with."""
+    """Let the ways take turns over the clips; the first is what the others are compared with, and ours in float32."""
     audio_s = sum(map(len, clips)) / RATE
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     peaks = []
@@ -113,6 +114,7 @@ def measure(
             "seconds": statistics.median(seconds[name]),
             "times_real_time": audio_s / statistics.median(seconds[name]),
             "times_as_fast": statistics.median(a / b for a, b in zip(seconds[base], seconds[name], strict=True)),
+            "times_packed": statistics.median(a / b for a, b in zip(seconds[PACKED], seconds[name], strict=True)),
             "share_of_sgemm_peak": statistics.median(
                 work / s / peak for s, peak in zip(seconds[name], peaks, strict=True)
             ),
@@ -151,7 +153,7 @@ def make_ways(config: SEWDConfig, threads: int) -> dict[str, Way]:
     theirs = transformers.SEWDForCTC(transformers.SEWDConfig(**sizes)).eval()
     ours = SEWDForCTC(config).eval()
     ours.load_state_dict(theirs.state_dict())
-    packed = PackedModel([ours], threads=threads)
+    packed, in_int8 = (PackedModel([ours], threads=threads, dtype=dtype) for dtype in ("float32", "int8"))
 
     def one_by_one(clips: list[torch.Tensor]) -> Logits:
         torch.set_num_threads(threads)
@@ -169,15 +171,19 @@ def make_ways(config: SEWDConfig, threads: int) -> dict[str, Way]:
             logits |= zip(batch, theirs(values, attention_mask=mask).logits, strict=True)
         return [logits[row][: config.num_frames(len(clip))] for row, clip in enumerate(clips)]
 
-    def in_packs(clips: list[torch.Tensor]) -> Logits:
-        torch.set_num_threads(1)
-        return [output.logits[0] for output in packed(clips)]
+    def in_packs(model: PackedModel) -> Way:
+        def run(clips: list[torch.Tensor]) -> Logits:
+            torch.set_num_threads(1)
+            return [output.logits[0] for output in model(clips)]
+
+        return run
 
     return {
         "transformers": one_by_one,
         f"padded by {PADDED}": in_padded_batches,
         **onnx_ways(theirs, threads),
-        "packed": in_packs,
+        PACKED: in_packs(packed),
+        f"{PACKED} int8": in_packs(in_int8),
     }
 
 

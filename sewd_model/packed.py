@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sewd_model import packed_int8
 from sewd_model.checkpoint import backbone_digest
 from sewd_model.config import InputTooShortError
 from sewd_model.crew import Crew, Share
@@ -76,7 +77,8 @@ class PackedModel:
 
         Args:
             models: any number of heads, or a bare backbone, in float32 on the CPU.
-            dtype: in what the large products are computed; `float32` so far.
+            dtype: in what the products with weights are computed: `float32`, or `int8` (see `packed_int8`), where a
+                clip's result is the same to the bit in any batch.
             threads: packs that are worked off at a time. With 2 or more, torch's own threads are set to 1, in the
                 whole process.
 
@@ -84,8 +86,8 @@ class PackedModel:
             ValueError: There is none, their backbones differ, they are not in float32 on the CPU, or the dtype is none
                 that they can be packed in.
         """
-        if dtype != "float32":
-            msg = f"models are packed in float32, not in {dtype}"
+        if dtype not in ("float32", "int8"):
+            msg = f"models are packed in float32 or int8, not in {dtype}"
             raise ValueError(msg)
         if len({backbone_digest(model) for model in models}) != 1:
             msg = "the models to pack must share one backbone"
@@ -93,25 +95,29 @@ class PackedModel:
         if any(p.dtype != torch.float32 or p.device.type != "cpu" for model in models for p in model.parameters()):
             msg = "the models to pack must be in float32 on the CPU"
             raise ValueError(msg)
+        convolution, linear = packed_int8.kinds() if dtype == "int8" else (Linear, Linear)
+        self.mixes_clips = linear.own_rows
         if threads > 1:
             torch.set_num_threads(1)
         self.crew = Crew(threads)
         with torch.inference_mode():
-            self._prepare(models)
+            self._prepare(models, convolution, linear)
 
-    def _prepare(self, models: Sequence[Packable]) -> None:
+    def _prepare(self, models: Sequence[Packable], convolution: type[Linear], linear: type[Linear]) -> None:
         backbone = models[0] if isinstance(models[0], SEWDModel) else models[0].sew_d
         encoder = backbone.encoder
         transformer = encoder.encoder
         table = transformer.position_table() if backbone.config.relative_attention else None
         self.config = backbone.config
-        self.features = PackedFeatures(backbone.feature_extractor)
+        self.features = PackedFeatures(backbone.feature_extractor, convolution)
         self.norm = Norm.of(backbone.layer_norm)
-        self.projection = Linear.of(backbone.feature_projection) if hasattr(backbone, "feature_projection") else None
+        self.projection = linear.of(backbone.feature_projection) if hasattr(backbone, "feature_projection") else None
         activation = self.config.feat_extract_activation
         self.squeeze = PackedSqueeze.of(encoder.pos_conv_embed, fast_activation(activation))
-        self.layers = [_Layer.of(cast(Layer, layer), table, self.config.hidden_act) for layer in transformer.layer]
-        self.upsample = Linear.of(encoder.upsample.projection, activation=activation)
+        self.layers = [
+            _Layer.of(cast(Layer, layer), table, self.config.hidden_act, linear) for layer in transformer.layer
+        ]
+        self.upsample = linear.of(encoder.upsample.projection, activation=activation)
         heads = [model for model in models if not isinstance(model, SEWDModel)]
         self.heads = [_head(model) for model in heads]
         self.keeps_states = any(model.needs_hidden_states for model in heads)
@@ -145,15 +151,16 @@ class PackedModel:
             yield from outputs
 
     def _packs(self, waveforms: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-        """Runs of neighbours of up to `PACK_FRAMES` frames, or one longer clip."""
+        """Runs of neighbours of up to `PACK_FRAMES` frames, or one longer clip; or clips one by one."""
         pack: list[Tensor] = []
         room = 0
+        limit = PACK_FRAMES if self.mixes_clips else 0
         for waveform in waveforms:
             frames = self.config.num_frames(len(waveform))
             if pack and frames > room:
                 yield pack
                 pack = []
-            room = (room if pack else PACK_FRAMES) - frames
+            room = (room if pack else limit) - frames
             pack.append(waveform)
         if pack:
             yield pack
@@ -204,8 +211,8 @@ class _Residual:
     norm: Norm
 
     @classmethod
-    def of(cls, module: ResidualOutput) -> Self:
-        return cls(Linear.of(module.dense), Norm.of(module.LayerNorm))
+    def of(cls, module: ResidualOutput, linear: type[Linear]) -> Self:
+        return cls(linear.of(module.dense), Norm.of(module.LayerNorm))
 
     def __call__(self, hidden: Tensor, residual: Tensor) -> Tensor:
         return self.norm(self.dense(hidden).add_(residual))
@@ -221,12 +228,12 @@ class _Layer:
     output: _Residual
 
     @classmethod
-    def of(cls, layer: Layer, table: Tensor | None, activation: str) -> Self:
+    def of(cls, layer: Layer, table: Tensor | None, activation: str, linear: type[Linear]) -> Self:
         return cls(
-            attention=PackedAttention.of(layer.attention.self, table),
-            attention_output=_Residual.of(layer.attention.output),
-            intermediate=Linear.of(layer.intermediate.dense, activation=activation),
-            output=_Residual.of(layer.output),
+            attention=PackedAttention.of(layer.attention.self, table, linear),
+            attention_output=_Residual.of(layer.attention.output, linear),
+            intermediate=linear.of(layer.intermediate.dense, activation=activation),
+            output=_Residual.of(layer.output, linear),
         )
 
     def __call__(self, blocks: list[Tensor], lengths: list[int], buckets: Tensor, share: Share) -> list[Tensor]:

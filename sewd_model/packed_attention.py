@@ -45,9 +45,9 @@ class PackedAttention:
     position_queries: Tensor | None
 
     @classmethod
-    def of(cls, attention: SelfAttention, table: Tensor | None) -> Self:
+    def of(cls, attention: SelfAttention, table: Tensor | None, linear: type[Linear]) -> Self:
         """Prepare the weights; `table` (2 * span, hidden) is the relative position table."""
-        projection = Linear.of(
+        projection = linear.of(
             attention.query_proj, attention.key_proj, attention.value_proj, scales=(attention.scale, 1.0, 1.0)
         )
         keys = queries = None

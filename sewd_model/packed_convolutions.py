@@ -62,19 +62,19 @@ class _Convolution:
     activation: Activation
 
     @classmethod
-    def of(cls, layer: ConvLayer, activation: str) -> Self:
+    def of(cls, layer: ConvLayer, activation: str, linear: type[Linear]) -> Self:
         kernel, stride = layer.conv.kernel_size[0], layer.conv.stride[0]
         weight = layer.conv.weight.detach().transpose(1, 2).flatten(1)  # (C_out, kernel * C_in)
         bias = None if layer.conv.bias is None else layer.conv.bias.detach()
         if layer.layer_norm is None:
-            return cls(kernel, stride, Linear.pack(weight, bias, activation), None, fast_activation("linear"))
+            return cls(kernel, stride, linear.pack(weight, bias, activation), None, fast_activation("linear"))
         norm = Norm.of(layer.layer_norm)
-        return cls(kernel, stride, Linear.pack(weight, bias), norm, fast_activation(activation))
+        return cls(kernel, stride, linear.pack(weight, bias), norm, fast_activation(activation))
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """Map `(T, C_in)`, contiguous, to `(T', C_out)`."""
         output = self.linear(_windows(hidden, self.kernel, self.stride))
-        return output if self.norm is None else self.activation(self.norm(output))
+        return output if self.norm is None else self.activation(self.norm(output.float()))
 
 
 def _windows(hidden: Tensor, kernel: int, stride: int) -> Tensor:
@@ -86,7 +86,7 @@ def _windows(hidden: Tensor, kernel: int, stride: int) -> Tensor:
 class PackedFeatures:
     """What `FeatureEncoder` computes for a clip alone."""
 
-    def __init__(self, encoder: FeatureEncoder) -> None:
+    def __init__(self, encoder: FeatureEncoder, linear: type[Linear]) -> None:
         config: SEWDConfig = encoder.config
         first, *others = (cast(ConvLayer, layer) for layer in encoder.conv_layers)
         self.config = config
@@ -94,7 +94,7 @@ class PackedFeatures:
         self.weight = first.conv.weight.detach()[:, 0]  # (C, kernel)
         self.bias = self.weight.new_zeros(len(self.weight)) if first.conv.bias is None else first.conv.bias.detach()
         self.norm = Norm.of(cast(nn.GroupNorm | nn.LayerNorm, first.layer_norm))
-        self.others = [_Convolution.of(layer, config.feat_extract_activation) for layer in others]
+        self.others = [_Convolution.of(layer, config.feat_extract_activation, linear) for layer in others]
         self.activation = fast_activation(config.feat_extract_activation)
         self.receptive_field = 1  # samples that one frame reads
         for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
@@ -120,7 +120,7 @@ class PackedFeatures:
                 hidden = product(windows, weight, bias, self.config.feat_extract_activation)  # (T, C)
             for convolution in self.others:
                 hidden = convolution(hidden)
-            return hidden
+            return hidden.float()
 
         return share(tile, range(0, num_frames, size))
 

@@ -9,7 +9,7 @@ them, the same functions are computed by its ordinary operators.
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,12 @@ def fast_activation(name: str) -> Activation:
     return ACTIVATIONS[_SAME.get(name, name)]
 
 
+def fused_activation(name: str) -> tuple[str, str, Activation]:
+    """What oneDNN applies of an activation, by its name and variant, and what is left to do."""
+    fused = _FUSED.get(_SAME.get(name, name))
+    return (*fused, ACTIVATIONS["linear"]) if fused else ("none", "", fast_activation(name))
+
+
 _ONEDNN = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
@@ -44,12 +50,11 @@ def product(rows: Tensor, columns: Tensor, bias: Tensor | None = None, activatio
     Returns:
         `(n, m)`, contiguous.
     """
-    name = _SAME.get(activation, activation)
     if not _ONEDNN:
-        return ACTIVATIONS[name](functional.linear(rows, columns, bias))
-    fused, variant = _FUSED.get(name, ("none", ""))
+        return fast_activation(activation)(functional.linear(rows, columns, bias))
+    fused, variant, rest = fused_activation(activation)
     result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, columns, bias, fused, [], variant)
-    return result if name in _FUSED else ACTIVATIONS[name](result)
+    return rest(result)
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,10 @@ class Linear:
         weight: `(out, in)`; opaque where oneDNN has laid it out.
         bias: `(out,)`, or None.
         activation: its name.
+        own_rows: whether a row's result is the same whatever the others are.
     """
 
+    own_rows: ClassVar[bool] = True
     weight: Tensor
     bias: Tensor | None
     activation: str = "linear"

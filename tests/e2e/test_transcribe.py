@@ -25,6 +25,7 @@ from pipeline.cluster import Resources, data_context, machines
 from pipeline.driver import _Execution, _load_models
 from pipeline.errors import LeaseLostError
 from pipeline.lease import hold, lease_uri
+from pipeline.recognize import RecognizeSettings
 from pipeline.sink import TOP_K
 from pipeline.verify import verify
 from tests import corpora
@@ -128,6 +129,19 @@ def test_heads_keep_their_digests_when_a_resume_names_them_in_another_order(
     (settings,) = made
     assert settings["classifiers"] == ("bundled", str(small_classifier))
     assert settings["digests"] == tuple(map(checkpoint_digest, (str(small_ctc), "bundled", str(small_classifier))))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_the_recognisers_compute_in_the_dtype_that_is_asked_for(
+    tmp_path, local_ray, corpus, small_ctc, monkeypatch, dtype
+):
+    made = []
+    monkeypatch.setattr(
+        driver, "RecognizeSettings", lambda **values: made.append(values) or RecognizeSettings(**values)
+    )
+    run = transcribe(corpus, tmp_path / "run", small_ctc, limit=2, threads=1, dtype=dtype)
+    assert made[0]["dtype"] == run.record["config"]["dtype"] == run.record["fingerprint"]["dtype"] == dtype
+    assert len(corpora.rows_of(run)) == 2
 
 
 def test_labels_are_transformers_labels_and_come_from_the_same_pass(

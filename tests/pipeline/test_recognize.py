@@ -166,6 +166,14 @@ def test_packs_give_what_the_models_give_utterance_by_utterance(small_ctc, small
             torch.testing.assert_close(logits, reference, rtol=1e-4, atol=1e-4)
 
 
+def test_in_int8_what_is_beside_a_clip_changes_nothing(small_ctc, small_classifier):
+    recognizer = make(small_ctc, small_classifier, dtype="int8", threads=2)
+    waves = [corpora.noise_bursts(0.3 + 0.2 * index, index) for index in range(5)]
+    alone = [row for wave in waves for row in recognizer.recognize([wave])]
+    for one, other in zip(alone, recognizer.recognize(waves[::-1])[::-1], strict=True):
+        assert {name: str(value) for name, value in one.items()} == {name: str(value) for name, value in other.items()}
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_gives_logits_in_float32_near_those_of_float32(small_ctc, small_classifier, dtype):
     def heads():
