@@ -167,7 +167,15 @@ def model_alone(root: Path) -> Callable[[], object]:
     """The recogniser over decoded audio, in as much as a chunk holds at a time."""
     model = str(root / "model")
     settings = RecognizeSettings(
-        model, (), (checkpoint_digest(model),), "cpu", os.cpu_count() or 1, str(root / "stop"), str(root), 600.0
+        model,
+        (),
+        (checkpoint_digest(model),),
+        device="cpu",
+        dtype="float32",
+        threads=os.cpu_count() or 1,
+        stop_uri=str(root / "stop"),
+        run=str(root),
+        deadline_s=600.0,
     )
     recognizer = Recognizer(settings)
     chunks: list[list[np.ndarray]] = [[]]

@@ -48,6 +48,9 @@ def transcribe(
     gpus_per_actor: Annotated[float | None, typer.Option(help="GPUs an actor holds, also a fraction of one.")] = None,
     cpus_per_actor: Annotated[float | None, typer.Option(help="Ray CPUs an actor holds.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads an actor computes with.")] = None,
+    dtype: Annotated[
+        str, typer.Option(help="In what the model computes: float32; int8 on CPUs; bfloat16, float16 on GPUs.")
+    ] = "float32",
     chunk_seconds: Annotated[float, typer.Option(help="Audio a chunk, the unit of commit.")] = 600.0,
     chunk_rows: Annotated[int, typer.Option(help="Rows a chunk, at most.")] = 2000,
     part_mib: Annotated[float, typer.Option(help="Input a part, the unit of planning, in MiB.")] = 32.0,
@@ -95,6 +98,7 @@ def transcribe(
         gpus_per_actor=gpus_per_actor,
         cpus_per_actor=cpus_per_actor,
         threads=threads,
+        dtype=dtype,
     )
     log_to(log)
     stop = threading.Event()

@@ -9,7 +9,7 @@ import os
 import socket
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +34,21 @@ SINKS_A_GPU_ACTOR = 4
 AUTOSCALING_CONFIG = Path("~/ray_bootstrap_config.yaml")
 HEAD = "node:__internal_head__"  # what Ray calls the head among its resources
 EPSILON = 1e-9  # ten tenths of a GPU are one
+STORE_SHARE = 0.5  # of a machine's object store, at most, for chunks that wait
+# Chunks of the largest size for which there is room in the object stores: decoding need not run further ahead of the
+# model. A GPU is through with one in a tenth of a second, in which Ray brings no other.
+CHUNKS_A_CPU_ACTOR = 6
+CHUNKS_A_GPU_ACTOR = 32
+LEAST_STORE_BYTES = 64 * 2**20  # Ray divides it between the stages, and holds one up that has no room
 
 
 @dataclass(frozen=True)
 class Node:
-    """What one machine of the cluster offers."""
+    """What one machine of the cluster offers. Of one that is not there yet, what it will have to store is not known."""
 
     cpus: float
     gpus: float
+    store_bytes: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,8 @@ def machines(address: str) -> Machines:
 
 
 def _node(node: Mapping[str, Any]) -> Node:
-    return Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+    there = node["Resources"]
+    return Node(there.get("CPU", 0.0), there.get("GPU", 0.0), there.get("object_store_memory", 0.0))
 
 
 def _may_come(config: Mapping[str, Any], workers: Sequence[Node]) -> tuple[Node, ...]:
@@ -116,10 +124,11 @@ def share_out(found: Machines, config: RunConfig) -> Resources:
     if not cpus:
         raise UsageError("Ray has no machine with CPUs for tasks: wait for the cluster's workers, or start some")
     actor_gpus = config.gpus_per_actor if config.gpus_per_actor is not None else float(gpus >= 1)
+    _check_dtype(config, actor_gpus)
     if actor_gpus > 1 and actor_gpus != int(actor_gpus):
         raise UsageError(f"gpus-per-actor {actor_gpus:g}: above 1 it must be a whole number")
     # Where actors can be at all, and how many of them share one machine.
-    places = [node for node in nodes if node.cpus > 2 * SMALL_CPUS and node.gpus + EPSILON >= actor_gpus]
+    places = _places(nodes, actor_gpus)
     room = sum(int(node.gpus / actor_gpus + EPSILON) for node in places) if actor_gpus else len(places)
     actors = config.actors or max(1, room)
     if actor_gpus and actors > room:
@@ -145,6 +154,29 @@ def share_out(found: Machines, config: RunConfig) -> Resources:
     sinks = actors * (SINKS_A_GPU_ACTOR if actor_gpus else SINKS_A_CPU_ACTOR)
     fewest = config.min_actors or (1 if found.may_come and config.actors is None else actors)
     return Resources(actors, fewest, actor_cpus, actor_gpus, read_cpus, SMALL_CPUS, sinks, threads)
+
+
+def check_dtype(config: RunConfig) -> None:
+    """Refuse a dtype that the actors cannot compute in, as far as that is known before there is a Ray.
+
+    Raises:
+        UsageError: it is for GPUs and they have none, or for CPUs and they have some.
+    """
+    if config.gpus_per_actor is not None:
+        _check_dtype(config, config.gpus_per_actor)
+    elif config.address == "local" and not ray.is_initialized():
+        _check_dtype(config, torch.cuda.device_count())
+
+
+def _check_dtype(config: RunConfig, actor_gpus: float) -> None:
+    if config.dtype == "int8" and actor_gpus:
+        raise UsageError("dtype int8 is for CPUs, and the recognisers have GPUs: add --gpus-per-actor 0")
+    if config.dtype in ("bfloat16", "float16") and not actor_gpus:
+        raise UsageError(f"dtype {config.dtype} is for GPUs, and the recognisers have none: choose float32 or int8")
+
+
+def _places(nodes: Sequence[Node], actor_gpus: float) -> list[Node]:
+    return [node for node in nodes if node.cpus > 2 * SMALL_CPUS and node.gpus + EPSILON >= actor_gpus]
 
 
 def _together(actors: int, places: Sequence[Node], actor_gpus: float) -> int:
@@ -245,7 +277,35 @@ def _start_local() -> None:
     )
 
 
-def data_context(found: Machines) -> DataContext:
+def store_share(nodes: Sequence[Node], given: Resources, chunk_bytes: float) -> float:
+    """The share of all object stores that chunks may take: room for some, on no machine more than `STORE_SHARE`.
+
+    A chunk lies where it was read until an actor takes it, and readers run where actors leave processors. Ray holds the
+    sum over all machines to a half: where machines without GPUs read for some with GPUs and large stores, theirs would
+    run over, onto the disk. And it would fill that half, however large, wherever decoding is faster than the model.
+
+    Args:
+        nodes: the machines that are there.
+        given: what was shared out.
+        chunk_bytes: of the largest chunk.
+    """
+    places = _places(nodes, given.actor_gpus)
+    together = _together(given.actors, places, given.actor_gpus)
+    readers = []
+    for node in nodes:
+        actors = min(together, int(node.gpus / given.actor_gpus + EPSILON)) if given.actor_gpus else together
+        free = node.cpus - actors * given.actor_cpus * (node in places)
+        readers.append(max(0, int(free / given.read_cpus + EPSILON)))
+    stores = sum(node.store_bytes for node in nodes)
+    each = [node.store_bytes / count for node, count in zip(nodes, readers, strict=True) if count and node.store_bytes]
+    if not each:  # before the first worker comes
+        return STORE_SHARE
+    chunks = given.actors * (CHUNKS_A_GPU_ACTOR if given.actor_gpus else CHUNKS_A_CPU_ACTOR)
+    room = max(LEAST_STORE_BYTES, chunks * chunk_bytes)
+    return min(STORE_SHARE, STORE_SHARE * min(each) * sum(readers) / stores, room / stores)
+
+
+def data_context(found: Machines, given: Resources, chunk_bytes: float) -> DataContext:
     """Ray Data's settings for one execution.
 
     A chunk is one row. The smallest block size makes each a block of its own: Ray gathers rows up to that size, and at
@@ -258,6 +318,7 @@ def data_context(found: Machines) -> DataContext:
     # reading is over. A quarter CPU for each of the light stages is what `share_out` leaves.
     cpus = sum(node.cpus for node in found.there) or min(node.cpus for node in found.may_come if node.cpus)
     context.op_resource_reservation_ratio = min(0.5, 3 * SMALL_CPUS / cpus)
+    context.override_object_store_memory_limit_fraction = store_share(found.there, given, chunk_bytes)
     # Else a stage's error comes wrapped in one of Ray's, and what caused it is lost on the way between processes.
     context.raise_original_map_exception = True
     context.enable_progress_bars = False

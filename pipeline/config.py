@@ -58,6 +58,7 @@ class RunConfig:
         gpus_per_actor: None: 1 where the cluster has GPUs, else 0.
         cpus_per_actor: Ray CPUs an actor holds; None: what is left of the machine beside decoding.
         threads: that an actor computes with; None: its share of the processors.
+        dtype: in what the model computes: `int8` on CPUs only, `bfloat16` and `float16` on GPUs only.
     """
 
     inputs: Annotated[tuple[Uri, ...], Field(min_length=1)]
@@ -81,6 +82,7 @@ class RunConfig:
     gpus_per_actor: Annotated[float, Field(ge=0)] | None = None
     cpus_per_actor: Annotated[float, Field(gt=0)] | None = None
     threads: Annotated[int, Field(ge=1)] | None = None
+    dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
 
     @field_validator("normalizer")
     @classmethod
@@ -150,11 +152,14 @@ def fingerprint(config: RunConfig) -> dict[str, Any]:
         "chunk_rows": config.chunk_rows,
         "model": checkpoint_digest(config.model),
         "classifiers": {task: checkpoint_digest(uri) for task, uri in config.tasks.items()},
+        "dtype": config.dtype,
     }
 
 
 def differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """`name: stored -> wanted` for every entry in which two fingerprints differ."""
+    if "dtype" in wanted:  # runs of before there was a choice
+        stored = {"dtype": "float32"} | stored
     return [
         f"{name}: {stored.get(name)} -> {wanted.get(name)}"
         for name in dict.fromkeys((*stored, *wanted))

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -31,7 +32,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from pipeline import storage
 from pipeline.audio import AudioSettings
-from pipeline.cluster import Machines, Resources, connect, data_context, machines, share_out
+from pipeline.cluster import Machines, Resources, check_dtype, connect, data_context, machines, share_out
 from pipeline.commit import COMMITS, Commit, DataFile, commit_of, remove_orphans
 from pipeline.compact import COMPACTION, compact_group, groups_of, read_compaction, write_compaction
 from pipeline.config import RunConfig, differences, fingerprint, make_config
@@ -132,6 +133,7 @@ def transcribe(
         RunFailedError: too many rows failed, or the first under `strict`; a LeaseLostError: another driver took over.
     """
     config = make_config(**{name: getattr(config, name) for name in config.__dataclass_fields__})
+    check_dtype(config)
     models = _load_models(config)
     wanted = fingerprint(config)
     run = _existing(config, wanted)
@@ -358,7 +360,10 @@ class _Execution:
         self._roll_up(waiting)
         total_bytes = self.run.record["input_bytes"]
         r = self.resources
-        metrics, work = Metrics(self.run.uri), Work(r.actors, fixed=r.min_actors == r.actors)
+        metrics, work = (
+            Metrics(self.run.uri, self.config.chunk_s, self.config.chunk_rows),
+            Work(r.actors, fixed=r.min_actors == r.actors),
+        )
         began = time.monotonic()
         self.report(Progress(totals, total_bytes, 0.0, 0.0))
         self._check(totals, ())
@@ -395,7 +400,8 @@ class _Execution:
 
     def _chunks(self, wave: list[pa.Table]) -> Iterator[dict[str, Any]]:
         """Run one Ray Data execution; gives a row of `CHUNK_STATS` as each chunk is committed."""
-        with DataContext.current(data_context(self.machines)):
+        chunk_bytes = self.config.chunk_s * self.models.audio.sample_rate * np.dtype(np.float32).itemsize
+        with DataContext.current(data_context(self.machines, self.resources, chunk_bytes)):
             try:
                 batches = self.dataset(wave).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
                 for batch in cast(Iterable[pa.Table], batches):
@@ -422,6 +428,7 @@ class _Execution:
             classifiers=tuple(self.config.tasks.values()),
             digests=(digests["model"], *(digests["classifiers"][task] for task in self.config.tasks)),
             device="cuda" if r.actor_gpus else "cpu",
+            dtype=self.config.dtype,
             threads=r.threads,
             stop_uri=self.stop_uri,
             run=self.run.uri,

@@ -266,6 +266,7 @@ def _table(part: dict[str, Any], chunk: _Chunk, last: bool = False, **totals: fl
         "source_bytes": chunk.source_bytes,
         "reader": worker_name(),
         "read_s": time.perf_counter() - chunk.began,
+        "read_at": time.time(),
         "rows": chunk.rows,
     }
     return pa.Table.from_pylist([head | totals], schema=READ_CHUNK)

@@ -57,6 +57,7 @@ class RecognizeSettings:
         classifiers: checkpoints of classification heads.
         digests: of the one and the others, in order.
         device: `cpu` or `cuda`.
+        dtype: in what the model computes, see `RunConfig`.
         threads: packs of utterances that are worked off at a time on CPU, each in a thread of its own.
         stop_uri: while an object lies here, chunks that wait are given up (the next start reads them again).
         run: the run, for what has to be set aside.
@@ -67,6 +68,7 @@ class RecognizeSettings:
     classifiers: tuple[str, ...]
     digests: tuple[str, ...]
     device: str
+    dtype: str
     threads: int
     stop_uri: str
     run: str
@@ -119,7 +121,7 @@ class Recognizer:
         # The tokenizer's word for start and end of sentence, not the configuration's: many checkpoints keep the
         # default ids 1 and 2 there while their vocabulary has letters in those places.
         self.drop = CTCTokenizer.from_pretrained(model).drop_ids
-        self.encoders = _share_encoders(loaded, self.device, settings.threads)
+        self.encoders = _share_encoders(loaded, self.device, settings.dtype, settings.threads)
 
     def __call__(self, chunks: pa.Table) -> pa.Table:
         """Recognise whole chunks: `READ_CHUNK` in, `RECOGNIZED_CHUNK` out, row for row; nothing once the run stops."""
@@ -132,9 +134,10 @@ class Recognizer:
     def _chunk(self, chunk: pa.Table) -> pa.Table | None:
         if storage.exists(self.settings.stop_uri):
             return None
-        began = time.perf_counter()
+        began, began_at = time.perf_counter(), time.time()
         rows = chunk["rows"].combine_chunks().flatten()
         head = chunk.drop_columns("rows").to_pylist()[0]
+        head["queue_s"] = max(0.0, began_at - head["read_at"])  # two machines' clocks may differ
         if self.chunks < IN_DOUBT and started_again():
             name = f"{head['part_id']}-{head['chunk']}"
             with trial(self.settings.run, name) as died:
@@ -236,7 +239,7 @@ def _label_scores(logits: torch.Tensor) -> list[float]:
 
 
 def _share_encoders(
-    loaded: Sequence[tuple[FeatureExtractor, Head]], device: torch.device, threads: int
+    loaded: Sequence[tuple[FeatureExtractor, Head]], device: torch.device, dtype: str, threads: int
 ) -> list[_Encoder]:
     groups: dict[tuple[str, bool], list[int]] = {}
     for position, (features, head) in enumerate(loaded):
@@ -244,25 +247,28 @@ def _share_encoders(
     encoders = []
     for positions in groups.values():
         heads = [loaded[position][1].eval() for position in positions]
-        encode = _packed(heads, threads) if device.type == "cpu" else _one_by_one(heads, device)
+        encode = _packed(heads, dtype, threads) if device.type == "cpu" else _one_by_one(heads, dtype, device)
         encoders.append(_Encoder(loaded[positions[0]][0], tuple(positions), encode))
     return encoders
 
 
-def _packed(heads: Sequence[Head], threads: int) -> Callable[[Sequence[torch.Tensor]], Iterable[Logits]]:
+def _packed(heads: Sequence[Head], dtype: str, threads: int) -> Callable[[Sequence[torch.Tensor]], Iterable[Logits]]:
     """The encoder on CPUs."""
-    model = PackedModel(heads, threads=threads)
+    model = PackedModel(heads, dtype=dtype, threads=threads)
     return lambda waveforms: (output.logits for output in model.stream(waveforms))
 
 
-def _one_by_one(heads: Sequence[Head], device: torch.device) -> Callable[[Sequence[torch.Tensor]], Iterable[Logits]]:
+def _one_by_one(
+    heads: Sequence[Head], dtype: str, device: torch.device
+) -> Callable[[Sequence[torch.Tensor]], Iterable[Logits]]:
     """The encoder on any device: utterance by utterance, through the first head's backbone."""
-    heads = [head.to(device) for head in heads]
+    kind: torch.dtype = getattr(torch, dtype)
+    heads = [head.to(device, kind) for head in heads]
     hidden_states = any(head.needs_hidden_states for head in heads)
 
     @torch.inference_mode()
     def logits(waveform: torch.Tensor) -> Logits:
-        outputs = heads[0].sew_d(waveform[None].to(device), output_hidden_states=hidden_states)
+        outputs = heads[0].sew_d(waveform[None].to(device, kind), output_hidden_states=hidden_states)
         return tuple(head.head(outputs)[0].float().cpu() for head in heads)
 
     return lambda waveforms: map(logits, waveforms)

@@ -104,6 +104,7 @@ _CHUNK_HEAD = (
     field("source_bytes", pa.int64(), "planned bytes that this chunk got through", "bytes", nullable=False),
     field("reader", pa.string(), "host:pid that decoded it", nullable=False),
     field("read_s", pa.float64(), "time to read, decode and resample it", "s", nullable=False),
+    field("read_at", pa.float64(), "when that was done, since 1970", "s", nullable=False),
 )
 _CARRIED = (
     *_IDENTITY,
@@ -140,6 +141,7 @@ RECOGNIZED_CHUNK = pa.schema(
     [
         *_CHUNK_HEAD,
         field("recognizer", pa.string(), "host:pid that ran the model", nullable=False),
+        field("queue_s", pa.float64(), "time that it waited for the model", "s", nullable=False),
         field("compute_s", pa.float64(), "time in the model", "s", nullable=False),
         field("rows", pa.list_(RECOGNIZED_ROW), "utterances, sound and broken", nullable=False),
     ]

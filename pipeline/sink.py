@@ -101,7 +101,12 @@ def _write(chunk: pa.Table, settings: SinkSettings) -> dict[str, Any]:
         source_bytes=head["source_bytes"],
         attempt=settings.attempt,
         workers={"reader": head["reader"], "recognizer": head["recognizer"]},
-        seconds={"read": head["read_s"], "compute": head["compute_s"], "rows": time.perf_counter() - began},
+        seconds={
+            "read": head["read_s"],
+            "queue": head["queue_s"],
+            "compute": head["compute_s"],
+            "rows": time.perf_counter() - began,
+        },
     )
     check(settings.run, settings.attempt)
     commit = write_chunk(settings.run, commit, tables)

@@ -14,24 +14,29 @@ from ray.util.metrics import Counter, Histogram
 
 from pipeline.commit import Commit
 
-STAGES: Final = ("read", "compute", "rows")  # decoding, the model, words and counts; keys of `Commit.seconds`
+# Decoding, the wait for the model, the model, words and counts; keys of `Commit.seconds`.
+STAGES: Final = ("read", "queue", "compute", "rows")
 _BOUNDARIES_S: Final = [0.1, 0.3, 1, 3, 10, 30, 100, 300]
+_SHARES: Final = [0.1, 0.25, 0.5, 0.75, 0.9, 1]
 
 
 class Metrics:
     """The counters of this process; made once Ray is there.
 
-    `sewd_audio_seconds_total`, `sewd_utterances_total`, `sewd_chunks_total`, `sewd_errors_total` by `code`, and
-    `sewd_stage_seconds` by `stage`, a histogram over chunks; each by `run`.
+    `sewd_audio_seconds_total`, `sewd_utterances_total`, `sewd_chunks_total`, `sewd_errors_total` by `code`, and as
+    histograms over chunks `sewd_stage_seconds` by `stage`, and `sewd_batch_fill`: of the audio, or the rows, that may
+    be in a chunk, out of which batches are packed; each by `run`.
     """
 
-    def __init__(self, run: str) -> None:
+    def __init__(self, run: str, chunk_s: float, chunk_rows: int) -> None:
         self._run = {"run": run}
+        self._chunk_s, self._chunk_rows = chunk_s, chunk_rows
         self._audio = Counter("sewd_audio_seconds_total", "Audio in committed chunks, s.", ("run",))
         self._utterances = Counter("sewd_utterances_total", "Rows with a transcript.", ("run",))
         self._chunks = Counter("sewd_chunks_total", "Committed chunks.", ("run",))
         self._errors = Counter("sewd_errors_total", "Rows without a transcript.", ("run", "code"))
         self._stages = Histogram("sewd_stage_seconds", "Of a chunk in a stage, s.", _BOUNDARIES_S, ("run", "stage"))
+        self._fill = Histogram("sewd_batch_fill", "Of what a chunk may hold.", _SHARES, ("run",))
 
     def add(self, commit: Commit) -> None:
         """Count a chunk."""
@@ -40,6 +45,8 @@ class Metrics:
                 counter.inc(value, self._run)
         for code, count in commit.error_codes.items():
             self._errors.inc(count, self._run | {"code": code})
+        rows = commit.utterances + commit.errors
+        self._fill.observe(max(commit.audio_s / self._chunk_s, rows / self._chunk_rows), self._run)
         for stage in STAGES:
             self._stages.observe(commit.seconds[stage], self._run | {"stage": stage})
 

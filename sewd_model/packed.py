@@ -61,22 +61,27 @@ class PackedOutput:
 
 
 class PackedModel:
-    """A backbone and its heads, for clips in packed batches, in float32 on the CPU.
+    """A backbone and its heads, for clips in packed batches, on the CPU.
 
     Its weights are prepared when it is made, and some are the models' own: after more training, pack them anew.
     """
 
-    def __init__(self, models: Sequence[Packable], *, threads: int = 1) -> None:
+    def __init__(self, models: Sequence[Packable], *, dtype: str = "float32", threads: int = 1) -> None:
         """Pack the models.
 
         Args:
             models: any number of heads, or a bare backbone, in float32 on the CPU.
+            dtype: in what the large products are computed; `float32` so far.
             threads: packs that are worked off at a time. With 2 or more, torch's own threads are set to 1, in the
                 whole process.
 
         Raises:
-            ValueError: There is none, their backbones differ, or they are not in float32 on the CPU.
+            ValueError: There is none, their backbones differ, they are not in float32 on the CPU, or the dtype is none
+                that they can be packed in.
         """
+        if dtype != "float32":
+            msg = f"models are packed in float32, not in {dtype}"
+            raise ValueError(msg)
         if len({backbone_digest(model) for model in models}) != 1:
             msg = "the models to pack must share one backbone"
             raise ValueError(msg)

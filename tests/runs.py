@@ -126,7 +126,7 @@ def write_run(
 def _commit(part: str, chunk: int, rows: pa.Table, errors: pa.Table | None, first: int, last: bool) -> Commit:
     audio_s = sum(filter(None, rows["duration_s"].to_pylist()))
     failed = errors.num_rows if errors is not None else 0
-    seconds = {"read": 0.1, "compute": audio_s / 50, "rows": 0.1}
+    seconds = {"read": 0.1, "queue": 0.0, "compute": audio_s / 50, "rows": 0.1}
     everything = first + rows.num_rows + failed if last else None
     return Commit(part, chunk, first, last, everything, None, rows.num_rows, failed, {}, audio_s, 1, "0", {}, seconds)
 

@@ -87,6 +87,16 @@ def test_actors_that_cannot_fit_are_one_line_with_the_numbers(tmp_path, clip, sm
     assert_one_line(done, "4 actors x 1000 CPUs", "Ray has")
 
 
+@pytest.mark.parametrize(("dtype", "gpus", "words"), [("bfloat16", 0, "is for GPUs"), ("int8", 1, "is for CPUs")])
+def test_a_dtype_for_another_device_is_one_line_before_anything_starts(tmp_path, clip, small_ctc, dtype, gpus, words):
+    done = sewd(
+        *("transcribe", clip, "--output", tmp_path / "run", "--model", small_ctc),
+        *("--dtype", dtype, "--gpus-per-actor", gpus),
+    )
+    assert_one_line(done, f"dtype {dtype} {words}")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("verb", ["transcribe", "evaluate", "status"])
 def test_each_verb_runs_as_a_module(verb):
     done = subprocess.run([sys.executable, "-m", f"jobs.{verb}", "--help"], capture_output=True, text=True, check=False)

@@ -11,7 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.util import get_node_ip_address
 
-from pipeline.cluster import HEAD, Machines, Node, Resources, connect, machines, share_out
+from pipeline.cluster import (
+    CHUNKS_A_CPU_ACTOR,
+    CHUNKS_A_GPU_ACTOR,
+    HEAD,
+    LEAST_STORE_BYTES,
+    STORE_SHARE,
+    Machines,
+    Node,
+    Resources,
+    connect,
+    machines,
+    share_out,
+    store_share,
+)
 from pipeline.config import make_config
 from pipeline.errors import UsageError
 from tests import s3
@@ -147,6 +160,9 @@ def test_gpus_have_an_actor_each(nodes, changes, wanted):
         ([(8, 1), (8, 1)], {"gpus_per_actor": 2}, "2 GPUs, but Ray has 2 GPUs on 2 machines, room for 0"),
         ([(8, 0)], {"gpus_per_actor": 1}, "1 GPUs, but Ray has 0 GPUs"),
         ([(8, 4)], {"gpus_per_actor": 1.5}, "above 1 it must be a whole number"),
+        ([(8, 0)], {"dtype": "bfloat16"}, "dtype bfloat16 is for GPUs"),
+        ([(8, 1)], {"dtype": "float16", "gpus_per_actor": 0}, "dtype float16 is for GPUs"),
+        ([(8, 1)], {"dtype": "int8"}, "dtype int8 is for CPUs.*: add --gpus-per-actor 0"),
     ],
 )
 def test_what_cannot_fit_is_refused_with_the_numbers(nodes, changes, words):
@@ -212,6 +228,36 @@ def test_a_cluster_that_grows_gets_a_pool_that_follows_the_work():
     assert share_out(grows, config(actors=3, min_actors=2)).min_actors == 2
     with pytest.raises(UsageError, match="5 actors x 1 GPUs = 5 GPUs, but Ray has 4 GPUs on 5 machines, room for 4"):
         share_out(grows, config(actors=5))
+
+
+@settings(deadline=None)
+@given(cpus=st.integers(2, 64), count=st.integers(1, 9), gpus=st.integers(0, 4))
+def test_of_equal_machines_chunks_may_take_half_of_the_stores(cpus, count, gpus):
+    nodes = [Node(cpus + gpus, gpus, 1e9)] * count
+    assert store_share(nodes, share_out(Machines(tuple(nodes)), config()), 1e9) == pytest.approx(STORE_SHARE)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "wanted"),
+    [
+        ([Node(1, 1, 4e9), Node(1, 1, 4e9), Node(8, 0, 4e9)], 0.5 / 3),  # one reads for all
+        ([Node(1, 1, 16e9), Node(8, 0, 2e9), Node(0, 0, 2e9)], 0.5 * 2 / 20),  # and has less to store
+        # Two readers beside the actor and six of the other: of 8 chunks these hold 6, in a store that is half as large.
+        ([Node(3, 1, 6e9), Node(6, 0, 3e9)], 0.5 * (3 / 6) * 8 / 9),
+        ([Node(1, 1), Node(8, 0)], 0.5),  # nothing is known of them
+    ],
+)
+def test_machines_that_read_for_others_are_not_filled(nodes, wanted):
+    given_out = share_out(Machines(tuple(nodes)), config())
+    assert given_out.read_cpus == 1
+    assert store_share(nodes, given_out, 1e9) == pytest.approx(wanted)
+
+
+def test_of_large_stores_no_more_is_taken_than_some_chunks_need():
+    cpus, gpus = [Node(4, 0, 1e12)] * 2, [Node(8, 2, 1e12)]
+    assert store_share(cpus, shared([(4, 0)] * 2), 4e7) == pytest.approx(2 * CHUNKS_A_CPU_ACTOR * 4e7 / 2e12)
+    assert store_share(gpus, shared([(8, 2)]), 4e7) == pytest.approx(2 * CHUNKS_A_GPU_ACTOR * 4e7 / 1e12)
+    assert store_share(cpus, shared([(4, 0)] * 2), 1e3) == pytest.approx(LEAST_STORE_BYTES / 2e12)
 
 
 @pytest.mark.parametrize(("actors", "fewest"), [(2, 3), (None, 1)])

@@ -49,7 +49,7 @@ def commit_of(chunk=0, last=False, part=PART, **changes):
             source_bytes=10,
             attempt="attempt",
             workers={"reader": "host:1", "recognizer": "host:2"},
-            seconds={"read": 0.1, "compute": 0.2, "rows": 0.3},
+            seconds={"read": 0.1, "queue": 0.0, "compute": 0.2, "rows": 0.3},
         ),
         **changes,
     )

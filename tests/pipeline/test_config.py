@@ -56,6 +56,7 @@ def write_checkpoint(path):
         ({"actors": 0}, "actors", "greater than or equal to 1"),
         ({"cpus_per_actor": 0}, "cpus-per-actor", "greater than 0"),
         ({"gpus_per_actor": -1}, "gpus-per-actor", "greater than or equal to 0"),
+        ({"dtype": "float64"}, "dtype", "'float32', 'bfloat16', 'float16' or 'int8'"),
         ({"treads": 4}, "treads", "Unexpected keyword"),
         ({"classifiers": ("=dir",)}, "classifiers", "neither DIR nor NAME=DIR"),
         ({"classifiers": ("name=",)}, "classifiers", "neither DIR nor NAME=DIR"),
@@ -182,6 +183,7 @@ def test_a_checkpoint_that_may_not_be_read_is_not_taken_for_none(monkeypatch):
         {"normalizer": "none"},
         {"chunk_s": 60.0},
         {"chunk_rows": 10},
+        {"dtype": "int8"},
         {"classifiers": ("emotion={model}",)},
     ],
 )
@@ -225,6 +227,7 @@ def test_every_field_is_known_to_one_of_the_two_lists_above():
         "chunk_rows",
         "classifiers",
         "model",
+        "dtype",
     }
     ignored = {
         *("output", "part_mib", "max_error_rate", "strict", "deadline_s", "existing", "address"),
@@ -244,6 +247,13 @@ def test_the_fingerprint_sees_weights_by_their_bytes_and_not_by_their_place(chec
 def test_a_fingerprint_is_the_same_after_it_was_stored(checkpoint):
     made = fingerprint(config(model=str(checkpoint), classifiers=(f"x={checkpoint}",)))
     assert differences(json.loads(json.dumps(made)), made) == []
+
+
+def test_a_run_of_before_there_were_dtypes_is_one_in_float32(checkpoint):
+    made = fingerprint(config(model=str(checkpoint)))
+    stored = {name: value for name, value in made.items() if name != "dtype"}
+    assert differences(stored, made) == []
+    assert differences(stored, made | {"dtype": "int8"}) == ["dtype: float32 -> int8"]
 
 
 def test_differences_name_both_sides():

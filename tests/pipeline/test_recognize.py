@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -17,10 +19,11 @@ from sewd_model import PackedModel, SEWDForCTC, SEWDForSequenceClassification
 from tests import checkpoints, corpora
 
 
-def make(model, *classifiers, stop="/nowhere/stop", threads=1):
+def make(model, *classifiers, stop="/nowhere/stop", threads=1, dtype="float32"):
     uris = tuple(map(str, (model, *classifiers)))
     digests = tuple(map(checkpoint_digest, uris))
-    return Recognizer(RecognizeSettings(uris[0], uris[1:], digests, "cpu", threads, str(stop), "/nowhere", 600.0))
+    settings = RecognizeSettings(uris[0], uris[1:], digests, "cpu", dtype, threads, str(stop), "/nowhere", 600.0)
+    return Recognizer(settings)
 
 
 def chunk_table(waves: list[np.ndarray | None]) -> pa.Table:
@@ -45,7 +48,7 @@ def chunk_table(waves: list[np.ndarray | None]) -> pa.Table:
         "part_audio_s": 1.0,
         "audio_s": 1.0,
     }
-    head |= {"source_bytes": 1, "reader": "r", "read_s": 0.1}
+    head |= {"source_bytes": 1, "reader": "r", "read_s": 0.1, "read_at": time.time() - 5}
     return pa.Table.from_pylist([head | {"rows": rows}], schema=READ_CHUNK)
 
 
@@ -103,6 +106,7 @@ def test_rows_come_back_one_for_one_and_in_order(small_ctc):
     assert table.schema.equals(RECOGNIZED_CHUNK)
     (chunk,) = table.to_pylist()
     assert (chunk["part_id"], chunk["chunk"], chunk["last"], chunk["part_rows"]) == ("p", 3, True, 3)
+    assert chunk["queue_s"] >= 5
     rows = chunk["rows"]
     assert [row["utt_id"] for row in rows] == ["0", "1", "2"]
     assert [row["token_ids"] is None for row in rows] == [False, True, False]
@@ -154,12 +158,29 @@ def test_packs_give_what_the_models_give_utterance_by_utterance(small_ctc, small
         SEWDForCTC.from_pretrained(small_ctc).eval(),
         SEWDForSequenceClassification.from_pretrained(small_classifier).eval(),
     ]
-    expected = list(_one_by_one(heads, torch.device("cpu"))(inputs))
+    expected = list(_one_by_one(heads, "float32", torch.device("cpu"))(inputs))
     found = list(encoder.encode(inputs))
     assert len(found) == len(expected) == 4
     for row, other in zip(found, expected, strict=True):
         for logits, reference in zip(row, other, strict=True):
             torch.testing.assert_close(logits, reference, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_gives_logits_in_float32_near_those_of_float32(small_ctc, small_classifier, dtype):
+    def heads():
+        return [
+            SEWDForCTC.from_pretrained(small_ctc).eval(),
+            SEWDForSequenceClassification.from_pretrained(small_classifier).eval(),
+        ]
+
+    inputs = [torch.from_numpy(corpora.noise_bursts(1.0 + index, index)) for index in range(2)]
+    cpu = torch.device("cpu")
+    half = list(_one_by_one(heads(), dtype, cpu)(inputs))
+    for row, other in zip(half, _one_by_one(heads(), "float32", cpu)(inputs), strict=True):
+        for logits, reference in zip(row, other, strict=True):
+            assert logits.dtype == torch.float32
+            assert 0 < (logits - reference).abs().max() < 0.1 * reference.std()
 
 
 def test_chunks_that_wait_are_given_up_once_the_run_stops(tmp_path, small_ctc):
@@ -177,6 +198,7 @@ def test_a_chunk_without_rows_comes_back(small_ctc):
 
 def test_weights_that_are_not_the_runs_are_said_with_the_first_chunk(tmp_path, small_ctc, monkeypatch):
     monkeypatch.setattr(at_hand, "__defaults__", (tmp_path,))
-    recognizer = Recognizer(RecognizeSettings(f"file://{small_ctc}", (), ("0" * 64,), "cpu", 1, "/no", "/no", 600.0))
+    settings = RecognizeSettings(f"file://{small_ctc}", (), ("0" * 64,), "cpu", "float32", 1, "/no", "/no", 600.0)
+    recognizer = Recognizer(settings)
     with pytest.raises(InputChangedError, match="not the checkpoint that the run was started with"):
         recognizer(chunk_table([]))

@@ -33,7 +33,7 @@ commits = st.lists(
         st.integers(0, 99),
         st.integers(0, 99),
         seconds,
-        st.tuples(seconds, seconds, seconds),
+        st.tuples(*[seconds] * len(STAGES)),
         st.sampled_from(["h:1", "h:2", "g:1"]),
     ),
     max_size=6,
