@@ -321,10 +321,9 @@ def _child(
 
 def _cause(status: int, words: str, seconds: float) -> Exception:
     """Why a child ended, by its exit status and what it said."""
-    lines = words.splitlines()
-    if status == 1 and any(line.startswith(HUNG) for line in lines):
+    if status == -HUNG:
         return ChildDiedError(ErrorCode.HUNG, f"after {seconds:g} s without a sign of life")
-    if status == 1 and _BUG in lines:
+    if status == 1 and _BUG in words.splitlines():
         return RuntimeError(f"a process that reads or recognises with care failed: {words}")
     how = f"by {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
     return ChildDiedError(ErrorCode.CRASHED, how)
