@@ -69,18 +69,7 @@ def main(
 def make(run: str, parts: int, left: int, objects: int) -> None:
     """A plan, the commits of all parts but `left`, and a record."""
     digests = [np.random.default_rng(number).bytes(10).hex() for number in range(parts)]
-    empty = pa.array([[]] * parts, PLAN.field("items").type)
-    columns = {
-        "part_id": pa.array(digests),
-        "ordinal": pa.array(range(parts), pa.int32()),
-        "kind": pa.array(["tar"] * parts),
-        "uri": pa.array([f"s3://corpus/shards/shard-{number:07d}.tar" for number in range(parts)]),
-        "items": empty,
-        "bytes": pa.array([32 << 20] * parts, pa.int64()),
-        "duplicates": pa.array([[]] * parts, PLAN.field("duplicates").type),
-    }
-    arrays = [columns.get(field.name, pa.nulls(parts, field.type)) for field in PLAN]
-    write_plan(run, pa.Table.from_arrays(arrays, schema=PLAN))
+    write_plan(run, plan_of(digests))
     done = parts - left
     for start in range(0, done - objects, ROLL_UP_COMMITS):
         numbers = range(start, min(start + ROLL_UP_COMMITS, done - objects))
@@ -92,6 +81,23 @@ def make(run: str, parts: int, left: int, objects: int) -> None:
         path.write_bytes(content_of(made))
     record = {"status": "running", "created": now(), "parts": parts, "input_bytes": parts << 25, "attempts": []}
     put(join(run, "run.json"), json.dumps(record).encode())
+
+
+def plan_of(digests: list[str]) -> pa.Table:
+    """A plan of shards, by the ids of its parts."""
+    parts = len(digests)
+    empty = pa.array([[]] * parts, PLAN.field("items").type)
+    columns = {
+        "part_id": pa.array(digests),
+        "ordinal": pa.array(range(parts), pa.int32()),
+        "kind": pa.array(["tar"] * parts),
+        "uri": pa.array([f"s3://corpus/shards/shard-{number:07d}.tar" for number in range(parts)]),
+        "items": empty,
+        "bytes": pa.array([32 << 20] * parts, pa.int64()),
+        "duplicates": pa.array([[]] * parts, PLAN.field("duplicates").type),
+    }
+    arrays = [columns.get(field.name, pa.nulls(parts, field.type)) for field in PLAN]
+    return pa.Table.from_arrays(arrays, schema=PLAN)
 
 
 def commit(part: str) -> Commit:
@@ -171,15 +177,16 @@ def look(uri: str) -> None:
     """Find what is left of a run, and print how long it took."""
     from pipeline.driver import find_left  # noqa: PLC0415 - Ray's size is not the run's
 
-    before = _peak()
+    before = peak()
     began = time.monotonic()
     run = Run.open(uri)
     _, left = find_left(run)
     seconds = time.monotonic() - began
-    typer.echo(json.dumps({"seconds": seconds, "peak": _peak(), "before": before, "left": len(left)}))
+    typer.echo(json.dumps({"seconds": seconds, "peak": peak(), "before": before, "left": len(left)}))
 
 
-def _peak() -> int:
+def peak() -> int:
+    """Most memory that this process has held, in bytes."""
     # Not `ru_maxrss`: that of a child begins at its parent's.
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) * 1024  # type: ignore[union-attr]

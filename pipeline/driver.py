@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -509,13 +509,16 @@ def find_left(run: Run, waiting: list[bytes] | None = None) -> tuple[Totals, pa.
     `waiting` is given the commits that are still objects.
     """
     table = ledger(run.uri, waiting)
-    plan = run.plan_without(parts_done(table)).combine_chunks()
-    chunks = chunks_of(table, plan["part_id"].combine_chunks())
-    known = [chunks.get(part, []) for part in plan["part_id"].to_pylist()]
-    plan = plan.append_column("committed", pa.array(known, pa.list_(pa.int32())))
-    aside = records(run.uri)
-    of_parts = [aside.get(part) for part in plan["part_id"].to_pylist()]
-    return Totals.of(table), plan.append_column("record", pa.array(of_parts, pa.string()))
+    plan = run.plan_without(parts_done(table))
+    ids = plan["part_id"].combine_chunks()
+    plan = plan.append_column("committed", _of_parts(ids, chunks_of(table, ids), pa.list_(pa.int32()), []))
+    return Totals.of(table), plan.append_column("record", _of_parts(ids, records(run.uri), pa.string(), None))
+
+
+def _of_parts(ids: pa.Array, known: Mapping[str, Any], kind: pa.DataType, other: Any) -> pa.Array:
+    """What is known of each part, `other` where that is nothing; millions of ids are never Python's."""
+    place = pc.index_in(ids, pa.array(known, pa.string())).fill_null(len(known))
+    return pa.array([*known.values(), other], kind).take(place)
 
 
 def _totals_of(chunk: dict[str, Any]) -> Totals:

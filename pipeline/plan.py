@@ -80,6 +80,9 @@ PLAN = pa.schema(
 )
 
 
+_NONE = array("Q")  # one for all parts without: a million empty ones are 160 MB
+
+
 @dataclass(frozen=True)
 class Part:
     """One row of the plan; see `PLAN` for the columns."""
@@ -97,8 +100,8 @@ class Part:
     content: str = ""  # digest of the rows themselves, for a manifest
     # What must be unique, one 64-bit digest a row where ids are known, and for a manifest each row's first byte: 16
     # bytes an utterance, so that millions of rows stay cheap.
-    keys: array[int] = field(default_factory=lambda: array("Q"), repr=False)
-    offsets: array[int] = field(default_factory=lambda: array("Q"), repr=False)
+    keys: array[int] = field(default_factory=lambda: _NONE, repr=False)
+    offsets: array[int] = field(default_factory=lambda: _NONE, repr=False)
 
     @functools.cached_property
     def part_id(self) -> str:
@@ -152,7 +155,7 @@ def plan(inputs: Iterable[str], part_bytes: int, limit: int | None = None) -> pa
         found = False
         for part in _input_parts(uri, part_bytes, left):
             found = True
-            read = replace(part, limit=None).part_id
+            read = (part if part.limit is None else replace(part, limit=None)).part_id
             if read in parts:
                 continue  # INPUTs that overlap: equal ids are equal reads
             parts[read] = part
@@ -167,11 +170,14 @@ def plan(inputs: Iterable[str], part_bytes: int, limit: int | None = None) -> pa
 
 def _table(parts: list[Part]) -> pa.Table:
     duplicates = _duplicates(parts)
-    same = ("part_id", "kind", "uri", "name", "version", "start", "end", "items", "rows", "limit", "bytes")
-    columns = {name: [getattr(part, name) for part in parts] for name in same}
-    columns["ordinal"] = list(range(len(parts)))
-    columns["duplicates"] = [duplicates.get(ordinal, []) for ordinal in range(len(parts))]
-    return pa.Table.from_pydict(columns, schema=PLAN)
+    none: list[dict[str, Any]] = []
+    columns = {
+        "ordinal": pa.array(range(len(parts)), pa.int32()),
+        "duplicates": pa.array([duplicates.get(i, none) for i in range(len(parts))], PLAN.field("duplicates").type),
+    }
+    for name in [name for name in PLAN.names if name not in columns]:
+        columns[name] = pa.array([getattr(part, name) for part in parts], PLAN.field(name).type)
+    return pa.table(columns, PLAN)
 
 
 def _key_digest(key: str) -> int:

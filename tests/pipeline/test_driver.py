@@ -1,12 +1,19 @@
-"""What a user is told of an error that a stage raised, out of the wrappers that Ray put around it."""
+"""What is left of a run, and what a user is told of an error that a stage raised, out of what Ray put around it."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import pytest
 from ray.exceptions import RayTaskError
 
-from pipeline.driver import _ours
+from benchmarks.resume import commit, plan_of
+from pipeline import storage
+from pipeline.commit import write_chunk
+from pipeline.driver import _ours, find_left
 from pipeline.errors import LeaseLostError, RunFailedError, StorageError, UsageError
+from pipeline.quarantine import QUARANTINE
+from pipeline.run import Run, write_plan
 
 
 @pytest.mark.parametrize("kind", [RunFailedError, LeaseLostError, StorageError, UsageError])
@@ -19,3 +26,21 @@ def test_an_error_of_ours_is_raised_as_it_was(kind):
 
 def test_a_bug_is_none_of_ours():
     assert _ours(RayTaskError("read_parts", "a long traceback", KeyError("a bug")).as_instanceof_cause()) is None
+
+
+def test_what_is_left_comes_with_what_is_known_of_it(tmp_path):
+    ids = [f"{i:020x}" for i in range(100_000)]  # more than are read at once
+    write_plan(str(tmp_path), plan_of(ids))
+    chunks = [(ids[99_999], 2, False), (ids[99_999], 0, False), (ids[3], 0, False), (ids[1], 0, True)]
+    for part, chunk, last in chunks:
+        write_chunk(str(tmp_path), dataclasses.replace(commit(part), chunk=chunk, last=last, files=()), {})
+    storage.put(storage.join(str(tmp_path), QUARANTINE, f"{ids[70_000]}.json"), b"{}")
+    _, left = find_left(Run(str(tmp_path), {}))
+    assert left["part_id"].to_pylist() == [part for part in ids if part != ids[1]]
+    known = {row["part_id"]: row for row in left.to_pylist() if row["committed"] or row["record"]}
+    assert {part: (row["committed"], row["record"]) for part, row in known.items()} == {
+        ids[3]: ([0], None),
+        ids[70_000]: ([], "{}"),
+        ids[99_999]: ([0, 2], None),
+    }
+    assert left["committed"].null_count == 0
