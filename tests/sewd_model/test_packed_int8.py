@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import soxr
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sewd_model import (
@@ -103,6 +103,7 @@ FLOATS = st.floats(-(2.0**100), 2.0**100, width=32)
 
 
 @given(st.lists(FLOATS, min_size=1, max_size=40))
+@settings(deadline=None)
 def test_rows_are_rounded_to_within_half_a_scale_and_zeros_are_kept(values):
     rows = torch.tensor([values])
     rounded, scale, zero = packed_int8._round(rows)
