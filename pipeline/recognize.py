@@ -41,7 +41,7 @@ from sewd_model import (
     backbone_digest,
     greedy_path,
 )
-from sewd_model.device_batches import checked_model, in_batches, measured_budget
+from sewd_model.device_batches import checked_model, in_batches
 
 # An actor that was started again first gets the chunks that the one before it had: Ray sends each two to four ahead.
 IN_DOUBT = 16
@@ -276,10 +276,10 @@ def _packed_on(
     device: torch.device, heads: Sequence[Head], dtype: str, rate: int
 ) -> Callable[[Sequence[torch.Tensor]], Results]:
     """The encoder on GPUs; where the packed engine fails its check, clips go one by one."""
-    model = checked_model(heads, device, getattr(torch, dtype))
-    if model is None:
+    checked = checked_model(heads, device, getattr(torch, dtype), rate)
+    if checked is None:
         return _one_by_one(heads, dtype, device)
-    budget = measured_budget(model, rate)
+    model, budget = checked
     return lambda waveforms: (
         None if output is None else output.logits for output in in_batches(model, waveforms, budget)
     )

@@ -89,26 +89,28 @@ def measured_budget(model: DevicePackedModel, rate: int) -> int:
 
 
 def checked_model(
-    models: Sequence[SEWDForCTC | SEWDForSequenceClassification], device: torch.device, dtype: torch.dtype
-) -> DevicePackedModel | None:
-    """The packed engine, if it can be compiled there and agrees with the reference in float32; else None, and why is
-    logged.
+    models: Sequence[SEWDForCTC | SEWDForSequenceClassification], device: torch.device, dtype: torch.dtype, rate: int
+) -> tuple[DevicePackedModel, int] | None:
+    """The packed engine and its samples a batch, if it can be compiled there and agrees with the reference in float32;
+    else None, and why is logged.
 
     Args:
         models: heads of one backbone in float32; moved to the device.
         device: where to compute.
         dtype: in what.
+        rate: samples a second.
     """
     try:
         packed = DevicePackedModel(models, device=device, dtype=dtype)
         reason = disagreement(packed, [model.to(device) for model in models])
+        budget = measured_budget(packed, rate) if device.type == "cuda" else MOST_SECONDS * rate
     # ImportError: a torch without FlexAttention. RuntimeError: all that torch.compile raises, the allocator and the
     # driver too; torch has no other class that they share. ValueError: shapes that FlexAttention does not take.
     except (ImportError, RuntimeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
-        packed = None
-    if reason is None:
-        return packed
+    else:
+        if reason is None:
+            return packed, budget
     _log.warning("the packed engine is not used on %s in %s, clips go one by one: %s", device, dtype, reason)
     return None
 

@@ -16,7 +16,7 @@ from pipeline.errors import InputChangedError
 from pipeline.recognize import Recognizer, RecognizeSettings, _one_by_one, _packed_on
 from pipeline.schemas import READ_CHUNK, RECOGNIZED_CHUNK
 from pipeline.storage import put
-from sewd_model import PackedModel, SEWDForCTC, SEWDForSequenceClassification
+from sewd_model import PackedModel, SEWDForCTC, SEWDForSequenceClassification, device_batches
 from tests import checkpoints, corpora
 
 
@@ -221,7 +221,7 @@ def test_an_utterance_without_room_on_the_device_is_a_row_with_an_error(small_ct
 def test_the_encoder_of_gpus_gives_what_goes_one_by_one_whether_it_passes_its_check_or_not(
     small_ctc, monkeypatch, passes
 ):
-    monkeypatch.setattr(recognize, "measured_budget", lambda *_: 20_000)
+    monkeypatch.setattr(device_batches, "MOST_SECONDS", 1.25)
     if not passes:
         monkeypatch.setattr(recognize, "checked_model", lambda *_: None)
     cpu, heads = torch.device("cpu"), [SEWDForCTC.from_pretrained(small_ctc).eval()]

@@ -119,7 +119,7 @@ def test_a_clip_over_the_budget_goes_alone(oracle):
 
 def test_an_engine_that_agrees_passes_its_check(small):
     _, ours, _ = small
-    assert checked_model([ours], CPU, torch.float32) is not None
+    assert checked_model([ours], CPU, torch.float32, 16_000) is not None
 
 
 @pytest.mark.parametrize("fault", ["wrong", "raises"])
@@ -132,6 +132,6 @@ def test_an_engine_that_is_wrong_or_cannot_be_compiled_is_not_used_and_it_is_sai
         return value
 
     monkeypatch.setattr(packed_device, "_flex_attention", lambda _: attend)
-    assert checked_model([ours], CPU, torch.float32) is None
+    assert checked_model([ours], CPU, torch.float32, 16_000) is None
     (record,) = caplog.records
     assert ("no kernel here" if fault == "raises" else "differ from the reference's") in record.getMessage()
