@@ -3,8 +3,8 @@
     python -m benchmarks.gpu [--dtype float32|bfloat16|float16] [--model DIR] [--seconds N] [--rounds N] [--output FILE]
 
 transformers runs clip by clip, and in padded batches of clips of like length, with an attention mask. Lengths are
-spread like LibriSpeech's, waveforms are noise, which does not change the time. The ways take turns. Needs torch, numpy and
-transformers; without a CUDA device it says so and exits with 2.
+spread like LibriSpeech's, waveforms are noise, which does not change the time. The ways take turns. Needs torch, numpy
+and transformers; without a CUDA device it says so and exits with 2.
 """
 
 import argparse
