@@ -334,7 +334,6 @@ class _AttentionBatch:
             indices.to(device, torch.int32)[None, None],
             BLOCK_SIZE=BLOCK,
             mask_mod=same,
-            seq_lengths=(size, size),
         )
         self.rows = position_buckets(size, config).to(device)
 
