@@ -28,7 +28,7 @@ from pipeline import storage
 from pipeline.audio import to_float32
 from pipeline.checkpoints import at_hand
 from pipeline.deadline import within
-from pipeline.errors import ErrorCode, StorageError
+from pipeline.errors import StorageError
 from pipeline.quarantine import Aside, Place, Step, started_again, trial, with_care
 from pipeline.read import worker_name
 from pipeline.schemas import RECOGNIZED_CHUNK, RECOGNIZED_ROW
@@ -41,13 +41,11 @@ from sewd_model import (
     backbone_digest,
     greedy_path,
 )
-from sewd_model.device_batches import checked_model, in_batches
 
 # An actor that was started again first gets the chunks that the one before it had: Ray sends each two to four ahead.
 IN_DOUBT = 16
 Head = SEWDForCTC | SEWDForSequenceClassification
 Logits = tuple[torch.Tensor, ...]  # of each head of an encoder, float32 on the CPU
-Results = Iterable[Logits | None]  # None: the utterance does not fit the device's memory, even alone
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class _Encoder:
 
     features: FeatureExtractor
     positions: tuple[int, ...]  # of its heads, among the run's
-    encode: Callable[[Sequence[torch.Tensor]], Results]  # prepared waveforms in, one result each
+    encode: Callable[[Sequence[torch.Tensor]], Iterable[Logits]]  # prepared waveforms in, one result each
 
 
 class Recognizer:
@@ -171,23 +169,19 @@ class Recognizer:
             waveforms: (num_samples,) float32 each, at the model's rate, at least `min_samples` of it.
 
         Returns:
-            The columns of `RECOGNIZED_ROW` that the model makes, for each utterance, in order; for one that takes more
-            memory than the device has, why it made nothing.
+            The columns of `RECOGNIZED_ROW` that the model makes, for each utterance, in order.
         """
         numbers: list[dict[str, Any]] = [{"label_scores": [[]] * self.num_classifiers} for _ in waveforms]
         for encoder in self.encoders:
             inputs = [torch.from_numpy(encoder.features(waveform)) for waveform in waveforms]
             outputs = within(self.settings.deadline_s, iter(encoder.encode(inputs)))
             for row, logits in zip(numbers, outputs, strict=True):
-                if logits is None:
-                    row.update(_NO_ROOM)
-                    continue
                 for position, of_head in zip(encoder.positions, logits, strict=True):
                     if position == 0:
                         row.update(self._greedy(of_head))
                     else:
                         row["label_scores"][position - 1] = _label_scores(of_head)
-        return [_NOTHING | _NO_ROOM if "code" in row else row for row in numbers]
+        return numbers
 
     def _greedy(self, logits: torch.Tensor) -> dict[str, Any]:
         path = greedy_path(logits, self.blank, self.drop)
@@ -203,11 +197,6 @@ class Recognizer:
 _NUMBERS = ("num_frames", "token_ids", "start_frames", "end_frames", "probabilities", "label_scores")
 _PROBLEM = ("stage", "code", "message")
 _NOTHING: dict[str, Any] = dict.fromkeys(_NUMBERS)
-_NO_ROOM = {
-    "stage": "model",
-    "code": ErrorCode.CRASHED.value,
-    "message": "takes more memory than the device has free, alone in its batch",
-}
 
 
 def _one_row_after_another(
@@ -258,35 +247,20 @@ def _share_encoders(
     encoders = []
     for positions in groups.values():
         heads = [loaded[position][1].eval() for position in positions]
-        features = loaded[positions[0]][0]
-        if device.type == "cpu":
-            encode = _packed(heads, dtype, threads)
-        else:
-            encode = _packed_on(device, heads, dtype, features.sampling_rate)
-        encoders.append(_Encoder(features, tuple(positions), encode))
+        encode = _packed(heads, dtype, threads) if device.type == "cpu" else _one_by_one(heads, dtype, device)
+        encoders.append(_Encoder(loaded[positions[0]][0], tuple(positions), encode))
     return encoders
 
 
-def _packed(heads: Sequence[Head], dtype: str, threads: int) -> Callable[[Sequence[torch.Tensor]], Results]:
+def _packed(heads: Sequence[Head], dtype: str, threads: int) -> Callable[[Sequence[torch.Tensor]], Iterable[Logits]]:
     """The encoder on CPUs."""
     model = PackedModel(heads, dtype=dtype, threads=threads)
     return lambda waveforms: (output.logits for output in model.stream(waveforms))
 
 
-def _packed_on(
-    device: torch.device, heads: Sequence[Head], dtype: str, rate: int
-) -> Callable[[Sequence[torch.Tensor]], Results]:
-    """The encoder on GPUs; where the packed engine fails its check, clips go one by one."""
-    checked = checked_model(heads, device, getattr(torch, dtype), rate)
-    if checked is None:
-        return _one_by_one(heads, dtype, device)
-    model, budget = checked
-    return lambda waveforms: (
-        None if output is None else output.logits for output in in_batches(model, waveforms, budget)
-    )
-
-
-def _one_by_one(heads: Sequence[Head], dtype: str, device: torch.device) -> Callable[[Sequence[torch.Tensor]], Results]:
+def _one_by_one(
+    heads: Sequence[Head], dtype: str, device: torch.device
+) -> Callable[[Sequence[torch.Tensor]], Iterable[Logits]]:
     """The encoder on any device: utterance by utterance, through the first head's backbone."""
     kind: torch.dtype = getattr(torch, dtype)
     heads = [head.to(device, kind) for head in heads]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 
 import numpy as np
@@ -11,13 +10,12 @@ import pytest
 import torch
 import transformers
 
-from pipeline import recognize
 from pipeline.checkpoints import at_hand, checkpoint_digest
 from pipeline.errors import InputChangedError
-from pipeline.recognize import Recognizer, RecognizeSettings, _one_by_one, _packed_on
+from pipeline.recognize import Recognizer, RecognizeSettings, _one_by_one
 from pipeline.schemas import READ_CHUNK, RECOGNIZED_CHUNK
 from pipeline.storage import put
-from sewd_model import PackedModel, SEWDForCTC, SEWDForSequenceClassification, device_batches
+from sewd_model import PackedModel, SEWDForCTC, SEWDForSequenceClassification
 from tests import checkpoints, corpora
 
 
@@ -212,30 +210,3 @@ def test_weights_that_are_not_the_runs_are_said_with_the_first_chunk(tmp_path, s
     recognizer = Recognizer(settings)
     with pytest.raises(InputChangedError, match="not the checkpoint that the run was started with"):
         recognizer(chunk_table([]))
-
-
-def test_an_utterance_without_room_on_the_device_is_a_row_with_an_error(small_ctc, monkeypatch):
-    recognizer = make(small_ctc)
-    (encoder,) = recognizer.encoders
-    without = dataclasses.replace(encoder, encode=lambda waves: [*list(encoder.encode(waves))[:-1], None])
-    monkeypatch.setattr(recognizer, "encoders", [without])
-    waves = [corpora.noise_bursts(1.0, 0), corpora.noise_bursts(0.7, 1)]
-    rows = recognizer(chunk_table(waves))["rows"][0].as_py()
-    assert [row["code"] for row in rows] == [None, "CRASHED"]
-    assert rows[0]["token_ids"] is not None
-    assert rows[1]["token_ids"] is None
-    assert rows[1]["stage"] == "model"
-
-
-@pytest.mark.parametrize("passes", [True, False])
-def test_the_encoder_of_gpus_gives_what_goes_one_by_one_whether_it_passes_its_check_or_not(
-    small_ctc, monkeypatch, passes
-):
-    monkeypatch.setattr(device_batches, "MOST_SECONDS", 1.25)
-    if not passes:
-        monkeypatch.setattr(recognize, "checked_model", lambda *_: None)
-    cpu, heads = torch.device("cpu"), [SEWDForCTC.from_pretrained(small_ctc).eval()]
-    inputs = [torch.from_numpy(corpora.noise_bursts(seconds, 0)) for seconds in (1.0, 0.7, 0.4)]
-    found = list(_packed_on(cpu, heads, "float32", 16_000)(inputs))
-    for (ours,), (alone,) in zip(found, _one_by_one(heads, "float32", cpu)(inputs), strict=True):
-        assert (ours - alone).abs().max() < 1e-4 * (alone.max() - alone.min())
