@@ -31,19 +31,32 @@ class Clips:
 
     Attributes:
         mask: which blocks, and which frames in them, meet.
-        buckets: `(2 * reach - 1,)` int32, the column of a table for each offset, from `1 - reach`.
+        buckets: `(2 * reach,)` int32, the column of a table for each offset of query and key, modulo `2 * reach`, a
+            power of two.
+        wrap: `()` int32, `2 * reach - 1`: the bits of an offset that count.
         columns: the rows of the relative position table that the columns are.
     """
 
     mask: BlockMask
     buckets: Tensor
+    wrap: Tensor
     columns: slice
 
     @classmethod
     def of(cls, lengths: Sequence[int], config: SEWDConfig, device: torch.device) -> Self:
         """Of clips of so many squeezed frames, laid end to end and filled up to `padded_length`."""
-        buckets, columns = _buckets(max(LEAST_REACH, 1 << (max(lengths) - 1).bit_length()), config, device)
-        return cls(_document_mask(lengths, device), buckets, columns)
+        reach, columns = max(LEAST_REACH, 1 << (max(lengths) - 1).bit_length()), slice(0, 0)
+        buckets = torch.zeros(2 * reach, dtype=torch.int32)
+        if config.relative_attention:
+            of_offsets = position_buckets(reach, config)  # from 1 - reach
+            columns = slice(int(of_offsets[0]), int(of_offsets[-1]) + 1)
+            buckets[1:] = of_offsets - columns.start
+        return cls(
+            mask=_document_mask(lengths, device),
+            buckets=bring(buckets.roll(-reach), device),
+            wrap=bring(torch.tensor(2 * reach - 1, dtype=torch.int32), device),
+            columns=columns,
+        )
 
 
 def bring(array: Tensor, device: torch.device) -> Tensor:
@@ -56,14 +69,6 @@ def bring(array: Tensor, device: torch.device) -> Tensor:
 def padded_length(lengths: Sequence[int]) -> int:
     """Frames that a batch takes, a multiple of `BLOCK`; those of no clip attend to each other."""
     return -(-sum(lengths) // BLOCK) * BLOCK
-
-
-def _buckets(reach: int, config: SEWDConfig, device: torch.device) -> tuple[Tensor, slice]:
-    if not config.relative_attention:
-        return torch.zeros(1, dtype=torch.int32, device=device), slice(0, 0)
-    buckets = position_buckets(reach, config)
-    first, last = int(buckets[0]), int(buckets[-1])
-    return bring((buckets - first).int(), device), slice(first, last + 1)
 
 
 def _document_mask(lengths: Sequence[int], device: torch.device) -> BlockMask:
@@ -143,14 +148,15 @@ class FlexSelfAttention:
         length, heads = len(hidden), self.num_heads
         parts = functional.linear(hidden, self.weight, self.bias).view(length, 3 * heads, -1).transpose(0, 1)
         query, key, value = (part[None] for part in torch.split(parts, heads))  # (1, heads, S, d)
-        if self.positions is None:
-            terms = parts.new_zeros(1, 1, 1)
-        else:
-            # Queries' heads and keys' lie side by side: one product, (heads of the terms, S, columns).
+        c2p = p2c = None
+        if self.positions is not None:
+            # Queries' heads and keys' lie side by side: one product for both terms.
             start = 0 if self.uses_c2p else heads
-            terms = torch.bmm(parts[start : start + len(self.positions)], self.positions[:, :, clips.columns])
+            products = torch.bmm(parts[start : start + len(self.positions)], self.positions[:, :, clips.columns])
+            c2p = products[:heads] if self.uses_c2p else None
+            p2c = products[-heads:] if self.uses_p2c else None
         attend = _compiled() if hidden.is_cuda else _attend
-        context = attend(query, key, value, terms, clips.buckets, clips.mask, self.uses_c2p, self.uses_p2c)
+        context = attend(query, key, value, c2p, p2c, clips.buckets, clips.wrap, clips.mask)
         return context[0].transpose(0, 1).reshape(length, -1)
 
 
@@ -158,26 +164,26 @@ def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    terms: Tensor,
+    c2p: Tensor | None,
+    p2c: Tensor | None,
     buckets: Tensor,
+    wrap: Tensor,
     mask: BlockMask,
-    uses_c2p: bool,
-    uses_p2c: bool,
 ) -> Tensor:
-    """FlexAttention with the position terms, `(1, heads, S, d)`."""
-    heads, reach = query.shape[1], (buckets.shape[0] + 1) // 2
-    of_keys = heads if uses_c2p else 0
+    """FlexAttention over `(1, heads, S, d)` with position terms `(heads, S, columns)`: of queries, and of keys."""
 
+    # torch.compile takes each number that a function captures for one that may change, which FlexAttention is not
+    # ready for (torch 2.13): only tensors are captured.
     def add_positions(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        # Of frames of two clips, whose score the mask takes away, the offset may be beyond reach.
-        column = buckets[(query - key).clamp(1 - reach, reach - 1) + (reach - 1)]
-        if uses_c2p:
-            score = score + terms[head, query, column]
-        if uses_p2c:
-            score = score + terms[of_keys + head, key, column]
+        # Of frames of two clips, whose score the mask takes away, any column will do.
+        column = buckets[(query - key) & wrap]
+        if c2p is not None:
+            score = score + c2p[head, query, column]
+        if p2c is not None:
+            score = score + p2c[head, key, column]
         return score
 
-    score_mod = add_positions if uses_c2p or uses_p2c else None
+    score_mod = None if c2p is None and p2c is None else add_positions
     context: Any = flex_attention(query, key, value, score_mod=score_mod, block_mask=mask, scale=1.0)
     result: Tensor = context
     return result
