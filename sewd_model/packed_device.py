@@ -71,6 +71,11 @@ class Batch:
     clips: Clips
     frames_of: list[int]
 
+    def tensors(self) -> list[Tensor]:
+        """All that lie on the device."""
+        own = [value for value in vars(self).values() if isinstance(value, Tensor)]
+        return own + self.clips.tensors()
+
 
 def lay_out(waveforms: Sequence[Tensor], config: SEWDConfig, device: torch.device) -> Batch:
     """Lay clips end to end and bring them to the device; from pinned memory, without waiting, where it is CUDA.

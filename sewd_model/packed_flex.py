@@ -35,12 +35,19 @@ class Clips:
             power of two.
         wrap: `()` int32, `2 * reach - 1`: the bits of an offset that count.
         columns: the rows of the relative position table that the columns are.
+        clip: `(S,)` int32, the clip that a frame is of, which the mask reads.
     """
 
     mask: BlockMask
     buckets: Tensor
     wrap: Tensor
     columns: slice
+    clip: Tensor
+
+    def tensors(self) -> list[Tensor]:
+        """All that lie on the device."""
+        of_mask = [value for value in vars(self.mask).values() if isinstance(value, Tensor)]
+        return [*of_mask, self.buckets, self.wrap, self.clip]
 
     @classmethod
     def of(cls, lengths: Sequence[int], config: SEWDConfig, device: torch.device) -> Self:
@@ -51,11 +58,13 @@ class Clips:
             of_offsets = position_buckets(reach, config)  # from 1 - reach
             columns = slice(int(of_offsets[0]), int(of_offsets[-1]) + 1)
             buckets[1:] = of_offsets - columns.start
+        mask, clip = _document_mask(lengths, device)
         return cls(
-            mask=_document_mask(lengths, device),
+            mask=mask,
             buckets=bring(buckets.roll(-reach), device),
             wrap=bring(torch.tensor(2 * reach - 1, dtype=torch.int32), device),
             columns=columns,
+            clip=clip,
         )
 
 
@@ -71,8 +80,8 @@ def padded_length(lengths: Sequence[int]) -> int:
     return -(-sum(lengths) // BLOCK) * BLOCK
 
 
-def _document_mask(lengths: Sequence[int], device: torch.device) -> BlockMask:
-    """The block mask, made from the borders of the clips: no matrix of frames by frames is needed."""
+def _document_mask(lengths: Sequence[int], device: torch.device) -> tuple[BlockMask, Tensor]:
+    """The block mask and `Clips.clip`, made from the borders of the clips: no matrix of frames by frames is needed."""
     padding = padded_length(lengths) - sum(lengths)
     sizes = torch.tensor([*lengths, *([padding] if padding else [])])
     ends = sizes.cumsum(0)
@@ -91,7 +100,7 @@ def _document_mask(lengths: Sequence[int], device: torch.device) -> BlockMask:
     def same_clip(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return on_device[query] == on_device[key]
 
-    return BlockMask.from_kv_blocks(*some, *whole_ones, BLOCK, same_clip)
+    return BlockMask.from_kv_blocks(*some, *whole_ones, BLOCK, same_clip), on_device
 
 
 def _ordered(meets: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
