@@ -17,7 +17,6 @@ import os
 import platform
 import statistics
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -25,9 +24,7 @@ from typing import Annotated, Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
 
-import numpy as np
 import onnxruntime
-import scipy.stats
 import torch
 import transformers
 import typer
@@ -35,33 +32,15 @@ from onnxruntime.quantization import quantize_dynamic
 from rich.console import Console
 from rich.table import Table
 
-from sewd_model import FeatureExtractor, SEWDConfig, SEWDForCTC
+from benchmarks.workload import RATE, SIZES, Logits, flops, timed, unlike, waveforms
+from sewd_model import SEWDConfig, SEWDForCTC
 from sewd_model.packed import PackedModel
 from sewd_model.packed_products import product
 
-SIZES = {
-    name: {
-        "hidden_size": hidden,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "intermediate_size": 4 * hidden,
-        "num_conv_pos_embeddings": 31,
-        "conv_dim": tuple(int(wider * channels) for channels in SEWDConfig.conv_dim),
-    }
-    for name, hidden, layers, heads, wider in (
-        ("tiny", 384, 12, 6, 1),
-        ("small", 512, 12, 8, 1),
-        ("mid", 512, 24, 8, 1),
-        ("base+", 768, 24, 12, 1.5),
-    )
-}
-RATE = 16_000
 CLIPS = 16
 PADDED = 8
 PACKED = "packed"  # ours, in float32
-MEDIAN_S, SIGMA, SHORTEST_S, LONGEST_S = 6.2, 0.65, 2.0, 30.0  # log-normal; the mean is 7.7 s
 
-Logits = list[torch.Tensor]  # (T, vocab_size) a clip
 Way = Callable[[list[torch.Tensor]], Logits]
 
 
@@ -88,7 +67,7 @@ def main(
     }
     Console().print(about)
     ways = make_ways(config, threads)
-    found = {lengths: measure(ways, waveforms(lengths), config, threads, rounds) for lengths in clips.split(",")}
+    found = {lengths: measure(ways, waveforms(lengths, CLIPS), config, threads, rounds) for lengths in clips.split(",")}
     output.write_text(json.dumps({**about, "clips": found}, indent=1))
     for lengths, figures in found.items():
         show(lengths, figures)
@@ -130,20 +109,6 @@ def measure(
         "ways": figures,
         "rounds_s": seconds,
     }
-
-
-def waveforms(lengths: str) -> list[torch.Tensor]:
-    """Prepared clips: LibriSpeech's lengths at quantiles, in random order; or all of `lengths` seconds."""
-    rng = np.random.default_rng(0)
-    if lengths == "librispeech":
-        quantiles = rng.permutation((np.arange(CLIPS) + 0.5) / CLIPS)
-        durations = scipy.stats.lognorm(SIGMA, scale=MEDIAN_S).ppf(quantiles).clip(SHORTEST_S, LONGEST_S)
-    else:
-        durations = np.full(max(2, round(CLIPS * MEDIAN_S / float(lengths))), float(lengths))
-    features = FeatureExtractor()
-    return [
-        torch.from_numpy(features(rng.standard_normal(round(RATE * duration), np.float32))) for duration in durations
-    ]
 
 
 def make_ways(config: SEWDConfig, threads: int) -> dict[str, Way]:
@@ -234,42 +199,11 @@ def onnx_way(graph: Path, threads: int) -> Way:
     return run
 
 
-def flops(config: SEWDConfig, num_samples: int) -> float:
-    """Floating point operations of the matrix products that a clip needs, with no waste (2 a multiply-add)."""
-    operations, frames, channels = 0, num_samples, 1
-    for size, kernel, stride in zip(config.conv_dim, config.conv_kernel, config.conv_stride, strict=True):
-        frames = (frames - kernel) // stride + 1
-        operations += frames * kernel * channels * size
-        channels = size
-    hidden, squeezed = config.hidden_size, frames // config.squeeze_factor
-    operations += frames * channels * hidden  # projection
-    taps = config.num_conv_pos_embeddings * hidden // config.num_conv_pos_embedding_groups
-    operations += squeezed * taps * hidden
-    # Content products: keys and values with each query; position products: one for each key and each term.
-    a_layer = squeezed * hidden * (4 * hidden + 2 * config.intermediate_size) + 4 * squeezed**2 * hidden
-    operations += config.num_hidden_layers * a_layer
-    operations += squeezed * hidden * hidden * config.squeeze_factor + frames * hidden * config.vocab_size
-    return 2.0 * operations
-
-
-def timed(function: Callable[[], object]) -> float:
-    """Wall seconds of one call."""
-    began = time.perf_counter()
-    function()
-    return time.perf_counter() - began
-
-
 def sgemm_peak(threads: int, size: int = 1536) -> float:
     """Operations a second of a large float32 product, the best of five by each library."""
     torch.set_num_threads(threads)
     a, b = torch.randn(2, size, size)
     return 2.0 * size**3 / min(timed(way) for _ in range(5) for way in (lambda: a @ b, lambda: product(a, b)))
-
-
-def unlike(logits: Logits, alone: Logits) -> float:
-    """Share of frames whose best label is not that of the clip alone."""
-    differ = [one.argmax(-1) != other.argmax(-1) for one, other in zip(logits, alone, strict=True)]
-    return torch.cat(differ).double().mean().item()
 
 
 def show(lengths: str, found: dict[str, Any]) -> None:

@@ -26,7 +26,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.model import RATE, SIZES, Way, timed, waveforms
+from benchmarks.model import Way
+from benchmarks.workload import RATE, SIZES, timed, waveforms
 from sewd_model import SEWDConfig, SEWDForCTC
 from sewd_model.packed import PackedModel
 
@@ -58,7 +59,7 @@ def main(
     for size in sizes.split(","):
         ways = make_ways(size, threads)
         for lengths, figures in found.items():
-            figures[size] = measure(ways, waveforms(lengths)[:number], rounds)
+            figures[size] = measure(ways, waveforms(lengths, number), rounds)
     output.write_text(json.dumps({**about, "clips": found}, indent=1))
     for lengths, figures in found.items():
         show(lengths, figures)

@@ -27,7 +27,7 @@ class ErrorCode(StrEnum):
     NO_SAMPLES = "NO_SAMPLES"  # decodes to zero frames
     NON_FINITE = "NON_FINITE"  # NaN or infinite samples
     TOO_SHORT = "TOO_SHORT"  # shorter than one squeezed frame of the model
-    TOO_LARGE = "TOO_LARGE"  # over a cap on bytes, channels, rate or duration
+    TOO_LARGE = "TOO_LARGE"  # over a cap on bytes, channels, rate or duration; or over the memory of a GPU
     NO_SUCH_CHANNEL = "NO_SUCH_CHANNEL"  # the channel asked for is not in the file
     OUT_OF_RANGE = "OUT_OF_RANGE"  # offset or duration lies outside the recording
     CRASHED = "CRASHED"  # processes die of it: its decoder or the model crashes, or takes more memory than there is

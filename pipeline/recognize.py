@@ -7,6 +7,7 @@ Parquet are made by the CPU tasks after it, so that Python text work never stand
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 import time
@@ -28,7 +29,7 @@ from pipeline import storage
 from pipeline.audio import to_float32
 from pipeline.checkpoints import at_hand
 from pipeline.deadline import within
-from pipeline.errors import StorageError
+from pipeline.errors import ErrorCode, StorageError
 from pipeline.quarantine import Aside, Place, Step, started_again, trial, with_care
 from pipeline.read import worker_name
 from pipeline.schemas import RECOGNIZED_CHUNK, RECOGNIZED_ROW
@@ -44,8 +45,11 @@ from sewd_model import (
 
 # An actor that was started again first gets the chunks that the one before it had: Ray sends each two to four ahead.
 IN_DOUBT = 16
+log = logging.getLogger(__name__)
+
 Head = SEWDForCTC | SEWDForSequenceClassification
 Logits = tuple[torch.Tensor, ...]  # of each head of an encoder, float32 on the CPU
+Encode = Callable[[Sequence[torch.Tensor]], Iterable[Logits | None]]  # prepared waveforms in; None: it does not fit
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ class _Encoder:
 
     features: FeatureExtractor
     positions: tuple[int, ...]  # of its heads, among the run's
-    encode: Callable[[Sequence[torch.Tensor]], Iterable[Logits]]  # prepared waveforms in, one result each
+    encode: Encode
 
 
 class Recognizer:
@@ -169,19 +173,23 @@ class Recognizer:
             waveforms: (num_samples,) float32 each, at the model's rate, at least `min_samples` of it.
 
         Returns:
-            The columns of `RECOGNIZED_ROW` that the model makes, for each utterance, in order.
+            The columns of `RECOGNIZED_ROW` that the model makes, for each utterance, in order; of one that does not fit
+        in the GPU's memory, its error.
         """
         numbers: list[dict[str, Any]] = [{"label_scores": [[]] * self.num_classifiers} for _ in waveforms]
         for encoder in self.encoders:
             inputs = [torch.from_numpy(encoder.features(waveform)) for waveform in waveforms]
             outputs = within(self.settings.deadline_s, iter(encoder.encode(inputs)))
             for row, logits in zip(numbers, outputs, strict=True):
+                if logits is None:
+                    row.update(_TOO_LARGE)
+                    continue
                 for position, of_head in zip(encoder.positions, logits, strict=True):
                     if position == 0:
                         row.update(self._greedy(of_head))
                     else:
                         row["label_scores"][position - 1] = _label_scores(of_head)
-        return numbers
+        return [_NOTHING | _TOO_LARGE if "code" in row else row for row in numbers]
 
     def _greedy(self, logits: torch.Tensor) -> dict[str, Any]:
         path = greedy_path(logits, self.blank, self.drop)
@@ -197,6 +205,11 @@ class Recognizer:
 _NUMBERS = ("num_frames", "token_ids", "start_frames", "end_frames", "probabilities", "label_scores")
 _PROBLEM = ("stage", "code", "message")
 _NOTHING: dict[str, Any] = dict.fromkeys(_NUMBERS)
+_TOO_LARGE = {
+    "stage": "model",
+    "code": ErrorCode.TOO_LARGE.value,
+    "message": "alone it takes more memory than the GPU has: --max-segment cuts utterances shorter",
+}
 
 
 def _one_row_after_another(
@@ -247,29 +260,69 @@ def _share_encoders(
     encoders = []
     for positions in groups.values():
         heads = [loaded[position][1].eval() for position in positions]
-        encode = _packed(heads, dtype, threads) if device.type == "cpu" else _one_by_one(heads, dtype, device)
+        encode = _packed(heads, dtype, threads) if device.type == "cpu" else _on_device(heads, dtype, device)
         encoders.append(_Encoder(loaded[positions[0]][0], tuple(positions), encode))
     return encoders
 
 
-def _packed(heads: Sequence[Head], dtype: str, threads: int) -> Callable[[Sequence[torch.Tensor]], Iterable[Logits]]:
+def _packed(heads: Sequence[Head], dtype: str, threads: int) -> Encode:
     """The encoder on CPUs."""
     model = PackedModel(heads, dtype=dtype, threads=threads)
     return lambda waveforms: (output.logits for output in model.stream(waveforms))
 
 
-def _one_by_one(
-    heads: Sequence[Head], dtype: str, device: torch.device
-) -> Callable[[Sequence[torch.Tensor]], Iterable[Logits]]:
+def _on_device(heads: Sequence[Head], dtype: str, device: torch.device) -> Encode:
+    """The encoder on GPUs: packed batches, where they compute what the models compute; else utterance by utterance."""
+    try:
+        from sewd_model import packed_batches, packed_device  # noqa: PLC0415 - they need torch 2.5
+    except ImportError as error:
+        return _fall_back(heads, dtype, device, error)
+    try:
+        model = packed_device.PackedDeviceModel(heads, device=device, dtype=dtype)
+        packed_batches.check(model, _one_by_one(heads, "float32", device), dtype)
+        engine = packed_batches.DeviceEngine(model)
+        budget_s = packed_batches.probed_budget_s(engine) if device.type == "cuda" else packed_batches.BUDGET_S
+    except packed_batches.CHECK_ERRORS as error:
+        return _fall_back(heads, dtype, device, error)
+    heads = [head.cpu() for head in heads]
+    alone: Encode | None = None
+
+    def encode(waveforms: Sequence[torch.Tensor]) -> Iterator[Logits | None]:
+        nonlocal alone
+        done = 0
+        if alone is None:
+            try:
+                for logits in packed_batches.stream(engine, waveforms, budget_s):
+                    yield logits
+                    done += 1
+            except packed_batches.COMPILER_ERRORS as error:
+                alone = _fall_back(heads, dtype, device, error)
+        if alone is not None:
+            yield from alone(waveforms[done:])
+
+    return encode
+
+
+def _fall_back(heads: Sequence[Head], dtype: str, device: torch.device, error: Exception) -> Encode:
+    reason = (str(error).strip() or "no reason given").splitlines()[0]
+    log.warning("no packed batches on %s, the model runs clip by clip: %s: %s", device, type(error).__name__, reason)
+    return _one_by_one(heads, dtype, device)
+
+
+def _one_by_one(heads: Sequence[Head], dtype: str, device: torch.device) -> Encode:
     """The encoder on any device: utterance by utterance, through the first head's backbone."""
     kind: torch.dtype = getattr(torch, dtype)
     heads = [head.to(device, kind) for head in heads]
     hidden_states = any(head.needs_hidden_states for head in heads)
 
     @torch.inference_mode()
-    def logits(waveform: torch.Tensor) -> Logits:
-        outputs = heads[0].sew_d(waveform[None].to(device, kind), output_hidden_states=hidden_states)
-        return tuple(head.head(outputs)[0].float().cpu() for head in heads)
+    def logits(waveform: torch.Tensor) -> Logits | None:
+        try:
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                outputs = heads[0].sew_d(waveform[None].to(device, kind), output_hidden_states=hidden_states)
+                return tuple(head.head(outputs)[0].float().cpu() for head in heads)
+        except torch.cuda.OutOfMemoryError:
+            return None
 
     return lambda waveforms: map(logits, waveforms)
 

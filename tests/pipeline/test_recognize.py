@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import numpy as np
@@ -9,13 +10,16 @@ import pyarrow as pa
 import pytest
 import torch
 import transformers
+from torch._dynamo.exc import TorchDynamoException
 
 from pipeline.checkpoints import at_hand, checkpoint_digest
 from pipeline.errors import InputChangedError
-from pipeline.recognize import Recognizer, RecognizeSettings, _one_by_one
+from pipeline.recognize import Recognizer, RecognizeSettings, _on_device, _one_by_one
 from pipeline.schemas import READ_CHUNK, RECOGNIZED_CHUNK
 from pipeline.storage import put
 from sewd_model import PackedModel, SEWDForCTC, SEWDForSequenceClassification
+from sewd_model.packed_batches import DisagreementError
+from sewd_model.packed_device import PackedDeviceModel
 from tests import checkpoints, corpora
 
 
@@ -189,6 +193,80 @@ def test_half_precision_gives_logits_in_float32_near_those_of_float32(small_ctc,
         for logits, reference in zip(row, other, strict=True):
             assert logits.dtype == torch.float32
             assert 0 < (logits - reference).abs().max() < 0.1 * reference.std()
+
+
+def heads_of(small_ctc, small_classifier):
+    return [
+        SEWDForCTC.from_pretrained(small_ctc).eval(),
+        SEWDForSequenceClassification.from_pretrained(small_classifier).eval(),
+    ]
+
+
+def assert_logits_close(found, expected):
+    assert len(found) == len(expected)
+    for row, other in zip(found, expected, strict=True):
+        for logits, reference in zip(row, other, strict=True):
+            torch.testing.assert_close(logits, reference, rtol=1e-4, atol=1e-4)
+
+
+FLEX = "ignore:flex_attention called without torch.compile"
+
+
+@pytest.mark.filterwarnings(FLEX)
+def test_on_a_device_packed_batches_give_what_the_models_give(small_ctc, small_classifier, caplog):
+    cpu = torch.device("cpu")
+    inputs = [torch.from_numpy(corpora.noise_bursts(0.5 + 0.3 * index, index)) for index in range(3)]
+    encode = _on_device(heads_of(small_ctc, small_classifier), "float32", cpu)
+    expected = _one_by_one(heads_of(small_ctc, small_classifier), "float32", cpu)(inputs)
+    with pytest.MonkeyPatch.context() as patch:  # now the models are not asked any more
+        patch.setattr(SEWDForCTC, "head", None)
+        found = list(encode(inputs))
+    assert_logits_close(found, list(expected))
+    assert "no packed batches" not in caplog.text
+
+
+@pytest.mark.filterwarnings(FLEX)
+@pytest.mark.parametrize(
+    ("error", "at_work"),
+    [
+        (DisagreementError("by 3"), False),
+        (NotImplementedError("no such head size"), False),
+        (TorchDynamoException("no graph"), False),
+        (TorchDynamoException("no graph"), True),
+    ],
+)
+def test_on_a_device_where_packed_batches_fail_the_models_run_clip_by_clip(
+    small_ctc, small_classifier, monkeypatch, caplog, error, at_work
+):
+    def fails(*_):
+        raise error
+
+    cpu = torch.device("cpu")
+    inputs = [torch.from_numpy(corpora.noise_bursts(0.5 + 0.3 * index, index)) for index in range(3)]
+    if not at_work:
+        monkeypatch.setattr(PackedDeviceModel, "compute", fails)
+    encode = _on_device(heads_of(small_ctc, small_classifier), "float32", cpu)
+    monkeypatch.setattr(PackedDeviceModel, "compute", fails)
+    expected = list(_one_by_one(heads_of(small_ctc, small_classifier), "float32", cpu)(inputs))
+    for _ in range(2):
+        assert_logits_close(list(encode(inputs)), expected)
+    assert caplog.text.count("no packed batches on cpu, the model runs clip by clip") == 1
+    assert str(error) in caplog.text
+
+
+def test_a_clip_that_does_not_fit_is_a_row_with_an_error(small_ctc, small_classifier):
+    recognizer = make(small_ctc, small_classifier)
+    (encoder,) = recognizer.encoders
+    some = [*encoder.encode([torch.zeros(8000)]), None]
+    recognizer.encoders = [dataclasses.replace(encoder, encode=lambda _: some)]
+    waves = [corpora.noise_bursts(0.5, index) for index in range(2)]
+    (chunk,) = recognizer(chunk_table(waves)).to_pylist()
+    well, failed = chunk["rows"]
+    assert well["code"] is None
+    assert well["num_frames"] == 24
+    assert (failed["stage"], failed["code"]) == ("model", "TOO_LARGE")
+    assert failed["token_ids"] is failed["num_frames"] is failed["label_scores"] is None
+    assert "--max-segment" in failed["message"]
 
 
 def test_chunks_that_wait_are_given_up_once_the_run_stops(tmp_path, small_ctc):
