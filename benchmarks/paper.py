@@ -40,7 +40,7 @@ def main(
     clips: Annotated[str, typer.Option(help="Lengths: librispeech, or seconds; several with commas.")] = (
         "librispeech,10"
     ),
-    number: Annotated[int, typer.Option(help="Clips of each, at most.")] = 6,
+    number: Annotated[int, typer.Option(help="Of clips of LibriSpeech's lengths; as much audio of others.")] = 6,
     threads: Annotated[int, typer.Option(help="Threads; 0: all.")] = 0,
     rounds: Annotated[int, typer.Option(help="Turns that each way gets.")] = 3,
     output: Annotated[Path, typer.Option(help="Where the figures go.")] = Path("paper-benchmark.json"),

@@ -298,8 +298,10 @@ def store_share(nodes: Sequence[Node], given: Resources, chunk_bytes: float) -> 
         readers.append(max(0, int(free / given.read_cpus + EPSILON)))
     stores = sum(node.store_bytes for node in nodes)
     each = [node.store_bytes / count for node, count in zip(nodes, readers, strict=True) if count and node.store_bytes]
-    if not each:  # before the first worker comes
+    if not stores:  # nothing is known of them
         return STORE_SHARE
+    if not each:  # nobody knows which of the machines will read: as if it were the smallest one
+        each, readers = [min(node.store_bytes for node in nodes if node.cpus > 0)], [1]
     chunks = given.actors * (CHUNKS_A_GPU_ACTOR if given.actor_gpus else CHUNKS_A_CPU_ACTOR)
     room = max(LEAST_STORE_BYTES, chunks * chunk_bytes)
     return min(STORE_SHARE, STORE_SHARE * min(each) * sum(readers) / stores, room / stores)
@@ -319,6 +321,9 @@ def data_context(found: Machines, given: Resources, chunk_bytes: float) -> DataC
     cpus = sum(node.cpus for node in found.there) or min(node.cpus for node in found.may_come if node.cpus)
     context.op_resource_reservation_ratio = min(0.5, 3 * SMALL_CPUS / cpus)
     context.override_object_store_memory_limit_fraction = store_share(found.there, given, chunk_bytes)
+    # By default each worker adds up its pages once a second, for a figure in Ray's dashboard: of a process with a model
+    # that takes a quarter of a second, in which no thread of it gets memory.
+    context.memory_usage_poll_interval_s = None
     # Else a stage's error comes wrapped in one of Ray's, and what caused it is lost on the way between processes.
     context.raise_original_map_exception = True
     context.enable_progress_bars = False

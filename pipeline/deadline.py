@@ -11,6 +11,7 @@ Time in storage does not count: retries and time-outs have their own measure the
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import signal
 import threading
@@ -60,11 +61,16 @@ class _Alarm:
         self._lock = threading.Lock()
         self._seconds: float | None = None
         self._waits = 0
+        self._registered = False
         self.tell: Callable[[bool], None] = lambda _: None
 
     def limit(self, seconds: float | None) -> None:
         with self._lock:
-            faulthandler.register(HUNG, chain=True)  # then what the signal did before: end the process
+            if not self._registered:
+                # Else a process would go on whose starter ignores the signal. Python sets it in a main thread only.
+                ctypes.CDLL(None).signal(HUNG, 0)
+                faulthandler.register(HUNG, chain=True)  # then what the signal does: end the process
+                self._registered = True
             self._set(seconds, self._waits)
 
     def wait(self, change: int) -> None:
@@ -75,7 +81,9 @@ class _Alarm:
                 self.tell(bool(self._waits))
 
     def _set(self, seconds: float | None, waits: int) -> None:
-        self._seconds, self._waits = seconds, waits
+        was, self._seconds, self._waits = self._seconds, seconds, waits
+        if was is None and seconds is None:
+            return  # the timer is not ours
         signal.setitimer(signal.ITIMER_REAL, seconds if seconds is not None and not waits else 0)
 
 

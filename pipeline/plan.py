@@ -80,7 +80,7 @@ PLAN = pa.schema(
 )
 
 
-_NONE = array("Q")  # one for all parts without: a million empty ones are 160 MB
+_NONE = array("Q")  # one for all parts without, never to be changed: a million empty ones are 160 MB
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ from sewd_model import (
     backbone_digest,
     greedy_path,
 )
+from sewd_model.device_memory import out_of_memory, taken_by_others
 
 # An actor that was started again first gets the chunks that the one before it had: Ray sends each two to four ahead.
 IN_DOUBT = 16
@@ -321,7 +322,9 @@ def _one_by_one(heads: Sequence[Head], dtype: str, device: torch.device) -> Enco
             with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
                 outputs = heads[0].sew_d(waveform[None].to(device, kind), output_hidden_states=hidden_states)
                 return tuple(head.head(outputs)[0].float().cpu() for head in heads)
-        except torch.cuda.OutOfMemoryError:
+        except RuntimeError as error:
+            if not out_of_memory(error) or taken_by_others():
+                raise
             return None
 
     return lambda waveforms: map(logits, waveforms)

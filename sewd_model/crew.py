@@ -62,7 +62,11 @@ class Crew:
             return list(map(function, parts))
         futures = [self._pool.submit(_infer, function, part) for part in parts]
         backwards = zip(reversed(parts), reversed(futures), strict=True)
-        return [function(part) if future.cancel() else future.result() for part, future in backwards][::-1]
+        try:
+            return [function(part) if future.cancel() else future.result() for part, future in backwards][::-1]
+        finally:
+            for future in futures:  # after an error
+                future.cancel()
 
 
 @torch.inference_mode()  # a setting of the thread

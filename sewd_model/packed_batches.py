@@ -1,8 +1,8 @@
 """A stream of clips through `PackedDeviceModel`: batches of bounded memory, copies beside the computing, nothing lost.
 
 A batch holds so many seconds of audio. On CUDA the number is found by running one batch of known length. Where memory
-runs out all the same, the batch is halved, and again, down to a clip; the halves are the same wherever it happens. So
-is a batch that yields values that are not finite: they may come from a clip beside.
+runs out all the same, the batch is halved, and again, down to a clip; the halves are the same wherever it happens. Of
+a batch that yields values that are not finite the clips go one by one: such values may come from a clip beside.
 """
 
 import itertools
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch._dynamo import exc
 
+from sewd_model.device_memory import out_of_memory, taken_by_others
 from sewd_model.packed_device import Batch, PackedDeviceModel, lay_out
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,8 @@ SHARE = 0.7  # of the free memory; the rest is for what the allocator cannot joi
 
 # Largest difference from the reference, as a share of the spread of its logits.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.03}
-CHECK_SAMPLES = (17_003, 52_080, 4_777)
+# Clips of the check, two batches: several blocks of attention, one of them whole, and a block alone.
+CHECK_SAMPLES = ((17_003, 192_080, 4_777, 90_001), (4_777,))
 
 
 class DisagreementError(Exception):
@@ -106,7 +108,9 @@ def stream(engine: Engine, waveforms: Sequence[Tensor], budget_s: float = BUDGET
             wait = engine.encode(engine.lay_out(clips) if ahead is None else ahead)
             ahead = _if_it_fits(engine, following)
             results += wait()
-        except torch.cuda.OutOfMemoryError:
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
             ahead = None
         yield from _settle(engine, clips, results)
 
@@ -114,7 +118,9 @@ def stream(engine: Engine, waveforms: Sequence[Tensor], budget_s: float = BUDGET
 def _if_it_fits(engine: Engine, clips: Sequence[Tensor] | None) -> Batch | None:
     try:
         return None if clips is None else engine.lay_out(clips)
-    except torch.cuda.OutOfMemoryError:
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
         return None
 
 
@@ -137,18 +143,24 @@ def _settle(engine: Engine, clips: Sequence[Tensor], results: list[Logits | None
     if results and (len(clips) == 1 or _finite(results)):
         return results
     if len(clips) == 1:
+        if taken_by_others():
+            msg = f"a clip of {len(clips[0])} samples does not fit in what others leave of the device's memory"
+            raise RuntimeError(msg)
         log.warning("a clip of %d samples does not fit in the memory of the device", len(clips[0]))
         return [None]
+    if not results:
+        torch.cuda.empty_cache()
     half = len(clips) // 2
     parts = [[clip] for clip in clips] if results else [clips[:half], clips[half:]]
     return [result for part in parts for result in _settle(engine, part, _attempt(engine, part))]
 
 
 def _attempt(engine: Engine, clips: Sequence[Tensor]) -> list[Logits | None]:
-    torch.cuda.empty_cache()
     try:
         return [*engine.encode(engine.lay_out(clips))()]
-    except torch.cuda.OutOfMemoryError:
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
         return []  # what is done about it comes after the handler: the traceback keeps tensors alive
 
 
@@ -160,7 +172,7 @@ def _finite(results: Sequence[Logits | None]) -> bool:
 def check(model: PackedDeviceModel, alone: Callable[[Sequence[Tensor]], Iterable[Logits | None]], dtype: str) -> None:
     """Compare clips of unlike lengths with the reference in float32.
 
-    Two batches go through, so that what is compiled for one size is tried with another.
+    Two batches go through: what is compiled for one block of attention is not what is for several.
 
     Args:
         model: the packed one.
@@ -171,9 +183,12 @@ def check(model: PackedDeviceModel, alone: Callable[[Sequence[Tensor]], Iterable
         DisagreementError: They differ by more than `TOLERANCE`.
     """
     generator = torch.Generator().manual_seed(0)
-    waveforms = [torch.randn(max(model.config.min_samples, size), generator=generator) for size in CHECK_SAMPLES]
-    found = model(waveforms) + model(waveforms[-1:])
-    expected = [*alone([*waveforms, waveforms[-1]])]
+    batches = [
+        [torch.randn(max(model.config.min_samples, size), generator=generator) for size in sizes]
+        for sizes in CHECK_SAMPLES
+    ]
+    found = [logits for waveforms in batches for logits in model(waveforms)]
+    expected = [*alone([waveform for waveforms in batches for waveform in waveforms])]
     for head in range(len(model.heads)):
         ours, theirs = (torch.cat([logits[head] for logits in clips if logits]) for clips in (found, expected))
         if ours.shape != theirs.shape:

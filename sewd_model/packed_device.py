@@ -142,7 +142,8 @@ def _ranges(starts: Tensor, sizes: Tensor) -> Tensor:
 
 def _sums(values: Tensor, sizes: Tensor) -> Tensor:
     """Sum `(n, ...)` over runs of neighbours of the given sizes, to `(runs, ...)`; no run shows in another's."""
-    flat: Tensor = torch.segment_reduce(values.flatten(1), "sum", lengths=sizes, axis=0)
+    # Unsafe: it would look at the lengths, and wait for the device to do so.
+    flat: Tensor = torch.segment_reduce(values.flatten(1), "sum", lengths=sizes, axis=0, unsafe=True)
     return flat.view(len(sizes), *values.shape[1:])
 
 

@@ -253,6 +253,11 @@ def test_machines_that_read_for_others_are_not_filled(nodes, wanted):
     assert store_share(nodes, given_out, 1e9) == pytest.approx(wanted)
 
 
+def test_where_any_of_the_machines_may_read_the_smallest_is_not_filled():
+    given_out = shared([(8, 0), (8, 0)], actors=1, cpus_per_actor=8)
+    assert store_share([Node(8, 0, 4e9), Node(8, 0, 2e9)], given_out, 1e9) == pytest.approx(0.5 * 2 / 6)
+
+
 def test_of_large_stores_no_more_is_taken_than_some_chunks_need():
     cpus, gpus = [Node(4, 0, 1e12)] * 2, [Node(8, 2, 1e12)]
     assert store_share(cpus, shared([(4, 0)] * 2), 4e7) == pytest.approx(2 * CHUNKS_A_CPU_ACTOR * 4e7 / 2e12)

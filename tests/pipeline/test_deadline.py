@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 
 import pytest
 
-from pipeline.deadline import HUNG, within
+from pipeline.deadline import HUNG, waiting, within
 
 PROGRAM = """
 import ctypes, threading, time
@@ -44,6 +45,19 @@ def test_what_hangs_is_ended_and_what_waits_is_not(does, ends):
     assert ("in slowly" in done.stderr) == ends  # where it hung
     assert (done.stdout == "through\n") != ends
     assert done.returncode == (-HUNG if ends else 0)
+
+
+def test_it_ends_whoever_was_started_with_the_signal_ignored():
+    program = "import signal; signal.signal(signal.SIGALRM, signal.SIG_IGN)" + PROGRAM.format("time.sleep(60)")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == -HUNG
+
+
+def test_a_timer_of_somebody_elses_goes_on_where_there_is_no_limit():
+    signal.setitimer(signal.ITIMER_REAL, 600)
+    with waiting():
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 500
+    assert signal.setitimer(signal.ITIMER_REAL, 0)[0] > 500
 
 
 def test_items_and_errors_pass():

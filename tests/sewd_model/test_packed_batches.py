@@ -5,8 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sewd_model import packed_batches
+from sewd_model import SEWDConfig, packed_batches
+from sewd_model.device_memory import out_of_memory
 from sewd_model.packed_batches import (
+    CHECK_SAMPLES,
     RATE,
     DeviceEngine,
     DisagreementError,
@@ -40,6 +42,34 @@ class SmallMemory:
         self._need(batch, "encode")
         self.batches.append([len(clip) for clip in batch])
         return lambda: [(clip[:1],) for clip in batch]
+
+
+@pytest.mark.parametrize("words", ["CUDA out of memory.", "CUBLAS_STATUS_ALLOC_FAILED when calling"])
+def test_other_libraries_run_out_of_memory_in_other_words(words):
+    assert out_of_memory(RuntimeError(words))
+    assert not out_of_memory(RuntimeError("shapes do not match"))
+
+
+def test_a_clip_that_others_leave_no_memory_for_is_no_bad_clip(monkeypatch):
+    monkeypatch.setattr(packed_batches, "taken_by_others", lambda: True)
+    with pytest.raises(RuntimeError, match="what others leave"):
+        list(stream(SmallMemory(5), numbered([3, 9])))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_card_batches_agree_with_the_model_and_memory_is_probed(oracle):
+    theirs, ours = oracle.pair("ctc", **SMALL, num_hidden_layers=1)
+    engine = DeviceEngine(PackedDeviceModel([ours], device=torch.device("cuda")))
+    waveforms = oracle.clips(9000, 90_001, 5333)
+    found = [logits for (logits,) in stream(engine, waveforms, packed_batches.probed_budget_s(engine))]
+    assert_clips_close(oracle, found, alone(theirs, waveforms))
+
+
+def test_the_check_takes_in_whole_blocks_of_attention_and_a_batch_of_one_block():
+    config = SEWDConfig()
+    several, one = ([config.num_frames(n) // config.squeeze_factor for n in sizes] for sizes in CHECK_SAMPLES)
+    assert max(several) >= 2 * 128 > sum(one) > 0
+    assert len(several) > 1
 
 
 def numbered(lengths):
