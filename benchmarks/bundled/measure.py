@@ -24,7 +24,7 @@ from pipeline.evaluate import Evaluation, EvaluationSettings
 from pipeline.labels import LabelEvaluation, evaluate_labels
 from pipeline.statistics import Interval
 
-SETS = ("strings-new", "strings-known", "orders", "keywords", "keywords-not-alexa", "synthetic", "read")
+SETS = ("strings-known", "strings-fifth", "orders", "keywords", "keywords-not-alexa", "synthetic", "read")
 TELEPHONE_RATE = 8_000
 
 

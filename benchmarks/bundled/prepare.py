@@ -5,9 +5,9 @@
 DATA holds the sets that the model card names, each with a `manifest.jsonl`; OUT receives `NAME.jsonl` and
 `NAME-valid.jsonl`, with absolute paths, and the strings of digits that are made for validation.
 
-The split: digits by speaker (jackson is held out), and of the other speakers the recordings 0 to 4 of each digit; read
-English by speaker; synthetic speech by voice (a mixture goes with neither side if it mixes both); orders and keywords,
-whose speakers are not named, by a hash of the file's name.
+The split: digits by speaker (jackson is held out of all stages of training but the last), and of all speakers the
+recordings 0 to 4 of each digit; read English by speaker; synthetic speech by voice (a mixture goes with neither side if
+it mixes both); orders and keywords, whose speakers are not named, by a hash of the file's name.
 """
 
 from __future__ import annotations
@@ -74,14 +74,18 @@ def digits(directory: Path, out: Path) -> dict[str, list[Row]]:
     rows = [{**row, "label": None} for row in rows_of(directory)]
     new = [row for row in rows if row["speaker"] in HELD_OUT_DIGITS]
     known = [row for row in rows if row["speaker"] not in HELD_OUT_DIGITS]
-    early = [row for row in known if int(Path(row["audio_filepath"]).stem.rsplit("_", 1)[1]) < 5]
-    train = [row for row in known if row not in early]
     return {
-        "digits": train,
-        "digits-all": rows,
+        "digits": [row for row in known if not is_early(row)],
+        "digits-five": [row for row in rows if not is_early(row)],
         "strings-new-valid": strings(new, out / "strings-new"),
-        "strings-known-valid": strings(early, out / "strings-known"),
+        "strings-known-valid": strings(list(filter(is_early, known)), out / "strings-known"),
+        "strings-fifth-valid": strings(list(filter(is_early, new)), out / "strings-fifth"),
     }
+
+
+def is_early(row: Row) -> bool:
+    """Whether a recording of a digit is one of its speaker's first five."""
+    return int(Path(row["audio_filepath"]).stem.rsplit("_", 1)[1]) < 5
 
 
 def strings(rows: list[Row], out: Path) -> list[Row]:

@@ -9,6 +9,7 @@ keeps the processors busy, set RAY_worker_niceness.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import signal
@@ -19,6 +20,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 import pipeline
 from tests import checkpoints
@@ -111,10 +114,12 @@ def slow_node(scene: Scene) -> None:
     """A machine's workers stand still for a while."""
     processes = [p for title in (ACTOR, READER) for p in scene.world.workers(title)]
     for process in processes[: len(processes) // 2 + 1]:
-        process.suspend()
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just had its last task
+            process.suspend()
     time.sleep(SLOW_S)
     for process in processes:
-        process.resume()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.resume()
 
 
 def drained(scene: Scene) -> None:
