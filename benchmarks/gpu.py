@@ -27,7 +27,7 @@ import numpy as np
 import torch
 import transformers
 
-from benchmarks.workload import RATE, SIZES, Logits, flops, timed, unlike, waveforms
+from benchmarks.workload import RATE, SIZES, Logits, flops, padded, timed, unlike, waveforms
 from sewd_model import CTCTokenizer, FeatureExtractor, SEWDConfig, SEWDForCTC, greedy_path
 from sewd_model.files import BUNDLED
 from sewd_model.packed_batches import DeviceEngine, probed_budget_s, stream
@@ -94,20 +94,8 @@ def make_ways(config: SEWDConfig, dtype: str, device: torch.device, batches: lis
     budget = probed_budget_s(engine) if device.type == "cuda" else 30.0
     theirs = theirs.to(device, getattr(torch, dtype))
 
-    def padded(size: int) -> Way:
-        def run(clips: list[torch.Tensor]) -> Logits:
-            by_length = sorted(range(len(clips)), key=lambda row: len(clips[row]))
-            logits: dict[int, torch.Tensor] = {}
-            for start in range(0, len(clips), size):
-                rows = by_length[start : start + size]
-                values = torch.nn.utils.rnn.pad_sequence([clips[row] for row in rows], batch_first=True)
-                lengths = torch.tensor([len(clips[row]) for row in rows])
-                mask = (torch.arange(values.shape[1]) < lengths[:, None]).long().to(device)
-                output = theirs(values.to(device, theirs.dtype), attention_mask=mask).logits.float().cpu()
-                logits |= zip(rows, output, strict=True)
-            return [logits[row][: config.num_frames(len(clip))] for row, clip in enumerate(clips)]
-
-        return run
+    def in_padded_batches(size: int) -> Way:
+        return lambda clips: padded(theirs, clips, size, config)
 
     def one_by_one(clips: list[torch.Tensor]) -> Logits:
         return [theirs(clip[None].to(device, theirs.dtype)).logits[0].float().cpu() for clip in clips]
@@ -118,7 +106,7 @@ def make_ways(config: SEWDConfig, dtype: str, device: torch.device, batches: lis
 
     return {
         "one by one": one_by_one,
-        **{f"padded by {size}": padded(size) for size in batches},
+        **{f"padded by {size}": in_padded_batches(size) for size in batches},
         "packed": packed,
     }, budget
 

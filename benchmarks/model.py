@@ -32,7 +32,7 @@ from onnxruntime.quantization import quantize_dynamic
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.workload import RATE, SIZES, Logits, flops, timed, unlike, waveforms
+from benchmarks.workload import RATE, SIZES, Logits, flops, padded, timed, unlike, waveforms
 from sewd_model import SEWDConfig, SEWDForCTC
 from sewd_model.packed import PackedModel
 from sewd_model.packed_products import product
@@ -126,15 +126,7 @@ def make_ways(config: SEWDConfig, threads: int) -> dict[str, Way]:
 
     def in_padded_batches(clips: list[torch.Tensor]) -> Logits:
         torch.set_num_threads(threads)
-        by_length = sorted(range(len(clips)), key=lambda row: len(clips[row]))
-        logits: dict[int, torch.Tensor] = {}
-        for start in range(0, len(clips), PADDED):
-            batch = by_length[start : start + PADDED]
-            values = torch.nn.utils.rnn.pad_sequence([clips[row] for row in batch], batch_first=True)
-            lengths = torch.tensor([len(clips[row]) for row in batch])
-            mask = (torch.arange(values.shape[1]) < lengths[:, None]).long()
-            logits |= zip(batch, theirs(values, attention_mask=mask).logits, strict=True)
-        return [logits[row][: config.num_frames(len(clip))] for row, clip in enumerate(clips)]
+        return padded(theirs, clips, PADDED, config)
 
     def in_packs(model: PackedModel) -> Way:
         def run(clips: list[torch.Tensor]) -> Logits:

@@ -76,3 +76,18 @@ def unlike(logits: Logits, alone: Logits) -> float:
     """Share of frames whose best label is not that of the clip alone."""
     differ = [one.argmax(-1) != other.argmax(-1) for one, other in zip(logits, alone, strict=True)]
     return torch.cat(differ).double().mean().item()
+
+
+def padded(model: torch.nn.Module, clips: list[torch.Tensor], size: int, config: SEWDConfig) -> Logits:
+    """Logits by a model of transformers' in padded batches of clips of like length, with an attention mask."""
+    weight = next(model.parameters())
+    by_length = sorted(range(len(clips)), key=lambda row: len(clips[row]))
+    logits: dict[int, torch.Tensor] = {}
+    for start in range(0, len(clips), size):
+        rows = by_length[start : start + size]
+        values = torch.nn.utils.rnn.pad_sequence([clips[row] for row in rows], batch_first=True)
+        lengths = torch.tensor([len(clips[row]) for row in rows])
+        mask = (torch.arange(values.shape[1]) < lengths[:, None]).long()
+        output = model(values.to(weight.device, weight.dtype), attention_mask=mask.to(weight.device)).logits
+        logits |= zip(rows, output.float().cpu(), strict=True)
+    return [logits[row][: config.num_frames(len(clip))] for row, clip in enumerate(clips)]
