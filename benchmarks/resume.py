@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.commit import Commit, content_of
+from pipeline.engine import Engine
 from pipeline.ledger import ROLL_UP_COMMITS, roll_up
 from pipeline.plan import PLAN
 from pipeline.run import Run, now, write_plan
@@ -120,6 +121,8 @@ def commit(part: str) -> Commit:
         attempt="0123456789ab",
         workers={"reader": "worker-17:12345", "recognizer": "worker-17:12346"},
         seconds={"read": 1.0, "compute": 2.0, "rows": 0.1},
+        engines=(Engine("packed", "bfloat16", "NVIDIA L4", 300.0, None),),
+        splits=0,
         files=tuple(file | {"sha256": part * 3} for file in files),  # type: ignore[misc]
     )
 

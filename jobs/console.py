@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import IntEnum
 from typing import NoReturn
 
@@ -55,6 +55,12 @@ def single(verb: Callable[..., int]) -> NoReturn:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(verb)
     run(app)
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """Say what does not end a verb but should not be missed, a line each."""
+    for warning in warnings:
+        err.print(f"warning: {warning}", markup=False)
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import pipeline
-from jobs.console import Exit, out, single
+from jobs.console import Exit, out, single, warn
 from jobs.scoring import (
     By,
     Compounds,
@@ -91,6 +91,7 @@ def report(
     told = report_of(opened, other, ReportSettings(settings, corpus, cost), verdicts)
     storage.put(storage.absolute(target), RENDERINGS[suffix](told).encode())
     out.print(f"report: {target}", markup=False, soft_wrap=True)
+    warn(told["run"]["warnings"])
     return Exit.GATE if any(verdict.failed for verdict in verdicts) else Exit.DONE
 
 

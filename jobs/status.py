@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from jobs.console import Exit, duration, out, single
+from jobs.console import Exit, duration, out, single, warn
 from pipeline import Run
 
 
@@ -30,11 +30,14 @@ def status(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or 
         + (f" ({totals.audio_s / totals.compute_s:.0f}x real time)" if totals.compute_s else ""),
         "starts": f"{len(opened.record['attempts'])}, the first {opened.record['created']}",
     }
+    if totals.engines:
+        rows["computed by"] = "\n".join(f"{engine}: {count:,}" for engine, count in totals.engines.items())
     if told := last_start(opened):
         rows["last start"] = told
     for name, value in rows.items():
         table.add_row(name, value)
     out.print(table)
+    warn(totals.warnings)
     return Exit.DONE
 
 

@@ -13,12 +13,13 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import pipeline
-from jobs.console import Exit, duration, err, out, single
+from jobs.console import Exit, duration, err, out, single, warn
 from jobs.last_words import last_words
 from jobs.logs import log_to
 from jobs.status import last_start
 from pipeline.config import make_config
 from pipeline.errors import UsageError
+from pipeline.run import Totals
 from sewd_model.files import BUNDLED
 
 
@@ -182,17 +183,18 @@ class _progress:  # noqa: N801 - used as a function: a context that gives one
 
 
 def _report(run: pipeline.Run, errors_ok: bool, go_on: str) -> int:
-    totals = run.record["totals"]
-    codes = ", ".join(f"{code} {count}" for code, count in totals["error_codes"].items())
-    failed = f", {totals['errors']} failed ({codes})" if totals["errors"] else ""
+    totals = Totals(**run.record["totals"])
+    codes = ", ".join(f"{code} {count}" for code, count in totals.error_codes.items())
+    failed = f", {totals.errors} failed ({codes})" if totals.errors else ""
     out.print(
-        f"{run.status}: {totals['utterances']} transcripts of {duration(totals['audio_s'])} audio{failed}", markup=False
+        f"{run.status}: {totals.utterances} transcripts of {duration(totals.audio_s)} audio{failed}", markup=False
     )
+    warn(totals.warnings)
     out.print(f"run: {run.uri}", markup=False, soft_wrap=True)
     if run.status == "stopped":
         out.print(go_on)
         return Exit.STOPPED
-    if totals["errors"] and not errors_ok:
+    if totals.errors and not errors_ok:
         return Exit.DONE_WITH_ERRORS
     return Exit.DONE
 

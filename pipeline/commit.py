@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.engine import Engine
 from pipeline.schemas import TABLES
 
 COMMITS = "commits"
@@ -63,6 +64,9 @@ class Commit:
         last: the part ends with this chunk, whose totals are `part_rows` and `part_audio_s`.
         workers: host:pid of the processes that read and recognised it.
         seconds: time spent in each stage.
+        engines: what computed it, of each backbone; after a fallback within the chunk, what went on. Commits of
+            versions that did not tell have none.
+        splits: batches that were halved for want of memory; None: not told.
     """
 
     part_id: str
@@ -79,6 +83,8 @@ class Commit:
     attempt: str
     workers: dict[str, str]
     seconds: dict[str, float]
+    engines: tuple[Engine, ...] = ()
+    splits: int | None = None
     files: tuple[DataFile, ...] = field(default=())
 
     @property
@@ -86,6 +92,16 @@ class Commit:
         """Where it lies below the run: under a hash prefix, so that commits list in parallel."""
         name = f"{self.part_id}-{self.chunk:05d}{'.last' if self.last else ''}.json"
         return f"{COMMITS}/{self.part_id[:2]}/{name}"
+
+    @property
+    def engine(self) -> str | None:
+        """What computed it, in words; None: not told."""
+        return " and ".join(dict.fromkeys(map(str, self.engines))) or None
+
+    @property
+    def fallback(self) -> str | None:
+        """Why that is not what was asked for, or not the fast one; None where it is."""
+        return "; ".join(dict.fromkeys(filter(None, (engine.fallback for engine in self.engines)))) or None
 
 
 def write_chunk(run: str, commit: Commit, tables: dict[str, pa.Table]) -> Commit:
@@ -131,9 +147,11 @@ def commit_of(data: bytes) -> Commit:
     """
     values = json.loads(data)
     try:
-        commit = Commit(**{**values, "files": tuple(DataFile(**file) for file in values["files"])})
+        files = tuple(DataFile(**file) for file in values["files"])
+        engines = tuple(Engine(**engine) for engine in values.get("engines", ()))
+        commit = Commit(**{**values, "files": files, "engines": engines})
         counts = (commit.chunk, commit.first_row, commit.utterances, commit.errors, commit.source_bytes)
-        numbers = (*counts, *commit.error_codes.values(), *filter(None, [commit.part_rows]))
+        numbers = (*counts, *commit.error_codes.values(), *filter(None, [commit.part_rows, commit.splits]))
         seconds = (commit.audio_s, commit.seconds["compute"])
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"not a commit: {error}") from error

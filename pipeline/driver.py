@@ -375,8 +375,8 @@ class _Execution:
             with watching(functools.partial(_stuck, unfinished)) as alive:
                 for chunk in self._chunks(wave):
                     alive()
-                    totals += _totals_of(chunk)
                     commit = commit_of(chunk["commit"])
+                    totals += Totals.of_chunk(commit)
                     metrics.add(commit)
                     work = work.add(commit)
                     waiting.append(chunk["commit"])
@@ -488,7 +488,8 @@ def _log_chunk(commit: Commit, failed: Sequence[dict[str, str]]) -> None:
     """A record of the log for the chunk, and one for each of the first rows that failed."""
     part = {"part_id": commit.part_id, "chunk": commit.chunk}
     sums = {"utterances": commit.utterances, "errors": commit.errors, "audio_s": commit.audio_s}
-    log.info("chunk committed", extra=part | sums | {"last": commit.last, "seconds": commit.seconds} | commit.workers)
+    how = {"seconds": commit.seconds, "engine": commit.engine, "fallback": commit.fallback, "splits": commit.splits}
+    log.info("chunk committed", extra=part | sums | {"last": commit.last} | how | commit.workers)
     for row in failed:
         # A record of Python's has a `message` of its own.
         log.info("row failed", extra=part | {"reason" if name == "message" else name: row[name] for name in row})
@@ -522,12 +523,6 @@ def _of_parts(ids: pa.Array, known: Mapping[str, Any], kind: pa.DataType, other:
     """What is known of each part, `other` where that is nothing; millions of ids are never Python's."""
     place = pc.index_in(ids, pa.array(known, pa.string())).fill_null(len(known))
     return pa.array([*known.values(), other], kind).take(place)
-
-
-def _totals_of(chunk: dict[str, Any]) -> Totals:
-    names = ("utterances", "errors", "audio_s", "source_bytes", "compute_s", "error_codes")
-    values = {name: chunk[name] for name in names}
-    return Totals(chunks=1, **(values | {"error_codes": dict(values["error_codes"])}))
 
 
 def _ours(error: BaseException) -> Exception | None:

@@ -40,6 +40,7 @@ COMMITTED = pa.schema(
         field("last", pa.bool_(), "the part ends with it"),
     ]
 )
+_WORDS = pa.dictionary(pa.int32(), pa.string())  # a few, in a million rows
 LEDGER = pa.schema(
     [
         *COMMITTED,
@@ -51,6 +52,9 @@ LEDGER = pa.schema(
         field("audio_s", pa.float64(), "audio transcribed", "s"),
         field("source_bytes", pa.int64(), "planned bytes got through", "bytes"),
         field("compute_s", pa.float64(), "time in the model", "s"),
+        field("engine", _WORDS, "what computed it; null: not told"),
+        field("fallback", _WORDS, "why that is not what was asked for, or not the fast one; null where it is"),
+        field("splits", pa.int64(), "batches that were halved for want of memory; null: not told"),
     ]
 )
 _ROLLED_FILE = pa.schema([*LEDGER, field("content", pa.string(), "the commit object, as it was")])
@@ -175,11 +179,8 @@ def _read(uris: Sequence[str], columns: Sequence[str]) -> list[pa.Table]:
 
 def _table(uri: str, columns: Sequence[str]) -> pa.Table:
     # Whole, and not by columns: it is a few MB, and each range would be a request.
-    return pq.read_table(io.BytesIO(storage.fetch(uri)), columns=list(columns)).cast(_schema_of(columns))
-
-
-def _schema_of(columns: Sequence[str]) -> pa.Schema:
-    return pa.schema([_ROLLED_FILE.field(name) for name in columns])
+    # What a file of an earlier version does not tell is null.
+    return pq.read_table(io.BytesIO(storage.fetch(uri)), columns=list(columns), schema=_ROLLED_FILE)
 
 
 def _each_once(tables: Sequence[pa.Table]) -> pa.Table:
@@ -259,3 +260,10 @@ def error_codes(table: pa.Table) -> dict[str, int]:
     codes = pa.table({"code": entries.keys, "count": entries.items})
     sums = codes.group_by("code").aggregate([("count", "sum")]).sort_by("code")
     return dict(zip(sums["code"].to_pylist(), sums["count_sum"].to_pylist(), strict=True))
+
+
+def utterances_by(table: pa.Table, column: str) -> dict[str | None, int]:
+    """Transcripts of a ledger by what its rows say in `column`: `engine` or `fallback`."""
+    some = table.select([column, "utterances"]).filter(pc.greater(table["utterances"], 0)).unify_dictionaries()
+    sums = some.group_by(column).aggregate([("utterances", "sum")])
+    return dict(zip(sums[column].to_pylist(), sums["utterances_sum"].to_pylist(), strict=True))

@@ -724,8 +724,10 @@ def _lineage(report: Report) -> Iterator[Part]:
                     ("Compounds joined or split count as right", _text(scoring["compounds"])),
                     ("Unit of the intervals", _text(scoring["unit"])),
                     ("Level of the intervals", percent(scoring["level"], 0)),
+                    ("Computed by", _engines(report["run"]["engines"])),
                 ]
-            )
+            ),
+            *(Note(f"{_capital(warning)}.", "bad") for warning in report["run"]["warnings"]),
         ],
     )
     tables = [
@@ -739,6 +741,13 @@ def _lineage(report: Report) -> Iterator[Part]:
     ]
     if tables:
         yield Part("", tables)
+
+
+def _engines(engines: Sequence[Mapping[str, Any]]) -> str:
+    """What computed the transcripts, and how many of them each did, where it was not one alone."""
+    if len(engines) == 1:
+        return str(engines[0]["engine"])
+    return "; ".join(f"{each['engine']}: {plural(each['transcripts'], 'transcript')}" for each in engines) or NONE
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from pipeline import storage
 from pipeline.audio import to_float32
 from pipeline.checkpoints import at_hand
 from pipeline.deadline import within
+from pipeline.engine import Engine
 from pipeline.errors import ErrorCode, StorageError
 from pipeline.quarantine import Aside, Place, Step, started_again, trial, with_care
 from pipeline.read import worker_name
@@ -51,6 +52,7 @@ log = logging.getLogger(__name__)
 Head = SEWDForCTC | SEWDForSequenceClassification
 Logits = tuple[torch.Tensor, ...]  # of each head of an encoder, float32 on the CPU
 Encode = Callable[[Sequence[torch.Tensor]], Iterable[Logits | None]]  # prepared waveforms in; None: it does not fit
+Tell = Callable[[], tuple[Engine, int]]  # what computes now, and how many batches were halved for want of memory so far
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class _Encoder:
     features: FeatureExtractor
     positions: tuple[int, ...]  # of its heads, among the run's
     encode: Encode
+    tell: Tell
 
 
 class Recognizer:
@@ -99,6 +102,8 @@ class Recognizer:
     """
 
     chunks = 0  # that are through
+    encoders: Sequence[_Encoder] = ()
+    splits = 0  # that are told of
     broken: StorageError | None = None  # why the weights could not be loaded
 
     def __init__(self, settings: RecognizeSettings) -> None:
@@ -150,7 +155,14 @@ class Recognizer:
         else:
             results = self._results(rows)
         self.chunks += 1
+        head |= self._told()
         return _table(head, rows, results, time.perf_counter() - began)
+
+    def _told(self) -> dict[str, Any]:
+        """What computes, and the batches that were halved since this was asked for last."""
+        told = [encoder.tell() for encoder in self.encoders]
+        before, self.splits = self.splits, sum(splits for _, splits in told)
+        return {"engines": [asdict(engine) for engine, _ in told], "splits": self.splits - before}
 
     def _results(self, rows: pa.StructArray) -> list[dict[str, Any]]:
         """Of each row; of one without samples, nothing."""
@@ -261,18 +273,30 @@ def _share_encoders(
     encoders = []
     for positions in groups.values():
         heads = [loaded[position][1].eval() for position in positions]
-        encode = _packed(heads, dtype, threads) if device.type == "cpu" else _on_device(heads, dtype, device)
-        encoders.append(_Encoder(loaded[positions[0]][0], tuple(positions), encode))
+        features = loaded[positions[0]][0]
+        if device.type == "cpu":
+            encode, tell = _packed(heads, dtype, threads, features.sampling_rate)
+        else:
+            encode, tell = _on_device(heads, dtype, device)
+        encoders.append(_Encoder(features, tuple(positions), encode, tell))
     return encoders
 
 
-def _packed(heads: Sequence[Head], dtype: str, threads: int) -> Encode:
+def _packed(heads: Sequence[Head], dtype: str, threads: int, rate: int) -> tuple[Encode, Tell]:
     """The encoder on CPUs."""
     model = PackedModel(heads, dtype=dtype, threads=threads)
-    return lambda waveforms: (output.logits for output in model.stream(waveforms))
+    budget_s = model.pack_frames * model.config.hop_length / rate or None
+    engine = Engine("packed", model.dtype, _name(torch.device("cpu")), budget_s, model.fallback)
+    return lambda waveforms: (output.logits for output in model.stream(waveforms)), lambda: (engine, 0)
 
 
-def _on_device(heads: Sequence[Head], dtype: str, device: torch.device) -> Encode:
+def _name(device: torch.device) -> str:
+    if device.type == "cpu":
+        return f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    return torch.cuda.get_device_name(device)
+
+
+def _on_device(heads: Sequence[Head], dtype: str, device: torch.device) -> tuple[Encode, Tell]:
     """The encoder on GPUs: packed batches, where they compute what the models compute; else utterance by utterance."""
     try:
         from sewd_model import packed_batches, packed_device  # noqa: PLC0415 - they need torch 2.5
@@ -286,28 +310,34 @@ def _on_device(heads: Sequence[Head], dtype: str, device: torch.device) -> Encod
     except packed_batches.CHECK_ERRORS as error:
         return _fall_back(heads, dtype, device, error)
     heads = [head.cpu() for head in heads]
-    alone: Encode | None = None
+    packed = Engine("packed", dtype, _name(device), budget_s, None)
+    fallen: tuple[Encode, Tell] | None = None
 
     def encode(waveforms: Sequence[torch.Tensor]) -> Iterator[Logits | None]:
-        nonlocal alone
+        nonlocal fallen
         done = 0
-        if alone is None:
+        if fallen is None:
             try:
                 for logits in packed_batches.stream(engine, waveforms, budget_s):
                     yield logits
                     done += 1
             except packed_batches.COMPILER_ERRORS as error:
-                alone = _fall_back(heads, dtype, device, error)
-        if alone is not None:
+                fallen = _fall_back(heads, dtype, device, error)
+        if fallen is not None:
+            alone, _ = fallen
             yield from alone(waveforms[done:])
 
-    return encode
+    def tell() -> tuple[Engine, int]:
+        return (packed if fallen is None else fallen[1]()[0]), engine.splits
+
+    return encode, tell
 
 
-def _fall_back(heads: Sequence[Head], dtype: str, device: torch.device, error: Exception) -> Encode:
-    reason = (str(error).strip() or "no reason given").splitlines()[0]
-    log.warning("no packed batches on %s, the model runs clip by clip: %s: %s", device, type(error).__name__, reason)
-    return _one_by_one(heads, dtype, device)
+def _fall_back(heads: Sequence[Head], dtype: str, device: torch.device, error: Exception) -> tuple[Encode, Tell]:
+    reason = f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
+    log.warning("no packed batches on %s, the model runs clip by clip: %s", device, reason)
+    engine = Engine("clip by clip", dtype, _name(device), None, f"no packed batches: {reason}")
+    return _one_by_one(heads, dtype, device), lambda: (engine, 0)
 
 
 def _one_by_one(heads: Sequence[Head], dtype: str, device: torch.device) -> Encode:

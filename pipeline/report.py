@@ -152,6 +152,8 @@ def _run(run: Run, cost: Cost | None) -> dict[str, Any]:
         "utterances": totals.utterances,
         "errors": totals.errors,
         "chunks": totals.chunks,
+        "engines": [{"engine": engine, "transcripts": number} for engine, number in totals.engines.items()],
+        "warnings": totals.warnings,
         "attempts": len(starts),
         "starts": starts,
         "cost": _cost(cost, wall_s, totals.audio_s),

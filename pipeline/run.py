@@ -23,13 +23,14 @@ from pipeline import storage
 from pipeline.commit import Commit, DataFile
 from pipeline.compact import read_compaction
 from pipeline.errors import UsageError
-from pipeline.ledger import committed, error_codes, ledger, parts_done, read_commits
+from pipeline.ledger import committed, error_codes, ledger, parts_done, read_commits, utterances_by
 from pipeline.plan import PLAN
 from pipeline.schemas import TABLES
 
 T = TypeVar("T")
 RECORD = "run.json"
 PLAN_FILE = "plan.parquet"
+UNKNOWN = "unknown"
 
 
 def now() -> str:
@@ -39,7 +40,14 @@ def now() -> str:
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over the commits of a run."""
+    """Sums over the commits of a run.
+
+    Attributes:
+        error_codes: rows without a transcript, by code.
+        engines: transcripts by what computed them, in words; `unknown` where their commits do not tell.
+        fallbacks: transcripts that were not computed by what was asked for, or not by the fast one, by the reason.
+        splits: batches that were halved for want of memory.
+    """
 
     chunks: int = 0
     utterances: int = 0
@@ -48,29 +56,70 @@ class Totals:
     source_bytes: int = 0
     compute_s: float = 0.0
     error_codes: dict[str, int] = dataclasses.field(default_factory=dict)
+    engines: dict[str, int] = dataclasses.field(default_factory=dict)
+    fallbacks: dict[str, int] = dataclasses.field(default_factory=dict)
+    splits: int = 0
 
     def __add__(self, other: Totals) -> Totals:
-        sums = {
-            f.name: getattr(self, f.name) + getattr(other, f.name)
-            for f in dataclasses.fields(self)
-            if f.name != "error_codes"
-        }
-        codes = dict(self.error_codes)
-        for code, count in other.error_codes.items():
-            codes[code] = codes.get(code, 0) + count
-        return Totals(**sums, error_codes=dict(sorted(codes.items())))
+        sums: dict[str, Any] = {}
+        for name in (f.name for f in dataclasses.fields(self)):
+            here, there = getattr(self, name), getattr(other, name)
+            sums[name] = _by_key(here, there) if isinstance(here, dict) else here + there
+        return Totals(**sums)
 
     @property
     def error_rate(self) -> float:
         """Share of the rows that failed; 0 where there are none."""
         return self.errors / max(self.errors + self.utterances, 1)
 
+    @property
+    def warnings(self) -> list[str]:
+        """What whoever reads the run's figures should know of how they came about; nothing, as a rule."""
+        told = [
+            f"{number:,} of {self.utterances:,} transcripts were computed by a fallback: {reason}"
+            for reason, number in self.fallbacks.items()
+        ]
+        halved = f"times that a batch was halved for want of memory: {self.splits:,}"
+        return [*told, halved] if self.splits else told
+
     @staticmethod
     def of(table: pa.Table) -> Totals:
         """The sums over a ledger."""
-        names = ("utterances", "errors", "audio_s", "source_bytes", "compute_s")
+        names = ("utterances", "errors", "audio_s", "source_bytes", "compute_s", "splits")
         sums = {name: pc.sum(table[name], min_count=0).as_py() for name in names}
-        return Totals(chunks=len(table), **sums, error_codes=error_codes(table))
+        engines = utterances_by(table, "engine")
+        fallbacks = utterances_by(table, "fallback")
+        return Totals(
+            chunks=len(table),
+            **sums,
+            error_codes=error_codes(table),
+            engines=_sorted({engine or UNKNOWN: number for engine, number in engines.items()}),
+            fallbacks=_sorted({reason: number for reason, number in fallbacks.items() if reason is not None}),
+        )
+
+    @staticmethod
+    def of_chunk(commit: Commit) -> Totals:
+        """The same of one commit."""
+        return Totals(
+            chunks=1,
+            utterances=commit.utterances,
+            errors=commit.errors,
+            audio_s=commit.audio_s,
+            source_bytes=commit.source_bytes,
+            compute_s=commit.seconds["compute"],
+            error_codes=_sorted(commit.error_codes),
+            engines={commit.engine or UNKNOWN: commit.utterances} if commit.utterances else {},
+            fallbacks={commit.fallback: commit.utterances} if commit.utterances and commit.fallback else {},
+            splits=commit.splits or 0,
+        )
+
+
+def _by_key(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:
+    return _sorted({key: a.get(key, 0) + b.get(key, 0) for key in a | b})
+
+
+def _sorted(counts: dict[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items()))
 
 
 @dataclass(frozen=True)

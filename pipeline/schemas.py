@@ -137,12 +137,23 @@ RECOGNIZED_ROW = pa.struct(
     ]
 )
 READ_CHUNK = pa.schema([*_CHUNK_HEAD, field("rows", pa.list_(READ_ROW), "utterances", nullable=False)])
+ENGINE = pa.struct(
+    [
+        field("way", pa.string(), "packed, or clip by clip", nullable=False),
+        field("dtype", pa.string(), "in what it computes", nullable=False),
+        field("device", pa.string(), "on what", nullable=False),
+        field("budget_s", pa.float64(), "audio in a batch; null where each clip is by itself", "s"),
+        field("fallback", pa.string(), "why it is not what was asked for, or not the fast one"),
+    ]
+)
 RECOGNIZED_CHUNK = pa.schema(
     [
         *_CHUNK_HEAD,
         field("recognizer", pa.string(), "host:pid that ran the model", nullable=False),
         field("queue_s", pa.float64(), "time that it waited for the model", "s", nullable=False),
         field("compute_s", pa.float64(), "time in the model", "s", nullable=False),
+        field("engines", pa.list_(ENGINE), "what computed it: of each backbone", nullable=False),
+        field("splits", pa.int64(), "batches that were halved for want of memory", nullable=False),
         field("rows", pa.list_(RECOGNIZED_ROW), "utterances, sound and broken", nullable=False),
     ]
 )

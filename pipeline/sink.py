@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from pipeline.commit import Commit, content_of, write_chunk
 from pipeline.counts import score_columns
+from pipeline.engine import Engine
 from pipeline.lease import check
 from pipeline.schemas import ERRORS, LABELS, TRANSCRIPTS, field
 from sewd_model import CTCTokenizer, GreedyPath, words
@@ -26,17 +27,8 @@ _FAILED = pa.struct([(name, pa.string()) for name in ("utt_id", "uri", "stage", 
 # What the driver sees of a chunk: ids and counters only.
 CHUNK_STATS = pa.schema(
     [
-        field("part_id", pa.string(), "part"),
-        field("chunk", pa.int32(), "ordinal"),
-        field("last", pa.bool_(), "the part is complete with it, and with those before it"),
-        field("utterances", pa.int64(), "rows with a transcript"),
-        field("errors", pa.int64(), "rows without"),
-        field("audio_s", pa.float64(), "audio transcribed", "s"),
-        field("source_bytes", pa.int64(), "planned bytes got through", "bytes"),
-        field("compute_s", pa.float64(), "time in the model", "s"),
-        field("error_codes", pa.map_(pa.string(), pa.int64()), "rows without a transcript, by code"),
-        field("failed", pa.list_(_FAILED), "the first of them"),
         field("commit", pa.binary(), "the commit object"),
+        field("failed", pa.list_(_FAILED), "the first rows without a transcript"),
     ]
 )
 
@@ -107,13 +99,12 @@ def _write(chunk: pa.Table, settings: SinkSettings) -> dict[str, Any]:
             "compute": head["compute_s"],
             "rows": time.perf_counter() - began,
         },
+        engines=tuple(Engine(**engine) for engine in head["engines"]),
+        splits=head["splits"],
     )
     check(settings.run, settings.attempt)
     commit = write_chunk(settings.run, commit, tables)
-    stats = {name: getattr(commit, name) for name in CHUNK_STATS.names if hasattr(commit, name)}
-    return stats | {
-        "compute_s": head["compute_s"],
-        "error_codes": list(commit.error_codes.items()),
+    return {
         "commit": content_of(commit),
         "failed": errors.slice(0, MAX_FAILED_TOLD).select(_FAILED.names).to_pylist(),
     }

@@ -70,6 +70,11 @@ class PackedModel:
     """A backbone and its heads, for clips in packed batches, on the CPU.
 
     Its weights are prepared when it is made, and some are the models' own: after more training, pack them anew.
+
+    Attributes:
+        dtype: in what it computes the products with weights: `float32`, or `int8` and what the convolutions are in.
+        fallback: why that is not the dtype that was asked for; None where it is.
+        pack_frames: of clips that go through together, at most, where no single one is longer; 0 where each is alone.
     """
 
     def __init__(self, models: Sequence[Packable], *, dtype: str = "float32", threads: int = 1) -> None:
@@ -96,7 +101,9 @@ class PackedModel:
             msg = "the models to pack must be in float32 on the CPU"
             raise ValueError(msg)
         convolution, linear = packed_int8.kinds() if dtype == "int8" else (Linear, Linear)
-        self.mixes_clips = linear.own_rows
+        self.dtype = " and ".join(dict.fromkeys((linear.dtype, convolution.dtype)))
+        self.fallback = packed_int8.MISSING if dtype == "int8" and linear is Linear else None
+        self.pack_frames = PACK_FRAMES if linear.own_rows else 0
         if threads > 1:
             torch.set_num_threads(1)
         self.crew = Crew(threads)
@@ -151,16 +158,15 @@ class PackedModel:
             yield from outputs
 
     def _packs(self, waveforms: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-        """Runs of neighbours of up to `PACK_FRAMES` frames, or one longer clip; or clips one by one."""
+        """Runs of neighbours of up to `pack_frames` frames, or one longer clip; or clips one by one."""
         pack: list[Tensor] = []
         room = 0
-        limit = PACK_FRAMES if self.mixes_clips else 0
         for waveform in waveforms:
             frames = self.config.num_frames(len(waveform))
             if pack and frames > room:
                 yield pack
                 pack = []
-            room = (room if pack else limit) - frames
+            room = (room if pack else self.pack_frames) - frames
             pack.append(waveform)
         if pack:
             yield pack

@@ -51,7 +51,13 @@ CHECK_ERRORS: tuple[type[Exception], ...] = (DisagreementError, RuntimeError, *C
 
 
 class Engine(Protocol):
-    """What `stream` asks of a model: the two halves of a batch's way, see `PackedDeviceModel`."""
+    """What `stream` asks of a model: the two halves of a batch's way, see `PackedDeviceModel`.
+
+    Attributes:
+        splits: how many batches were halved for want of memory; `stream` counts them.
+    """
+
+    splits: int
 
     def lay_out(self, waveforms: Sequence[Tensor]) -> Batch:
         """Bring clips to the device."""
@@ -62,6 +68,8 @@ class Engine(Protocol):
 
 class DeviceEngine:
     """An `Engine` of a `PackedDeviceModel`; on CUDA, copies have a stream of their own."""
+
+    splits = 0
 
     def __init__(self, model: PackedDeviceModel) -> None:
         self.model = model
@@ -150,6 +158,7 @@ def _settle(engine: Engine, clips: Sequence[Tensor], results: list[Logits | None
         return [None]
     if not results:
         torch.cuda.empty_cache()
+        engine.splits += 1
     half = len(clips) // 2
     parts = [[clip] for clip in clips] if results else [clips[:half], clips[half:]]
     return [result for part in parts for result in _settle(engine, part, _attempt(engine, part))]

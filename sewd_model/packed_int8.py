@@ -34,11 +34,13 @@ log = logging.getLogger(__name__)
 _TO_BITS = 1.5 * 2**23
 _TINY = torch.finfo(torch.float32).tiny
 
+MISSING = "no int8 products on this machine, or none that are exact"
+
 
 def kinds() -> tuple[type[Linear], type[Linear]]:
     """The products of the convolutions and of all that follows, as far as this machine has them; else in float32."""
     if not _exact():
-        log.warning("no int8 products on this machine, or none that are exact: computing in float32")
+        log.warning("%s: computing in float32", MISSING)
         return Linear, Linear
     has_bfloat16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return (BFloat16Linear if has_bfloat16() else Linear), Int8Linear
@@ -64,6 +66,7 @@ class Int8Linear(Linear):
     """
 
     own_rows: ClassVar[bool] = False
+    dtype: ClassVar[str] = "int8"
     scales: Tensor = field(kw_only=True)
 
     @classmethod
@@ -102,6 +105,8 @@ def _round(rows: Tensor) -> tuple[Tensor, float, int]:
 
 class BFloat16Linear(Linear):
     """A linear map of rows by products in bfloat16, which are summed in float32; gives bfloat16."""
+
+    dtype: ClassVar[str] = "bfloat16"
 
     @classmethod
     def pack(cls, weight: Tensor, bias: Tensor | None, activation: str = "linear") -> Self:

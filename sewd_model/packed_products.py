@@ -66,9 +66,11 @@ class Linear:
         bias: `(out,)`, or None.
         activation: its name.
         own_rows: whether a row's result is the same whatever the others are.
+        dtype: in what the products are.
     """
 
     own_rows: ClassVar[bool] = True
+    dtype: ClassVar[str] = "float32"
     weight: Tensor
     bias: Tensor | None
     activation: str = "linear"

@@ -249,6 +249,14 @@ def run(status="done"):
         "utterances": 99_600,
         "errors": 400,
         "chunks": 1_188,
+        "engines": [
+            {"engine": "clip by clip bfloat16 on NVIDIA L4", "transcripts": 9_600},
+            {"engine": "packed bfloat16 on NVIDIA L4, batches of 300 s", "transcripts": 90_000},
+        ],
+        "warnings": [
+            "9,600 of 99,600 transcripts were computed by a fallback: no packed batches: DisagreementError: by 3",
+            "times that a batch was halved for want of memory: 2",
+        ],
         "attempts": 2,
         "starts": ["2026-11-22T18:40:00Z", "2026-11-22T18:51:07Z"],
         "cost": {"per_hour": 2.5, "currency": "USD", "total": 3.03, "per_audio_hour": 0.0153},
@@ -493,6 +501,8 @@ def empty():
             "status": "running",
             "started": "2026-11-22T18:40:00Z",
             "starts": [],
+            "engines": [],
+            "warnings": [],
         },
         "coverage": {"rows": 0, "scored": 0, "no_reference": 0, "failed": 0, "share": None},
         "scoring": {

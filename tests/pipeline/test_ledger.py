@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import itertools
+import json
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +17,7 @@ from hypothesis import strategies as st
 from pipeline import ledger as ledger_module
 from pipeline import storage
 from pipeline.commit import Commit, commit_objects, content_of, write_chunk
+from pipeline.engine import Engine
 from pipeline.ledger import (
     LEDGER,
     chunks_of,
@@ -30,6 +34,8 @@ from pipeline.ledger import (
 from pipeline.run import Totals
 from tests import s3
 
+PACKED = Engine("packed", "bfloat16", "a GPU", 300.0, None)
+FALLEN = Engine("clip by clip", "bfloat16", "another GPU", None, "no compiler")
 COMMITS = st.dictionaries(st.tuples(st.sampled_from(["aa", "ab", "b0"]), st.integers(0, 5)), st.booleans(), max_size=12)
 
 
@@ -62,6 +68,8 @@ def commit_of(part="aa", chunk=0, last=False, **changes):
         attempt="attempt",
         workers={"reader": "host:1"},
         seconds={"compute": 0.25},
+        engines=(PACKED,),
+        splits=chunk,
     )
     return dataclasses.replace(made, **changes)
 
@@ -212,6 +220,62 @@ def test_totals_are_the_sums_of_the_commits(codes):
     assert totals.error_codes == {k: sum(c.get(k, 0) for c in codes) for k in "ABC" if any(k in c for c in codes)}
     assert totals.errors == sum(totals.error_codes.values())
     assert error_codes(ledger_of(commits)) == totals.error_codes
+
+
+def test_two_engines_are_told_apart_and_a_fallback_with_its_reason(run):
+    """A resume on another machine; the first start's commits are rolled up already."""
+    put(run, *(first := [commit_of(chunk=0), commit_of(chunk=1)]))
+    roll_up(run, content(*first))
+    put(run, commit_of(chunk=2, last=True, engines=(FALLEN,)), commit_of("ab", last=True, utterances=0, splits=5))
+    totals = Totals.of(ledger(run))
+    assert totals.engines == {str(FALLEN): 9, str(PACKED): 18}
+    assert totals.fallbacks == {"no compiler": 9}
+    assert totals.splits == 0 + 1 + 2 + 5
+    assert totals.warnings == [
+        "9 of 27 transcripts were computed by a fallback: no compiler",
+        "times that a batch was halved for want of memory: 8",
+    ]
+
+
+def as_before(commit):
+    """The content of the commit as it was written when commits did not tell what computed them."""
+    values = json.loads(content_of(commit))
+    del values["engines"], values["splits"]
+    return json.dumps(values).encode()
+
+
+def test_commits_of_a_version_that_did_not_tell_are_read_whole_or_rolled_up(run):
+    """Both columns and contents are of that version."""
+    old = [as_before(commit_of(chunk=0)), as_before(commit_of(chunk=1))]
+    named = [field for field in ledger_module._ROLLED_FILE if field.name not in ("engine", "fallback", "splits")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ledger_module, "_ROLLED_FILE", pa.schema(named))
+        roll_up(run, old[:1])
+    (uri,) = rolled_files(run)
+    assert pq.read_schema(io.BytesIO(storage.fetch(uri))).names == [field.name for field in named]
+    storage.put(storage.join(run, commit_of(chunk=1).path), old[1])
+    put(run, commit_of(chunk=2, last=True))
+
+    assert sorted((c.chunk, c.engines, c.splits) for c in read_commits(run)) == [
+        (0, (), None),
+        (1, (), None),
+        (2, (PACKED,), 2),
+    ]
+    totals = Totals.of(ledger(run))
+    assert totals.engines == {str(PACKED): 9, "unknown": 18}
+    assert (totals.fallbacks, totals.splits, totals.utterances) == ({}, 2, 27)
+    assert totals == sum((Totals.of_chunk(commit) for commit in read_commits(run)), Totals())
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.sets(st.sampled_from([PACKED, FALLEN])), st.integers(0, 3))))
+def test_totals_of_a_ledger_are_the_sums_of_its_chunks(made):
+    commits = [
+        commit_of(chunk=chunk, utterances=number, engines=tuple(engines), splits=splits)
+        for chunk, (number, engines, splits) in enumerate(made)
+    ]
+    totals = Totals.of(ledger_of(commits))
+    assert totals == sum(map(Totals.of_chunk, commits), Totals())
+    assert sum(totals.engines.values()) == totals.utterances
 
 
 def plainly_untiled(commits):

@@ -13,13 +13,16 @@ import transformers
 from torch._dynamo.exc import TorchDynamoException
 
 from pipeline.checkpoints import at_hand, checkpoint_digest
+from pipeline.engine import Engine
 from pipeline.errors import InputChangedError
 from pipeline.recognize import Recognizer, RecognizeSettings, _on_device, _one_by_one
 from pipeline.schemas import READ_CHUNK, RECOGNIZED_CHUNK
 from pipeline.storage import put
-from sewd_model import PackedModel, SEWDForCTC, SEWDForSequenceClassification
-from sewd_model.packed_batches import DisagreementError
+from sewd_model import PackedModel, SEWDForCTC, SEWDForSequenceClassification, packed_int8
+from sewd_model.packed_batches import BUDGET_S, DisagreementError
 from sewd_model.packed_device import PackedDeviceModel
+from sewd_model.packed_int8 import BFloat16Linear, Int8Linear
+from sewd_model.packed_products import Linear
 from tests import checkpoints, corpora
 
 
@@ -209,6 +212,7 @@ def assert_logits_close(found, expected):
             torch.testing.assert_close(logits, reference, rtol=1e-4, atol=1e-4)
 
 
+CPU = f"cpu {torch.backends.cpu.get_cpu_capability()}"
 FLEX = "ignore:flex_attention called without torch.compile"
 
 
@@ -216,7 +220,8 @@ FLEX = "ignore:flex_attention called without torch.compile"
 def test_on_a_device_packed_batches_give_what_the_models_give(small_ctc, small_classifier, caplog):
     cpu = torch.device("cpu")
     inputs = [torch.from_numpy(corpora.noise_bursts(0.5 + 0.3 * index, index)) for index in range(3)]
-    encode = _on_device(heads_of(small_ctc, small_classifier), "float32", cpu)
+    encode, tell = _on_device(heads_of(small_ctc, small_classifier), "float32", cpu)
+    assert tell() == (Engine("packed", "float32", CPU, BUDGET_S, None), 0)
     expected = _one_by_one(heads_of(small_ctc, small_classifier), "float32", cpu)(inputs)
     with pytest.MonkeyPatch.context() as patch:  # now the models are not asked any more
         patch.setattr(SEWDForCTC, "head", None)
@@ -245,13 +250,44 @@ def test_on_a_device_where_packed_batches_fail_the_models_run_clip_by_clip(
     inputs = [torch.from_numpy(corpora.noise_bursts(0.5 + 0.3 * index, index)) for index in range(3)]
     if not at_work:
         monkeypatch.setattr(PackedDeviceModel, "compute", fails)
-    encode = _on_device(heads_of(small_ctc, small_classifier), "float32", cpu)
+    encode, tell = _on_device(heads_of(small_ctc, small_classifier), "float32", cpu)
+    assert tell()[0].way == ("packed" if at_work else "clip by clip")
     monkeypatch.setattr(PackedDeviceModel, "compute", fails)
     expected = list(_one_by_one(heads_of(small_ctc, small_classifier), "float32", cpu)(inputs))
     for _ in range(2):
         assert_logits_close(list(encode(inputs)), expected)
     assert caplog.text.count("no packed batches on cpu, the model runs clip by clip") == 1
     assert str(error) in caplog.text
+    reason = f"no packed batches: {type(error).__name__}: {error}"
+    assert tell() == (Engine("clip by clip", "float32", CPU, None, reason), 0)
+
+
+def test_a_chunk_tells_what_computed_it(small_ctc, small_classifier, monkeypatch):
+    def told(recognizer):
+        (chunk,) = recognizer(chunk_table([corpora.noise_bursts(0.5, 1)])).to_pylist()
+        assert chunk["splits"] == 0
+        return [Engine(**engine) for engine in chunk["engines"]]
+
+    assert told(make(small_ctc, small_classifier)) == [Engine("packed", "float32", CPU, 20.0, None)]
+    monkeypatch.setattr(packed_int8, "kinds", lambda: (BFloat16Linear, Int8Linear))
+    assert told(make(small_ctc, dtype="int8")) == [Engine("packed", "int8 and bfloat16", CPU, None, None)]
+    monkeypatch.setattr(packed_int8, "kinds", lambda: (Linear, Linear))
+    assert told(make(small_ctc, dtype="int8")) == [Engine("packed", "float32", CPU, 20.0, packed_int8.MISSING)]
+
+
+def test_of_each_backbone_it_is_told_what_computes_it(tmp_path, small_ctc):
+    other = checkpoints.write_classifier(tmp_path / "other", checkpoints.SMALL, seed=5)
+    (chunk,) = make(small_ctc, other)(chunk_table([])).to_pylist()
+    assert len(chunk["engines"]) == 2
+
+
+def test_batches_that_are_halved_count_once_in_the_chunk_that_they_were_of(small_ctc):
+    recognizer = make(small_ctc)
+    (encoder,) = recognizer.encoders
+    halved = iter([3, 3, 4])
+    tell = lambda: (encoder.tell()[0], next(halved))  # noqa: E731 - one line says it
+    recognizer.encoders = [dataclasses.replace(encoder, tell=tell)]
+    assert [recognizer(chunk_table([])).to_pylist()[0]["splits"] for _ in range(3)] == [3, 0, 1]
 
 
 def test_a_clip_that_does_not_fit_is_a_row_with_an_error(small_ctc, small_classifier):

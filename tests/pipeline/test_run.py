@@ -25,6 +25,9 @@ TOTALS = st.builds(
     source_bytes=st.integers(0, 9),
     compute_s=st.integers(0, 9).map(float),
     error_codes=st.dictionaries(st.sampled_from(["MISSING", "EMPTY_FILE", "TRUNCATED"]), st.integers(1, 9)),
+    engines=st.dictionaries(st.sampled_from(["packed", "clip by clip", "unknown"]), st.integers(1, 9)),
+    fallbacks=st.dictionaries(st.sampled_from(["no int8", "no compiler"]), st.integers(1, 9)),
+    splits=st.integers(0, 9),
 )
 
 
@@ -93,9 +96,11 @@ def test_totals_add_up_in_any_order(a, b, c):
     assert (a + b) + c == a + (b + c)
     assert a + b == b + a
     assert a + Totals() == a
-    for name in ("chunks", "utterances", "errors", "audio_s", "source_bytes", "compute_s"):
+    for name in ("chunks", "utterances", "errors", "audio_s", "source_bytes", "compute_s", "splits"):
         assert getattr(a + b, name) == getattr(a, name) + getattr(b, name)
-    assert sum((a + b).error_codes.values()) == sum(a.error_codes.values()) + sum(b.error_codes.values())
+    for name in ("error_codes", "engines", "fallbacks"):
+        here, there, both = (getattr(each, name) for each in (a, b, a + b))
+        assert both == {key: here.get(key, 0) + there.get(key, 0) for key in sorted(here | there)}
 
 
 def test_adding_changes_neither_term():
@@ -112,5 +117,5 @@ def test_the_error_rate_is_the_share_of_all_rows(utterances, errors, rate):
 def test_totals_of_a_commit_are_its_numbers():
     numbers = {"utterances": 2, "errors": 1, "error_codes": {"MISSING": 1}, "audio_s": 3.0, "source_bytes": 4}
     names = [field.name for field in dataclasses.fields(Commit)]
-    commit = Commit(**dict.fromkeys(names) | numbers | {"seconds": {"compute": 5.0}, "files": ()})
-    assert Totals.of(ledger_of([commit])) == Totals(1, 2, 1, 3.0, 4, 5.0, {"MISSING": 1})
+    commit = Commit(**dict.fromkeys(names) | numbers | {"seconds": {"compute": 5.0}, "files": (), "engines": ()})
+    assert Totals.of(ledger_of([commit])) == Totals(1, 2, 1, 3.0, 4, 5.0, {"MISSING": 1}, {"unknown": 2})

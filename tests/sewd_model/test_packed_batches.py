@@ -28,6 +28,7 @@ class SmallMemory:
 
     def __init__(self, samples, where="encode"):
         self.samples, self.where = samples, where
+        self.splits = 0
         self.batches = []  # sizes of those that went through
 
     def _need(self, clips, where):
@@ -94,8 +95,9 @@ def test_every_clip_is_answered_in_order_and_none_only_where_it_does_not_fit_alo
 def test_a_batch_is_split_in_halves_that_are_always_the_same(caplog):
     engine = SmallMemory(10)
     lengths = [4, 4, 4, 4, 11, 4]
-    for _ in range(2):
+    for time in range(2):
         found = list(stream(engine, numbered(lengths), 100 / RATE))
+        assert engine.splits == 4 * (time + 1)
         assert [one is None for one in found] == [False, False, False, False, True, False]
     assert engine.batches == [[4], [4, 4], [4], [4]] * 2
     assert caplog.text.count("a clip of 11 samples does not fit") == 2
@@ -123,6 +125,7 @@ def test_clips_beside_one_that_is_not_finite_are_run_alone():
     assert found[0] == found[2] == 1.0
     assert found[1] != found[1]
     assert engine.batches == [[3, 3, 4], [3], [3], [4]]
+    assert engine.splits == 0, "not for want of memory"
 
 
 def test_the_next_batch_is_laid_out_before_the_present_one_is_waited_for():

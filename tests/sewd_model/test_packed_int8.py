@@ -150,8 +150,10 @@ def test_where_they_are_not_exact_packs_are_in_float32_and_it_is_logged(oracle, 
     _, ours = oracle.pair("ctc")
     waveforms = oracle.clips(1230, 810)
     with caplog.at_level(logging.WARNING):
-        found = in_int8([ours])(waveforms)
+        packed = in_int8([ours])
+    found = packed(waveforms)
     assert "computing in float32" in caplog.text
+    assert (packed.dtype, packed.fallback) == ("float32", packed_int8.MISSING)
     for one, other in zip(found, PackedModel([ours])(waveforms), strict=True):
         assert torch.equal(one.logits[0], other.logits[0])
 

@@ -1,0 +1,84 @@
+"""A run tells what computed it: batches that were halved, and a fallback with its reason."""
+
+from __future__ import annotations
+
+import json
+
+import pipeline
+from pipeline import driver, storage
+from pipeline.verify import verify
+from sewd_model.packed_batches import BUDGET_S
+from tests import corpora
+from tests.command import sewd
+from tests.faults import small_device
+
+DROP = ("confidence", "words")  # their last digits may differ
+
+
+def test_a_run_tells_what_computed_it_also_where_that_changed_between_two_starts(
+    tmp_path, local_ray, small_ctc, monkeypatch
+):
+    for index in range(8):
+        corpora.write_audio(tmp_path / "in" / f"{index}.wav", 1.0, index)
+    config = {"inputs": (str(tmp_path / "in"),), "model": str(small_ctc), "chunk_rows": 4, "threads": 1}
+
+    def transcribe(name):
+        return pipeline.transcribe(pipeline.RunConfig(output=str(tmp_path / name), **config))
+
+    calm = transcribe("calm")
+    (packed,) = calm.record["totals"]["engines"]
+    assert packed.startswith("packed float32 on cpu ")
+    assert packed.endswith(", batches of 20 s")
+    assert calm.totals().warnings == []
+
+    monkeypatch.setattr(driver, "Recognizer", small_device.SmallDevice)
+    with monkeypatch.context() as patch:  # ends before its files are compacted, as a driver killed there does
+        patch.setattr(driver, "_finish", lambda run, _: run.save(status="failed"))
+        transcribe("run")
+    first, second = sorted(pipeline.Run.open(tmp_path / "run").commits(), key=lambda commit: commit.chunk)
+    assert [commit.engines[0].budget_s for commit in (first, second)] == [BUDGET_S, BUDGET_S]
+    assert [commit.splits for commit in (first, second)] == [1, 1], "of four clips there is room for two"
+    storage.delete([storage.join(str(tmp_path / "run"), second.path)])
+
+    monkeypatch.setattr(driver, "Recognizer", small_device.Disagreeing)
+    run = transcribe("run")
+    totals = run.totals()
+    assert totals.engines == {first.engine: 4, first.engine.replace("packed", "clip by clip").partition(",")[0]: 4}
+    assert totals.splits == 1
+    ((reason, number),) = totals.fallbacks.items()
+    assert number == 4
+    assert reason.startswith("no packed batches: DisagreementError: logits differ from those of the reference by ")
+    assert verify(run).problems == ()
+    assert corpora.rows_of(run, drop=DROP) == corpora.rows_of(calm, drop=DROP)
+
+    warnings = [
+        f"warning: 4 of 8 transcripts were computed by a fallback: {reason}",
+        "warning: times that a batch was halved for want of memory: 1",
+    ]
+    arguments = ("--model", small_ctc, "--chunk-rows", 4, "--threads", 1)
+    for verb in (("transcribe", tmp_path / "in", "-o", run.uri, *arguments), ("status", run.uri), ("report", run.uri)):
+        said = sewd(*verb)
+        assert said.returncode == 0, said.stderr
+        assert said.stderr.splitlines() == warnings
+    assert "clip by clip float32" in sewd("status", run.uri).stdout
+    html = (tmp_path / "run" / "report.html").read_text()
+    assert "clip by clip float32 on cpu" in html
+    assert f"4 of 8 transcripts were computed by a fallback: {reason.partition(':')[0]}" in html
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["totals"]["engines"] == totals.engines
+
+
+def test_the_record_of_a_version_that_did_not_tell_is_read(tmp_path, local_ray, small_ctc):
+    corpora.write_audio(tmp_path / "in" / "a.wav", 1.0)
+    config = pipeline.RunConfig(inputs=(str(tmp_path / "in"),), output=str(tmp_path / "run"), model=str(small_ctc))
+    run = pipeline.transcribe(config)
+    totals = {name: value for name, value in run.record["totals"].items() if name not in NEW}
+    run.save(totals=totals)
+    old = pipeline.transcribe(config)
+    assert (old.totals().utterances, old.totals().engines, old.totals().warnings) == (1, {}, [])
+    assert verify(old).problems == ()
+    said = sewd("status", old.uri)
+    assert (said.returncode, said.stderr) == (0, "")
+
+
+NEW = ("engines", "fallbacks", "splits")
