@@ -7,10 +7,10 @@ The paper (Wu et al. 2021, "Performance-Efficiency Trade-offs in Unsupervised Pr
 arXiv:2109.06870) pairs sizes of both families that take about as long as each other, SEW making fewer errors, and finds
 SEW 1.9 times as fast as wav2vec 2.0 at 13.5 % fewer errors: both are in its abstract, which does not name the sizes.
 SEW-D's sizes, those of `benchmarks.model`, are those of the authors' scripts (asappresearch/sew, scripts/pt-sew-d.sh).
-wav2vec 2.0 base is the published one: hidden size 768, 12 layers, convolutions of 512 channels. The paper's smaller ones
-could not be looked up: tiny, small and mid are here base with hidden sizes 256, 384 and 512, heads of 64; "narrow" ones
-have convolutions as wide as the hidden size, which makes them a good deal faster. Mid meets base too, as the 1.9 is
-taken to be theirs.
+wav2vec 2.0 base is the published one: hidden size 768, 12 layers, convolutions of 512 channels. The paper's smaller
+ones are not published with their sizes, and its table was not at hand: tiny, small and mid are here base with hidden
+sizes 256, 384 and 512, heads of 64; "narrow" ones have convolutions as wide as the hidden size, which makes them a good
+deal faster. Mid meets base too, as the 1.9 is taken to be theirs.
 
 Both families run in transformers clip by clip, which is faster for wav2vec 2.0 than padded batches of like length, with
 the attention that it takes by default, torch's fused one for wav2vec 2.0; SEW-D runs in packs as well. All ways take
