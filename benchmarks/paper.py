@@ -12,8 +12,9 @@ ones are not published with their sizes, and its table was not at hand: tiny, sm
 sizes 256, 384 and 512, heads of 64; "narrow" ones have convolutions as wide as the hidden size, which makes them a good
 deal faster. Mid meets base too, as the 1.9 is taken to be theirs.
 
-Both families run in transformers clip by clip, which is faster for wav2vec 2.0 than padded batches of like length, with
-the attention that it takes by default, torch's fused one for wav2vec 2.0; SEW-D runs in packs as well. All ways take
+Both families run in transformers clip by clip, which was faster for wav2vec 2.0 tiny than padded batches of like length
+(larger ones were not tried), with the attention that it takes by default, torch's fused one for wav2vec 2.0; SEW-D runs
+in packs as well. All ways take
 turns, and ratios are taken within a round. Weights and waveforms are random. Needs the development dependencies.
 """
 
