@@ -1,0 +1,37 @@
+"""The benchmark against wav2vec 2.0: all ways give each clip's frames, packs what transformers gives, base is base."""
+
+from __future__ import annotations
+
+import torch
+import transformers
+
+from benchmarks import paper
+from benchmarks.workload import SIZES, waveforms
+from sewd_model import SEWDConfig
+from tests.checkpoints import SMALL
+
+
+def test_its_ways_take_turns_and_give_the_frames_of_each_clip():
+    clips = waveforms("librispeech", 3)
+    ways = paper.make_ways(SMALL, {"peer": (64, 16)}, threads=1)
+    with torch.inference_mode():
+        logits = {name: way(clips) for name, way in ways.items()}
+    frames = [SEWDConfig.from_dict(SMALL).num_frames(len(clip)) for clip in clips]
+    assert {name: [tuple(one.shape) for one in found] for name, found in logits.items()} == {
+        name: [(length, 32) for length in frames] for name in ("peer", "SEW-D", "SEW-D, packed")
+    }
+    for packed, alone in zip(logits["SEW-D, packed"], logits["SEW-D"], strict=True):
+        torch.testing.assert_close(packed, alone, rtol=0, atol=1e-4)
+
+    found = paper.measure(ways, ["peer"], clips, rounds=2)
+    assert found["number"] == 3
+    assert found["ways"]["peer"]["times_as_fast_as"] == {"peer": 1.0}
+    assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in found["rounds_s"].values())
+
+
+def test_each_size_has_its_peers_and_base_is_the_published_one():
+    assert set(paper.PEERS) == set(SIZES)
+    assert paper.PEERS["base+"] == paper.BASE
+    base = paper.wav2vec2(*paper.BASE["wav2vec 2.0 base"])
+    assert base.config.to_diff_dict() == transformers.Wav2Vec2Config().to_diff_dict()
+    assert sum(parameter.numel() for parameter in base.parameters()) == 94_396_320
