@@ -7,6 +7,7 @@ HELLO, not HELO.
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -359,17 +360,18 @@ def words(path: GreedyPath, tokenizer: CTCTokenizer, seconds_per_frame: float) -
         piece = " " if token == tokenizer.word_delimiter_token else token
         text += piece
         owners.extend([place] * len(piece))
+    with np.errstate(divide="ignore"):
+        logs = np.log(path.probabilities, dtype=np.float64).tolist()
     found = []
     for match in re.finditer(r"\S+", text):
         first, last = owners[match.start()], owners[match.end() - 1]
-        with np.errstate(divide="ignore"):
-            confidence = np.exp(np.log(path.probabilities[first : last + 1], dtype=np.float64).mean())
+        confidence = math.exp(math.fsum(logs[first : last + 1]) / (last + 1 - first))
         found.append(
             Word(
                 word=match.group().lower() if tokenizer.do_lower_case else match.group(),
                 start_s=int(path.start_frames[first]) * seconds_per_frame,
                 end_s=int(path.end_frames[last]) * seconds_per_frame,
-                confidence=float(confidence),
+                confidence=confidence,
             )
         )
     return found
