@@ -153,12 +153,15 @@ def commit_of(data: bytes) -> Commit:
         counts = (commit.chunk, commit.first_row, commit.utterances, commit.errors, commit.source_bytes)
         numbers = (*counts, *commit.error_codes.values(), *filter(None, [commit.part_rows, commit.splits]))
         seconds = (commit.audio_s, commit.seconds["compute"])
-    except (TypeError, KeyError, AttributeError) as error:
+        words = (commit.engine, commit.fallback)
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise ValueError(f"not a commit: {error}") from error
     if not all(isinstance(number, int) for number in numbers):
         raise ValueError("not a commit: a count is no number")
     if not all(isinstance(number, int | float) for number in seconds):
         raise ValueError("not a commit: a time is no number")
+    if not all(isinstance(word, str | None) for word in words):
+        raise ValueError("not a commit: a word is none")
     if not isinstance(commit.part_id, str) or not isinstance(commit.last, bool):
         raise ValueError("not a commit: no part is named")
     return commit

@@ -1,6 +1,7 @@
 """What computed a chunk's numbers, as its commit tells it.
 
-Whatever computes them, texts are equal but for near-ties. Who compares bytes, or asks why a run was slow, has to know.
+In one dtype texts are equal but for near-ties, whatever computes them. Who compares dtypes or bytes, or asks why a run
+was slow, has to know.
 """
 
 from __future__ import annotations

@@ -57,6 +57,7 @@ LEDGER = pa.schema(
         field("splits", pa.int64(), "batches that were halved for want of memory; null: not told"),
     ]
 )
+TOLD_SINCE = frozenset(("engine", "fallback", "splits"))  # by this version; files of earlier ones lack them
 _ROLLED_FILE = pa.schema([*LEDGER, field("content", pa.string(), "the commit object, as it was")])
 
 
@@ -179,8 +180,10 @@ def _read(uris: Sequence[str], columns: Sequence[str]) -> list[pa.Table]:
 
 def _table(uri: str, columns: Sequence[str]) -> pa.Table:
     # Whole, and not by columns: it is a few MB, and each range would be a request.
-    # What a file of an earlier version does not tell is null.
-    return pq.read_table(io.BytesIO(storage.fetch(uri)), columns=list(columns), schema=_ROLLED_FILE)
+    table = pq.read_table(io.BytesIO(storage.fetch(uri)), columns=list(columns))
+    for name in TOLD_SINCE.intersection(columns).difference(table.column_names):
+        table = table.append_column(name, pa.nulls(len(table), _ROLLED_FILE.field(name).type))
+    return table.select(columns).cast(pa.schema([_ROLLED_FILE.field(name) for name in columns]))
 
 
 def _each_once(tables: Sequence[pa.Table]) -> pa.Table:

@@ -25,7 +25,7 @@ from pipeline.audio import AudioSettings, Segment, read_segments
 from pipeline.deadline import within
 from pipeline.errors import AudioError, ErrorCode
 from pipeline.quarantine import START, Aside, Place, Record, Step, attempt_number, with_care
-from pipeline.schemas import READ_CHUNK, READ_ROW
+from pipeline.schemas import READ_CHUNK, READ_ROW, one_chunk
 from pipeline.sources import Utterance, read_part
 
 
@@ -275,13 +275,11 @@ def _table(part: dict[str, Any], chunk: _Chunk, last: bool = False, **totals: fl
         for kind in READ_ROW
     ]
     rows = pa.StructArray.from_arrays(columns, fields=list(READ_ROW))
-    row_list = pa.ListArray.from_arrays(pa.array([0, len(rows)], pa.int32()), rows)
-    arrays = [row_list if f.name == "rows" else pa.array([head.get(f.name)], f.type) for f in READ_CHUNK]
-    return pa.Table.from_arrays(arrays, schema=READ_CHUNK)
+    return one_chunk(READ_CHUNK, head, rows)
 
 
 def _waveforms(samples: Sequence[bytes | None]) -> pa.LargeBinaryArray:
-    """The same as an array, copied once: Arrow's own builder grows by halves, and copies 20 MB each time anew."""
+    """The same as an array, copied once: Arrow's own builder grows as it goes, and moves megabytes each time."""
     ends = np.cumsum([0, *(len(waveform or b"") for waveform in samples)], dtype=np.int64)
     there = pa.array([waveform is not None for waveform in samples], pa.bool_())
     data = pa.py_buffer(b"".join(filter(None, samples)))

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ from pipeline.engine import Engine
 from pipeline.errors import ErrorCode, StorageError
 from pipeline.quarantine import Aside, Place, Step, started_again, trial, with_care
 from pipeline.read import worker_name
-from pipeline.schemas import RECOGNIZED_CHUNK, RECOGNIZED_ROW
+from pipeline.schemas import RECOGNIZED_CHUNK, RECOGNIZED_ROW, one_chunk
 from sewd_model import (
     CTCTokenizer,
     FeatureExtractor,
@@ -148,6 +148,7 @@ class Recognizer:
         rows = chunk["rows"].combine_chunks().flatten()
         head = chunk.drop_columns("rows").to_pylist()[0]
         head["queue_s"] = max(0.0, began_at - head["read_at"])  # two machines' clocks may differ
+        died = False
         if self.chunks < IN_DOUBT and started_again():
             name = f"{head['part_id']}-{head['chunk']}"
             with trial(self.settings.run, name) as died:
@@ -155,14 +156,19 @@ class Recognizer:
         else:
             results = self._results(rows)
         self.chunks += 1
-        head |= self._told()
+        head |= self._told(alone=died)
         return _table(head, rows, results, time.perf_counter() - began)
 
-    def _told(self) -> dict[str, Any]:
-        """What computes, and the batches that were halved since this was asked for last."""
+    def _told(self, alone: bool) -> dict[str, Any]:
+        """What computes, and the batches that were halved since this was asked for last.
+
+        Args:
+            alone: the utterances went one by one, by children of this process that load what it has.
+        """
         told = [encoder.tell() for encoder in self.encoders]
         before, self.splits = self.splits, sum(splits for _, splits in told)
-        return {"engines": [asdict(engine) for engine, _ in told], "splits": self.splits - before}
+        engines = [replace(engine, budget_s=None) if alone else engine for engine, _ in told]
+        return {"engines": [asdict(engine) for engine in engines], "splits": self.splits - before}
 
     def _results(self, rows: pa.StructArray) -> list[dict[str, Any]]:
         """Of each row; of one without samples, nothing."""
@@ -334,7 +340,10 @@ def _on_device(heads: Sequence[Head], dtype: str, device: torch.device) -> tuple
 
 
 def _fall_back(heads: Sequence[Head], dtype: str, device: torch.device, error: Exception) -> tuple[Encode, Tell]:
-    reason = f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
+    cause = getattr(error, "inner_exception", error)  # the compiler's wrapper says no more than that there is one
+    reason = f"{type(cause).__name__}: {(str(cause).strip() or 'no reason given').splitlines()[0]}"
+    if isinstance(error, RuntimeError) and out_of_memory(error):  # with numbers that are others each time
+        reason = "the model and one batch do not fit in its memory"
     log.warning("no packed batches on %s, the model runs clip by clip: %s", device, reason)
     engine = Engine("clip by clip", dtype, _name(device), None, f"no packed batches: {reason}")
     return _one_by_one(heads, dtype, device), lambda: (engine, 0)
@@ -373,9 +382,7 @@ def _table(head: dict[str, Any], rows: pa.StructArray, results: list[dict[str, A
         else:
             columns.append(rows.field(part.name))
     recognized = pa.StructArray.from_arrays(columns, fields=list(RECOGNIZED_ROW))
-    row_list = pa.ListArray.from_arrays(pa.array([0, len(rows)], pa.int32()), recognized)
     durations = rows.field("duration_s").to_pylist()
     lost_s = sum(duration for duration, result in zip(durations, results, strict=True) if "code" in result)
     head |= {"recognizer": worker_name(), "compute_s": compute_s, "audio_s": head["audio_s"] - lost_s}
-    arrays = [row_list if f.name == "rows" else pa.array([head[f.name]], f.type) for f in RECOGNIZED_CHUNK]
-    return pa.Table.from_arrays(arrays, schema=RECOGNIZED_CHUNK)
+    return one_chunk(RECOGNIZED_CHUNK, head, recognized)

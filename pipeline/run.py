@@ -45,7 +45,8 @@ class Totals:
     Attributes:
         error_codes: rows without a transcript, by code.
         engines: transcripts by what computed them, in words; `unknown` where their commits do not tell.
-        fallbacks: transcripts that were not computed by what was asked for, or not by the fast one, by the reason.
+        fallbacks: transcripts by the reason why they, or their labels, were not computed by what was asked for, or
+            not by the fast one.
         splits: batches that were halved for want of memory.
     """
 
@@ -76,7 +77,7 @@ class Totals:
     def warnings(self) -> list[str]:
         """What whoever reads the run's figures should know of how they came about; nothing, as a rule."""
         told = [
-            f"{number:,} of {self.utterances:,} transcripts were computed by a fallback: {reason}"
+            f"{number:,} of {self.utterances:,} transcripts, or their labels, were computed by a fallback: {reason}"
             for reason, number in self.fallbacks.items()
         ]
         halved = f"times that a batch was halved for want of memory: {self.splits:,}"

@@ -6,6 +6,9 @@ continued under another schema.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pyarrow as pa
 
 from pipeline.counts import SCORE_FIELDS
@@ -157,3 +160,10 @@ RECOGNIZED_CHUNK = pa.schema(
         field("rows", pa.list_(RECOGNIZED_ROW), "utterances, sound and broken", nullable=False),
     ]
 )
+
+
+def one_chunk(schema: pa.Schema, head: Mapping[str, Any], rows: pa.StructArray) -> pa.Table:
+    """A table of one row: a chunk's own columns, null where `head` has none, and the `rows` of its utterances."""
+    row_list = pa.ListArray.from_arrays(pa.array([0, len(rows)], pa.int32()), rows)
+    columns = [row_list if f.name == "rows" else pa.array([head.get(f.name)], f.type) for f in schema]
+    return pa.Table.from_arrays(columns, schema=schema)

@@ -52,7 +52,7 @@ def test_a_run_tells_what_computed_it_also_where_that_changed_between_two_starts
     assert corpora.rows_of(run, drop=DROP) == corpora.rows_of(calm, drop=DROP)
 
     warnings = [
-        f"warning: 4 of 8 transcripts were computed by a fallback: {reason}",
+        f"warning: 4 of 8 transcripts, or their labels, were computed by a fallback: {reason}",
         "warning: times that a batch was halved for want of memory: 1",
     ]
     arguments = ("--model", small_ctc, "--chunk-rows", 4, "--threads", 1)
@@ -63,7 +63,7 @@ def test_a_run_tells_what_computed_it_also_where_that_changed_between_two_starts
     assert "clip by clip float32" in sewd("status", run.uri).stdout
     html = (tmp_path / "run" / "report.html").read_text()
     assert "clip by clip float32 on cpu" in html
-    assert f"4 of 8 transcripts were computed by a fallback: {reason.partition(':')[0]}" in html
+    assert f"4 of 8 transcripts, or their labels, were computed by a fallback: {reason.partition(':')[0]}" in html
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["totals"]["engines"] == totals.engines
 

@@ -21,7 +21,6 @@ from pipeline.storage import put
 from sewd_model import PackedModel, SEWDForCTC, SEWDForSequenceClassification, packed_int8
 from sewd_model.packed_batches import BUDGET_S, DisagreementError
 from sewd_model.packed_device import PackedDeviceModel
-from sewd_model.packed_int8 import BFloat16Linear, Int8Linear
 from sewd_model.packed_products import Linear
 from tests import checkpoints, corpora
 
@@ -269,8 +268,6 @@ def test_a_chunk_tells_what_computed_it(small_ctc, small_classifier, monkeypatch
         return [Engine(**engine) for engine in chunk["engines"]]
 
     assert told(make(small_ctc, small_classifier)) == [Engine("packed", "float32", CPU, 20.0, None)]
-    monkeypatch.setattr(packed_int8, "kinds", lambda: (BFloat16Linear, Int8Linear))
-    assert told(make(small_ctc, dtype="int8")) == [Engine("packed", "int8 and bfloat16", CPU, None, None)]
     monkeypatch.setattr(packed_int8, "kinds", lambda: (Linear, Linear))
     assert told(make(small_ctc, dtype="int8")) == [Engine("packed", "float32", CPU, 20.0, packed_int8.MISSING)]
 

@@ -97,6 +97,7 @@ def test_every_configuration_is_near_float32(oracle, overrides):
 @needs_int8
 def test_what_is_not_a_number_stays_in_its_clip(recordings):
     packed = in_int8([SEWDForCTC.from_pretrained("bundled")])
+    assert packed.dtype.startswith("int8")
     one, two, three = recordings[:3]
     expected = [packed([clip])[0].logits[0] for clip in (one, three)]
     for bad in (float("nan"), float("inf")):
