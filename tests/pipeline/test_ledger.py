@@ -232,7 +232,7 @@ def test_two_engines_are_told_apart_and_a_fallback_with_its_reason(run):
     assert totals.fallbacks == {"no compiler": 9}
     assert totals.splits == 0 + 1 + 2 + 5
     assert totals.warnings == [
-        "9 of 27 transcripts were computed by a fallback: no compiler",
+        "9 of 27 transcripts, or their labels, were computed by a fallback: no compiler",
         "times that a batch was halved for want of memory: 8",
     ]
 
