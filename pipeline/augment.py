@@ -41,7 +41,8 @@ def speed(rng: np.random.Generator, waveform: Waveform) -> Waveform:
 def trim(rng: np.random.Generator, waveform: Waveform) -> Waveform:
     """Cut at either end up to the first 10 ms that come within 3 to 35 dB of the loudest, but no more than a third.
 
-    Recorders and corpora that cut speech by its loudness lose the quiet sounds at its ends: "five" becomes "ive".
+    Recorders and corpora that cut speech by its loudness lose the quiet sounds at its ends: "five" becomes "ive". For
+    single words: of a sentence it takes the first ones, up to the loudest.
     """
     frames = waveform[: len(waveform) // _FRAME * _FRAME].reshape(-1, _FRAME)
     if len(frames) < 3:

@@ -73,7 +73,7 @@ class DataSettings:
         join_max: join up to so many clips of one speaker, with pauses, into one utterance; 1: none.
         join_below_s: only clips with a text, no label, and shorter than this are joined.
         join_total_s: no joined utterance is longer.
-        augment: probability of each augmentation by name.
+        augment: probability of each augmentation by name; `trim` is for clips shorter than `join_below_s` alone.
         seed: of order, joins and augmentation.
     """
 
@@ -281,7 +281,9 @@ def waveform(store: ClipStore, utterance: Utterance, settings: DataSettings, epo
     for place, index in enumerate(utterance.clips):
         if place:
             pieces.append(_pause(rng))
-        pieces.append(augment(rng, to_float32(store.samples(index)), of_clips))
+        # What is cut off the ends of a sentence is whole words, which its text would still hold.
+        is_short = store.clips[index].duration_s < settings.join_below_s
+        pieces.append(augment(rng, to_float32(store.samples(index)), of_clips if is_short else {}))
     if len(utterance.clips) > 1:  # a string is not spoken from the first sample to the last
         pieces = [_pause(rng), *pieces, _pause(rng)]
     return augment(rng, np.concatenate(pieces), of_all)

@@ -101,9 +101,9 @@ def write(rng: np.random.Generator, jobs: list[tuple[dict[str, Any], Voice, str 
     typer.echo(f"{name}: {len(made)} rows, {sum(row['duration'] for row in made) / 3600:.2f} h")
 
 
-def revoice(rng: np.random.Generator, samples: np.ndarray, voice: Voice) -> np.ndarray:
+def revoice(rng: np.random.Generator, samples: np.ndarray, voice: Voice, frame_ms: float = FRAME_MS) -> np.ndarray:
     """Speech `(N,)` at `RATE` by another voice, as loud as before, 0.8 to 1.25 times as long."""
-    pitch, times = pyworld.dio(samples, RATE, frame_period=FRAME_MS)
+    pitch, times = pyworld.dio(samples, RATE, frame_period=frame_ms)
     pitch = pyworld.stonemask(samples, pitch, times, RATE)
     envelope = pyworld.cheaptrick(samples, pitch, times, RATE)
     breath = pyworld.d4c(samples, pitch, times, RATE)
@@ -115,7 +115,7 @@ def revoice(rng: np.random.Generator, samples: np.ndarray, voice: Voice) -> np.n
     source = np.minimum(bins / voice.formants, bins[-1])
     envelope = np.exp(np.stack([np.interp(source, bins, row) for row in np.log(envelope)]))
     tempo = np.exp(rng.uniform(np.log(0.8), np.log(1.25)))
-    changed = pyworld.synthesize(pitch, envelope, breath**voice.breath, RATE, FRAME_MS * tempo)
+    changed = pyworld.synthesize(pitch, envelope, breath**voice.breath, RATE, frame_ms * tempo)
     changed *= np.sqrt(np.mean(samples**2) / max(np.mean(changed**2), 1e-12))
     return changed / max(1.0, np.abs(changed).max() / 0.99)
 

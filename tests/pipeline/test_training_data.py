@@ -164,6 +164,17 @@ def test_a_joined_waveform_is_its_clips_with_pauses(tmp_path):
     assert len(waveform(store, joined, settings, 1)) != len(samples)
 
 
+@pytest.mark.parametrize(("seconds", "kept"), [(1.0, 9600), (3.0, 48_000)])
+def test_ends_are_cut_off_words_and_not_off_sentences(tmp_path, seconds, kept):
+    samples = np.full(int(seconds * 16_000), 0.5, np.float32)
+    samples[:3200] = samples[-3200:] = 1e-4  # 70 dB below the rest
+    soundfile.write(tmp_path / "a.wav", samples, 16_000)
+    store = ClipStore([Clip(str(tmp_path / "a.wav"), None, seconds, "x", None, "s")])
+    settings = DataSettings(augment={"trim": 1.0})
+    [utterance] = epoch_utterances(store.clips, settings, 0)
+    assert {len(waveform(store, utterance, settings, epoch)) for epoch in range(9)} == {kept}
+
+
 def test_a_clip_is_decoded_to_its_own_samples(tmp_path):
     samples = (np.arange(-200, 200) * 100).astype(np.int16)
     soundfile.write(tmp_path / "a.wav", samples, 16_000)
