@@ -57,6 +57,7 @@ from rich.console import Console
 from rich.table import Table
 
 import pipeline
+from benchmarks.workload import LONGEST_S, MEDIAN_S, RATE, SHORTEST_S, SIGMA
 from pipeline import driver
 from pipeline.checkpoints import checkpoint_digest
 from pipeline.cluster import connect
@@ -64,9 +65,7 @@ from pipeline.recognize import Logits, Recognizer, RecognizeSettings
 from sewd_model import CTCTokenizer
 from tests import checkpoints, corpora
 
-MEDIAN_S, SIGMA, SHORTEST_S, LONGEST_S = 6.2, 0.65, 2.0, 30.0  # log-normal; the mean is 7.7 s
-MEAN_S = 7.7
-RATE = 16_000
+MEAN_S = 7.7  # of the workload's lengths
 CHUNK_S = 600.0
 PADDED = 8
 SAMPLE_S = 0.5  # a look at twenty processes costs 7 ms
