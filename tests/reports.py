@@ -254,7 +254,7 @@ def run(status="done"):
             {"engine": "packed bfloat16 on NVIDIA L4, batches of 300 s", "transcripts": 90_000},
         ],
         "warnings": [
-            "9,600 of 99,600 transcripts, or their labels, were computed by a fallback: no packed batches: it disagrees",
+            "9,600 of 99,600 transcripts, or their labels, were computed by a fallback: no packed batches: no",
             "times that a batch was halved for want of memory: 2",
         ],
         "attempts": 2,
