@@ -66,7 +66,9 @@ def test_the_bundled_models_texts_and_labels_are_nearly_those_in_float32(recordi
     logits, of_float32 = (torch.cat([one.logits[0] for one in given]) for given in (outputs, references))
     assert (logits - of_float32).square().mean().sqrt() < 0.03 * of_float32.std()
     for output, reference in zip(outputs, references, strict=True):
-        assert output.logits[1].argmax() == reference.logits[1].argmax()
+        # Of what is no keyword, two labels may be as good as each other.
+        given = reference.logits[1][output.logits[1].argmax()]
+        assert reference.logits[1].max() - given < 0.05
 
 
 @needs_int8
