@@ -265,8 +265,8 @@ def _quiet() -> None:
 
 def _start_local() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray ends workers beyond one a processor that were idle for a second, and readers and writers are idle for longer than
-    # that between two chunks: starting them anew took a fifth of two processors.
+    # Ray ends workers beyond one a processor that were idle for a second, and readers and writers are idle for longer
+    # than that between two chunks: starting them anew took a fifth of two processors.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(IDLE_WORKERS_MS))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     ray.init(
