@@ -180,7 +180,8 @@ def _read(uris: Sequence[str], columns: Sequence[str]) -> list[pa.Table]:
 
 def _table(uri: str, columns: Sequence[str]) -> pa.Table:
     # Whole, and not by columns: it is a few MB, and each range would be a request.
-    table = pq.read_table(io.BytesIO(storage.fetch(uri)), columns=list(columns))
+    file = pq.ParquetFile(io.BytesIO(storage.fetch(uri)))
+    table = file.read([name for name in columns if name in file.schema_arrow.names])
     for name in TOLD_SINCE.intersection(columns).difference(table.column_names):
         table = table.append_column(name, pa.nulls(len(table), _ROLLED_FILE.field(name).type))
     return table.select(columns).cast(pa.schema([_ROLLED_FILE.field(name) for name in columns]))
