@@ -202,8 +202,8 @@ def test_what_is_not_a_number_stays_in_its_clip(oracle, small):
 
 
 def test_packs_are_neighbours_within_the_limit_as_many_as_fit(oracle, small, monkeypatch):
-    monkeypatch.setattr(packed_module, "PACK_FRAMES", 20)
     _, packed = small
+    monkeypatch.setattr(packed, "pack_frames", 20)
     waveforms = oracle.clips(*(80 + 320 * frames for frames in (8, 12, 1, 30, 5, 15, 16, 4, 20)))
     frames = [[packed.config.num_frames(len(clip)) for clip in pack] for pack in packed._packs(waveforms)]
     assert frames == [[8, 12], [1], [30], [5, 15], [16, 4], [20]]
