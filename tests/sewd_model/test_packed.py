@@ -144,7 +144,7 @@ def test_company_order_tiles_and_packs_never_show(
         patch.setattr(packed_attention, "TILE", tile)
         patch.setattr(packed_attention, "STRIP", strip)
         patch.setattr(packed_module, "BLOCK_ROWS", block_rows)
-        patch.setattr(packed_module, "PACK_FRAMES", pack_frames)
+        patch.setattr(packed, "pack_frames", pack_frames)
         found = [main_output(output) for output in packed([waveforms[row] for row in order])]
     assert_clips_close(oracle, found, alone(theirs, [waveforms[row] for row in order]))
     for row, clip in zip(order, found, strict=True):
