@@ -16,7 +16,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import math
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -118,7 +117,9 @@ def to_float32(samples: Samples) -> Samples:
         return samples
     if samples.dtype != np.int16:
         raise TypeError(f"samples are int16 or float32, got {samples.dtype}")
-    return samples.astype(np.float32) * np.float32(1 / 32768)
+    floats: Samples = samples.astype(np.float32)
+    floats *= np.float32(1 / 32768)
+    return floats
 
 
 def read_segments(
@@ -152,11 +153,7 @@ def read_segments(
         OSError: and whatever else reading `source` raises, as it is.
     """
     with contextlib.ExitStack() as stack:
-        if isinstance(source, Path):
-            file: BinaryIO = stack.enter_context(source.open("rb"))
-        else:
-            file = io.BytesIO(source) if isinstance(source, bytes) else source
-        view = Source(file)
+        view = Source(stack.enter_context(source.open("rb")) if isinstance(source, Path) else source)
         if view.size == 0:
             raise AudioError(ErrorCode.EMPTY_FILE, "0 bytes")
         container = check_container(view)
@@ -344,7 +341,7 @@ class _Cutter:
         if self._count > self._longest:
             pieces.append(self._cut(self._count - self._rest))
         if self._count:
-            pieces.append(np.concatenate(self._pending))
+            pieces.append(np.concatenate(self._pending) if len(self._pending) > 1 else self._pending[0])
         self._pending, self._count = [], 0
         return pieces
 

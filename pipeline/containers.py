@@ -31,10 +31,16 @@ class Source:
         ran_out: whether a decoder asked for bytes beyond the end since this was last set to False.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        file.seek(0, io.SEEK_END)
-        self.size = file.tell()
+    def __init__(self, source: bytes | BinaryIO) -> None:
+        # Decoders ask for a few kilobytes at a time: of what is in memory they are given slices, with little between.
+        self._memory: memoryview | None = None
+        if isinstance(source, bytes):
+            self._memory = memoryview(source)
+            self.size = len(source)
+        else:
+            self._file = source
+            source.seek(0, io.SEEK_END)
+            self.size = source.tell()
         self.ran_out = False
         self._position = 0
         self._error: BaseException | None = None
@@ -43,6 +49,8 @@ class Source:
     def read_at(self, position: int, count: int) -> bytes:
         """`count` bytes from `position` on, fewer only at the end of the file. Raises what the file
         raises."""
+        if self._memory is not None:
+            return bytes(self._memory[position : position + max(0, count)])
         # Positions and counts come from headers: damaged ones are beyond what seek() and read() take.
         pieces, missing = [], min(count, self.size - position)
         if missing > 0:
@@ -62,6 +70,10 @@ class Source:
 
     def show_instead(self, position: int, data: bytes) -> None:
         """Let readers see `data` at `position`; the file stays as it is."""
+        if self._memory is not None:
+            patched = bytearray(self._memory)
+            patched[position : position + len(data)] = data
+            self._memory = memoryview(patched)
         self._patch_at, self._patch = position, data
 
     def reraise(self) -> None:
@@ -84,7 +96,13 @@ class Source:
 
     def readinto(self, buffer: Any) -> int:
         """As of a file."""
-        data = self.read(len(buffer))
+        data: bytes | memoryview
+        if self._memory is None:
+            data = self.read(len(buffer))
+        else:
+            data = self._memory[self._position : self._position + len(buffer)]
+            self.ran_out |= len(data) < len(buffer)
+            self._position += len(data)
         buffer[0 : len(data)] = data
         return len(data)
 

@@ -219,7 +219,7 @@ def _segment_row(utterance: Utterance, segment: Segment, settings: ReadSettings)
         message = f"{len(samples)} samples, and the model needs {settings.min_samples}"
         return row | _problem("decode", AudioError(ErrorCode.TOO_SHORT, message))
     return row | {
-        "samples": samples.astype(samples.dtype.newbyteorder("<"), copy=False).tobytes(),
+        "samples": samples.astype(samples.dtype.newbyteorder("<"), copy=False),
         "sample_type": samples.dtype.name,
     }
 
@@ -251,11 +251,6 @@ def _problem(stage: str, error: AudioError) -> dict[str, Any]:
     return {"stage": stage, "code": error.code.value, "message": error.message}
 
 
-def samples_of(row: dict[str, Any]) -> np.ndarray:
-    """The waveform of a row of `READ_ROW`, int16 or float32, without a copy."""
-    return np.frombuffer(row["samples"], dtype=np.dtype(row["sample_type"]).newbyteorder("<"))
-
-
 def _table(part: dict[str, Any], chunk: _Chunk, last: bool = False, **totals: float) -> pa.Table:
     head = {
         "part_id": part["part_id"],
@@ -278,11 +273,12 @@ def _table(part: dict[str, Any], chunk: _Chunk, last: bool = False, **totals: fl
     return one_chunk(READ_CHUNK, head, rows)
 
 
-def _waveforms(samples: Sequence[bytes | None]) -> pa.LargeBinaryArray:
-    """The same as an array, copied once: Arrow's own builder grows as it goes, and moves megabytes each time."""
-    ends = np.cumsum([0, *(len(waveform or b"") for waveform in samples)], dtype=np.int64)
+def _waveforms(samples: Sequence[np.ndarray | None]) -> pa.LargeBinaryArray:
+    """Their bytes as an array, copied once: Arrow's own builder grows as it goes, and moves megabytes each time."""
+    sound = [waveform.view(np.uint8) for waveform in samples if waveform is not None]
+    ends = np.cumsum([0, *(0 if waveform is None else waveform.nbytes for waveform in samples)], dtype=np.int64)
     there = pa.array([waveform is not None for waveform in samples], pa.bool_())
-    data = pa.py_buffer(b"".join(filter(None, samples)))
+    data = pa.py_buffer(np.concatenate(sound) if sound else b"")
     return pa.Array.from_buffers(
         pa.large_binary(), len(samples), [there.buffers()[1], pa.py_buffer(ends), data], there.false_count
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,7 +134,7 @@ def transcripts(rows: pa.Table, settings: SinkSettings) -> pa.Table:
                 for word in words(path, settings.tokenizer, settings.frame_s)
             ]
         )
-        confidences.append(_geometric_mean(probabilities))
+        confidences.append(_geometric_mean(path.probabilities))
     text = pa.array(texts, pa.string())
     references = rows["reference"].combine_chunks()
     made = {
@@ -147,9 +146,9 @@ def transcripts(rows: pa.Table, settings: SinkSettings) -> pa.Table:
     return _assemble(rows, made, TRANSCRIPTS)
 
 
-def _geometric_mean(probabilities: Iterable[float]) -> float | None:
-    logs = [math.log(max(p, 1e-30)) for p in probabilities]
-    return math.exp(sum(logs) / len(logs)) if logs else None
+def _geometric_mean(probabilities: np.ndarray) -> float | None:
+    logs = np.log(np.maximum(probabilities, 1e-30), dtype=np.float64)
+    return math.exp(math.fsum(logs) / len(logs)) if len(logs) else None
 
 
 def labels(rows: pa.Table, settings: SinkSettings) -> pa.Table:

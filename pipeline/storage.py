@@ -119,15 +119,12 @@ def persist(where: str, call: Callable[[], T]) -> T:
 
     Absence, in whatever words of a file system, becomes FileNotFoundError.
     """
-    retrying = Retrying(
-        retry=retry_if_exception(_is_weather),
-        stop=_give_up,
-        wait=wait_random_exponential(multiplier=BACKOFF_S, max=MAX_BACKOFF_S),
-        reraise=True,
-    )
     try:
         with waiting():
-            return retrying(call)
+            try:
+                return call()
+            except _weather_types() as error:
+                return _try_again(error, call)
     except _weather_types() as error:
         if _is_weather(error):
             told = error.__cause__ if isinstance(error, _NOT_THERE) and error.__cause__ else error
@@ -135,6 +132,24 @@ def persist(where: str, call: Callable[[], T]) -> T:
         if isinstance(error, FileNotFoundError):
             raise
         raise FileNotFoundError(f"{where}: {error}") from error
+
+
+def _try_again(failure: BaseException, call: Callable[[], T]) -> T:
+    """Retry `call`, whose first attempt ended in `failure`. (The many that do not fail are spared tenacity's pains.)"""
+    failures = [failure]
+
+    def attempt() -> T:
+        if failures:
+            raise failures.pop()
+        return call()
+
+    retrying = Retrying(
+        retry=retry_if_exception(_is_weather),
+        stop=_give_up,
+        wait=wait_random_exponential(multiplier=BACKOFF_S, max=MAX_BACKOFF_S),
+        reraise=True,
+    )
+    return retrying(attempt)
 
 
 def storage_call(call: Callable[P, T]) -> Callable[P, T]:

@@ -170,12 +170,31 @@ class CTCTokenizer:
             raise ValueError(msg)
         return index
 
-    def _token(self, index: int) -> str:
-        token = self.tokens.get(index, self.unk_token)
-        if token is None:
+    def _spelling(self, token: str) -> str | None:
+        """What a token adds to a text: nothing where it is the blank; None for the delimiter, a space of some kind."""
+        if token == self.pad_token:
+            return ""
+        return None if token == self.word_delimiter_token else token
+
+    @cached_property
+    def _spellings(self) -> dict[int, str | None]:
+        return {index: self._spelling(token) for index, token in self.tokens.items()}
+
+    def _unknown(self, index: int) -> str | None:
+        if self.unk_token is None:
             msg = f"id {index} is not in the vocabulary, and there is no unknown token"
             raise ValueError(msg)
-        return token
+        return self._spelling(self.unk_token)
+
+    def spell(self, token_ids: Iterable[int], space: str) -> list[str]:
+        """What each token adds to a text, with `space` for the delimiter.
+
+        Raises:
+            ValueError: An id is not in the vocabulary, and there is no unknown token.
+        """
+        known = self._spellings
+        spellings = [known[index] if index in known else self._unknown(index) for index in token_ids]
+        return [space if spelling is None else spelling for spelling in spellings]
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """Join tokens that are already collapsed (or never were repeated): equal neighbours both stay.
@@ -183,12 +202,7 @@ class CTCTokenizer:
         Blanks are left out; the delimiter becomes `replace_word_delimiter_char`; spaces at the ends are cut,
         those inside stay as they are, two in a row where the path has two delimiters.
         """
-        pieces = []
-        for index in token_ids:
-            token = self._token(int(index))
-            if token != self.pad_token:
-                pieces.append(self.replace_word_delimiter_char if token == self.word_delimiter_token else token)
-        text = "".join(pieces).strip()
+        text = "".join(self.spell(map(int, token_ids), self.replace_word_delimiter_char)).strip()
         return text.lower() if self.do_lower_case else text
 
     @classmethod
@@ -300,7 +314,9 @@ def greedy_path(logits: "torch.Tensor | NDArray[np.floating[Any]]", blank: int, 
         raise ValueError(msg)
     num_frames = scores.shape[0]
     best = scores.argmax(axis=1)  # (T,), the first of equals
-    starts = np.flatnonzero(np.diff(best, prepend=-1))  # (runs,), a run starts where the token changes
+    changes = np.ones(num_frames, bool)
+    np.not_equal(best[1:], best[:-1], out=changes[1:])
+    starts = np.flatnonzero(changes)  # (runs,), a run starts where the token changes
     ends = np.append(starts[1:], num_frames).astype(np.int64)[: len(starts)]
 
     top = scores[np.arange(num_frames), best]  # (T,)
@@ -313,7 +329,9 @@ def greedy_path(logits: "torch.Tensor | NDArray[np.floating[Any]]", blank: int, 
     probabilities = np.exp(sums / (ends - starts)).astype(np.float32)
 
     runs = best[starts]
-    keep = ~np.isin(runs, [blank, *drop])
+    keep = runs != blank
+    for token in drop:
+        keep &= runs != token
     return GreedyPath(
         token_ids=runs[keep].astype(np.int64),
         start_frames=starts[keep].astype(np.int64),
@@ -352,16 +370,13 @@ def words(path: GreedyPath, tokenizer: CTCTokenizer, seconds_per_frame: float) -
         tokenizer: Of the model that made the path.
         seconds_per_frame: `config.hop_length / sampling_rate`.
     """
-    text, owners = "", []  # owners[i] is the place in the path of the token that character i came from
-    for place, index in enumerate(path.token_ids.tolist()):
-        token = tokenizer._token(index)
-        if token == tokenizer.pad_token:
-            continue
-        piece = " " if token == tokenizer.word_delimiter_token else token
-        text += piece
-        owners.extend([place] * len(piece))
+    pieces = tokenizer.spell(path.token_ids.tolist(), " ")
+    text = "".join(pieces)
+    # owners[i] is the place in the path of the token that character i came from
+    owners = [place for place, piece in enumerate(pieces) for _ in piece]
     with np.errstate(divide="ignore"):
         logs = np.log(path.probabilities, dtype=np.float64).tolist()
+    starts, ends = path.start_frames.tolist(), path.end_frames.tolist()
     found = []
     for match in re.finditer(r"\S+", text):
         first, last = owners[match.start()], owners[match.end() - 1]
@@ -369,8 +384,8 @@ def words(path: GreedyPath, tokenizer: CTCTokenizer, seconds_per_frame: float) -
         found.append(
             Word(
                 word=match.group().lower() if tokenizer.do_lower_case else match.group(),
-                start_s=int(path.start_frames[first]) * seconds_per_frame,
-                end_s=int(path.end_frames[last]) * seconds_per_frame,
+                start_s=starts[first] * seconds_per_frame,
+                end_s=ends[last] * seconds_per_frame,
                 confidence=confidence,
             )
         )

@@ -203,6 +203,7 @@ def test_what_a_store_does_not_delete_is_tried_alone_and_then_an_error(servers, 
     """S3 answers 200 also where it has refused each of many keys; others that speak it do not know the request."""
     call = s3fs.S3FileSystem._call_s3
     alone = []
+    to_try = "abc" if whole else "ab"  # the last one is refused again: those before it have their answers by then
 
     def many(_, method, **kwargs):
         assert method == "delete_objects"
@@ -213,7 +214,7 @@ def test_what_a_store_does_not_delete_is_tried_alone_and_then_an_error(servers, 
     async def refusing(self, method, *args, **kwargs):
         if method == "delete_object":
             alone.append(kwargs["Key"])
-            if kwargs["Key"] == f"{folder}/b":
+            if kwargs["Key"] == f"{folder}/{to_try[-1]}":
                 raise PermissionError("AccessDenied")
         return await call(self, method, *args, **kwargs)
 
@@ -226,7 +227,7 @@ def test_what_a_store_does_not_delete_is_tried_alone_and_then_an_error(servers, 
         monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", refusing)
         with pytest.raises(StorageError, match="AccessDenied"):
             storage.delete(uris)
-        assert set(alone) == {f"{folder}/{name}" for name in ("abc" if whole else "ab")}
+        assert set(alone) == {f"{folder}/{name}" for name in to_try}
 
 
 def test_an_open_object_can_be_sought_and_read(base):
