@@ -52,7 +52,7 @@ def transcribe(
     dtype: Annotated[
         str, typer.Option(help="In what the model computes: float32; int8 on CPUs; bfloat16, float16 on GPUs.")
     ] = "float32",
-    chunk_seconds: Annotated[float, typer.Option(help="Audio a chunk, the unit of commit.")] = 600.0,
+    chunk_seconds: Annotated[float, typer.Option(help="Audio a chunk, the unit of commit.")] = 1200.0,
     chunk_rows: Annotated[int, typer.Option(help="Rows a chunk, at most.")] = 2000,
     part_mib: Annotated[float, typer.Option(help="Input a part, the unit of planning, in MiB.")] = 32.0,
     max_error_rate: Annotated[

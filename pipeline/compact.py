@@ -1,6 +1,6 @@
 """Few large files for many small ones: what finishing a run does to its data.
 
-A chunk is ten minutes of audio and a corpus has millions of them; readers of a finished run should open dozens of
+A chunk is twenty minutes of audio and a corpus has millions of them; readers of a finished run should open dozens of
 files. The rows of the committed files are written again, in the order of their commits, into files of about
 `FILE_BYTES`; then one object, `compaction.json`, names them. From then on readers take the files from there.
 

@@ -70,7 +70,7 @@ class RunConfig:
     normalizer: str = "basic"
     limit: Annotated[int, Field(ge=1)] | None = None
     part_mib: Annotated[float, Field(gt=0, le=4096)] = 32.0
-    chunk_s: Annotated[float, Field(gt=0, le=1800)] = 600.0
+    chunk_s: Annotated[float, Field(gt=0, le=1800)] = 1200.0
     chunk_rows: Annotated[int, Field(ge=1, le=100_000)] = 2000
     max_error_rate: Annotated[float, Field(ge=0, le=1)] = 0.05
     strict: bool = False
