@@ -341,7 +341,7 @@ class _Cutter:
         if self._count > self._longest:
             pieces.append(self._cut(self._count - self._rest))
         if self._count:
-            pieces.append(np.concatenate(self._pending) if len(self._pending) > 1 else self._pending[0])
+            pieces.append(_owned(self._pending[0]) if len(self._pending) == 1 else np.concatenate(self._pending))
         self._pending, self._count = [], 0
         return pieces
 
@@ -356,6 +356,11 @@ class _Cutter:
         # Copies: a view would keep the whole buffer alive for as long as the segment lives.
         self._pending, self._count = [x[at:].copy()], len(x) - at
         return x[:at].copy()
+
+
+def _owned(x: Samples) -> Samples:
+    """`x`, copied where it is a part of something larger, which would live as long as it does."""
+    return x if x.base is None or getattr(x.base, "nbytes", -1) == x.nbytes else x.copy()
 
 
 class _Reader(Protocol):

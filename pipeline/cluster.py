@@ -38,7 +38,7 @@ EPSILON = 1e-9  # ten tenths of a GPU are one
 STORE_SHARE = 0.5  # of a machine's object store, at most, for chunks that wait
 # Chunks of the largest size for which there is room in the object stores: decoding need not run further ahead of the
 # model. A GPU is through with one in a fraction of a second, in which Ray brings no other.
-CHUNKS_A_CPU_ACTOR = 3
+CHUNKS_A_CPU_ACTOR = 4
 CHUNKS_A_GPU_ACTOR = 16
 LEAST_STORE_BYTES = 64 * 2**20  # Ray divides it between the stages, and holds one up that has no room
 

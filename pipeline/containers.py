@@ -49,10 +49,10 @@ class Source:
     def read_at(self, position: int, count: int) -> bytes:
         """`count` bytes from `position` on, fewer only at the end of the file. Raises what the file
         raises."""
-        if self._memory is not None:
-            return bytes(self._memory[position : position + max(0, count)])
         # Positions and counts come from headers: damaged ones are beyond what seek() and read() take.
         pieces, missing = [], min(count, self.size - position)
+        if self._memory is not None:
+            return bytes(self._memory[position : position + missing]) if missing > 0 else b""
         if missing > 0:
             self._file.seek(position)
         while missing > 0 and (piece := self._file.read(missing)):  # an unbuffered file may give less

@@ -124,7 +124,8 @@ def persist(where: str, call: Callable[[], T]) -> T:
             try:
                 return call()
             except _weather_types() as error:
-                return _try_again(error, call)
+                failure = error
+            return _try_again(failure, call)
     except _weather_types() as error:
         if _is_weather(error):
             told = error.__cause__ if isinstance(error, _NOT_THERE) and error.__cause__ else error

@@ -16,7 +16,7 @@ from pipeline.commit import Commit
 
 # Decoding, the wait for the model, the model, words and counts; keys of `Commit.seconds`.
 STAGES: Final = ("read", "queue", "compute", "rows")
-_BOUNDARIES_S: Final = [0.1, 0.3, 1, 3, 10, 30, 100, 300]
+_BOUNDARIES_S: Final = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000]
 _SHARES: Final = [0.1, 0.25, 0.5, 0.75, 0.9, 1]
 
 
