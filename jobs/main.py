@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -25,6 +26,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Transcribe speech corpora with SEW-D, and measure how well.",
 )
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sewd-pipeline {importlib.metadata.version('sewd-pipeline')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Say the version.")
+    ] = False,
+) -> None:
+    """Options of no verb."""
+
+
 for _verb in (transcribe, evaluate, compare, report, status, verify, finetune, submit, demo):
     app.command()(_verb)
 app.add_typer(ray_jobs, name="jobs")

@@ -139,7 +139,7 @@ def _stop_on_signal(stop: threading.Event) -> None:
     def handle(signum: int, _frame: FrameType | None) -> None:
         if stop.is_set() and signum == signal.SIGINT:
             raise KeyboardInterrupt
-        err.print("stopping: the chunk in the model is finished first (Ctrl-C again to end at once)")
+        err.print("stopping: chunks that are under way are finished first (Ctrl-C again to end at once)")
         stop.set()
 
     signal.signal(signal.SIGINT, handle)

@@ -113,6 +113,9 @@ class RunConfig:
         return named
 
 
+_OPTIONS = {"chunk_s": "chunk-seconds", "max_segment_s": "max-segment", "deadline_s": "deadline"}  # of the command line
+
+
 def make_config(**values: Any) -> RunConfig:
     """A RunConfig, its paths made absolute.
 
@@ -122,9 +125,12 @@ def make_config(**values: Any) -> RunConfig:
     try:
         config = RunConfig(**values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = str(first["loc"][0]).replace("_", "-") if first["loc"] else "configuration"
-        raise UsageError(f"{name}: {first['msg']} (got {first['input']!r})") from error
+        first, *others = error.errors(include_url=False)
+        name = str(first["loc"][0]) if first["loc"] else "configuration"
+        # Of a value that may be one of several kinds there is an error for each.
+        told = [first["msg"], *(other["msg"] for other in others if other["loc"][:1] == first["loc"][:1])]
+        option = _OPTIONS.get(name, name.replace("_", "-"))
+        raise UsageError(f"{option}: {', or '.join(told)} (got {first['input']!r})") from error
     _ = config.tasks  # their names are checked
     return dataclasses.replace(
         config,

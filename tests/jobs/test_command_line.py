@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -102,3 +103,16 @@ def test_each_verb_runs_as_a_module(verb):
     done = subprocess.run([sys.executable, "-m", f"jobs.{verb}", "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert "RUN" in done.stdout
+
+
+def test_the_version_is_that_of_the_package():
+    done = sewd("--version")
+    assert (done.returncode, done.stdout.strip()) == (0, f"sewd-pipeline {importlib.metadata.version('sewd-pipeline')}")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [("--chunk-seconds", -5, ["chunk-seconds"]), ("--channels", "foo", ["channels", "'mix' or 'split'", "integer"])],
+)
+def test_a_bad_value_is_one_line_by_the_name_of_its_option(tmp_path, clip, option, value, words):
+    assert_one_line(sewd("transcribe", clip, "--output", tmp_path / "run", option, value), *words)
