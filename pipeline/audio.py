@@ -128,6 +128,7 @@ def read_segments(
     *,
     offset_s: float | None = None,
     duration_s: float | None = None,
+    last: LastRecording | None = None,
 ) -> Generator[Segment, None, None]:
     """Decode a recording, bring it to the model's rate, and cut it into segments of at most `max_segment_s`.
 
@@ -143,6 +144,7 @@ def read_segments(
         settings: rate, channels, caps.
         offset_s: where the part begins; None is the beginning. Exact to the sample in every format.
         duration_s: its length; None is all that is left. May miss the recording's end by 0.1 s.
+        last: where the recording of the call before may still be open.
 
     Yields:
         At least one segment, unless an error is raised.
@@ -153,17 +155,60 @@ def read_segments(
         OSError: and whatever else reading `source` raises, as it is.
     """
     with contextlib.ExitStack() as stack:
+        if last is not None and (going_on := last.take(source, offset_s, stack)) is not None:
+            (column,) = _columns(settings.channels, going_on.channels)
+            yield from _channel(going_on, settings, column, offset_s, duration_s)
+            last.keep(source, going_on, stack)
+            return
         view = Source(stack.enter_context(source.open("rb")) if isinstance(source, Path) else source)
         if view.size == 0:
             raise AudioError(ErrorCode.EMPTY_FILE, "0 bytes")
         container = check_container(view)
-        with _open(view, container) as reader:
+        with contextlib.ExitStack() as first:
+            reader = first.enter_context(_open(view, container))
             _check_caps(reader, settings)
             columns = _columns(settings.channels, reader.channels)
             yield from _channel(reader, settings, columns[0], offset_s, duration_s)
+            if last is not None and len(columns) == 1:
+                last.keep(source, reader, first)
         for column in columns[1:]:
             with _open(view, container) as reader:
                 yield from _channel(reader, settings, column, offset_s, duration_s)
+
+
+class LastRecording:
+    """Keeps a recording open from one call of `read_segments` to the next, which has the same settings.
+
+    What cannot be entered in the middle is decoded from its start. With this, parts of one recording that are asked for
+    in the order of time, with the same bytes object, are decoded in one pass, and not in one each; they come out the
+    same. A call that fails, or is given up, leaves nothing open.
+    """
+
+    def __init__(self) -> None:
+        self._source: bytes | None = None
+        self._reader: _SoundFileReader | None = None
+        self._opened = contextlib.ExitStack()
+
+    def close(self) -> None:
+        """Close what is open, if anything is."""
+        self._opened.close()
+        self._source, self._reader = None, None
+
+    def take(self, source: object, offset_s: float | None, stack: contextlib.ExitStack) -> _SoundFileReader | None:
+        """The reader of `source` if it has not gone beyond `offset_s`, to be closed by `stack`; else it is closed."""
+        reader, start_s = self._reader, offset_s or 0.0
+        # The first frame is the nearest; of an offset that is no number it is left to others to say so.
+        if reader is None or self._source is not source or not reader.decoded <= start_s * reader.rate + 0.49:
+            self.close()
+            return None
+        stack.enter_context(self._opened.pop_all())
+        self.close()
+        return reader
+
+    def keep(self, source: object, reader: _Reader, stack: contextlib.ExitStack) -> None:
+        """Keep a reader, and what `stack` would close, if its format cannot be entered in the middle."""
+        if isinstance(source, bytes) and isinstance(reader, _SoundFileReader) and not reader.exact_seek:
+            self._source, self._reader, self._opened = source, reader, stack.pop_all()
 
 
 class _Column(NamedTuple):
@@ -456,13 +501,13 @@ class _SoundFileReader:
         self.estimated_frames = self.frames
         self.decoded = 0
         exact = file.format in _EXACT_FORMATS
-        self._exact_seek = exact and file.subtype in _EXACT_CODINGS
+        self.exact_seek = exact and file.subtype in _EXACT_CODINGS
         self.lossless16 = exact and file.subtype == "PCM_16" and self.channels == 1
         source.ran_out = False
 
     def blocks(self, start: int, stop: int, dtype: str) -> Iterator[Samples]:
-        position = start if self._exact_seek else 0
-        if self._file.can_seek():
+        position = start if self.exact_seek else self.decoded
+        if self.decoded == 0 and self._file.can_seek():
             # Also to 0: after this seek mpg123 rounds some samples otherwise, and soundfile.read does seek.
             self._call(self._file.seek, position)
         largest = max(1, min(_BLOCK_VALUES // self.channels, round(_BLOCK_S * self.rate)))

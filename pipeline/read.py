@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import storage
-from pipeline.audio import AudioSettings, Segment, read_segments
+from pipeline.audio import AudioSettings, LastRecording, Segment, read_segments
 from pipeline.deadline import within
 from pipeline.errors import AudioError, ErrorCode
 from pipeline.quarantine import START, Aside, Place, Record, Step, attempt_number, with_care
@@ -150,33 +150,34 @@ def part_steps(
         part = part | {"items": [item | ({"reference_uri": None} if i in aside else {}) for i, item in items]}
         aside = {i: replace(a, place=Place(i, max(0, a.place.row))) for i, a in aside.items()}
     utterances = read_part(part)
-    for index in itertools.count():
-        ending = aside.get(index)
-        if ending is not None and ending.place.row < 0:
-            if ending.place >= start:
-                lost = Utterance(part["name"], part["uri"], bytes)  # a container that cannot be read so far
-                row = _row(lost, lost.utt_id) | _problem("read", ending.error)
-                yield Step(Place(index + 1, -1), row=row, where=lost.where)
-            return
-        utterance = next(utterances, None)
-        if utterance is None:
-            return
-        if index < start.utterance:
-            continue
-        if start <= Place(index, -1):
-            yield Step(Place(index, 0), size=utterance.size)
-        done = start.row if index == start.utterance else 0
-        for number, row in _numbered_rows(utterance, settings, done, ending):
-            if number >= done:
-                yield Step(Place(index, number + 1), row=row, where=utterance.where)
-        yield Step(Place(index + 1, -1))
+    with contextlib.closing(LastRecording()) as last:
+        for index in itertools.count():
+            ending = aside.get(index)
+            if ending is not None and ending.place.row < 0:
+                if ending.place >= start:
+                    lost = Utterance(part["name"], part["uri"], bytes)  # a container that cannot be read so far
+                    row = _row(lost, lost.utt_id) | _problem("read", ending.error)
+                    yield Step(Place(index + 1, -1), row=row, where=lost.where)
+                return
+            utterance = next(utterances, None)
+            if utterance is None:
+                return
+            if index < start.utterance:
+                continue
+            if start <= Place(index, -1):
+                yield Step(Place(index, 0), size=utterance.size)
+            done = start.row if index == start.utterance else 0
+            for number, row in _numbered_rows(utterance, settings, done, ending, last):
+                if number >= done:
+                    yield Step(Place(index, number + 1), row=row, where=utterance.where)
+            yield Step(Place(index + 1, -1))
 
 
 def _numbered_rows(
-    utterance: Utterance, settings: ReadSettings, done: int, ending: Aside | None
+    utterance: Utterance, settings: ReadSettings, done: int, ending: Aside | None, last: LastRecording
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     if ending is None or done < ending.place.row:
-        rows = enumerate(utterance_rows(utterance, settings))
+        rows = enumerate(utterance_rows(utterance, settings, last))
         yield from rows if ending is None else itertools.islice(rows, ending.place.row)
     if ending is not None:
         offset_s, duration_s = utterance.meta.span or (None, None)
@@ -184,7 +185,9 @@ def _numbered_rows(
         yield ending.place.row, row
 
 
-def utterance_rows(utterance: Utterance, settings: ReadSettings) -> Iterator[dict[str, Any]]:
+def utterance_rows(
+    utterance: Utterance, settings: ReadSettings, last: LastRecording | None = None
+) -> Iterator[dict[str, Any]]:
     """Decode one utterance into rows of `READ_ROW`: one a segment, or one that says what is wrong.
 
     This is the one place where bad data turns into a row. A recording that breaks off after some segments keeps them,
@@ -198,7 +201,8 @@ def utterance_rows(utterance: Utterance, settings: ReadSettings) -> Iterator[dic
         audio = utterance.open()
         stage = "decode"
         with contextlib.nullcontext(audio) if isinstance(audio, bytes) else contextlib.closing(audio):
-            for segment in read_segments(audio, settings.audio, offset_s=offset_s, duration_s=duration_s):
+            segments = read_segments(audio, settings.audio, offset_s=offset_s, duration_s=duration_s, last=last)
+            for segment in segments:
                 yield _segment_row(utterance, segment, settings)
     except AudioError as error:
         yield _row(utterance, utterance.utt_id, offset_s, duration_s) | _problem(stage, error)

@@ -121,6 +121,22 @@ def _open_object(uri: str, version: str | None = None) -> bytes | BinaryIO:
         raise AudioError(ErrorCode.BAD_ROW, str(error)) from error
 
 
+def _opener() -> Callable[[str], bytes | BinaryIO]:
+    """`_open_object` that keeps the bytes of the object before: rows in a row are often parts of one recording."""
+    kept: dict[str, bytes] = {}
+
+    def open_object(uri: str) -> bytes | BinaryIO:
+        if uri in kept:
+            return kept[uri]
+        kept.clear()
+        found = _open_object(uri)
+        if isinstance(found, bytes):
+            kept[uri] = found
+        return found
+
+    return open_object
+
+
 def _check_version(part: dict[str, Any]) -> None:
     try:
         found = storage.stat(part["uri"])
@@ -176,6 +192,7 @@ def _text(data: bytes, where: str) -> str:
 
 def _manifest(part: dict[str, Any]) -> Iterator[Utterance]:
     base = posixpath.dirname(part["uri"])
+    open_object = _opener()
     rows = list(split_rows(_planned(part["uri"], part["start"], part["end"]), part["start"]))
     _check_rows(part, (line for _, line in rows))
     for index, (start, line) in enumerate(rows):
@@ -188,7 +205,7 @@ def _manifest(part: dict[str, Any]) -> Iterator[Utterance]:
             yield Utterance(f"{part['uri']}[{start}:{end}]", part["uri"], bytes, size, start, end, problem=error)
             continue
         uri = resolve(row.audio_filepath, base)
-        opener = functools.partial(_open_object, uri)
+        opener = functools.partial(open_object, uri)
         named = row.utt_id is not None
         yield Utterance(manifest_utt_id(row, base), uri, opener, size, meta=row, fixed_id=named, place=place)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import random
 import struct
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import audio, containers
-from pipeline.audio import AudioSettings, Segment, read_segments, to_float32
+from pipeline.audio import AudioSettings, LastRecording, Segment, read_segments, to_float32
 from pipeline.errors import AudioError, ErrorCode
 
 from .signals import BrokenFile, aac, encode, encode_av, png, speech_like
@@ -770,3 +771,63 @@ def test_real_recordings_come_out_as_soundfile_and_soxr_have_them_and_cut_ones_d
         np.testing.assert_array_equal(to_float32(read_one(path).samples), oracle(data), path.name)
         assert code_of(data[:-3]) is ErrorCode.TRUNCATED, path.name
         assert code_of(cut(data, 0.5)) is ErrorCode.TRUNCATED, path.name
+
+
+# ------------------------------------------------------------------------------------- parts of one recording
+def outcome(data, settings, offset_s, duration_s, last=None):
+    """Times and samples of a part, and the error that it ends in."""
+    segments, code = [], None
+    try:
+        segments.extend(read_segments(data, settings, offset_s=offset_s, duration_s=duration_s, last=last))
+    except AudioError as error:
+        code = (error.code, error.message)
+    return [(s.start_s, s.channel, s.whole, s.only, s.samples.tobytes()) for s in segments], code
+
+
+PARTS_OF = {
+    name: encode(speech_like(6, rate, channels), rate, container, coding)
+    for name, container, coding, rate, channels in [
+        ("vorbis", "OGG", "VORBIS", 16_000, 1),
+        ("opus", "OGG", "OPUS", 48_000, 2),
+        ("mp3", "MP3", "MPEG_LAYER_III", 22_050, 1),
+        ("gsm", "WAV", "GSM610", 8000, 1),
+        ("flac", "FLAC", "PCM_16", 16_000, 1),
+    ]
+}
+seconds = st.one_of(st.none(), st.floats(-1, 8), st.sampled_from([0.0, 1.0, 1.5, 3.0, 5.99, math.nan, math.inf]))
+
+
+@given(
+    st.sampled_from(sorted(PARTS_OF)),
+    st.sampled_from([MODEL, AudioSettings(channels="split", max_segment_s=1), AudioSettings(8000, max_segment_s=0.7)]),
+    st.lists(st.tuples(seconds, seconds), min_size=2, max_size=6),
+    st.booleans(),
+    st.booleans(),
+)
+@settings(max_examples=150, deadline=None)
+def test_parts_are_the_same_where_the_recording_stays_open(name, wanted, parts, in_order, broken):
+    data = cut(PARTS_OF[name], 0.7) if broken else PARTS_OF[name]
+    if in_order:
+        parts.sort(key=lambda part: -1.0 if part[0] is None or math.isnan(part[0]) else part[0])
+    last = LastRecording()
+    for part in parts:
+        assert outcome(data, wanted, *part, last) == outcome(data, wanted, *part)
+    last.close()
+
+
+def test_parts_in_the_order_of_time_are_one_pass(monkeypatch):
+    opened = []
+    open_it = audio._open
+    monkeypatch.setattr(audio, "_open", lambda *given: opened.append(given) or open_it(*given))
+    last = LastRecording()
+    for offset_s in (0.0, 1.0, 2.0, 3.5):
+        read_one(PARTS_OF["vorbis"], offset_s=offset_s, duration_s=1.0, last=last)
+    assert len(opened) == 1
+    read_one(PARTS_OF["vorbis"], offset_s=4.4, duration_s=1.0, last=last)
+    assert len(opened) == 2  # it overlaps the one before
+    for _ in range(2):
+        segments = read_segments(PARTS_OF["vorbis"], AudioSettings(max_segment_s=1), offset_s=5.4, last=last)
+        next(segments)
+        segments.close()
+    assert len(opened) == 3  # what was given up is not gone on with
+    last.close()

@@ -179,6 +179,18 @@ def test_rows_added_to_a_manifest_change_nothing_for_the_planned_ones(tmp_path):
 # Manifests.
 
 
+def test_a_recording_that_rows_in_a_row_are_parts_of_is_fetched_once(tmp_path, monkeypatch):
+    for name in "ab":
+        write(tmp_path / f"{name}.mp3", name)
+    parts = [{"audio_filepath": f"{name}.mp3", "offset": start, "duration": 1} for start, name in enumerate("aaabba")]
+    utterances = read(manifest(tmp_path / "m.jsonl", *parts))
+    fetched = []
+    fetch = storage.fetch
+    monkeypatch.setattr(storage, "fetch", lambda uri: fetched.append(uri) or fetch(uri))
+    assert b"".join(utterance.open() for utterance in utterances) == b"aaabba"
+    assert [Path(uri).stem for uri in fetched] == ["a", "b", "a"]
+
+
 def test_manifest_paths_lead_from_the_manifest_absolutely_or_to_another_store(tmp_path):
     for name in ("in/a.wav", "in/d/b.wav", "out/c.wav"):
         write(tmp_path / name, name)
