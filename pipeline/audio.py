@@ -158,7 +158,7 @@ def read_segments(
         if last is not None and (going_on := last.take(source, offset_s, stack)) is not None:
             (column,) = _columns(settings.channels, going_on.channels)
             yield from _channel(going_on, settings, column, offset_s, duration_s)
-            last.keep(source, going_on, stack)
+            last.keep(source, going_on, duration_s, stack)
             return
         view = Source(stack.enter_context(source.open("rb")) if isinstance(source, Path) else source)
         if view.size == 0:
@@ -170,7 +170,7 @@ def read_segments(
             columns = _columns(settings.channels, reader.channels)
             yield from _channel(reader, settings, columns[0], offset_s, duration_s)
             if last is not None and len(columns) == 1:
-                last.keep(source, reader, first)
+                last.keep(source, reader, duration_s, first)
         for column in columns[1:]:
             with _open(view, container) as reader:
                 yield from _channel(reader, settings, column, offset_s, duration_s)
@@ -180,8 +180,8 @@ class LastRecording:
     """Keeps a recording open from one call of `read_segments` to the next, which has the same settings.
 
     What cannot be entered in the middle is decoded from its start. With this, parts of one recording that are asked for
-    in the order of time, with the same bytes object, are decoded in one pass, and not in one each; they come out the
-    same. A call that fails, or is given up, leaves nothing open.
+    in the order of time, with the same bytes object, are decoded in one pass by libsndfile, and not in one each; they
+    come out the same. Parts may overlap by 0.1 s. A call that fails, or is given up, leaves nothing open.
     """
 
     def __init__(self) -> None:
@@ -195,19 +195,24 @@ class LastRecording:
         self._source, self._reader = None, None
 
     def take(self, source: object, offset_s: float | None, stack: contextlib.ExitStack) -> _SoundFileReader | None:
-        """The reader of `source` if it has not gone beyond `offset_s`, to be closed by `stack`; else it is closed."""
+        """The reader of `source`, to be closed by `stack`, if it can still give what is at `offset_s`; else None."""
         reader, start_s = self._reader, offset_s or 0.0
         # The first frame is the nearest; of an offset that is no number it is left to others to say so.
-        if reader is None or self._source is not source or not reader.decoded <= start_s * reader.rate + 0.49:
+        if reader is None or self._source is not source or not reader.earliest <= start_s * reader.rate + 0.49:
             self.close()
             return None
         stack.enter_context(self._opened.pop_all())
         self.close()
         return reader
 
-    def keep(self, source: object, reader: _Reader, stack: contextlib.ExitStack) -> None:
-        """Keep a reader, and what `stack` would close, if its format cannot be entered in the middle."""
-        if isinstance(source, bytes) and isinstance(reader, _SoundFileReader) and not reader.exact_seek:
+    def keep(self, source: object, reader: _Reader, duration_s: float | None, stack: contextlib.ExitStack) -> None:
+        """Keep a reader, and what `stack` would close, if its format cannot be entered in the middle.
+
+        Unless `duration_s`, of the part that was read, is None: then nothing is left.
+        """
+        if duration_s is None or not isinstance(source, bytes):
+            return
+        if isinstance(reader, _SoundFileReader) and not reader.exact_seek:
             self._source, self._reader, self._opened = source, reader, stack.pop_all()
 
 
@@ -502,14 +507,22 @@ class _SoundFileReader:
         self.decoded = 0
         exact = file.format in _EXACT_FORMATS
         self.exact_seek = exact and file.subtype in _EXACT_CODINGS
+        self._tail: Samples | None = None  # the last frames decoded, where there is no seeking back to them
         self.lossless16 = exact and file.subtype == "PCM_16" and self.channels == 1
         source.ran_out = False
+
+    @property
+    def earliest(self) -> int:
+        """The first frame that `blocks` can begin with."""
+        return self.decoded - (0 if self._tail is None else len(self._tail))
 
     def blocks(self, start: int, stop: int, dtype: str) -> Iterator[Samples]:
         position = start if self.exact_seek else self.decoded
         if self.decoded == 0 and self._file.can_seek():
             # Also to 0: after this seek mpg123 rounds some samples otherwise, and soundfile.read does seek.
             self._call(self._file.seek, position)
+        if start < position and self._tail is not None:
+            yield self._tail[start - position :][: stop - start]
         largest = max(1, min(_BLOCK_VALUES // self.channels, round(_BLOCK_S * self.rate)))
         while position < stop:
             count = min(largest, (stop if position >= start else start) - position)
@@ -518,10 +531,14 @@ class _SoundFileReader:
                 self.decoded = position
                 self._check_end(min(stop, self.frames) if self.frames is not None else 0)
                 return
-            if position >= start:
-                yield block
-            position += len(block)
+            first, position = position, position + len(block)
             self.decoded = position
+            if not self.exact_seek:
+                # What a part of unknown length looks beyond its end, and a frame by which two parts' roundings differ.
+                before = block if self._tail is None else np.concatenate([self._tail, block])
+                self._tail = before[-(round(_SLACK_S * self.rate) + 2) :].copy()
+            if first >= start:
+                yield block
 
     def _check_end(self, promised: int) -> None:
         missing = promised - self.decoded

@@ -130,7 +130,7 @@ def make_config(**values: Any) -> RunConfig:
         # Of a value that may be one of several kinds there is an error for each.
         told = [first["msg"], *(other["msg"] for other in others if other["loc"][:1] == first["loc"][:1])]
         option = _OPTIONS.get(name, name.replace("_", "-"))
-        raise UsageError(f"{option}: {', or '.join(told)} (got {first['input']!r})") from error
+        raise UsageError(f"{option}: {', or '.join(dict.fromkeys(told))} (got {first['input']!r})") from error
     _ = config.tasks  # their names are checked
     return dataclasses.replace(
         config,

@@ -151,6 +151,7 @@ def part_steps(
         aside = {i: replace(a, place=Place(i, max(0, a.place.row))) for i, a in aside.items()}
     utterances = read_part(part)
     with contextlib.closing(LastRecording()) as last:
+        uri = ""
         for index in itertools.count():
             ending = aside.get(index)
             if ending is not None and ending.place.row < 0:
@@ -166,6 +167,9 @@ def part_steps(
                 continue
             if start <= Place(index, -1):
                 yield Step(Place(index, 0), size=utterance.size)
+            if utterance.uri != uri:
+                last.close()  # before another recording is fetched
+                uri = utterance.uri
             done = start.row if index == start.utterance else 0
             for number, row in _numbered_rows(utterance, settings, done, ending, last):
                 if number >= done:

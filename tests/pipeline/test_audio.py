@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import os
 import random
@@ -789,11 +790,13 @@ PARTS_OF = {
     for name, container, coding, rate, channels in [
         ("vorbis", "OGG", "VORBIS", 16_000, 1),
         ("opus", "OGG", "OPUS", 48_000, 2),
-        ("mp3", "MP3", "MPEG_LAYER_III", 22_050, 1),
+        ("mp3", "MP3", "MPEG_LAYER_III", 44_100, 1),
         ("gsm", "WAV", "GSM610", 8000, 1),
         ("flac", "FLAC", "PCM_16", 16_000, 1),
     ]
 }
+# Without the tag that counts its frames an MP3 has no length.
+PARTS_OF["mp3 of unknown length"] = PARTS_OF["mp3"].replace(b"Xing", bytes(4)).replace(b"Info", bytes(4))
 seconds = st.one_of(st.none(), st.floats(-1, 8), st.sampled_from([0.0, 1.0, 1.5, 3.0, 5.99, math.nan, math.inf]))
 
 
@@ -815,19 +818,36 @@ def test_parts_are_the_same_where_the_recording_stays_open(name, wanted, parts, 
     last.close()
 
 
-def test_parts_in_the_order_of_time_are_one_pass(monkeypatch):
-    opened = []
+@pytest.fixture
+def opened(monkeypatch):
+    found = []
     open_it = audio._open
-    monkeypatch.setattr(audio, "_open", lambda *given: opened.append(given) or open_it(*given))
+    monkeypatch.setattr(audio, "_open", lambda *given: found.append(given) or open_it(*given))
+    return found
+
+
+@pytest.mark.parametrize("name", ["gsm", "mp3", "opus", "vorbis"])
+def test_parts_in_the_order_of_time_are_one_pass(opened, name):
+    """Also where one begins at the frame where the one before ended, by its rounding or the other's."""
     last = LastRecording()
-    for offset_s in (0.0, 1.0, 2.0, 3.5):
-        read_one(PARTS_OF["vorbis"], offset_s=offset_s, duration_s=1.0, last=last)
+    durations = [0.333, 0.701, 1.0, 0.25, 1.117, 0.0015, 0.05]
+    for offset_s, duration_s in zip(itertools.accumulate(durations, initial=0.0), durations, strict=False):
+        read_one(PARTS_OF[name], offset_s=offset_s, duration_s=duration_s, last=last)
     assert len(opened) == 1
-    read_one(PARTS_OF["vorbis"], offset_s=4.4, duration_s=1.0, last=last)
-    assert len(opened) == 2  # it overlaps the one before
-    for _ in range(2):
-        segments = read_segments(PARTS_OF["vorbis"], AudioSettings(max_segment_s=1), offset_s=5.4, last=last)
-        next(segments)
-        segments.close()
-    assert len(opened) == 3  # what was given up is not gone on with
     last.close()
+
+
+def test_what_overlaps_the_part_before_or_was_given_up_begins_anew_and_a_whole_recording_is_let_go(opened):
+    last = LastRecording()
+    data = PARTS_OF["vorbis"]
+    for offset_s in (1.0, 1.8, 1.0):
+        read_one(data, offset_s=offset_s, duration_s=1.0, last=last)
+    assert len(opened) == 3
+    segments = read_segments(data, AudioSettings(max_segment_s=1), offset_s=2.1, duration_s=3, last=last)
+    next(segments)
+    segments.close()
+    assert len(opened) == 3
+    read_one(data, offset_s=5.5, duration_s=0.1, last=last)
+    assert len(opened) == 4
+    read_one(data, last=last)
+    assert last._source is None
