@@ -3,8 +3,10 @@
     python -m benchmarks.model [--size tiny|small|mid|base+] [--clips librispeech,10,30] [--threads N] [--rounds N]
         [--output FILE]
 
-transformers runs clip by clip, and in padded batches of clips of like length, with an attention mask; ONNX Runtime runs
-transformers' graph clip by clip, in float32 and with int8 products (dynamic, a scale a channel). Weights and waveforms
+transformers runs clip by clip, in padded batches with an attention mask, of clips of like length and of clips as they
+come, and as its pipeline for speech recognition, clip by clip and batched; ONNX Runtime runs its graph clip by
+clip, in float32 and with int8 products (dynamic, a scale a channel). The pipeline writes a text, whatever the text is:
+its frames are not seen. Weights and waveforms
 are random (neither changes the time), the sizes are SEW-D's, and the lengths are spread like LibriSpeech's, or so many
 seconds each. The ways take turns, and all ratios are taken within a round, so that other load on the machine weighs on
 all alike. transformers gets torch's threads, which sleep where they wait, or other load would slow it tenfold; packed
@@ -16,6 +18,7 @@ import json
 import os
 import platform
 import statistics
+import string
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -41,7 +44,7 @@ CLIPS = 16
 PADDED = 8
 PACKED = "packed"  # ours, in float32
 
-Way = Callable[[list[torch.Tensor]], Logits]
+Way = Callable[[list[torch.Tensor]], Logits | None]  # None: it does not give them
 
 
 def main(
@@ -88,6 +91,8 @@ def measure(
             peaks.append(sgemm_peak(threads))
     work = sum(flops(config, len(clip)) for clip in clips)
     base, *_ = ways
+    alone = logits[base]
+    assert alone is not None
     figures = {
         name: {
             "seconds": statistics.median(seconds[name]),
@@ -97,9 +102,9 @@ def measure(
             "share_of_sgemm_peak": statistics.median(
                 work / s / peak for s, peak in zip(seconds[name], peaks, strict=True)
             ),
-            "frames_unlike_alone": unlike(logits[name], logits[base]),
+            "frames_unlike_alone": None if found is None else unlike(found, alone),
         }
-        for name in ways
+        for name, found in logits.items()
     }
     return {
         "number": len(clips),
@@ -124,9 +129,12 @@ def make_ways(config: SEWDConfig, threads: int) -> dict[str, Way]:
         torch.set_num_threads(threads)
         return [theirs(clip[None]).logits[0] for clip in clips]
 
-    def in_padded_batches(clips: list[torch.Tensor]) -> Logits:
-        torch.set_num_threads(threads)
-        return padded(theirs, clips, PADDED, config)
+    def in_padded_batches(by_length: bool) -> Way:
+        def run(clips: list[torch.Tensor]) -> Logits:
+            torch.set_num_threads(threads)
+            return padded(theirs, clips, PADDED, config, by_length)
+
+        return run
 
     def in_packs(model: PackedModel) -> Way:
         def run(clips: list[torch.Tensor]) -> Logits:
@@ -137,11 +145,41 @@ def make_ways(config: SEWDConfig, threads: int) -> dict[str, Way]:
 
     return {
         "transformers": one_by_one,
-        f"padded by {PADDED}": in_padded_batches,
+        f"padded by {PADDED}, sorted": in_padded_batches(by_length=True),
+        f"padded by {PADDED}, unsorted": in_padded_batches(by_length=False),
+        "pipeline": pipeline_way(theirs, threads, batch=1),
+        f"pipeline by {PADDED}": pipeline_way(theirs, threads, batch=PADDED),
         **onnx_ways(theirs, threads),
         PACKED: in_packs(packed),
         f"{PACKED} int8": in_packs(in_int8),
     }
+
+
+def pipeline_way(model: transformers.SEWDForCTC, threads: int, batch: int) -> Way:
+    """The pipeline of transformers, from prepared clips, which it prepares once more, to texts."""
+    blank, delimiter = "<pad>", "|"
+    characters = string.ascii_letters + string.digits
+    names = [blank, delimiter, *characters][: model.config.vocab_size]
+    with tempfile.TemporaryDirectory() as folder:
+        vocabulary = Path(folder) / "vocab.json"
+        vocabulary.write_text(json.dumps({name: label for label, name in enumerate(names)}))
+        tokenizer = transformers.Wav2Vec2CTCTokenizer(
+            str(vocabulary), bos_token=None, eos_token=None, unk_token=delimiter, pad_token=blank
+        )
+    recognize = transformers.pipeline(
+        "automatic-speech-recognition",
+        model=model,
+        tokenizer=tokenizer,
+        feature_extractor=transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True),
+        device="cpu",
+    )
+
+    def run(clips: list[torch.Tensor]) -> None:
+        torch.set_num_threads(threads)
+        texts = recognize([clip.numpy() for clip in clips], batch_size=batch)
+        assert len(texts) == len(clips)
+
+    return run
 
 
 def onnx_ways(model: torch.nn.Module, threads: int) -> dict[str, Way]:
@@ -210,7 +248,8 @@ def show(lengths: str, found: dict[str, Any]) -> None:
         table.add_column(name.replace("_", " "), justify="right")
     for name, values in figures.items():
         cells = [
-            f"{value:.1%}" if "unlike" in key or "share" in key else f"{value:.2f}" for key, value in values.items()
+            "" if value is None else f"{value:.1%}" if "unlike" in key or "share" in key else f"{value:.2f}"
+            for key, value in values.items()
         ]
         table.add_row(name, *cells)
     Console().print(table)

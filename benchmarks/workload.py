@@ -78,13 +78,16 @@ def unlike(logits: Logits, alone: Logits) -> float:
     return torch.cat(differ).double().mean().item()
 
 
-def padded(model: torch.nn.Module, clips: list[torch.Tensor], size: int, config: SEWDConfig) -> Logits:
-    """Logits by a model of transformers' in padded batches of clips of like length, with an attention mask."""
+def padded(
+    model: torch.nn.Module, clips: list[torch.Tensor], size: int, config: SEWDConfig, by_length: bool = True
+) -> Logits:
+    """Logits by a model of transformers' in padded batches with an attention mask, of clips of like length or, not
+    `by_length`, of clips as they come."""
     weight = next(model.parameters())
-    by_length = sorted(range(len(clips)), key=lambda row: len(clips[row]))
+    order = sorted(range(len(clips)), key=lambda row: len(clips[row]) if by_length else row)
     logits: dict[int, torch.Tensor] = {}
     for start in range(0, len(clips), size):
-        rows = by_length[start : start + size]
+        rows = order[start : start + size]
         values = torch.nn.utils.rnn.pad_sequence([clips[row] for row in rows], batch_first=True)
         lengths = torch.tensor([len(clips[row]) for row in rows])
         mask = (torch.arange(values.shape[1]) < lengths[:, None]).long()
