@@ -19,7 +19,7 @@ def status(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or 
     share = min(totals.source_bytes / max(opened.record["input_bytes"], 1), 1.0)
     table = Table(show_header=False, box=None)
     rows = {
-        "status": opened.status + (f": {opened.record['reason']}" if opened.record.get("reason") else ""),
+        "status": state(opened),
         "parts": f"{len(done)} of {opened.record['parts']} done",
         "chunks": f"{totals.chunks} committed",
         "input": f"{1.0 if opened.status == 'done' else share:.0%} of {opened.record['input_bytes'] / 2**20:,.1f} MiB",
@@ -39,6 +39,13 @@ def status(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or 
     out.print(table)
     warn(totals.warnings)
     return Exit.DONE
+
+
+def state(run: Run) -> str:
+    """The status and its reason; of a run whose driver was killed, that it was."""
+    if run.is_interrupted():
+        return "interrupted: no driver is at work; the command that started it goes on with it"
+    return run.status + (f": {run.record['reason']}" if run.record.get("reason") else "")
 
 
 def last_start(run: Run) -> str:

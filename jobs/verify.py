@@ -28,6 +28,8 @@ def verify(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or 
         markup=False,
         soft_wrap=True,
     )
+    if found.problems:
+        err.print("nothing is mended in place: transcribe the inputs into another --output to have them whole")
     return Exit.FAILED if found.problems else Exit.DONE
 
 

@@ -94,6 +94,17 @@ def check(run: str, attempt: str) -> None:
         )
 
 
+def is_free(run: str) -> bool:
+    """Whether nobody holds the lease of `run`, as far as it can be known without waiting: a driver of another machine
+    that was killed holds it for ever.
+
+    Raises:
+        StorageError: it cannot be known.
+    """
+    holder = _holder(lease_uri(run))
+    return not holder or _alive(holder) is False
+
+
 def _is_held(uri: str, attempt: str) -> bool:
     return _holder(uri).get("attempt") == attempt
 

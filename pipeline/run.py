@@ -23,6 +23,7 @@ from pipeline import storage
 from pipeline.commit import Commit, DataFile
 from pipeline.compact import read_compaction
 from pipeline.errors import UsageError
+from pipeline.lease import is_free
 from pipeline.ledger import committed, error_codes, ledger, parts_done, read_commits, utterances_by
 from pipeline.plan import PLAN
 from pipeline.schemas import TABLES
@@ -156,6 +157,11 @@ class Run:
     def status(self) -> str:
         """Running, stopped, failed or done. A driver that was killed leaves `running`."""
         return str(self.record["status"])
+
+    def is_interrupted(self) -> bool:
+        """Whether it is `running` by its record, and its driver is known to be gone."""
+        # Looked at again last: a driver that ends meanwhile writes how, then gives its lease back.
+        return self.status == "running" and is_free(self.uri) and Run.open(self.uri).status == "running"
 
     def plan(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The parts, of schema `PLAN`."""

@@ -205,10 +205,8 @@ def _check_done(
         if part not in done:
             yield Problem(PLAN_FILE, f"part {part} is not committed to its end, and the run is called done")
     sums, recorded = Totals.of(table), Totals(**run.record["totals"])
-    told = [
-        name for name in ("engines", "fallbacks", "splits") if name in run.record["totals"]
-    ]  # earlier versions did not
-    for name in ("chunks", "utterances", "errors", "source_bytes", "error_codes", *told):
+    since = [name for name in ("engines", "fallbacks", "splits") if name in run.record["totals"]]  # of later versions
+    for name in ("chunks", "utterances", "errors", "source_bytes", "error_codes", *since):
         if getattr(sums, name) != getattr(recorded, name):
             message = f"totals: {getattr(recorded, name)} {name}, and the commits say {getattr(sums, name)}"
             yield Problem("run.json", message)

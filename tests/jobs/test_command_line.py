@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from tests import corpora
+from pipeline.lease import hold
+from tests import corpora, runs
 from tests.command import sewd
 
 
@@ -96,6 +97,13 @@ def test_a_dtype_for_another_device_is_one_line_before_anything_starts(tmp_path,
     )
     assert_one_line(done, f"dtype {dtype} {words}")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_status_of_a_run_whose_driver_was_killed_says_so(tmp_path):
+    run = runs.write_run(tmp_path / "run", runs.transcripts([{"text": "one"}]), status="running")
+    with hold(run.uri, "a"):
+        assert "interrupted" not in sewd("status", run.uri).stdout
+    assert "interrupted: no driver is at work" in sewd("status", run.uri).stdout
 
 
 @pytest.mark.parametrize("verb", ["transcribe", "evaluate", "status"])

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import LeaseLostError, UsageError
-from pipeline.lease import check, hold, lease_uri
+from pipeline.lease import check, hold, is_free, lease_uri
 
 
 @pytest.fixture
@@ -43,13 +43,16 @@ def soon(action: Callable[[], object]) -> Iterator[None]:
 
 
 def test_it_is_there_while_it_is_held_and_gone_after(run):
+    assert is_free(run)
     with hold(run, "a"):
+        assert not is_free(run)
         holder = json.loads(Path(lease_uri(run)).read_text())
         assert (holder["attempt"], holder["host"], holder["pid"]) == ("a", socket.gethostname(), os.getpid())
         check(run, "a")
         with pytest.raises(LeaseLostError):
             check(run, "b")
     assert not Path(lease_uri(run)).exists()
+    assert is_free(run)
     with pytest.raises(LeaseLostError):
         check(run, "a")
 
@@ -71,6 +74,7 @@ with lease.hold({run!r}, "dead"):
 """
     subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
     assert json.loads(Path(lease_uri(run)).read_text())["attempt"] == "dead"
+    assert is_free(run)
     began = time.monotonic()
     with hold(run, "a", expire_s=60):
         check(run, "a")
@@ -89,6 +93,7 @@ def test_a_living_driver_that_numbers_its_processes_otherwise_is_watched_not_ask
     with hold(run, "a"):
         holder = json.loads(Path(lease_uri(run)).read_text())
     write(run, **(holder | {"attempt": "other", "numbering": "pid:[1]"}))  # a container beside this one
+    assert not is_free(run)
 
     beat = holder | {"attempt": "other", "numbering": "pid:[1]", "beat": holder["beat"] + 1}
     with soon(lambda: write(run, **beat)), pytest.raises(UsageError, match="is at work"), hold(run, "b", expire_s=30):

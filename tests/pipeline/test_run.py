@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pipeline import storage
 from pipeline.commit import Commit
 from pipeline.errors import StorageError, UsageError
+from pipeline.lease import hold
 from pipeline.ledger import ledger_of
 from pipeline.plan import PLAN, plan
 from pipeline.run import RECORD, Run, Totals, write_plan
@@ -42,6 +43,15 @@ def test_the_run_that_saves_is_not_changed(tmp_path):
     run = Run(str(tmp_path), {"status": "running"})
     run.save(status="done")
     assert run.status == "running"
+
+
+def test_a_running_run_is_interrupted_while_nobody_holds_its_lease(tmp_path):
+    run = Run(str(tmp_path), {"status": "running"}).save()
+    assert run.is_interrupted()
+    with hold(run.uri, "a"):
+        assert not run.is_interrupted()
+    assert not run.save(status="stopped").is_interrupted()
+    assert not run.is_interrupted()  # it had ended by itself by the time that its lease was looked at
 
 
 @pytest.mark.parametrize("name", ["none", "empty", "file"])
