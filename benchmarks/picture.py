@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import typer
 
 COLOURS = {"packed": "#0b6e99", "packed int8": "#5ab4d6", "transformers": "#c25b12", "ONNX Runtime": "#6b6b6b"}
-COLOURS |= {"padded by 8": "#e5a36f", "ONNX Runtime int8": "#b5b5b5"}
+COLOURS |= {"padded by 8, sorted": "#e5a36f", "ONNX Runtime int8": "#b5b5b5"}
 
 
 def main(
@@ -39,12 +39,12 @@ def main(
 
 
 def lines(axes: Any, clips: dict[float, Any], figure: str) -> None:
-    """A line a way."""
+    """A line a way, of those that have a colour."""
     lengths = sorted(clips)
-    for name in clips[lengths[0]]["ways"]:
+    for name, colour in COLOURS.items():
         values = [clips[length]["ways"][name][figure] for length in lengths]
         style = {"linewidth": 2.5} if name == "packed" else {"linewidth": 1.5}
-        axes.plot(lengths, values, marker="o", markersize=4, label=name, color=COLOURS.get(name), **style)
+        axes.plot(lengths, values, marker="o", markersize=4, label=name, color=colour, **style)
 
 
 if __name__ == "__main__":
