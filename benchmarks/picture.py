@@ -39,9 +39,11 @@ def main(
 
 
 def lines(axes: Any, clips: dict[float, Any], figure: str) -> None:
-    """A line a way, of those that have a colour."""
+    """A line a way that has a colour."""
     lengths = sorted(clips)
     for name, colour in COLOURS.items():
+        if name not in clips[lengths[0]]["ways"]:
+            continue
         values = [clips[length]["ways"][name][figure] for length in lengths]
         style = {"linewidth": 2.5} if name == "packed" else {"linewidth": 1.5}
         axes.plot(lengths, values, marker="o", markersize=4, label=name, color=colour, **style)

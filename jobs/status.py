@@ -1,4 +1,4 @@
-"""`sewd status`: how far a run is, from its commits; asks no Ray."""
+"""`sewd status`: how far a run is, from its commits, its record and its lease; asks no Ray."""
 
 from __future__ import annotations
 
@@ -44,8 +44,14 @@ def status(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or 
 def state(run: Run) -> str:
     """The status and its reason; of a run whose driver was killed, that it was."""
     if run.is_interrupted():
-        return "interrupted: no driver is at work; the command that started it goes on with it"
+        return f"interrupted: no driver is at work; {how_to_go_on(run.record['config'].get('existing', 'resume'))}"
     return run.status + (f": {run.record['reason']}" if run.record.get("reason") else "")
+
+
+def how_to_go_on(existing: str) -> str:
+    """With a run that was interrupted, by what its command said of one that is there already."""
+    once = {"refuse": "--new-run", "overwrite": "--overwrite"}.get(existing)
+    return "the same command goes on from here" + (f" (without {once})" if once else "")
 
 
 def last_start(run: Run) -> str:

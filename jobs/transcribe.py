@@ -16,7 +16,7 @@ import pipeline
 from jobs.console import Exit, duration, err, out, single, warn
 from jobs.last_words import last_words
 from jobs.logs import log_to
-from jobs.status import last_start
+from jobs.status import how_to_go_on, last_start
 from pipeline.config import make_config
 from pipeline.errors import UsageError
 from pipeline.run import Totals
@@ -104,8 +104,7 @@ def transcribe(
     log_to(log)
     stop = threading.Event()
     head = "" if address == "local" else f", or lost the head of the cluster at {address}"
-    once = "--new-run" if new_run else "--overwrite" if overwrite else ""
-    go_on = "the same command goes on from here" + (f" (without {once})" if once else "")
+    go_on = how_to_go_on(config.existing)
     killed = f"sewd: the driver was killed{head}. Nothing that is committed is lost: {go_on}"
     worked = False
     with last_words(killed), _progress() as show:

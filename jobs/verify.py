@@ -14,7 +14,8 @@ from pipeline import verify as check
 def verify(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or prefix of the run.")]) -> int:
     """Check every commit, file, checksum and count of a run, and how much of its plan is committed.
 
-    Exit codes: 0 sound as far as it goes, which the last line says; 1 not, and each problem is a line on stderr.
+    Exit codes: 0 sound as far as it goes, which the last line says; 1 not, and each problem is a line on stderr; one
+    more says of a done run how to have what it lacks.
     """
     opened = Run.open(run)
     found = check.verify(opened)
@@ -28,8 +29,8 @@ def verify(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or 
         markup=False,
         soft_wrap=True,
     )
-    if found.problems:
-        err.print("nothing is mended in place: transcribe the inputs into another --output to have them whole")
+    if found.problems and opened.status == "done":
+        err.print("what a done run lacks is not made again: to have it, transcribe the inputs into another --output")
     return Exit.FAILED if found.problems else Exit.DONE
 
 

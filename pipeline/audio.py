@@ -50,7 +50,8 @@ _EXACT_CODINGS = frozenset({"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "F
 _UNKNOWN_FRAMES = 1 << 62  # libsndfile says SF_COUNT_MAX for a FLAC whose STREAMINFO leaves the total open
 
 # libsndfile error numbers (src/sndfile.h, src/common.h). An unknown format ends in an attempt to read a Sound
-# Designer resource fork, whose words (7, 149-153) depend on the working directory and not on the bytes.
+# Designer resource fork, whose words (7, 149-153) depend on the working directory and not on the bytes. (Where that
+# holds a file `._` or a folder `.AppleDouble`, libsndfile 1.2 takes it for the fork, and recognises no MP3.)
 _UNRECOGNISED = frozenset({1, 7, *range(149, 154)})
 _UNIMPLEMENTED = frozenset({4, 18})
 _NOT_RECOGNISED = "Format not recognised."
@@ -522,7 +523,7 @@ class _SoundFileReader:
             # Also to 0: after this seek mpg123 rounds some samples otherwise, and soundfile.read does seek.
             self._call(self._file.seek, position)
         if start < position and self._tail is not None:
-            yield self._tail[start - position :][: stop - start]
+            yield self._tail[start - position :][: stop - start].copy()  # a segment owns its samples
         largest = max(1, min(_BLOCK_VALUES // self.channels, round(_BLOCK_S * self.rate)))
         while position < stop:
             count = min(largest, (stop if position >= start else start) - position)
@@ -534,9 +535,10 @@ class _SoundFileReader:
             first, position = position, position + len(block)
             self.decoded = position
             if not self.exact_seek:
-                # What a part of unknown length looks beyond its end, and a frame by which two parts' roundings differ.
+                # What a part of unknown length looks beyond its end, as much again by which parts may overlap, and a
+                # frame by which two parts' roundings differ.
                 before = block if self._tail is None else np.concatenate([self._tail, block])
-                self._tail = before[-(round(_SLACK_S * self.rate) + 2) :].copy()
+                self._tail = before[-(2 * round(_SLACK_S * self.rate) + 2) :].copy()
             if first >= start:
                 yield block
 

@@ -95,8 +95,8 @@ def check(run: str, attempt: str) -> None:
 
 
 def is_free(run: str) -> bool:
-    """Whether nobody holds the lease of `run`, as far as it can be known without waiting: a driver of another machine
-    that was killed holds it for ever.
+    """Whether nobody holds the lease of `run`, as far as it can be known without waiting: a driver that was killed on
+    another machine, or on this one before it was started anew, seems to hold it.
 
     Raises:
         StorageError: it cannot be known.

@@ -191,7 +191,7 @@ def _comparison(report: Report) -> Iterator[Part]:
     )
     units = next((each["interval"] for each in metrics if each["interval"]), None)
     note = (
-        "No intervals: too few units to resample, or none in which the runs differ."
+        "No intervals: too few units, one that holds most of the reference, or none in which the runs differ."
         if units is None
         else f"Whiskers: {_level(report)} over {plural(units['units'], units['unit'])} ({units['method']}). "
         "Left of the dashed line this run is better."

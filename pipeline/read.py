@@ -167,7 +167,7 @@ def part_steps(
                 continue
             if start <= Place(index, -1):
                 yield Step(Place(index, 0), size=utterance.size)
-            if utterance.uri != uri:
+            if utterance.problem is None and utterance.uri != uri:
                 last.close()  # before another recording is fetched
                 uri = utterance.uri
             done = start.row if index == start.utterance else 0

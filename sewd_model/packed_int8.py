@@ -3,8 +3,6 @@
 Weights are rounded to int8 when they are packed, rows to uint8 when they come, between their least and their greatest
 value. The sums are exact, and oneDNN scales them, adds the bias and applies the activation in float32. With AVX-512
 VNNI it does three to four times as many products a second as in float32; rounding costs a tenth of what that saves.
-Processors without VNNI sum pairs of products in 16 bits, and cut off what is too large for them: there rows are rounded
-to seven bits, whose pairs are not, and a product takes half to three quarters of its time in float32.
 Rows that go through one call share a scale, so a clip keeps its own result only where no other is in the call. For
 clips of a second that undoes what is gained.
 
@@ -41,20 +39,19 @@ MISSING = "no int8 products on this machine, or none that are exact"
 
 def kinds() -> tuple[type[Linear], type[Linear]]:
     """The products of the convolutions and of all that follows, as far as this machine has them; else in float32."""
-    linear = next(filter(is_exact, (Int8Linear, SevenBitLinear)), None)
-    if linear is None:
+    if not _exact():
         log.warning("%s: computing in float32", MISSING)
         return Linear, Linear
     has_bfloat16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return (BFloat16Linear if has_bfloat16() else Linear), linear
+    return (BFloat16Linear if has_bfloat16() else Linear), Int8Linear
 
 
 @functools.cache
-def is_exact(kind: "type[Int8Linear]") -> bool:
-    """Whether such products are here, and the largest ones come out right."""
+def _exact() -> bool:
+    """Whether int8 products are here, and large ones come out right: processors without VNNI sum pairs in 16 bits."""
     rows = torch.full((16, 64), 2.0)
     try:
-        found = kind.pack(torch.ones(32, 64), None)(rows)
+        found = Int8Linear.pack(torch.ones(32, 64), None)(rows)
     except (AttributeError, RuntimeError):  # torch is built without the operators, or oneDNN has no kernel for them
         return False
     return bool(((found - 128.0).abs() < 1e-3).all())
@@ -65,13 +62,11 @@ class Int8Linear(Linear):
     """A linear map of rows by products in int8, and an activation.
 
     Attributes:
-        levels: the greatest number that a row is rounded to.
         scales: of the output channels, `(out,)`.
     """
 
     own_rows: ClassVar[bool] = False
     dtype: ClassVar[str] = "int8"
-    levels: ClassVar[int] = 255
     scales: Tensor = field(kw_only=True)
 
     @classmethod
@@ -83,7 +78,7 @@ class Int8Linear(Linear):
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """Map `(T, in)`, of any strides, to `(T, out)`."""
-        rows, scale, zero = _round(hidden, self.levels)
+        rows, scale, zero = _round(hidden)
         zeros = torch.zeros(len(self.scales), dtype=torch.int32)
         to_float32 = (1.0, 0, torch.float32)
         fused, variant, rest = fused_activation(self.activation)
@@ -93,16 +88,8 @@ class Int8Linear(Linear):
         return rest(result)
 
 
-class SevenBitLinear(Int8Linear):
-    """The same with rows of seven bits: the sum of two products, at most 2 * 127 * 127, is below 2**15."""
-
-    dtype: ClassVar[str] = "int8 (7 bits)"
-    levels: ClassVar[int] = 127
-
-
-def _round(rows: Tensor, levels: int) -> tuple[Tensor, float, int]:
-    """Rows in uint8 up to `levels`, a scale and a zero point: `(uint8 - zero) * scale` is within half a scale of what
-    they were.
+def _round(rows: Tensor) -> tuple[Tensor, float, int]:
+    """Rows in uint8, a scale and a zero point: `(uint8 - zero) * scale` is within half a scale of what they were.
 
     Zeros stay zeros. Where there is a number that is none, the scale is none.
     """
@@ -110,10 +97,8 @@ def _round(rows: Tensor, levels: int) -> tuple[Tensor, float, int]:
     if not math.isfinite(greatest - least):
         return torch.zeros(rows.shape, dtype=torch.uint8), math.nan, 0
     least, greatest = min(least, 0.0), max(greatest, 0.0)
-    scale = max((greatest - least) / (levels - 1), _TINY)
-    zero = (
-        math.floor(-least / scale) + 1
-    )  # least comes to 0 or 1, greatest to the last level or the one before: no wrap
+    scale = max((greatest - least) / 254, _TINY)
+    zero = math.floor(-least / scale) + 1  # then least comes to 0 or 1, greatest to 254 or 255: nothing wraps
     bits = torch.add(torch.tensor(_TO_BITS + zero), rows, alpha=1 / scale)
     return bits.view(torch.int32).to(torch.uint8), scale, zero
 

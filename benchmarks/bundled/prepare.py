@@ -5,7 +5,7 @@
 DATA holds the sets that the model card names, each with a `manifest.jsonl`; OUT receives `NAME.jsonl` and
 `NAME-valid.jsonl`, with absolute paths, and the strings of digits that are made for validation.
 
-The split: digits by speaker (jackson is held out of all stages of training but 10 and 13), and of all speakers the
+The split: digits by speaker (jackson is held out of all stages of training but the last), and of all speakers the
 recordings 0 to 4 of each digit; read English by speaker; synthetic speech by voice (a mixture goes with neither side if
 it mixes both); orders and keywords, whose speakers are not named, by a hash of the file's name.
 """

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import plan, storage
+from pipeline import audio, plan, storage
 from pipeline.audio import AudioSettings
 from pipeline.quarantine import START
 from pipeline.read import ReadSettings, part_steps, read_chunks
@@ -73,6 +75,39 @@ def test_chunks_tile_the_part_and_what_is_committed_is_left_out(folder, chunk_s,
     for chunk in (*everything, *rest):
         del chunk["read_s"], chunk["read_at"]
     assert rest == [chunk for chunk in everything if chunk["chunk"] not in committed]
+
+
+def test_parts_of_one_recording_are_decoded_in_one_pass_which_ends_before_the_next_is_fetched(tmp_path, monkeypatch):
+    names = ["a.ogg", "b.ogg"]
+    for name in names:
+        corpora.write_audio(tmp_path / name, 3.0, format="OGG", subtype="VORBIS")
+    rows = [
+        {"id": f"{name}-{second}", "audio_filepath": name, "offset": second, "duration": 1.0}
+        for name in names
+        for second in range(3)
+    ]
+    rows.insert(1, {"id": "a row without audio"})
+    corpora.write_manifest(tmp_path / "in.jsonl", rows)
+    events, open_it, fetch = [], audio._open, storage.fetch
+
+    @contextlib.contextmanager
+    def opened(*given):
+        events.append("open")
+        with open_it(*given) as reader:
+            yield reader
+        events.append("close")
+
+    def fetched(uri, *given):
+        events.append(uri.rpartition("/")[2])
+        return fetch(uri, *given)
+
+    monkeypatch.setattr(audio, "_open", opened)
+    monkeypatch.setattr(storage, "fetch", fetched)
+    (part,) = plan.plan([str(tmp_path / "in.jsonl")], 2**30).to_pylist()
+    [chunk] = [table.to_pylist()[0] for table in read(part, settings_for(tmp_path))]
+    assert [row["code"] for row in chunk["rows"]] == [None, "BAD_ROW", *[None] * 5]
+    audio_events = [event for event in events if event != "in.jsonl"]
+    assert audio_events == ["a.ogg", "open", "close", "b.ogg", "open", "close"]
 
 
 def test_a_part_without_a_row_still_gives_its_last_chunk(tmp_path, folder):

@@ -22,7 +22,7 @@ from sewd_model import (
     packed_int8,
 )
 from sewd_model.packed import PackedModel
-from sewd_model.packed_int8 import BFloat16Linear, Int8Linear, SevenBitLinear
+from sewd_model.packed_int8 import BFloat16Linear, Int8Linear
 from sewd_model.packed_products import Linear
 from tests import configurations
 
@@ -34,9 +34,7 @@ def in_int8(ours, **options):
     return PackedModel(ours, dtype="int8", **options)
 
 
-needs_int8 = pytest.mark.skipif(packed_int8.kinds()[1] is Linear, reason="this processor has no exact int8 products")
-KINDS = [Int8Linear, SevenBitLinear]
-LEVELS = [kind.levels for kind in KINDS]
+needs_int8 = pytest.mark.skipif(not packed_int8._exact(), reason="this processor has no exact int8 products")
 
 
 @pytest.fixture(scope="module")
@@ -114,25 +112,20 @@ def test_what_is_not_a_number_stays_in_its_clip(recordings):
 FLOATS = st.floats(-(2.0**100), 2.0**100, width=32)
 
 
-@given(st.lists(FLOATS, min_size=1, max_size=40), st.sampled_from(LEVELS))
+@given(st.lists(FLOATS, min_size=1, max_size=40))
 @settings(deadline=None)
-def test_rows_are_rounded_to_within_half_a_scale_and_zeros_are_kept(values, levels):
+def test_rows_are_rounded_to_within_half_a_scale_and_zeros_are_kept(values):
     rows = torch.tensor([values])
-    rounded, scale, zero = packed_int8._round(rows, levels)
+    rounded, scale, zero = packed_int8._round(rows)
     assert rounded.dtype == torch.uint8
-    assert rounded.max() <= levels
     back = (rounded.double() - zero) * scale
     assert (back - rows.double()).abs().max() <= 0.5001 * scale
     assert not back[rows == 0].any()
 
 
-@pytest.mark.parametrize("levels", LEVELS)
-@pytest.mark.parametrize(
-    "bounds", [(0.0, 3.0), (-3.0, 0.0), (-1.5, 252.5), (-0.5, 253.5), (-0.5, 125.5), (5.0, 5.0), (0.0, 0.0)]
-)
-def test_bounds_do_not_wrap(bounds, levels):
-    rounded, scale, zero = packed_int8._round(torch.tensor([bounds]), levels)
-    assert rounded.max() <= levels
+@pytest.mark.parametrize("bounds", [(0.0, 3.0), (-3.0, 0.0), (-1.5, 252.5), (-0.5, 253.5), (5.0, 5.0), (0.0, 0.0)])
+def test_bounds_do_not_wrap(bounds):
+    rounded, scale, zero = packed_int8._round(torch.tensor([bounds]))
     back = (rounded.double() - zero) * scale
     assert (back - torch.tensor([bounds])).abs().max() <= 0.5001 * scale
 
@@ -146,35 +139,17 @@ def fails(*_):
 )
 def test_products_that_fail_or_are_wrong_are_not_exact(monkeypatch, call):
     monkeypatch.setattr(Int8Linear, "__call__", call)
-    assert not any(packed_int8.is_exact.__wrapped__(kind) for kind in KINDS)
+    assert not packed_int8._exact.__wrapped__()
 
 
 def test_a_torch_without_the_operators_is_not_exact(monkeypatch):
     monkeypatch.delattr(torch.ops, "onednn", raising=False)
     monkeypatch.setattr(torch.ops, "onednn", object(), raising=False)
-    assert not any(packed_int8.is_exact.__wrapped__(kind) for kind in KINDS)
-
-
-@pytest.mark.parametrize("kind", [pytest.param(kind, id=kind.dtype) for kind in KINDS])
-def test_what_is_called_exact_is(kind):
-    if not packed_int8.is_exact(kind):
-        pytest.skip("this processor has no such products")
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.rand(50, 192, generator=generator)
-    rows[0] = 1.0
-    weight = torch.randint(-127, 128, (96, 192), generator=generator).float()
-    weight[0], weight[1], weight[:, 0] = (
-        127.0,
-        -127.0,
-        127.0,
-    )  # each channel's scale is 1, and the largest sums are there
-    rounded, scale, zero = packed_int8._round(rows, kind.levels)
-    expected = scale * (rounded.double() - zero) @ weight.double().T
-    assert torch.allclose(kind.pack(weight, None)(rows).double(), expected, rtol=1e-6, atol=1e-3)
+    assert not packed_int8._exact.__wrapped__()
 
 
 def test_where_they_are_not_exact_packs_are_in_float32_and_it_is_logged(oracle, monkeypatch, caplog):
-    monkeypatch.setattr(packed_int8, "is_exact", lambda _: False)
+    monkeypatch.setattr(packed_int8, "_exact", lambda: False)
     _, ours = oracle.pair("ctc")
     waveforms = oracle.clips(1230, 810)
     with caplog.at_level(logging.WARNING):
@@ -187,11 +162,10 @@ def test_where_they_are_not_exact_packs_are_in_float32_and_it_is_logged(oracle, 
 
 
 @pytest.mark.parametrize(("bfloat16", "convolution"), [(True, BFloat16Linear), (False, Linear)])
-@pytest.mark.parametrize("linear", KINDS)
-def test_convolutions_are_in_bfloat16_where_the_processor_has_it(monkeypatch, bfloat16, convolution, linear):
-    monkeypatch.setattr(packed_int8, "is_exact", lambda kind: kind.levels <= linear.levels)
+def test_convolutions_are_in_bfloat16_where_the_processor_has_it(monkeypatch, bfloat16, convolution):
+    monkeypatch.setattr(packed_int8, "_exact", lambda: True)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bfloat16, raising=False)
-    assert packed_int8.kinds() == (convolution, linear)
+    assert packed_int8.kinds() == (convolution, Int8Linear)
 
 
 def test_a_dtype_that_packs_are_not_made_in_is_refused(oracle):
