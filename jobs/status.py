@@ -42,9 +42,12 @@ def status(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or 
 
 
 def state(run: Run) -> str:
-    """The status and its reason; of a run whose driver was killed, that it was."""
+    """The status and its reason; of a run that can go on, how; of one whose driver was killed, that it was."""
+    go_on = how_to_go_on(run.record["config"].get("existing", "resume"))
     if run.is_interrupted():
-        return f"interrupted: no driver is at work; {how_to_go_on(run.record['config'].get('existing', 'resume'))}"
+        return f"interrupted: no driver is at work; {go_on}"
+    if run.status == "stopped":
+        return f"stopped: {go_on}"
     return run.status + (f": {run.record['reason']}" if run.record.get("reason") else "")
 
 

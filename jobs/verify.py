@@ -15,7 +15,7 @@ def verify(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or 
     """Check every commit, file, checksum and count of a run, and how much of its plan is committed.
 
     Exit codes: 0 sound as far as it goes, which the last line says; 1 not, and each problem is a line on stderr; one
-    more says of a done run how to have what it lacks.
+    more says of a done run how to have what it has lost.
     """
     opened = Run.open(run)
     found = check.verify(opened)
@@ -30,7 +30,7 @@ def verify(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or 
         soft_wrap=True,
     )
     if found.problems and opened.status == "done":
-        err.print("what a done run lacks is not made again: to have it, transcribe the inputs into another --output")
+        err.print("what a done run has lost is not made again: to have it, transcribe the inputs into another --output")
     return Exit.FAILED if found.problems else Exit.DONE
 
 

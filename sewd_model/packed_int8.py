@@ -34,13 +34,13 @@ log = logging.getLogger(__name__)
 _TO_BITS = 1.5 * 2**23
 _TINY = torch.finfo(torch.float32).tiny
 
-MISSING = "no int8 products on this machine, or none that are exact"
+MISSING = "this machine has no int8 products, or none that are exact: computing in float32"
 
 
 def kinds() -> tuple[type[Linear], type[Linear]]:
     """The products of the convolutions and of all that follows, as far as this machine has them; else in float32."""
     if not _exact():
-        log.warning("%s: computing in float32", MISSING)
+        log.warning(MISSING)
         return Linear, Linear
     has_bfloat16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return (BFloat16Linear if has_bfloat16() else Linear), Int8Linear

@@ -115,6 +115,9 @@ def test_the_status_of_a_run_whose_driver_was_killed_says_so(tmp_path, existing,
     said = " ".join(sewd("status", run.uri).stdout.split()) + "\n"
     assert "interrupted: no driver is at work; the same command goes on" in said
     assert words.strip() in said
+    run.save(status="stopped", config=run.record["config"] | {"existing": existing})
+    said = " ".join(sewd("status", run.uri).stdout.split())
+    assert "stopped: the same command goes on" in said
 
 
 @pytest.mark.parametrize("verb", ["transcribe", "evaluate", "status"])

@@ -220,6 +220,6 @@ def test_the_command_says_it_by_lines_and_exit_code(done):
     broken = sewd("verify", done)
     assert broken.returncode == 1
     assert "is lost" in broken.stderr
-    assert broken.stderr.splitlines()[-1].startswith("what a done run lacks is not made again")
+    assert broken.stderr.splitlines()[-1].startswith("what a done run has lost is not made again")
     assert "problem" in broken.stdout
     assert broken.stdout.count("\n") == 1
