@@ -4,11 +4,10 @@
         [--output FILE]
 
 transformers runs clip by clip, in padded batches with an attention mask, of clips of like length and of clips as they
-come, and as its pipeline for speech recognition, clip by clip and batched; ONNX Runtime runs its graph clip by
-clip, in float32 and with int8 products (dynamic, a scale a channel). The pipeline writes a text, whatever the text is:
-its frames are not seen. Weights and waveforms
-are random (neither changes the time), the sizes are SEW-D's, and the lengths are spread like LibriSpeech's, or so many
-seconds each. The ways take turns, and all ratios are taken within a round, so that other load on the machine weighs on
+come, and as its pipeline for speech recognition, clip by clip and batched, whose frames are not seen: it gives texts.
+ONNX Runtime runs transformers' graph clip by clip, in float32 and with int8 products (dynamic, a scale a channel).
+Weights and waveforms are random (neither changes the time), the sizes are SEW-D's, and the lengths are spread like
+LibriSpeech's, or so many seconds each. The ways take turns, and all ratios are taken within a round, so that other load on the machine weighs on
 all alike. transformers gets torch's threads, which sleep where they wait, or other load would slow it tenfold; packed
 clips, in float32 and in int8, get as many threads of their own. The peak is that of a large product in float32, by MKL
 or oneDNN, whichever is faster, taken in each round. Needs the development dependencies.

@@ -52,7 +52,7 @@ def state(run: Run) -> str:
 
 
 def how_to_go_on(existing: str) -> str:
-    """With a run that was interrupted, by what its command said of one that is there already."""
+    """How to go on with a run that is not done; `existing` is what its command said of a run that is there already."""
     once = {"refuse": "--new-run", "overwrite": "--overwrite"}.get(existing)
     return "the same command goes on from here" + (f" (without {once})" if once else "")
 
