@@ -7,10 +7,11 @@ transformers runs clip by clip, in padded batches with an attention mask, of cli
 come, and as its pipeline for speech recognition, clip by clip and batched, whose frames are not seen: it gives texts.
 ONNX Runtime runs transformers' graph clip by clip, in float32 and with int8 products (dynamic, a scale a channel).
 Weights and waveforms are random (neither changes the time), the sizes are SEW-D's, and the lengths are spread like
-LibriSpeech's, or so many seconds each. The ways take turns, and all ratios are taken within a round, so that other load on the machine weighs on
-all alike. transformers gets torch's threads, which sleep where they wait, or other load would slow it tenfold; packed
-clips, in float32 and in int8, get as many threads of their own. The peak is that of a large product in float32, by MKL
-or oneDNN, whichever is faster, taken in each round. Needs the development dependencies.
+LibriSpeech's, or so many seconds each. The ways take turns, and all ratios are taken within a round, so that other
+load on the machine weighs on all alike. transformers gets torch's threads, which sleep where they wait, or other load
+would slow it tenfold; packed clips, in float32 and in int8, get as many threads of their own. The peak is that of a
+large product in float32, by MKL or oneDNN, whichever is faster, taken in each round. Needs the development
+dependencies.
 """
 
 import json
