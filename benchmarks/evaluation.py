@@ -22,8 +22,8 @@ import numpy as np
 import pyarrow as pa
 import typer
 
-from pipeline.commit import Commit, read_commits, write_chunk
-from pipeline.compact import COMPACTION, compact_group, groups_of, write_compaction
+from pipeline.runs.commit import Commit, read_commits, write_chunk
+from pipeline.runs.compact import COMPACTION, compact_group, groups_of, write_compaction
 from pipeline.schemas import SCHEMA_VERSION, TRANSCRIPTS
 from tests import runs
 

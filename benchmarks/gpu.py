@@ -30,8 +30,8 @@ import transformers
 from benchmarks.workload import RATE, SIZES, Logits, flops, padded, timed, unlike, waveforms
 from sewd_model import CTCTokenizer, FeatureExtractor, SEWDConfig, SEWDForCTC, greedy_path
 from sewd_model.files import BUNDLED
-from sewd_model.packed_batches import DeviceEngine, probed_budget_s, stream
-from sewd_model.packed_device import PackedDeviceModel
+from sewd_model.packed.gpu import PackedDeviceModel
+from sewd_model.packed.gpu_batches import DeviceEngine, probed_budget_s, stream
 
 Way = Callable[[list[torch.Tensor]], Logits]
 SPEECH = Path(__file__).parents[1] / "jobs" / "demo_corpus" / "audio"

@@ -37,8 +37,8 @@ from rich.table import Table
 
 from benchmarks.workload import RATE, SIZES, Logits, flops, padded, timed, unlike, waveforms
 from sewd_model import SEWDConfig, SEWDForCTC
-from sewd_model.packed import PackedModel
-from sewd_model.packed_products import product
+from sewd_model.packed.cpu import PackedModel
+from sewd_model.packed.products import product
 
 CLIPS = 16
 PADDED = 8

@@ -36,7 +36,7 @@ from rich.table import Table
 from benchmarks.model import Way
 from benchmarks.workload import RATE, SIZES, Logits, timed, waveforms
 from sewd_model import SEWDConfig, SEWDForCTC
-from sewd_model.packed import PackedModel
+from sewd_model.packed.cpu import PackedModel
 
 BASE = {"wav2vec 2.0 base": (768, 512)}
 PEERS = {  # wav2vec 2.0 for each size of SEW-D: hidden size and channels of the convolutions

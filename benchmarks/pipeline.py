@@ -58,10 +58,10 @@ from rich.table import Table
 
 import pipeline
 from benchmarks.workload import LONGEST_S, MEDIAN_S, RATE, SHORTEST_S, SIGMA
-from pipeline import driver
-from pipeline.checkpoints import checkpoint_digest
-from pipeline.cluster import connect
-from pipeline.recognize import Logits, Recognizer, RecognizeSettings
+from pipeline.cluster.ray_start import connect
+from pipeline.driver import transcribe as driver
+from pipeline.stages.recognize import Logits, Recognizer, RecognizeSettings
+from pipeline.storage.checkpoints import checkpoint_digest
 from sewd_model import CTCTokenizer
 from tests import checkpoints, corpora
 

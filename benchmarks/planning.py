@@ -32,13 +32,14 @@ from rich.table import Table
 
 import pipeline
 from benchmarks.resume import peak, plan_of
-from pipeline import driver, storage
-from pipeline.config import fingerprint
+from pipeline.corpus.plan import plan
+from pipeline.driver import transcribe as driver
 from pipeline.errors import RunFailedError
-from pipeline.plan import plan
-from pipeline.read import ReadSettings
-from pipeline.run import Run, now, write_plan
-from pipeline.storage import Object
+from pipeline.runs.fingerprint import fingerprint
+from pipeline.runs.run import Run, now, write_plan
+from pipeline.stages.read import ReadSettings
+from pipeline.storage import objects
+from pipeline.storage.objects import Object
 
 PART_BYTES = 32 << 20  # the default
 ROWS_AT_ONCE = 100_000
@@ -112,8 +113,8 @@ def plan_listing(shards: str) -> dict[str, float]:
     """Plan a prefix of shards, as a listing shows it."""
     listed = [Object(f"/corpus/shards/{n:07d}.tar", PART_BYTES, f"{PART_BYTES}-{n}") for n in range(int(shards))]
     with (
-        mock.patch.object(storage, "stat", return_value=None),
-        mock.patch.object(storage, "list_objects", return_value=listed),
+        mock.patch.object(objects, "stat", return_value=None),
+        mock.patch.object(objects, "list_objects", return_value=listed),
     ):
         return timed(lambda: len(plan(["/corpus"], PART_BYTES)))
 

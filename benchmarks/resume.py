@@ -30,12 +30,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.commit import Commit, content_of
-from pipeline.engine import Engine
-from pipeline.ledger import ROLL_UP_COMMITS, roll_up
-from pipeline.plan import PLAN
-from pipeline.run import Run, now, write_plan
-from pipeline.storage import join, put
+from pipeline.corpus.plan import PLAN
+from pipeline.runs.commit import Commit, content_of
+from pipeline.runs.engine import Engine
+from pipeline.runs.ledger import ROLL_UP_COMMITS, roll_up
+from pipeline.runs.run import Run, now, write_plan
+from pipeline.storage.objects import put
+from pipeline.storage.uris import join
 from tests import s3
 
 DELAY_S = 0.05
@@ -178,7 +179,7 @@ def measured(uri: str) -> dict[str, float]:
 
 def look(uri: str) -> None:
     """Find what is left of a run, and print how long it took."""
-    from pipeline.driver import find_left  # noqa: PLC0415 - Ray's size is not the run's
+    from pipeline.driver.transcribe import find_left  # noqa: PLC0415 - Ray's size is not the run's
 
     before = peak()
     began = time.monotonic()

@@ -37,9 +37,9 @@ from rich.console import Console
 from rich.table import Table
 
 import pipeline
-from pipeline import driver
-from pipeline.cluster import connect
-from pipeline.recognize import Recognizer, RecognizeSettings
+from pipeline.cluster.ray_start import connect
+from pipeline.driver import transcribe as driver
+from pipeline.stages.recognize import Recognizer, RecognizeSettings
 from tests import checkpoints, corpora
 from tests.s3 import free_port
 

@@ -23,8 +23,8 @@ from jobs.scoring import (
     paired_figures,
     settings_of,
 )
-from pipeline.compare import Comparison, compare_runs, rules_of
-from pipeline.report import comparison
+from pipeline.evaluation.compare import Comparison, compare_runs, rules_of
+from pipeline.report.content import comparison
 
 
 def compare(

@@ -12,11 +12,11 @@ from rich.table import Table
 import pipeline
 from jobs.console import Exit, out, single
 from jobs.scoring import By, Compounds, FailIf, Level, Normalizer, Refs, Unit, conditions, judged, settings_of
-from pipeline.counts import ErrorCounts
-from pipeline.evaluate import Grouping
-from pipeline.gate import figures
-from pipeline.labels import LabelEvaluation, evaluate_labels
-from pipeline.statistics import Interval
+from pipeline.evaluation.gate import figures
+from pipeline.evaluation.intervals import Interval
+from pipeline.evaluation.labels import LabelEvaluation, evaluate_labels
+from pipeline.evaluation.results import Grouping
+from pipeline.scoring.counts import ErrorCounts
 
 ROWS_SHOWN = 30
 

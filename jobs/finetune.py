@@ -62,11 +62,11 @@ def finetune(
     The same command goes on with a training that was interrupted. Exit codes: 0 done, 1 failed, 2 usage, 130 stopped
     by --stop-after.
     """
-    from pipeline.augment import parse_augmentations  # noqa: PLC0415 - torch and Ray take seconds to load
-    from pipeline.finetune import CURVE_FILE, Placement  # noqa: PLC0415
-    from pipeline.finetune import finetune as run  # noqa: PLC0415
-    from pipeline.training import MODEL_DIRECTORY, TrainSettings  # noqa: PLC0415
-    from pipeline.training_data import DataSettings  # noqa: PLC0415
+    from pipeline.training.augment import parse_augmentations  # noqa: PLC0415 - torch and Ray take seconds to load
+    from pipeline.training.data import DataSettings  # noqa: PLC0415
+    from pipeline.training.loop import MODEL_DIRECTORY, TrainSettings  # noqa: PLC0415
+    from pipeline.training.ray_train import CURVE_FILE, Placement  # noqa: PLC0415
+    from pipeline.training.ray_train import finetune as run  # noqa: PLC0415
     from sewd_model.files import CheckpointError  # noqa: PLC0415
 
     if precision not in ("auto", "float32", "bfloat16"):

@@ -19,7 +19,7 @@ from jobs.status import status
 from jobs.submit import submit
 from jobs.transcribe import transcribe
 from jobs.verify import verify
-from pipeline.environment import check_environment
+from pipeline.cluster.job_environment import check_environment
 
 app = typer.Typer(
     add_completion=False,

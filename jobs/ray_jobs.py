@@ -24,9 +24,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help="Th
 @app.command("list")
 def list_jobs(address: Address) -> int:
     """Each job, the last first: since when, how long, how it stands, what it runs."""
-    from pipeline import submission  # noqa: PLC0415 - Ray takes a second to load
+    from pipeline.cluster import jobs_api  # noqa: PLC0415 - Ray takes a second to load
 
-    rows = [_row(job) for job in submission.jobs(submission.connect(address))]
+    rows = [_row(job) for job in jobs_api.jobs(jobs_api.connect(address))]
     table = Table(box=None)
     for place, title in enumerate(("job", "status", "exit", "started (UTC)", "took")):
         # As wide as the longest: a name cut short is no name. What does not fit a terminal is the command's end.
@@ -58,23 +58,23 @@ def logs(
     on_interrupt: Annotated[str, typer.Option(help="Of Ctrl-C with --follow: ask, detach or stop.")] = "detach",
 ) -> int:
     """What a job has written."""
-    from pipeline import submission  # noqa: PLC0415
+    from pipeline.cluster import jobs_api  # noqa: PLC0415
 
     if on_interrupt not in INTERRUPTS:
         raise UsageError(f"on-interrupt: {', '.join(INTERRUPTS)}, not {on_interrupt!r}")
-    client = submission.connect(address)
+    client = jobs_api.connect(address)
     if follow:
         return follow_to_the_end(client, job, on_interrupt)
-    typer.echo(submission.logs(client, job), nl=False)
+    typer.echo(jobs_api.logs(client, job), nl=False)
     return Exit.DONE
 
 
 @app.command()
 def stop(job: Name, address: Address) -> int:
     """Stop a job; its run goes on when the same command is submitted again."""
-    from pipeline import submission  # noqa: PLC0415
+    from pipeline.cluster import jobs_api  # noqa: PLC0415
 
-    stopped = submission.stop(submission.connect(address), job)
+    stopped = jobs_api.stop(jobs_api.connect(address), job)
     out.print(f"job {job} is asked to stop" if stopped else f"job {job} had ended", markup=False)
     return Exit.DONE
 

@@ -25,11 +25,12 @@ from jobs.scoring import (
     run_figures,
     settings_of,
 )
-from pipeline import render, storage
-from pipeline.compare import compare_runs, rules_of
 from pipeline.errors import UsageError
-from pipeline.report import Cost, ReportSettings
-from pipeline.report import report as report_of
+from pipeline.evaluation.compare import compare_runs, rules_of
+from pipeline.report import render
+from pipeline.report.content import Cost, ReportSettings
+from pipeline.report.content import report as report_of
+from pipeline.storage import objects, uris
 
 
 def _json(told: Mapping[str, Any]) -> str:
@@ -74,7 +75,7 @@ def report(
     opened = pipeline.Run.open(run)
     parsed = conditions(fail_if, has_baseline=baseline is not None)
     other = None if baseline is None else pipeline.Run.open(baseline)
-    target = output or storage.join(opened.uri, "report.html")
+    target = output or uris.join(opened.uri, "report.html")
     suffix = "." + target.rpartition(".")[2].lower()
     if suffix not in RENDERINGS:
         raise UsageError(f"{target}: a report is one of {', '.join(RENDERINGS)}")
@@ -89,7 +90,7 @@ def report(
         verdicts = judged(parsed, [opened, other], *paired_figures(opened, other, settings, found))
     cost = None if cost_per_hour is None else Cost(cost_per_hour, currency)
     told = report_of(opened, other, ReportSettings(settings, corpus, cost), verdicts)
-    storage.put(storage.absolute(target), RENDERINGS[suffix](told).encode())
+    objects.put(uris.absolute(target), RENDERINGS[suffix](told).encode())
     out.print(f"report: {target}", markup=False, soft_wrap=True)
     warn(told["run"]["warnings"])
     return Exit.GATE if any(verdict.failed for verdict in verdicts) else Exit.DONE

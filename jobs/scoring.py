@@ -10,10 +10,10 @@ import typer
 
 import pipeline
 from jobs.console import err
-from pipeline.compare import Comparison
 from pipeline.errors import UsageError
-from pipeline.gate import Condition, Verdict, figures, judge, parse_condition
-from pipeline.labels import evaluate_labels
+from pipeline.evaluation.compare import Comparison
+from pipeline.evaluation.gate import Condition, Verdict, figures, judge, parse_condition
+from pipeline.evaluation.labels import evaluate_labels
 
 Refs = Annotated[
     list[str] | None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.console import Exit, err, single
-from pipeline.environment import check_arguments, job_variables
+from pipeline.cluster.job_environment import check_arguments, job_variables
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,10 +51,10 @@ def submit(
         return _print_manifest(arguments, variables, image, workers, secret or ())
     if not address:
         raise UsageError("address: where is the cluster? --address http://HEAD:8265")
-    from pipeline import submission  # noqa: PLC0415 - Ray takes a second to load
+    from pipeline.cluster import jobs_api  # noqa: PLC0415 - Ray takes a second to load
 
-    client = submission.connect(address)
-    name = submission.submit(client, arguments, variables, job)
+    client = jobs_api.connect(address)
+    name = jobs_api.submit(client, arguments, variables, job)
     err.print(f"job {name}: sewd jobs logs {name} --address {address}", markup=False)
     return Exit.DONE if detach else follow_to_the_end(client, name, on_interrupt)
 
@@ -81,21 +81,21 @@ def checked(command: Sequence[str]) -> list[str]:
 
 def follow_to_the_end(client: JobSubmissionClient, name: str, on_interrupt: str) -> int:
     """Write a job's log until it ends, and return its exit code; Ctrl-C detaches from it or stops it."""
-    from pipeline import submission  # noqa: PLC0415
+    from pipeline.cluster import jobs_api  # noqa: PLC0415
 
-    stopping, log = False, submission.Log(_write)
+    stopping, log = False, jobs_api.Log(_write)
     while True:
         try:
-            found = submission.follow(client, name, log)
+            found = jobs_api.follow(client, name, log)
         except KeyboardInterrupt:
             if stopping or not _wants_stop(on_interrupt):
                 err.print(f"detached: job {name} goes on", markup=False)
                 return Exit.STOPPED
             stopping = True
             err.print(f"stopping job {name}; Ctrl-C again to leave it to itself", markup=False)
-            submission.stop(client, name)
+            jobs_api.stop(client, name)
             continue
-        code = submission.exit_code(found)
+        code = jobs_api.exit_code(found)
         if code:
             err.print(
                 f"job {name}: {found.status.value.lower()}, exit code {code}. {found.message or ''}", markup=False
@@ -120,7 +120,7 @@ def _wants_stop(on_interrupt: str) -> bool:
 def _print_manifest(
     arguments: Sequence[str], variables: dict[str, str], image: str, workers: str, secrets: Sequence[str]
 ) -> int:
-    from pipeline.kuberay import ray_job  # noqa: PLC0415
+    from pipeline.cluster.kuberay import ray_job  # noqa: PLC0415
 
     if not workers.isdecimal() or int(workers) < 1:
         raise UsageError(f"workers: {workers!r} is no number of machines")

@@ -19,7 +19,7 @@ from jobs.logs import log_to
 from jobs.status import how_to_go_on, last_start
 from pipeline.config import make_config
 from pipeline.errors import UsageError
-from pipeline.run import Totals
+from pipeline.runs.run import Totals
 from sewd_model.files import BUNDLED
 
 

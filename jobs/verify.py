@@ -8,7 +8,7 @@ import typer
 
 from jobs.console import Exit, err, out, single
 from pipeline import Run
-from pipeline import verify as check
+from pipeline.runs import verify as check
 
 
 def verify(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or prefix of the run.")]) -> int:

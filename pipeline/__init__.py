@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import RunConfig
 from pipeline.errors import AudioError, ErrorCode, RunFailedError, StorageError, UsageError
-from pipeline.run import Run
+from pipeline.runs.run import Run
 
 if TYPE_CHECKING:
-    from pipeline.driver import Progress, transcribe
-    from pipeline.evaluate import Evaluation, EvaluationSettings, evaluate_run
-    from pipeline.metrics import write_metrics
-    from pipeline.scoring import Scoring
+    from pipeline.driver.transcribe import Progress, transcribe
+    from pipeline.evaluation.evaluate import evaluate_run
+    from pipeline.evaluation.reading import EvaluationSettings
+    from pipeline.evaluation.results import Evaluation
+    from pipeline.evaluation.tables import write_metrics
+    from pipeline.scoring.rules import Scoring
 
 __all__ = [
     "AudioError",
@@ -37,13 +39,13 @@ __all__ = [
 # Loaded when they are asked for: torch, Ray and scipy take seconds, which reading a run need not wait for, nor each of
 # a run's workers.
 _MODULES = {
-    "Evaluation": "evaluate",
-    "EvaluationSettings": "evaluate",
-    "Progress": "driver",
-    "Scoring": "scoring",
-    "evaluate_run": "evaluate",
-    "transcribe": "driver",
-    "write_metrics": "metrics",
+    "Evaluation": "evaluation.results",
+    "EvaluationSettings": "evaluation.reading",
+    "Progress": "driver.transcribe",
+    "Scoring": "scoring.rules",
+    "evaluate_run": "evaluation.evaluate",
+    "transcribe": "driver.transcribe",
+    "write_metrics": "evaluation.tables",
 }
 
 

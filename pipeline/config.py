@@ -10,11 +10,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
-from pipeline import storage
-from pipeline.checkpoints import checkpoint_digest
 from pipeline.errors import UsageError
-from pipeline.normalize import NORMALIZERS
-from pipeline.schemas import SCHEMA_VERSION
+from pipeline.scoring.normalize import NORMALIZERS
+from pipeline.storage import uris
 from sewd_model.files import BUNDLED
 
 
@@ -104,7 +102,7 @@ class RunConfig:
         for spec in self.classifiers:
             name, equals, uri = spec.partition("=")
             if not equals or "/" in name:
-                name, uri = posixpath.basename(storage.absolute(spec)), spec
+                name, uri = posixpath.basename(uris.absolute(spec)), spec
             if not name or not uri:
                 raise UsageError(f"classifiers: {spec!r} is neither DIR nor NAME=DIR")
             if name in named:
@@ -134,40 +132,12 @@ def make_config(**values: Any) -> RunConfig:
     _ = config.tasks  # their names are checked
     return dataclasses.replace(
         config,
-        inputs=tuple(storage.absolute(uri) for uri in config.inputs),
-        output=storage.absolute(config.output),
+        inputs=tuple(uris.absolute(uri) for uri in config.inputs),
+        output=uris.absolute(config.output),
         model=model_uri(config.model),
     )
 
 
 def model_uri(uri: str) -> str:
     """A checkpoint's `storage.absolute`; the bundled model keeps its name, which means the same on every machine."""
-    return uri if uri == BUNDLED else storage.absolute(uri)
-
-
-def fingerprint(config: RunConfig) -> dict[str, Any]:
-    """All that a run's rows depend on, by name, so that a resume can say what differs. Heads have a digest each."""
-    return {
-        "schema": SCHEMA_VERSION,
-        "inputs": list(config.inputs),
-        "limit": config.limit,
-        "channels": config.channels,
-        "max_segment_s": config.max_segment_s,
-        "normalizer": config.normalizer,
-        "chunk_s": config.chunk_s,
-        "chunk_rows": config.chunk_rows,
-        "model": checkpoint_digest(config.model),
-        "classifiers": {task: checkpoint_digest(uri) for task, uri in config.tasks.items()},
-        "dtype": config.dtype,
-    }
-
-
-def differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """`name: stored -> wanted` for every entry in which two fingerprints differ."""
-    if "dtype" in wanted:  # runs of before there was a choice
-        stored = {"dtype": "float32"} | stored
-    return [
-        f"{name}: {stored.get(name)} -> {wanted.get(name)}"
-        for name in dict.fromkeys((*stored, *wanted))
-        if stored.get(name) != wanted.get(name)
-    ]
+    return uri if uri == BUNDLED else uris.absolute(uri)

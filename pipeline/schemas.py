@@ -11,8 +11,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.counts import SCORE_FIELDS
-
 SCHEMA_VERSION = 2
 
 
@@ -25,6 +23,28 @@ def field(name: str, kind: pa.DataType, meaning: str, unit: str | None = None, n
 def _schema(table: str, *fields: pa.Field) -> pa.Schema:
     return pa.schema(fields, metadata={"sewd.table": table, "sewd.schema_version": str(SCHEMA_VERSION)})
 
+
+WORD_COUNT_FIELDS = (
+    field("ref_words", pa.int32(), "length of the reference: hits + substitutions + deletions", "words"),
+    field("hits", pa.int32(), "words of the reference that the transcript has", "words"),
+    field("substitutions", pa.int32(), "words of the reference that another word stands for", "words"),
+    field("deletions", pa.int32(), "words of the reference that the transcript lacks", "words"),
+    field("insertions", pa.int32(), "words that the transcript has and the reference lacks", "words"),
+)
+CHARACTER_COUNT_FIELDS = (
+    field("ref_chars", pa.int32(), "length of the reference, with its spaces", "characters"),
+    field("char_hits", pa.int32(), "as hits, by character", "characters"),
+    field("char_substitutions", pa.int32(), "as substitutions, by character", "characters"),
+    field("char_deletions", pa.int32(), "as deletions, by character", "characters"),
+    field("char_insertions", pa.int32(), "as insertions, by character", "characters"),
+)
+SCORE_FIELDS = (
+    field("normalized_text", pa.string(), "text under the run's normalizer; null without a reference"),
+    field("normalized_reference", pa.string(), "reference under the run's normalizer; null without one"),
+    *WORD_COUNT_FIELDS,
+    *CHARACTER_COUNT_FIELDS,
+)
+"""Columns of `transcripts` that `pipeline.scoring.counts.score_columns` fills; all null where there is no reference."""
 
 # What an utterance brings along from its source, wherever it ends up: transcripts, labels or errors.
 _IDENTITY = (

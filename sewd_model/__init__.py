@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         SEWDForSequenceClassification,
         SEWDModel,
     )
-    from sewd_model.packed import PackedModel, PackedOutput
+    from sewd_model.packed.cpu import PackedModel, PackedOutput
 
 __all__ = [
     "BaseOutput",
@@ -58,8 +58,8 @@ _MODULES = {
     "BaseOutput": "model",
     "FeatureExtractor": "features",
     "HeadOutput": "model",
-    "PackedModel": "packed",
-    "PackedOutput": "packed",
+    "PackedModel": "packed.cpu",
+    "PackedOutput": "packed.cpu",
     "Padding": "model",
     "SEWDForCTC": "model",
     "SEWDForSequenceClassification": "model",

@@ -1,4 +1,4 @@
-"""Reports as `pipeline.render` takes them: realistic ones from a seed, hostile ones, and ones with nothing in them."""
+"""Reports as `pipeline.report.render` takes them: realistic ones from a seed, hostile ones, and ones with nothing in them."""
 
 from __future__ import annotations
 

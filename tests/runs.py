@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 import pipeline
-from pipeline.commit import Commit, write_chunk
-from pipeline.compact import compact_group, groups_of, write_compaction
-from pipeline.counts import score_columns
-from pipeline.ledger import read_commits
-from pipeline.run import Run
+from pipeline.runs.commit import Commit, write_chunk
+from pipeline.runs.compact import compact_group, groups_of, write_compaction
+from pipeline.runs.ledger import read_commits
+from pipeline.runs.run import Run
 from pipeline.schemas import ERRORS, LABELS, SCHEMA_VERSION, TRANSCRIPTS
+from pipeline.scoring.counts import score_columns
 
 WORDS = [
     "one",

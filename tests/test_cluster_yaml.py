@@ -19,7 +19,7 @@ from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.util import get_node_ip_address
 
 import pipeline
-from pipeline.cluster import HEAD, machines, share_out
+from pipeline.cluster.resources import HEAD, allocate, machines
 
 ROOT = Path(__file__).parents[1]
 
@@ -84,10 +84,10 @@ def test_workers_are_spot_while_there_is_spot_and_on_demand_when_not(prepared):
 
 def test_a_run_grows_to_all_that_may_come(prepared, monkeypatch, tmp_path):
     (path := tmp_path / "ray_bootstrap_config.yaml").write_text(yaml.safe_dump(prepared))
-    monkeypatch.setattr("pipeline.cluster.AUTOSCALING_CONFIG", path)
+    monkeypatch.setattr("pipeline.cluster.resources.AUTOSCALING_CONFIG", path)
     head = {"Alive": True, "NodeManagerAddress": get_node_ip_address(), "Resources": {HEAD: 1.0}}
     monkeypatch.setattr("ray.nodes", lambda: [head])
-    shared = share_out(machines("auto"), pipeline.RunConfig(inputs=("in",), output="out", model="model"))
+    shared = allocate(machines("auto"), pipeline.RunConfig(inputs=("in",), output="out", model="model"))
     assert (shared.min_actors, shared.actors) == (1, prepared["max_workers"])
     assert (shared.actor_gpus, shared.read_cpus) == (1, 1)
 

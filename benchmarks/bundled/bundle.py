@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.training_model import merged_state, save_model, start_from_checkpoint
+from pipeline.training.model import merged_state, save_model, start_from_checkpoint
 
 
 def main() -> None:

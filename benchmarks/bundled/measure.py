@@ -20,9 +20,10 @@ import soxr
 import typer
 
 import pipeline
-from pipeline.evaluate import Evaluation, EvaluationSettings
-from pipeline.labels import LabelEvaluation, evaluate_labels
-from pipeline.statistics import Interval
+from pipeline.evaluation.intervals import Interval
+from pipeline.evaluation.labels import LabelEvaluation, evaluate_labels
+from pipeline.evaluation.reading import EvaluationSettings
+from pipeline.evaluation.results import Evaluation
 
 SETS = ("strings-known", "strings-fifth", "orders", "keywords", "keywords-not-alexa", "synthetic", "read")
 TELEPHONE_RATE = 8_000

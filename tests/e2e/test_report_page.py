@@ -13,7 +13,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from pipeline import render
+from pipeline.report import render
 from tests import reports
 
 DESKTOP, PHONE = (1280, 900), (360, 740)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.scale import SPEED, measure
-from pipeline.cluster import STORE_SHARE
+from pipeline.cluster.object_store import STORE_SHARE
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import pipeline
-from pipeline import submission
+from pipeline.cluster import jobs_api
 from tests import corpora
 from tests.command import sewd
 from tests.heads import head
@@ -95,14 +95,14 @@ def test_a_run_by_a_job_is_the_run_here_and_its_log_is_ours(cluster, corpus, sma
 def test_the_code_travels_small_and_without_data(cluster):
     done = submit(cluster, "status", "/nowhere/run")
     assert done.returncode == 2
-    found = submission.details(submission.connect(cluster.address), job_of(done.stderr))
+    found = jobs_api.details(jobs_api.connect(cluster.address), job_of(done.stderr))
     modules = found.runtime_env["py_modules"]
     assert len(modules) == 3
     assert all(uri.startswith("gcs://") for uri in modules)
     kept = re.compile(r"__pycache__|demo_corpus")
     sizes = [
         path.stat().st_size
-        for folder in submission.runtime_env({})["py_modules"]
+        for folder in jobs_api.runtime_env({})["py_modules"]
         for path in Path(folder).rglob("*")
         if path.is_file() and not kept.search(str(path))
     ]
@@ -126,11 +126,11 @@ def test_failed_rows_and_refusals_exit_as_they_do_here(cluster, corpus, small_ct
 
 
 def test_what_a_verb_would_refuse_is_not_submitted(cluster):
-    before = len(submission.jobs(submission.connect(cluster.address)))
+    before = len(jobs_api.jobs(jobs_api.connect(cluster.address)))
     assert submit(cluster, "transcribe", "x", "--outptu", "y").returncode == 2
     assert submit(cluster, "transcrib", "x").returncode == 2
     assert submit(cluster, "submit", "x").returncode == 2
-    assert len(submission.jobs(submission.connect(cluster.address))) == before
+    assert len(jobs_api.jobs(jobs_api.connect(cluster.address))) == before
 
 
 @pytest.mark.slow
@@ -139,7 +139,7 @@ def test_secrets_are_asked_for_by_name_and_never_sent(cluster, tmp_path):
     done = submit(cluster, "status", tmp_path, options=options)
     assert done.returncode == 2
     assert "no run" in done.stdout.lower(), "the verb itself was reached"
-    found = submission.details(submission.connect(cluster.address), job_of(done.stderr))
+    found = jobs_api.details(jobs_api.connect(cluster.address), job_of(done.stderr))
     assert SECRET not in json.dumps(found.model_dump(), default=str)
     assert found.runtime_env["env_vars"]["AWS_REGION"] == "eu-west-1"
     lacking = submit(cluster, "status", tmp_path, options=("--require-env", "SEWD_TEST_TOKEN,X", "--detach"))
@@ -177,12 +177,12 @@ def test_ctrl_c_leaves_the_job_or_stops_it(cluster, long_corpus, small_ctc, tmp_
         child.kill()
     assert child.returncode == 130
     name = job_of(said)
-    client = submission.connect(cluster.address)
+    client = jobs_api.connect(cluster.address)
     if choice == "detach":
         assert f"detached: job {name} goes on" in said
-        assert submission.details(client, name).status.value == "RUNNING"
+        assert jobs_api.details(client, name).status.value == "RUNNING"
         assert "asked to stop" in sewd("jobs", "stop", name, "--address", cluster.address).stdout
-    wait_for(lambda: submission.details(client, name).status.value == "STOPPED")
+    wait_for(lambda: jobs_api.details(client, name).status.value == "STOPPED")
     assert sewd("jobs", "logs", name, "-f", "--address", cluster.address).returncode == 130
     assert pipeline.Run.open(str(run)).totals().utterances < 400
 
@@ -208,7 +208,7 @@ def test_prometheus_sees_audio_rows_errors_and_times(cluster, long_corpus, small
     try:
         wait_for(lambda: agree(scraped(cluster, tmp_path / "run")))
     finally:
-        submission.stop(submission.connect(cluster.address), name)
+        jobs_api.stop(jobs_api.connect(cluster.address), name)
 
 
 def agree(seen: dict[str, float]) -> bool:
@@ -244,16 +244,16 @@ def test_no_cluster_there():
 
 @pytest.mark.slow
 def test_a_head_that_is_lost_is_said(monkeypatch):
-    monkeypatch.setattr(submission, "_RECONNECT_S", 2.0)
+    monkeypatch.setattr(jobs_api, "_RECONNECT_S", 2.0)
     with (
         tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder,
         head(Path(folder)) as started,
     ):
-        client = submission.connect(started.address)
+        client = jobs_api.connect(started.address)
         name = client.submit_job(entrypoint="echo begun; sleep 600")
         written: list[str] = []
         timer = threading.Timer(0, lambda: (wait_for(lambda: "begun" in "".join(written)), started.kill()))
         timer.start()
         with pytest.raises(pipeline.RunFailedError, match=f"stopped answering while job {name} ran"):
-            submission.follow(client, name, submission.Log(written.append))
+            jobs_api.follow(client, name, jobs_api.Log(written.append))
         timer.join()

@@ -19,15 +19,17 @@ import torch
 import transformers
 
 import pipeline
-from pipeline import driver, storage
-from pipeline.checkpoints import checkpoint_digest
-from pipeline.cluster import Resources, data_context, machines
-from pipeline.driver import _Execution, _load_models
+from pipeline.cluster.object_store import data_context
+from pipeline.cluster.resources import Resources, machines
+from pipeline.driver import transcribe as driver
+from pipeline.driver.transcribe import _Execution, _load_models
 from pipeline.errors import LeaseLostError
-from pipeline.lease import hold, lease_uri
-from pipeline.recognize import RecognizeSettings
-from pipeline.sink import TOP_K
-from pipeline.verify import verify
+from pipeline.runs.lease import hold, lease_uri
+from pipeline.runs.verify import verify
+from pipeline.stages.recognize import RecognizeSettings
+from pipeline.stages.write import TOP_K
+from pipeline.storage import objects
+from pipeline.storage.checkpoints import checkpoint_digest
 from tests import corpora
 from tests.command import command, sewd
 from tests.oracle import Reference, samples
@@ -137,7 +139,7 @@ def test_the_recognisers_compute_in_the_dtype_that_is_asked_for(
 ):
     made = []
     monkeypatch.setattr(
-        driver, "RecognizeSettings", lambda **values: made.append(values) or RecognizeSettings(**values)
+        transcribe, "RecognizeSettings", lambda **values: made.append(values) or RecognizeSettings(**values)
     )
     run = transcribe(corpus, tmp_path / "run", small_ctc, limit=2, threads=1, dtype=dtype)
     assert made[0]["dtype"] == run.record["config"]["dtype"] == run.record["fingerprint"]["dtype"] == dtype
@@ -365,7 +367,7 @@ def test_a_driver_that_is_refused_has_touched_nothing(tmp_path, corpus, small_ct
 def test_a_driver_whose_run_was_taken_over_while_it_finished_changes_nothing(
     point, tmp_path, local_ray, corpus, small_ctc, monkeypatch
 ):
-    do = getattr(driver, point)
+    do = getattr(transcribe, point)
     lease = tmp_path / "run" / "control" / "lease.json"
 
     def slowly(*arguments):
@@ -388,7 +390,7 @@ def test_a_driver_whose_run_was_taken_over_leaves_no_word_of_its_own_failure(
         (tmp_path / "run" / "control" / "lease.json").write_text('{"attempt": "other"}')
         raise pipeline.StorageError("the network is gone")
 
-    monkeypatch.setattr(driver, "_missing", fail)
+    monkeypatch.setattr(driver, "missing_parts", fail)
     with pytest.raises(pipeline.StorageError, match="the network is gone"):
         transcribe(corpus, tmp_path / "run", small_ctc, limit=2)
     assert pipeline.Run.open(tmp_path / "run").status == "running"
@@ -397,7 +399,7 @@ def test_a_driver_whose_run_was_taken_over_leaves_no_word_of_its_own_failure(
 def test_a_part_that_was_half_committed_is_taken_up_where_it_was(tmp_path, local_ray, corpus, small_ctc):
     want = corpora.rows_of(transcribe(corpus, tmp_path / "whole", small_ctc, chunk_rows=5))
     with pytest.MonkeyPatch.context() as patch:  # ends before its files are compacted, as a driver killed there does
-        patch.setattr(driver, "_finish", lambda run, _: run.save(status="failed"))
+        patch.setattr(driver, "finish", lambda run, *_: run.save(status="failed"))
         transcribe(corpus, tmp_path / "run", small_ctc, chunk_rows=5)
     commits = sorted((tmp_path / "run").glob("commits/*/*.json"))
     kept = {path: path.stat().st_mtime_ns for path in commits[::2]}
@@ -493,14 +495,14 @@ def test_a_run_is_overwritten_by_a_new_one_as_asked(tmp_path, local_ray, corpus,
         transcribe(tmp_path / "nothing there", output, small_ctc, existing="overwrite")
     assert pipeline.Run.open(output).status == "done"
 
-    delete = storage.delete
+    delete = objects.delete
 
     def delete_one(uris):
         delete(uris[:1])
         if uris != [lease_uri(str(output))]:  # which a thread of its own gives back
             raise ZeroDivisionError
 
-    monkeypatch.setattr(storage, "delete", delete_one)
+    monkeypatch.setattr(objects, "delete", delete_one)
     with pytest.raises(ZeroDivisionError):
         transcribe(corpus, output, small_ctc, threads=1, limit=3, existing="overwrite")
     monkeypatch.undo()

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 
-from pipeline.recognize import Recognizer
+from pipeline.stages.recognize import Recognizer
 from sewd_model import PackedModel
 
 CRASHES, HANGS, TAKES_ITS_ACTOR_ALONG = 1.111, 1.222, 1.333  # seconds of audio

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from pipeline import recognize
-from pipeline.recognize import Recognizer
-from sewd_model import packed_batches, packed_device
+from pipeline.stages import recognize
+from pipeline.stages.recognize import Recognizer
+from sewd_model.packed import gpu, gpu_batches
 
 SAMPLES = 40_000  # that there is room for
 
@@ -16,7 +16,7 @@ class SmallDevice(Recognizer):
 
     def _load(self):
         recognize._packed = lambda heads, dtype, *_: recognize._on_device(heads, dtype, torch.device("cpu"))
-        packed_batches.DeviceEngine.lay_out = _lay_out
+        gpu_batches.DeviceEngine.lay_out = _lay_out
         super()._load()
 
 
@@ -24,11 +24,11 @@ class Disagreeing(SmallDevice):
     """One whose packed batches come out wrong."""
 
     def _load(self):
-        packed_device.PackedDeviceModel.split = _negated
+        gpu.PackedDeviceModel.split = _negated
         super()._load()
 
 
-_split = packed_device.PackedDeviceModel.split
+_split = gpu.PackedDeviceModel.split
 
 
 def _negated(model, batch, logits):
@@ -38,4 +38,4 @@ def _negated(model, batch, logits):
 def _lay_out(engine, waveforms):
     if sum(map(len, waveforms)) > SAMPLES:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
-    return packed_device.lay_out(waveforms, engine.model.config, engine.model.device)
+    return gpu.lay_out(waveforms, engine.model.config, engine.model.device)

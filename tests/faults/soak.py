@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pipeline
-from pipeline import storage
+from pipeline.storage import objects, uris
 from tests import checkpoints, s3
 from tests.faults.table import say
 from tests.faults.world import (
@@ -95,7 +95,7 @@ class Soak:
     @property
     def run(self) -> str:
         """The run at hand."""
-        return storage.join(self.runs, f"{self.number:03d}")
+        return uris.join(self.runs, f"{self.number:03d}")
 
     def drive(self) -> subprocess.Popen:
         return self.world.drive(str(self.corpus), self.run, self.work / "driver.log")
@@ -123,7 +123,7 @@ class Soak:
         self._compare()
 
     def _next_run(self) -> None:
-        while storage.exists(storage.join(self.run, "run.json")) and pipeline.Run.open(self.run).status == "done":
+        while objects.exists(uris.join(self.run, "run.json")) and pipeline.Run.open(self.run).status == "done":
             self.number += 1
 
     def _started_again(self, process: subprocess.Popen) -> subprocess.Popen:

@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline import commit, driver, storage
-from pipeline.read import read_parts
-from pipeline.recognize import Recognizer, RecognizeSettings
-from pipeline.sink import write_chunks
+from pipeline.driver import transcribe as driver
+from pipeline.runs import commit
+from pipeline.stages.read import read_parts
+from pipeline.stages.recognize import Recognizer, RecognizeSettings
+from pipeline.stages.write import write_chunks
+from pipeline.storage import objects
 
 SECONDS = "SEWD_STAND_IN_SECONDS"  # environment: that a chunk takes in each stage
 MARKS = "SEWD_STAND_IN_MARKS"  # environment: directory that tells which process is between data and commit
@@ -70,7 +72,7 @@ def _numbers_of(waveform: np.ndarray) -> dict:
 
 def slow_write(chunks: pa.Table, settings) -> pa.Table:
     """Leaves a mark with its process id while it is between data and commit."""
-    put = storage.put
+    put = objects.put
     mark = Path(os.environ[MARKS]) / str(os.getpid())
 
     def marked(uri: str, data: bytes) -> None:
@@ -82,7 +84,7 @@ def slow_write(chunks: pa.Table, settings) -> pa.Table:
         put(uri, data)
         mark.unlink()
 
-    with _replaced(storage, "put", marked):
+    with _replaced(objects, "put", marked):
         return write_chunks(chunks, settings)
 
 

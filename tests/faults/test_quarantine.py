@@ -11,8 +11,8 @@ import pytest
 import soundfile
 
 import pipeline
-from pipeline import driver
-from pipeline.verify import verify
+from pipeline.driver import transcribe as driver
+from pipeline.runs.verify import verify
 from tests import corpora
 from tests.faults import deadly, deadly_model
 
@@ -124,7 +124,7 @@ def test_a_recording_keeps_the_segments_before_the_one_that_kills_and_a_resume_c
     # Now with half of the commits, and a decoder that would read it all: what was set aside stays so.
     stopped = tmp_path / "stopped"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(driver, "_finish", lambda run, _: run.save(status="failed"))
+        patch.setattr(driver, "finish", lambda run, *_: run.save(status="failed"))
         transcribe(sound, stopped, small_ctc, **options)
     for path in sorted(stopped.glob("commits/*/*.json"))[1::2]:
         path.unlink()
@@ -148,16 +148,16 @@ def test_storage_that_is_waited_for_is_no_hang(tmp_path, local_ray, small_ctc, m
     def slowly(parts, settings):
         import time
 
-        from pipeline import storage
+        from pipeline.storage import objects
 
-        fetch = storage.LocalFileSystem.cat_file
-        storage.LocalFileSystem.cat_file = lambda *a, **k: (time.sleep(4), fetch(*a, **k))[1]
+        fetch = objects.LocalFileSystem.cat_file
+        objects.LocalFileSystem.cat_file = lambda *a, **k: (time.sleep(4), fetch(*a, **k))[1]
         try:
             for chunk in read_parts(parts, settings):
                 time.sleep(4)
                 yield chunk
         finally:
-            storage.LocalFileSystem.cat_file = fetch
+            objects.LocalFileSystem.cat_file = fetch
 
     monkeypatch.setattr(driver, "read_parts", slowly)
     run = transcribe(tmp_path / "in", tmp_path / "run", small_ctc, deadline_s=2)

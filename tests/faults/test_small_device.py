@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 
 import pipeline
-from pipeline import driver, storage
-from pipeline.verify import verify
-from sewd_model.packed_batches import BUDGET_S
+from pipeline.driver import transcribe as driver
+from pipeline.runs.verify import verify
+from pipeline.storage import objects, uris
+from sewd_model.packed.gpu_batches import BUDGET_S
 from tests import corpora
 from tests.command import sewd
 from tests.faults import small_device
@@ -33,12 +34,12 @@ def test_a_run_tells_what_computed_it_also_where_that_changed_between_two_starts
 
     monkeypatch.setattr(driver, "Recognizer", small_device.SmallDevice)
     with monkeypatch.context() as patch:  # ends before its files are compacted, as a driver killed there does
-        patch.setattr(driver, "_finish", lambda run, _: run.save(status="failed"))
+        patch.setattr(driver, "finish", lambda run, *_: run.save(status="failed"))
         transcribe("run")
     first, second = sorted(pipeline.Run.open(tmp_path / "run").commits(), key=lambda commit: commit.chunk)
     assert [commit.engines[0].budget_s for commit in (first, second)] == [BUDGET_S, BUDGET_S]
     assert [commit.splits for commit in (first, second)] == [1, 1], "of four clips there is room for two"
-    storage.delete([storage.join(str(tmp_path / "run"), second.path)])
+    objects.delete([uris.join(str(tmp_path / "run"), second.path)])
 
     monkeypatch.setattr(driver, "Recognizer", small_device.Disagreeing)
     run = transcribe("run")

@@ -20,7 +20,7 @@ import tenacity
 from ray.cluster_utils import Cluster
 
 import pipeline
-from pipeline.commit import commit_objects
+from pipeline.runs.commit import commit_objects
 from pipeline.schemas import TABLES
 from tests import corpora
 from tests.faults.stand_in import MARKS, SECONDS

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from pipeline.lease import hold
+from pipeline.runs.lease import hold
 from tests import corpora, runs
 from tests.command import sewd
 

@@ -84,8 +84,8 @@ def test_weights_and_names_are_read():
 
 
 def test_without_its_extra_it_names_the_extra(monkeypatch, tmp_path):
-    from pipeline.finetune import Placement, finetune
-    from pipeline.training import TrainSettings
+    from pipeline.training.loop import TrainSettings
+    from pipeline.training.ray_train import Placement, finetune
 
     monkeypatch.setitem(sys.modules, "ray.train", None)
     with pytest.raises(UsageError, match=r"pip install 'sewd-pipeline\[train\]'"):

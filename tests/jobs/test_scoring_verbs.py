@@ -9,7 +9,8 @@ import pytest
 
 from jobs.console import run as run_app
 from jobs.main import app
-from pipeline.evaluate import EvaluationSettings, evaluate_run
+from pipeline.evaluation.evaluate import evaluate_run
+from pipeline.evaluation.reading import EvaluationSettings
 from tests import runs
 
 SPEAKERS = 12

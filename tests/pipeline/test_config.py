@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import storage
-from pipeline.checkpoints import checkpoint_digest
-from pipeline.config import differences, fingerprint, make_config
+from pipeline.config import make_config
 from pipeline.errors import StorageError, UsageError
+from pipeline.runs.fingerprint import differences, fingerprint
+from pipeline.storage import objects, retry
+from pipeline.storage.checkpoints import checkpoint_digest
 from sewd_model.files import located
 from tests import s3
 
@@ -151,7 +152,7 @@ def test_the_digest_is_the_same_wherever_the_checkpoint_lies(checkpoint, tmp_pat
     with s3.moto_server():
         base = s3.make_bucket("bucket")
         for path in (tmp_path / "elsewhere").iterdir():
-            storage.put(f"{base}/model/{path.name}", path.read_bytes())
+            objects.put(f"{base}/model/{path.name}", path.read_bytes())
         assert checkpoint_digest(f"{base}/model") == here
 
 
@@ -165,7 +166,7 @@ def test_no_checkpoint_is_a_usage_error(tmp_path):
 
 
 def test_a_checkpoint_that_may_not_be_read_is_not_taken_for_none(monkeypatch):
-    monkeypatch.setattr(storage, "BACKOFF_S", 0)
+    monkeypatch.setattr(retry, "BACKOFF_S", 0)
     with s3.forbidden_server(), pytest.raises(StorageError):
         checkpoint_digest("s3://bucket/model")
 

@@ -1,0 +1,1 @@
+"""From the bytes of one recording to segments at the model's sample rate."""

@@ -1,0 +1,1 @@
+"""From INPUTs to parts, and from a part to its utterances."""

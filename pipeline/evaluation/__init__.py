@@ -1,0 +1,1 @@
+"""Figures over finished rows: tallies, intervals, comparisons, gates."""

@@ -1,0 +1,1 @@
+"""One HTML page, Markdown text or JSON object about a run."""

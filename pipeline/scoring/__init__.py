@@ -1,0 +1,1 @@
+"""Two texts compared: normalisation, alignment, error counts, and where references come from."""

@@ -1,0 +1,1 @@
+"""What runs on workers: read, recognise, write."""

@@ -1,0 +1,173 @@
+"""The last stage: numbers become words, error counts and labels, and each chunk is committed; a Ray CPU task."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.runs.commit import Commit, content_of, write_chunk
+from pipeline.runs.engine import Engine
+from pipeline.runs.lease import check
+from pipeline.schemas import ERRORS, LABELS, TRANSCRIPTS, field
+from pipeline.scoring.counts import score_columns
+from sewd_model import CTCTokenizer, GreedyPath, words
+
+TOP_K = 10  # as many as most classifiers have: only then does a run know every score, which an AUROC needs
+
+MAX_FAILED_TOLD = 20
+_FAILED = pa.struct([(name, pa.string()) for name in ("utt_id", "uri", "stage", "code", "message")])
+
+# What the driver sees of a chunk: ids and counters only.
+CHUNK_STATS = pa.schema(
+    [
+        field("commit", pa.binary(), "the commit object"),
+        field("failed", pa.list_(_FAILED), "the first rows without a transcript"),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class SinkSettings:
+    """How numbers become rows.
+
+    Attributes:
+        run: the RUN directory or prefix.
+        attempt: id of this start of the driver.
+        tokenizer: of the CTC head.
+        frame_s: seconds a frame.
+        normalizer: what references and hypotheses go through before they are compared.
+        classifiers: (task, labels by index) of each classification head, in the run's order.
+    """
+
+    run: str
+    attempt: str
+    tokenizer: CTCTokenizer
+    frame_s: float
+    normalizer: str
+    classifiers: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+def write_chunks(chunks: pa.Table, settings: SinkSettings) -> pa.Table:
+    """Write and commit each chunk of a `RECOGNIZED_CHUNK` table; gives one row of `CHUNK_STATS` for each."""
+    return pa.Table.from_pylist(
+        [_write(chunks.slice(index, 1), settings) for index in range(chunks.num_rows)], schema=CHUNK_STATS
+    )
+
+
+def _write(chunk: pa.Table, settings: SinkSettings) -> dict[str, Any]:
+    began = time.perf_counter()
+    head = chunk.drop_columns("rows").to_pylist()[0]
+    rows = pa.Table.from_struct_array(chunk["rows"].combine_chunks().flatten())
+    lineage = {
+        "part_id": pa.array([head["part_id"]] * len(rows), pa.string()),
+        "chunk": pa.array([head["chunk"]] * len(rows), pa.int32()),
+    }
+    for name, column in lineage.items():
+        rows = rows.append_column(name, column)
+    failed = pc.is_valid(rows["code"])
+    errors = rows.filter(failed)
+    sound = rows.filter(pc.invert(failed))
+    tables = {
+        "transcripts": transcripts(sound, settings),
+        "labels": labels(sound, settings),
+        "errors": errors.select(ERRORS.names).cast(ERRORS),
+    }
+    commit = Commit(
+        part_id=head["part_id"],
+        chunk=head["chunk"],
+        first_row=head["first_row"],
+        last=head["last"],
+        part_rows=head["part_rows"],
+        part_audio_s=head["part_audio_s"],
+        utterances=len(sound),
+        errors=len(errors),
+        error_codes={e["values"]: e["counts"] for e in pc.value_counts(errors["code"]).to_pylist()},
+        audio_s=head["audio_s"],
+        source_bytes=head["source_bytes"],
+        attempt=settings.attempt,
+        workers={"reader": head["reader"], "recognizer": head["recognizer"]},
+        seconds={
+            "read": head["read_s"],
+            "queue": head["queue_s"],
+            "compute": head["compute_s"],
+            "rows": time.perf_counter() - began,
+        },
+        engines=tuple(Engine(**engine) for engine in head["engines"]),
+        splits=head["splits"],
+    )
+    check(settings.run, settings.attempt)
+    commit = write_chunk(settings.run, commit, tables)
+    return {
+        "commit": content_of(commit),
+        "failed": errors.slice(0, MAX_FAILED_TOLD).select(_FAILED.names).to_pylist(),
+    }
+
+
+def transcripts(rows: pa.Table, settings: SinkSettings) -> pa.Table:
+    """Sound rows of `RECOGNIZED_ROW` (and their part and chunk) as a table of schema `TRANSCRIPTS`."""
+    texts, word_lists, confidences = [], [], []
+    names = ("token_ids", "start_frames", "end_frames", "probabilities", "num_frames", "start_s")
+    columns = (rows[name].to_pylist() for name in names)
+    for token_ids, starts, ends, probabilities, num_frames, start_s in zip(*columns, strict=True):
+        path = GreedyPath(
+            np.asarray(token_ids, np.int64),
+            np.asarray(starts, np.int64),
+            np.asarray(ends, np.int64),
+            np.asarray(probabilities, np.float32),
+            num_frames,
+        )
+        texts.append(settings.tokenizer.decode(token_ids))
+        word_lists.append(
+            [
+                {
+                    "word": word.word,
+                    "start_s": start_s + word.start_s,
+                    "end_s": start_s + word.end_s,
+                    "confidence": word.confidence,
+                }
+                for word in words(path, settings.tokenizer, settings.frame_s)
+            ]
+        )
+        confidences.append(_geometric_mean(path.probabilities))
+    text = pa.array(texts, pa.string())
+    references = rows["reference"].combine_chunks()
+    made = {
+        "text": text,
+        "words": pa.array(word_lists, TRANSCRIPTS.field("words").type),
+        "confidence": pa.array(confidences, pa.float32()),
+        **score_columns(text, references, settings.normalizer),
+    }
+    return _assemble(rows, made, TRANSCRIPTS)
+
+
+def _geometric_mean(probabilities: np.ndarray) -> float | None:
+    logs = np.log(np.maximum(probabilities, 1e-30), dtype=np.float64)
+    return math.exp(math.fsum(logs) / len(logs)) if len(logs) else None
+
+
+def labels(rows: pa.Table, settings: SinkSettings) -> pa.Table:
+    """One row of schema `LABELS` for each utterance and classifier, by utterance."""
+    indices, made = [], []
+    for index, by_classifier in enumerate(rows["label_scores"].to_pylist()):
+        for (task, names), scores in zip(settings.classifiers, by_classifier, strict=True):
+            order = sorted(range(len(scores)), key=lambda i: -scores[i])[:TOP_K]
+            top = [{"label": "score" if len(scores) == 1 else names[i], "score": scores[i]} for i in order]
+            indices.append(index)
+            made.append({"task": task, **top[0], "top_k": top})
+    taken = rows.take(pa.array(indices, pa.int64()))
+    columns = {
+        name: pa.array([row[name] for row in made], LABELS.field(name).type)
+        for name in ("task", "label", "score", "top_k")
+    }
+    return _assemble(taken, columns, LABELS)
+
+
+def _assemble(rows: pa.Table, made: dict[str, pa.Array], schema: pa.Schema) -> pa.Table:
+    columns = [made[f.name] if f.name in made else rows[f.name] for f in schema]
+    return pa.Table.from_arrays(columns, names=schema.names).cast(schema)

@@ -1,0 +1,567 @@
+import dataclasses
+import json
+import math
+import random
+import statistics
+import weakref
+
+import jiwer
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from pipeline.errors import UsageError
+from pipeline.evaluation import evaluate as evaluate_module
+from pipeline.evaluation import reading
+from pipeline.evaluation.evaluate import evaluate_run, evaluation_of, required_columns, tally_batches
+from pipeline.evaluation.intervals import rate_interval
+from pipeline.evaluation.reading import EvaluationSettings
+from pipeline.evaluation.results import Figures
+from pipeline.evaluation.tables import METRICS_SCHEMA, metrics_table, write_metrics
+from pipeline.runs.commit import remove_orphans
+from pipeline.runs.compact import read_compaction
+from pipeline.scoring.counts import ErrorCounts
+from pipeline.scoring.normalize import normalize
+from pipeline.scoring.rules import Scoring
+from tests import runs
+
+TEXT = st.lists(st.sampled_from(["a", "A", "b.", "ab", "it's", "—"]), max_size=7).map(" ".join)
+SPEAKER = st.none() | st.sampled_from(["s1", "s2", "s3"])
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "text": TEXT,
+            "reference": st.none() | TEXT,
+            "speaker": SPEAKER,
+            "utt_id": st.sampled_from(["x", "rec#0-100", "rec#100-200", "tape#c0"]),
+            "duration_s": st.sampled_from([0.5, 3.0, 12.0, 99.0]),
+        }
+    ),
+    max_size=30,
+)
+BASIC = Scoring("basic")
+
+
+def evaluated(tables, settings=None, failed=0, scoring=BASIC, stored="basic"):
+    settings = settings or EvaluationSettings()
+    batches = [batch for table in tables for batch in table.to_batches()]
+    return evaluation_of(tally_batches(batches, settings, scoring, stored), failed, settings, scoring)
+
+
+def of(rows, settings=None, failed=0):
+    return evaluated([runs.transcripts(rows)], settings, failed)
+
+
+def pairs(*texts):
+    return [{"text": text, "reference": reference} for text, reference in texts]
+
+
+def random_pairs(seed, n):
+    rng = random.Random(seed)
+    vocabulary = ["".join(rng.choices("abcdef", k=rng.randint(1, 4))) for _ in range(30)]
+    rows = []
+    for _ in range(n):
+        reference = rng.choices(vocabulary, k=rng.randint(1, 40))
+        text = [rng.choice([w, w, w.upper(), rng.choice(vocabulary), f"{w}, {w}", ""]) for w in reference]
+        rows.append({"text": " ".join(text), "reference": " ".join(reference)})
+    return rows
+
+
+@pytest.mark.parametrize("normalizer", ["basic", "none"])
+@pytest.mark.parametrize("stored", ["basic", "none", None])
+@pytest.mark.parametrize("seed", range(3))
+def test_every_rate_equals_jiwers_over_the_normalised_texts(normalizer, stored, seed):
+    rows = random_pairs(seed, 200)
+    found = evaluated([runs.transcripts(rows, stored or "basic")], scoring=Scoring(normalizer), stored=stored)
+    texts = [normalize(row["text"], normalizer) for row in rows]
+    references = [normalize(row["reference"], normalizer) for row in rows]
+    words = jiwer.process_words(references, texts)
+    assert found.rates["wer"] == found.wer == words.wer
+    assert found.rates["mer"] == pytest.approx(words.mer, abs=1e-15)
+    assert found.rates["wil"] == pytest.approx(words.wil, abs=1e-15)
+    assert found.cer == jiwer.cer(references, texts)
+    assert found.ser == sum(a != b for a, b in zip(texts, references, strict=True)) / 200
+
+
+def test_a_rate_is_a_ratio_of_sums_and_not_a_mean_of_rates():
+    rows = pairs(("x", "a"), (" ".join("b" * 99), " ".join("b" * 99)))
+    rates = [of([row]).wer for row in rows]
+    assert rates == [1.0, 0.0]
+    assert of(rows).wer == 0.01 != statistics.mean(rates)
+
+
+@pytest.mark.parametrize("unit", ["auto", "speaker", "recording", "utterance"])
+@hypothesis_settings(max_examples=25)
+@given(rows=ROWS, cuts=st.lists(st.integers(0, 30), max_size=4))
+def test_batches_order_and_path_do_not_matter(unit, rows, cuts):
+    settings = EvaluationSettings(by=("speaker", "duration", "channel"), unit=unit, worst=3)
+    table = runs.transcripts(rows)
+    expected = evaluated([table], settings, 3)
+    edges = [0, *sorted(cuts), len(rows)]
+    pieces = [table.slice(a, max(b - a, 0)) for a, b in zip(edges, [*edges[1:], len(rows)], strict=True)][:-1]
+    for stored in ("basic", "none"):
+        for tables in (pieces, pieces[::-1]):
+            assert same(evaluated(tables, settings, 3, stored=stored), expected)
+
+
+def same(found, expected):
+    """Equal but for the order in which seconds and confidences, which are floats, were added."""
+    a, b = ([e.figures, *(g.figures for grouping in e.groupings for g in grouping.groups)] for e in (found, expected))
+    for ours, theirs in zip(a, b, strict=True):
+        assert math.isclose(ours.audio_s, theirs.audio_s)
+        assert math.isclose(ours.confidence_sum, theirs.confidence_sum)
+        assert dataclasses.replace(ours, audio_s=0, confidence_sum=0) == dataclasses.replace(
+            theirs, audio_s=0, confidence_sum=0
+        )
+    return (found.intervals, found.unit, found.worst, found.spread) == (
+        expected.intervals,
+        expected.unit,
+        expected.worst,
+        expected.spread,
+    )
+
+
+@given(rows=ROWS)
+def test_tallies_of_batches_add_up_to_the_tallies_of_all(rows):
+    settings = EvaluationSettings(by=("speaker",), worst=2)
+    table = runs.transcripts(rows)
+    halves = [tally_batches(t.to_batches(), settings, BASIC, "basic") for t in (table.slice(0, 11), table.slice(11))]
+    assert same(evaluation_of(halves[0] + halves[1], 0, settings, BASIC), evaluated([table], settings))
+
+
+@given(rows=ROWS)
+def test_the_groups_of_a_grouping_add_up_to_the_corpus(rows):
+    found = of(rows, EvaluationSettings(by=("speaker", "duration", "confidence", "utt_id")))
+    for grouping in found.groupings:
+        figures = [group.figures for group in grouping.groups]
+        assert sum((f.words for f in figures), start=ErrorCounts.zero()) == found.figures.words
+        assert sum((f.chars for f in figures), start=ErrorCounts.zero()) == found.figures.chars
+        assert sum(f.utterances for f in figures) == found.figures.utterances == len(rows)
+        assert sum(f.sentence_errors for f in figures) == found.figures.sentence_errors
+    assert sum(found.spread) == sum(bool(row["reference"] and normalize(row["reference"], "basic")) for row in rows)
+
+
+def test_groups_hold_the_figures_of_their_rows():
+    rows = runs.random_rows(400, speakers=7, tags=json.dumps({"lang": "en", "take": 2}))
+    for index in range(0, 400, 5):
+        rows[index] |= {"tags": None, "speaker": None}
+    settings = EvaluationSettings(by=("speaker", "tags.lang", "tags.take", "tags.none", "channel"))
+    found = of(rows, settings)
+    for grouping, key in zip(found.groupings[:3], ("speaker", "lang", "take"), strict=True):
+        by_key: dict = {}
+        for row in rows:
+            tags = json.loads(row["tags"] or "{}")
+            value = row["speaker"] if key == "speaker" else tags.get(key)
+            by_key.setdefault(None if value is None else str(value), []).append(row)
+        assert {group.key for group in grouping.groups} == set(by_key)
+        for group in grouping.groups:
+            alone = of(by_key[group.key])
+            assert group.figures.words == alone.figures.words
+            assert group.figures.sentences == alone.scored
+    assert [group.key for group in found.groupings[3].groups] == [None]
+    assert [group.key for group in found.groupings[4].groups] == [None]
+
+
+def test_durations_fall_into_bins_that_have_their_lower_end():
+    seconds = [0.0, 0.99, 1.0, 4.99, 5.0, 59.9, 60.0, 1e5, None]
+    found = of(
+        [{"text": "a", "reference": "a", "duration_s": s} for s in seconds], EvaluationSettings(by=("duration",))
+    )
+    counts = {group.key: group.figures.utterances for group in found.groupings[0].groups}
+    assert counts == {"0-1 s": 2, "1-2 s": 1, "2-5 s": 1, "5-10 s": 1, "30-60 s": 1, "60 s and more": 2, None: 1}
+
+
+def test_confidences_are_cut_into_tenths_of_the_utterances(tmp_path):
+    rng = np.random.default_rng(0)
+    values = rng.beta(8, 1, 5000)
+    rows = [{"text": "a", "reference": "a", "confidence": float(v)} for v in values]
+    rows += [{"text": "", "reference": "a", "confidence": None}] * 7
+    run = runs.write_run(tmp_path / "run", runs.transcripts(rows))
+    (grouping,) = evaluate_run(run, EvaluationSettings(by=("confidence",))).groupings
+    deciles = [group for group in grouping.groups if group.key is not None]
+    assert len(deciles) == 10
+    assert grouping.ordered
+    for group, tenth in zip(deciles, range(10), strict=True):
+        assert group.figures.utterances == 500
+        low, high = np.quantile(values, [tenth / 10, (tenth + 1) / 10])
+        assert [float(end) for end in group.key.split("-")] == pytest.approx([low, high], abs=0.0006)
+        assert low < group.figures.confidence < high
+    assert [group.figures.utterances for group in grouping.groups if group.key is None] == [7]
+
+
+def test_deciles_that_lie_close_have_names_of_their_own(tmp_path):
+    values = 1 - np.random.default_rng(0).beta(1, 3000, 500)
+    rows = [{"text": "a", "reference": "a", "confidence": float(v)} for v in values]
+    run = runs.write_run(tmp_path / "run", runs.transcripts(rows))
+    (grouping,) = evaluate_run(run, EvaluationSettings(by=("confidence",))).groupings
+    assert len({group.key for group in grouping.groups}) == 10
+
+
+@pytest.mark.parametrize("confidence", [0.0, 0.5, 1.0])
+def test_equal_confidences_stay_together(tmp_path, confidence):
+    rows = [{"text": "a", "reference": "a", "confidence": confidence}] * 20
+    run = runs.write_run(tmp_path / "run", runs.transcripts(rows))
+    (grouping,) = evaluate_run(run, EvaluationSettings(by=("confidence",))).groupings
+    assert [group.figures.utterances for group in grouping.groups] == [20]
+
+
+# Units of intervals
+
+
+def by_unit(rows, key):
+    """(errors, reference words) of each unit, by brute force."""
+    units: dict = {}
+    for row in rows:
+        words = jiwer.process_words(row["reference"], row["text"])
+        errors = words.substitutions + words.deletions + words.insertions
+        before = units.get(key(row), (0, 0))
+        units[key(row)] = (before[0] + errors, before[1] + len(row["reference"].split()))
+    return tuple(zip(*sorted(units.values()), strict=True))
+
+
+def test_the_unit_is_the_speaker_where_he_is_known():
+    rows = runs.random_rows(300, speakers=25)
+    found = of(rows)
+    assert found.unit == "speaker"
+    assert found.intervals["wer"] == rate_interval(*by_unit(rows, lambda row: row["speaker"]))
+    assert found.intervals["wer"].units == 25
+
+
+def test_pieces_of_a_recording_are_one_unit_where_speakers_are_unknown():
+    rows = runs.random_rows(300, speakers=0)
+    for index, row in enumerate(rows):
+        row["utt_id"] = f"tapes/{index % 30}#c{index % 2}#{index * 10}-{index * 10 + 9}"
+    found = of(rows)
+    assert (found.unit, found.intervals["wer"].units) == ("recording", 30)
+    assert found.intervals["wer"] == rate_interval(*by_unit(rows, lambda row: row["utt_id"].split("#")[0]))
+    plain = of(rows, EvaluationSettings(unit="utterance"))
+    assert (plain.unit, plain.intervals["wer"].units) == ("utterance", 300)
+
+
+def test_pieces_that_a_manifest_names_are_one_unit_by_their_object(tmp_path):
+    rows = runs.random_rows(300, speakers=0)
+    for index, row in enumerate(rows):
+        row |= {"utt_id": f"own-{index}", "uri": f"tapes/{index % 30}.wav", "start_s": float(index // 30)}
+    found = evaluate_run(runs.write_run(tmp_path / "a", runs.transcripts(rows), chunk_rows=50))
+    assert (found.unit, found.intervals["wer"].units) == ("recording", 30)
+    assert found.intervals["wer"] == rate_interval(*by_unit(rows, lambda row: row["uri"]))
+    for row in rows:
+        row["uri"] = "shards/0.tar"
+    found = evaluate_run(runs.write_run(tmp_path / "b", runs.transcripts(rows)))
+    assert (found.unit, found.intervals["wer"].units) == ("utterance", 300)
+
+
+def test_an_empty_name_is_no_speaker():
+    found = of([row | {"speaker": ""} for row in runs.random_rows(50)])
+    assert (found.unit, found.intervals["wer"].units) == ("utterance", 50)
+
+
+def test_single_utterances_are_units_and_counted_by_multiplicity():
+    rows = runs.random_rows(300, speakers=0)
+    for index, row in enumerate(rows):
+        row["utt_id"] = f"take#{index}"  # no piece of a recording as the pipeline cuts them
+    found = of(rows)
+    assert found.unit == "utterance"
+    numbers = iter(range(1000))
+    expected = rate_interval(*by_unit(rows, lambda _: next(numbers)))
+    assert found.intervals["wer"].units == 300
+    assert found.intervals["wer"].low == pytest.approx(expected.low, rel=1e-9)
+
+
+def test_units_of_several_kinds_are_named():
+    rows = runs.random_rows(60, speakers=12)
+    for index in range(0, 60, 4):
+        rows[index] |= {"speaker": None, "utt_id": f"r{index // 8}#{index}-{index + 1}"}
+    for index in range(2, 60, 4):
+        rows[index] |= {"speaker": None}
+    found = of(rows)
+    assert found.unit == "speaker or recording or utterance"
+    assert found.intervals["wer"].units == 12 + 8 + 15
+
+
+def test_inside_a_speaker_the_utterance_is_the_unit():
+    (grouping,) = of(runs.random_rows(300, speakers=5), EvaluationSettings(by=("speaker",))).groupings
+    assert grouping.unit == "utterance"
+    assert [group.interval.units for group in grouping.groups] == [g.figures.sentences for g in grouping.groups]
+
+
+def test_too_few_units_have_no_interval():
+    found = of(runs.random_rows(300, speakers=9))
+    assert set(found.intervals.values()) == {None}
+    assert found.wer is not None
+
+
+def test_rows_without_a_reference_are_no_units():
+    rows = [*runs.random_rows(40, speakers=12), *({"text": "x", "speaker": f"other{i}"} for i in range(50))]
+    assert of(rows).intervals["wer"].units == 12
+
+
+def test_groups_beyond_the_limit_have_no_interval(monkeypatch):
+    monkeypatch.setattr(evaluate_module, "MAX_INTERVALS", 3)
+    (grouping,) = of(runs.random_rows(300, speakers=4), EvaluationSettings(by=("speaker",))).groupings
+    assert [group.interval for group in grouping.groups] == [None] * 4
+
+
+# The worst
+
+
+def test_the_worst_utterances_are_those_with_the_most_word_errors():
+    rows = runs.random_rows(200)
+    found = of(rows, EvaluationSettings(worst=10))
+    errors = {}
+    for index, row in enumerate(rows):
+        words = jiwer.process_words(row["reference"], row["text"])
+        errors[f"u{index:06d}"] = words.substitutions + words.deletions + words.insertions
+    assert list(found.worst) == sorted((i for i in errors if errors[i]), key=lambda i: (-errors[i], i))[:10]
+    assert of(pairs(("a", "a")), EvaluationSettings(worst=10)).worst == ()
+
+
+# Coverage
+
+
+def test_unscored_and_failed_rows_lower_the_coverage_and_touch_no_rate():
+    scored = pairs(("a b", "a c"), ("d", "d"))
+    alone = of(scored)
+    among = of([*scored, *pairs(("x", None), ("", None))], failed=4)
+    assert (alone.coverage, among.coverage) == (1.0, 0.25)
+    assert (among.figures.words, among.figures.chars, among.ser) == (alone.figures.words, alone.figures.chars, 0.5)
+    assert (among.scored, among.no_reference, among.failed) == (2, 2, 4)
+
+
+@pytest.mark.parametrize("stored", ["basic", None])
+@pytest.mark.parametrize("rows", [[], pairs(("x", None))])
+def test_nothing_scored_gives_no_rates(rows, stored):
+    settings = EvaluationSettings(by=("speaker", "confidence", "duration"), worst=4)
+    found = evaluated([runs.transcripts(rows)], settings, stored=stored)
+    assert set(found.rates.values()) == {None}
+    assert set(found.intervals.values()) == {None}
+    assert found.coverage == (0.0 if rows else None)
+    assert found.figures.words == found.figures.chars == ErrorCounts.zero()
+    assert sum(found.spread) == 0
+
+
+def test_insertions_against_empty_references_stay_in_the_numerator():
+    rows = pairs(("talks over silence", ""), ("", ""), ("a b c", "a b c"))
+    found = of(rows)
+    assert found.wer == 1.0 == jiwer.wer([r["reference"] for r in rows], [r["text"] for r in rows])
+    assert (found.scored, found.figures.sentence_errors) == (3, 1)
+    only_silence = of(rows[:2])
+    assert only_silence.wer is None
+    assert (only_silence.figures.words.insertions, only_silence.ser) == (3, 0.5)
+
+
+def test_the_spread_counts_utterances_by_their_own_rate():
+    rows = pairs(("a", "a"), ("x " * 1 + "a " * 19, "a " * 20), ("a x", "a b"), ("x y", "a"), ("x", ""), ("x", None))
+    spread = of(rows).spread
+    assert (spread[0], spread[1], spread[10], spread[20], sum(spread)) == (1, 1, 1, 1, 4)
+
+
+# What is read, and what is refused
+
+
+@pytest.mark.parametrize("stored", ["basic", "none", None])
+def test_the_required_columns_are_enough_and_none_too_many(stored):
+    settings = EvaluationSettings(by=("speaker", "duration", "tags.x"), worst=2)
+    table = runs.transcripts(random_pairs(0, 20))
+    columns = required_columns(settings, BASIC, stored)
+    assert same(evaluated([table.select(columns)], settings, stored=stored), evaluated([table], settings))
+    for missing in columns:
+        with pytest.raises(KeyError, match=missing):
+            evaluated([table.drop_columns([missing])], settings, stored=stored)
+
+
+def replaced(table, name, values):
+    at = table.schema.get_field_index(name)
+    return table.set_column(at, table.schema.field(name), pa.array(values, table.schema.field(name).type))
+
+
+def test_stored_counts_are_taken_as_they_are_and_other_ones_are_not():
+    marked = replaced(runs.transcripts(pairs(("a", "a"))), "insertions", [7])
+    assert evaluated([marked]).figures.words.insertions == 7
+    assert evaluated([marked], stored=None).figures.words.insertions == 0
+    assert evaluated([marked], scoring=Scoring("none")).figures.words.insertions == 0
+
+
+def test_batches_are_let_go_as_the_next_one_comes():
+    handed_over, most_alive = [], 0
+
+    def batches():
+        nonlocal most_alive
+        for seed in range(6):
+            batch = runs.transcripts(random_pairs(seed, 3)).to_batches()[0]
+            handed_over.append(weakref.ref(batch))
+            most_alive = max(most_alive, sum(ref() is not None for ref in handed_over))
+            yield batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "BATCH_ROWS", 3)
+        tallies = tally_batches(batches(), EvaluationSettings(), BASIC, "basic")
+    assert evaluation_of(tallies, 0, EvaluationSettings(), BASIC).scored == 18
+    assert most_alive <= 2
+
+
+def test_half_filled_columns_are_refused():
+    table = runs.transcripts(pairs(("a", "a"), ("b", None)))
+    for wrong in ([None, None], [1, 1]):
+        with pytest.raises(ValueError, match="not filled in the same rows"):
+            evaluated([replaced(table, "char_hits", wrong)])
+
+
+def test_counts_that_contradict_their_reference_length_are_refused_even_if_their_sums_agree():
+    table = runs.transcripts(pairs(("a b", "a b"), ("a b", "a b")))
+    with pytest.raises(ValueError, match="contradict each other: ref_words"):
+        evaluated([replaced(table, "ref_words", [1, 3])])
+
+
+def test_sums_do_not_overflow_the_stored_type():
+    big = 2**31 - 1
+    table = runs.transcripts(pairs(*[("a", "a")] * 3))
+    for name in ("ref_words", "hits"):
+        table = replaced(table, name, [big] * 3)
+    assert evaluated([table]).figures.words.hits == 3 * big
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (lambda: Scoring("nope"), "basic, none"),
+        (lambda: EvaluationSettings(by=("nope",)), "cannot group by 'nope'"),
+        (lambda: EvaluationSettings(by=("words",)), "cannot group by 'words'"),
+        (lambda: EvaluationSettings(unit="word"), "auto, speaker, recording, utterance"),
+        (lambda: EvaluationSettings(level=1.0), "between"),
+        (lambda: EvaluationSettings(worst=-1), "negative"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(settings, message):
+    with pytest.raises(UsageError, match=message):
+        settings()
+
+
+def test_impossible_figures_are_refused():
+    zero = ErrorCounts.zero()
+    for numbers in ((1, 2, 0), (2, 1, 2), (1, 1, -1)):
+        with pytest.raises(ValueError, match="wrong than there are"):
+            Figures(*numbers, zero, zero, 0.0, 0, 0.0)
+
+
+# Runs on storage
+
+
+def test_a_run_is_evaluated_from_its_files(tmp_path):
+    rows = runs.random_rows(500, speakers=20)
+    table = runs.transcripts(rows)
+    run = runs.write_run(tmp_path / "run", table, errors=runs.errors([{}, {}, {}]), chunk_rows=30)
+    settings = EvaluationSettings(by=("speaker", "duration"), worst=5)
+    found = evaluate_run(run, settings)
+    assert same(found, evaluated([table], settings, 3))
+    assert found.failed == 3
+    assert found.scoring == Scoring("basic")
+    assert same(evaluate_run(runs.compact(run), settings), found)
+
+
+def test_ray_tasks_give_the_same_figures(tmp_path, local_ray, monkeypatch):
+    monkeypatch.setattr(evaluate_module, "TASK_ROWS", 160)
+    rows = runs.random_rows(500, speakers=20)
+    refs = tmp_path / "refs.jsonl"
+    refs.write_text("".join(json.dumps({"id": f"u{i:06d}", "text": "one two"}) + "\n" for i in range(10, 510)))
+    run = runs.write_run(tmp_path / "run", runs.transcripts(rows), chunk_rows=40)
+    for scoring in (None, Scoring("none", (str(refs),), compounds=True)):
+        settings = EvaluationSettings(scoring, by=("speaker", "confidence"), worst=5)
+        here, there = evaluate_run(run, settings), evaluate_run(run, settings, "auto")
+        assert same(there, here)
+        assert there.problems == here.problems
+
+
+def test_references_from_files_take_the_place_of_stored_ones(tmp_path):
+    rows = pairs(("a b c", "x"), ("d", "d"), ("e", "e"))
+    refs = tmp_path / "refs.txt"
+    refs.write_text("u000000 a b\nu000001 d\nu000001 d\nbroken0 z\nstranger y\n")
+    run = runs.write_run(tmp_path / "run", runs.transcripts(rows), errors=runs.errors([{}]))
+    found = evaluate_run(run, EvaluationSettings(Scoring("basic", (str(refs),))))
+    assert (found.scored, found.no_reference, found.failed) == (2, 1, 1)
+    assert found.figures.words == ErrorCounts(hits=3, substitutions=0, deletions=0, insertions=1)
+    assert found.problems.missing == (1, ("u000002",))
+    assert found.problems.unknown == (1, ("stranger",))
+    assert found.problems.duplicate == (1, ("u000001",))
+
+
+def test_files_of_labels_alone_leave_the_stored_references(tmp_path):
+    refs = tmp_path / "labels.csv"
+    refs.write_text("utt_id,label\nu000000,yes\n")
+    run = runs.write_run(tmp_path / "run", runs.transcripts(pairs(("a b", "a c"))))
+    assert evaluate_run(run, EvaluationSettings(Scoring("basic", (str(refs),)))).wer == 0.5
+
+
+def test_references_of_a_run_without_transcripts_are_named(tmp_path, local_ray):
+    refs = tmp_path / "refs.txt"
+    refs.write_text("broken0 a\nother b\n")
+    run = runs.write_run(tmp_path / "run", runs.transcripts([]), errors=runs.errors([{}]))
+    for address in (None, "auto"):
+        found = evaluate_run(run, EvaluationSettings(Scoring("basic", (str(refs),))), address)
+        assert (found.failed, found.problems.unknown) == (1, (1, ("other",)))
+
+
+def test_a_run_that_is_finished_meanwhile_is_read_again(tmp_path):
+    run = runs.write_run(tmp_path / "run", runs.transcripts(runs.random_rows(60)), chunk_rows=10)
+    calls = []
+
+    def read(files):
+        calls.append(len(files["transcripts"]))
+        if len(calls) == 1:
+            runs.compact(run)
+            remove_orphans(run.uri, read_compaction(run.uri))
+        return evaluate_module.open_files(run.uri, "transcripts", [f.path for f in files["transcripts"]]).count_rows()
+
+    assert run.read(read) == 60
+    assert calls == [6, 1]
+    (tmp_path / "run" / run.files()["transcripts"][0].path).unlink()
+    with pytest.raises(FileNotFoundError):
+        run.read(lambda files: read(files) and reading.confidence_deciles(run, files["transcripts"]))
+
+
+# The table of metrics
+
+
+def test_metrics_hold_counts_rates_and_intervals_of_corpus_and_groups(tmp_path):
+    rows = runs.random_rows(300, speakers=12)
+    run = runs.write_run(tmp_path / "run", runs.transcripts([*rows, {"text": "x"}]), errors=runs.errors([{}] * 2))
+    found = evaluate_run(run, EvaluationSettings(by=("speaker", "duration")))
+    table = metrics_table(found)
+    assert table.schema.equals(METRICS_SCHEMA, check_metadata=True)
+    table.validate(full=True)
+    stored = table.to_pylist()
+    assert [row["metric"] for row in stored if row["scope"] == "corpus"] == ["wer", "cer", "ser"]
+    corpus = stored[0]
+    assert (corpus["rate"], corpus["errors"], corpus["reference"]) == (
+        found.wer,
+        found.figures.words.errors,
+        found.figures.words.reference,
+    )
+    assert (corpus["ci_low"], corpus["ci_high"]) == (found.intervals["wer"].low, found.intervals["wer"].high)
+    assert (corpus["utterances"], corpus["scored"], corpus["failed"], corpus["ci_units"]) == (301, 300, 2, 12)
+    assert corpus["ci_low"] < corpus["rate"] < corpus["ci_high"]
+    assert {row["key"] for row in stored if row["scope"] == "speaker"} == {None, *(f"s{i:02d}" for i in range(12))}
+    for row in stored:
+        assert row["errors"] == row["substitutions"] + row["deletions"] + row["insertions"]
+        assert row["reference"] == row["hits"] + row["substitutions"] + row["deletions"]
+    uri = write_metrics(run, found)
+    assert pa.parquet.read_table(uri).equals(table)
+    assert uri.endswith("metrics/basic.parquet")
+    other = evaluate_run(run, EvaluationSettings(Scoring("none", compounds=True)))
+    assert write_metrics(run, other).endswith("metrics/none-compounds.parquet")
+
+
+def test_metrics_have_null_rates_where_nothing_was_scored():
+    table = metrics_table(of([], failed=1))
+    assert table["rate"].to_pylist() == [None, None, None]
+    assert table["failed"].to_pylist() == [1, 1, 1]
+
+
+def test_metrics_fields_tell_their_meaning():
+    assert all(field.metadata[b"meaning"] for field in METRICS_SCHEMA)
+    assert METRICS_SCHEMA.metadata[b"sewd.table"] == b"metrics"
+    assert METRICS_SCHEMA.metadata[b"sewd.schema_version"]

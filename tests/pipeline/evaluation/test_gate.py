@@ -1,0 +1,151 @@
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import UsageError
+from pipeline.evaluation.evaluate import evaluation_of, tally_batches
+from pipeline.evaluation.gate import Verdict, figures, judge, parse_condition
+from pipeline.evaluation.labels import evaluate_label_rows
+from pipeline.evaluation.reading import EvaluationSettings
+from pipeline.scoring.rules import Scoring
+from tests import runs
+
+HERE = {"wer": 10.0, "cer": None, "accuracy.key-word.v2": 96.5}
+BASE = {"wer": 8.0, "cer": 4.0, "accuracy.key-word.v2": 97.0}
+
+
+def fails(text, here=HERE, baseline=BASE):
+    return judge(parse_condition(text), here, baseline).failed
+
+
+@pytest.mark.parametrize(
+    ("text", "failed"),
+    [
+        ("wer > 10", False),
+        ("wer >= 10", True),
+        ("wer < 10", False),
+        ("wer <= 10", True),
+        ("wer > 9.99", True),
+        ("  wer>9.99%  ", True),
+        ("wer > 9.99 %", True),
+        ("wer > -1", True),
+        ("wer > baseline", True),
+        ("wer < baseline", False),
+        ("wer > baseline + 2", False),
+        ("wer >= baseline+2.0", True),
+        ("wer > baseline + 1.9", True),
+        ("wer < baseline - 0.5", False),
+        ("wer > baseline - 0.5 %", True),
+        ("wer > baseline * 1.25", False),
+        ("wer > baseline * 1.24", True),
+        ("wer > baseline*0", True),
+        ("accuracy.key-word.v2 < 97", True),
+        ("accuracy.key-word.v2 < baseline - 0.5", False),
+        ("accuracy.key-word.v2 < baseline - 0.4", True),
+    ],
+)
+def test_conditions(text, failed):
+    assert fails(text) is failed
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"), [("wer > 3", 3), ("wer > baseline", 8), ("wer > baseline - 3", 5), ("wer > baseline * 2", 16)]
+)
+def test_the_verdict_names_value_and_limit(text, limit):
+    verdict = judge(parse_condition(f" {text} "), HERE, BASE)
+    assert verdict == Verdict(text, 10.0, limit, limit < 10.0)
+
+
+@pytest.mark.parametrize("op", [">", ">=", "<", "<="])
+@given(share=st.integers(0, 1000), change=st.integers(0, 100))
+def test_a_limit_that_is_just_met_is_met_whatever_floats_make_of_it(op, share, change):
+    """7 % is 7 although 100 * 0.07 is not."""
+    failed = "=" in op
+    assert fails(f"wer {op} {share / 10}", {"wer": 100 * (share / 1000)}) is failed
+    base, here = {"wer": 100 * (share / 1000)}, {"wer": 100 * ((share + change) / 1000)}
+    assert fails(f"wer {op} baseline + {change / 10}", here, base) is failed
+
+
+@pytest.mark.parametrize("op", [">", ">=", "<", "<="])
+@given(value=st.integers(0, 10**6), limit=st.integers(0, 10**6))
+def test_every_operator_is_its_own(op, value, limit):
+    expected = {">": value > limit, ">=": value >= limit, "<": value < limit, "<=": value <= limit}[op]
+    assert fails(f"wer {op} {limit}", {"wer": float(value)}) is expected
+    assert fails(f"wer {op} baseline", {"wer": float(value)}, {"wer": float(limit)}) is expected
+
+
+NONSENSE = """wer|wer >|> 3|wer = 3|wer == 3|wer => 3|wer > x|wer > 3 4|wer > 1,5|wer > .5|wer > baseline +|3 > wer
+wer > baseline + -1|wer > baseline / 2|wer > 2 * baseline|wer > 0.2 + baseline|wer > baseline 2|wer > baselines
+wer > BASELINE|wer > 3 and cer > 2|wer > nan|wer > 1e3|wer > 3 %%|__import__('os') > 1|wer > 3; x|wer >> 3|we r > 3"""
+
+
+@pytest.mark.parametrize("text", ["", "wer > 3\ncer > 2", *NONSENSE.replace("\n", "|").split("|")])
+def test_what_is_no_condition_is_refused(text):
+    with pytest.raises(UsageError, match="is no condition: write METRIC"):
+        parse_condition(text)
+
+
+@given(text=st.text(max_size=20))
+def test_any_string_is_a_condition_or_refused(text):
+    try:
+        parsed = parse_condition(text)
+    except UsageError:
+        return
+    assert parsed.text == text.strip()
+    assert parsed.metric in text
+
+
+@pytest.mark.parametrize("op", [">", ">=", "<", "<="])
+@pytest.mark.parametrize(
+    ("here", "baseline", "limit"),
+    [(None, 4.0, "3"), (None, 4.0, "baseline"), (4.0, None, "baseline + 1"), (None, None, "baseline * 2")],
+)
+def test_what_cannot_be_judged_fails(op, here, baseline, limit):
+    assert fails(f"cer {op} {limit}", {"cer": here}, {"cer": baseline})
+
+
+def test_a_metric_that_only_this_run_has_fails_against_a_baseline():
+    verdict = judge(parse_condition("accuracy.new > baseline"), {"accuracy.new": 99.0}, {})
+    assert (verdict.failed, verdict.value, verdict.limit) == (True, 99.0, None)
+
+
+def test_an_unknown_metric_is_refused_and_the_known_ones_named():
+    with pytest.raises(UsageError, match=r"no metric 'war'; there are .*cer, wer"):
+        fails("war > 3")
+
+
+@pytest.mark.parametrize("limit", ["baseline", "baseline + 1"])
+def test_a_baseline_must_be_given(limit):
+    with pytest.raises(UsageError, match="needs a baseline"):
+        fails(f"wer > {limit}", baseline=None)
+    assert fails("wer > 9", baseline=None)
+
+
+def evaluation(rows, failed=0):
+    settings, scoring = EvaluationSettings(), Scoring("basic")
+    batches = runs.transcripts(rows).to_batches()
+    return evaluation_of(tally_batches(batches, settings, scoring, "basic"), failed, settings, scoring)
+
+
+def test_figures_are_percent():
+    rows = [{"text": "a x c d", "reference": "a b c d"}, {"text": "e"}]
+    labelled = [{"scores": {"on": 0.9, "off": 0.1}, "reference_label": r} for r in ("on", "on", "on", "off")]
+    tasks = evaluate_label_rows(runs.labels(labelled).to_batches(), EvaluationSettings())
+    found = figures(evaluation(rows, failed=2), tasks)
+    expected = {"wer": 25, "cer": 100 / 7, "ser": 100, "mer": 25, "wil": 100 * (1 - 9 / 16), "coverage": 25}
+    expected |= {"failed": 50, "accuracy.keyword": 75, "macro_f1.keyword": 100 * (6 / 7) / 2}
+    assert found == pytest.approx(expected)
+
+
+def test_figures_of_nothing_are_none_and_fail():
+    found = figures(evaluation([]), [])
+    assert set(found) == {"wer", "cer", "ser", "mer", "wil", "coverage", "failed"}
+    assert set(found.values()) == {None}
+    assert all(fails(f"{name} < 50", found) and fails(f"{name} > 50", found) for name in found)
+
+
+def test_conditions_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        parse_condition("wer > 3").op = "<"

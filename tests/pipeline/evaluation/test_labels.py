@@ -1,0 +1,272 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from pipeline.errors import UsageError
+from pipeline.evaluation import reading
+from pipeline.evaluation.intervals import rate_interval
+from pipeline.evaluation.labels import evaluate_label_rows, evaluate_labels
+from pipeline.evaluation.reading import EvaluationSettings
+from pipeline.scoring.references import References
+from pipeline.scoring.rules import Scoring
+from tests import runs
+
+NAMES = ["down", "left", "right", "up"]
+SETTINGS = EvaluationSettings()
+
+
+def random_rows(number, seed=0, *, labels=NAMES, references=None, grid=255, **fixed):
+    """Rows of noisy scores on a grid that float32 and the histogram hold exactly."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(number):
+        reference = str(rng.choice(references or labels))
+        scores = {label: int(rng.integers(0, grid + 1)) / grid for label in labels}
+        if reference in scores and rng.random() < 0.7:
+            scores[reference] = max(scores.values())
+        rows.append({"scores": scores, "reference_label": reference} | fixed)
+    return rows
+
+
+def evaluated(rows, settings=SETTINGS, files=()):
+    return evaluate_label_rows(runs.labels(rows).to_batches(), settings, files)
+
+
+def one(rows, settings=SETTINGS, files=()):
+    (found,) = evaluated(rows, settings, files)
+    return found
+
+
+def columns(rows):
+    table = runs.labels(rows)
+    return [table[name].to_pylist() for name in ("reference_label", "label")]
+
+
+def file_of(named):
+    return References("file", {k: row for row, k in enumerate(named)}, (None,) * len(named), tuple(named.values()), ())
+
+
+def plain(found):
+    """What can be compared with ==: sums of floats but for the order they were added in."""
+    confidence = np.round(found.calibration.confidence, 4).tolist()
+    calibration = (found.calibration.rows.tolist(), found.calibration.right.tolist(), confidence)
+    return dataclasses.asdict(dataclasses.replace(found, calibration=None, counts=None, scores={})) | {
+        "calibration": calibration,
+        "counts": (found.counts.labels, found.counts.confusion.tolist()),
+        "scores": {
+            label: (h.points.tolist(), h.positives.tolist(), h.negatives.tolist()) for label, h in found.scores.items()
+        },
+    }
+
+
+# Against scikit-learn
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_figures_are_scikit_learns(seed):
+    rows = random_rows(400, seed)
+    found = one(rows)
+    references, given = columns(rows)
+    assert found.counts.labels == tuple(NAMES)
+    assert found.counts.confusion.tolist() == metrics.confusion_matrix(references, given, labels=NAMES).tolist()
+    assert found.counts.accuracy == pytest.approx(metrics.accuracy_score(references, given))
+    assert found.counts.balanced_accuracy == pytest.approx(metrics.balanced_accuracy_score(references, given))
+    for average in ("macro", "micro"):
+        ours = getattr(found.counts, f"{average}_f1")
+        assert ours == pytest.approx(metrics.f1_score(references, given, average=average))
+    assert set(found.scores) == set(NAMES) == found.known
+    for label in NAMES:
+        theirs = metrics.roc_auc_score([r == label for r in references], [row["scores"][label] for row in rows])
+        assert found.scores[label].auroc == pytest.approx(theirs, abs=1e-12)
+    assert (found.no_reference, found.unknown_label, found.task) == (0, 0, "keyword")
+
+
+def test_auroc_of_any_scores_is_within_its_tolerance():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 3, (500, 3))
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    rows = [
+        {
+            "scores": dict(zip("abc", map(float, row), strict=True)),
+            "reference_label": str(rng.choice(list("abc"), p=row)),
+        }
+        for row in shares
+    ]
+    found = one(rows)
+    references, _ = columns(rows)
+    for index, label in enumerate("abc"):
+        theirs = metrics.roc_auc_score([r == label for r in references], shares[:, index])
+        assert abs(found.scores[label].auroc - theirs) <= found.scores[label].auroc_tolerance + 1e-6  # float32
+
+
+def test_calibration_is_of_the_score_of_the_label_that_was_given():
+    rows = random_rows(300, 5)
+    found = one(rows)
+    references, given = columns(rows)
+    score = np.array([max(row["scores"].values()) for row in rows])
+    right = np.array(references) == np.array(given)
+    bins = np.maximum(np.ceil(score * 15).astype(int) - 1, 0)
+    gaps = [abs(right[bins == b].sum() - score[bins == b].sum()) for b in range(15)]
+    assert found.calibration.expected_error == pytest.approx(sum(gaps) / 300, abs=1e-6)
+
+
+# Scores that are not all there
+
+
+def truncated(rows, keep=2):
+    return [row | {"scores": dict(sorted(row["scores"].items(), key=lambda item: -item[1])[:keep])} for row in rows]
+
+
+def test_a_truncated_list_of_scores_gives_no_auroc():
+    found = one(truncated(random_rows(200)))
+    assert found.scores == {}
+    assert found.known == set(NAMES)
+    assert found.counts.rows == found.calibration.rows.sum() == 200
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("batch", [1, 7, 100, 1000])
+def test_one_row_that_lacks_a_label_costs_that_label_its_auroc_in_any_cut(monkeypatch, batch, first):
+    monkeypatch.setattr(reading, "BATCH_ROWS", batch)
+    rows = random_rows(60)
+    lacking = {"scores": {"down": 0.9, "left": 0.1, "right": 0.0}, "reference_label": "down"}
+    found = one([lacking, *rows] if first else [*rows, lacking])
+    assert set(found.scores) == {"down", "left", "right"}
+
+
+# Any cut
+
+
+@pytest.mark.parametrize("batch", [1, 3, 50, 64, 10_000])
+def test_batches_in_any_cut_give_the_same(monkeypatch, batch):
+    rows = random_rows(150, references=[*NAMES, "unheard"])
+    for index in range(40, 110):  # whole batches without a reference
+        rows[index]["reference_label"] = None
+    for index, row in enumerate(rows):
+        row["speaker"] = f"s{index % 17}"
+    other = truncated(random_rows(30, task="other"))
+    expected = evaluated([*rows, *other])
+    table = runs.labels([*rows, *other])
+    assert set(expected[0].scores) == set(NAMES)
+    monkeypatch.setattr(reading, "BATCH_ROWS", batch)
+    for size in (1, 7, 1000):
+        found = evaluate_label_rows(table.to_batches(size), SETTINGS)
+        assert [plain(task) for task in found] == [plain(task) for task in expected]
+    backwards = table.take(list(range(table.num_rows))[::-1])
+    found = evaluate_label_rows(backwards.to_batches(9), SETTINGS)
+    assert [plain(task) for task in found] == [plain(task) for task in expected]
+
+
+# References
+
+
+def test_labels_that_the_classifier_does_not_have_count_as_wrong():
+    rows = random_rows(200, references=[*NAMES, "sideways", "back"])
+    found = one(rows)
+    references, given = columns(rows)
+    assert found.unknown_label == sum(r in ("sideways", "back") for r in references) > 0
+    assert found.counts.accuracy == metrics.accuracy_score(references, given)
+    assert found.counts.balanced_accuracy == pytest.approx(metrics.balanced_accuracy_score(references, given))
+    assert found.counts.macro_f1 == pytest.approx(metrics.f1_score(references, given, average="macro", zero_division=0))
+    assert set(found.scores) == set(NAMES)
+
+
+def test_rows_without_a_reference_label_touch_no_figure():
+    rows = random_rows(100)
+    more = [{"scores": dict.fromkeys(NAMES, 0.25), "reference_label": None}] * 30
+    found, alone = one([*rows, *more]), one(rows)
+    assert (found.no_reference, alone.no_reference) == (30, 0)
+    assert plain(found) | {"no_reference": 0} == plain(alone)
+
+
+def test_no_reference_label_at_all():
+    found = one([row | {"reference_label": None} for row in random_rows(20)])
+    assert (found.no_reference, found.counts.rows, found.unknown_label) == (20, 0, 0)
+    assert {found.counts.accuracy, found.counts.macro_f1, found.calibration.expected_error, found.interval} == {None}
+    assert found.scores == {}
+
+
+def test_no_rows_give_no_task():
+    assert evaluated([]) == ()
+
+
+def test_each_task_has_its_own_figures_by_name():
+    rows = random_rows(50, 1, task="b"), random_rows(60, 2, task="a")
+    found = evaluated([*rows[0], *rows[1]])
+    assert [task.task for task in found] == ["a", "b"]
+    assert [plain(task) for task in found] == [plain(one(rows[1])), plain(one(rows[0]))]
+
+
+def test_regression_heads_are_skipped():
+    values = [{"scores": {"score": v}, "task": "mos", "reference_label": None} for v in (-3.0, 0.5, 4.5)]
+    assert evaluated(values) == ()
+    assert [task.task for task in evaluated([*values, *random_rows(5)])] == ["keyword"]
+
+
+def test_a_score_a_little_above_one_is_one():
+    found = one([{"scores": {"a": 1.0000001}, "reference_label": "a"}])
+    assert found.calibration.expected_error == 0
+
+
+# Units
+
+
+def test_the_interval_draws_from_speakers():
+    rows = random_rows(300)
+    for index, row in enumerate(rows):
+        row["speaker"] = f"s{index % 20}"
+    found = one(rows)
+    references, given = columns(rows)
+    wrong = [r != g for r, g in zip(references, given, strict=True)]
+    errors = [sum(wrong[speaker::20]) for speaker in range(20)]
+    expected = rate_interval(errors, [15] * 20, share=True)
+    assert found.unit == "speaker"
+    assert found.interval.units == 20
+    assert (found.interval.low, found.interval.high) == pytest.approx((1 - expected.high, 1 - expected.low))
+    assert found.interval.low < found.counts.accuracy < found.interval.high
+    assert one(rows[:9]).interval is None  # nine speakers
+    assert one(rows, EvaluationSettings(level=0.5)).interval.low > found.interval.low
+
+
+def test_the_interval_draws_from_utterances_where_speakers_are_unknown():
+    rows = random_rows(300)
+    found = one(rows)
+    references, given = columns(rows)
+    wrong = [float(r != g) for r, g in zip(references, given, strict=True)]
+    expected = rate_interval(wrong, [1] * 300, share=True)
+    assert (found.unit, found.interval.units) == ("utterance", 300)
+    assert found.interval.high == pytest.approx(1 - expected.low)
+    for index, row in enumerate(rows):
+        row["utt_id"] = f"tape{index % 30}#{index}-{index + 1}"
+    assert (one(rows).unit, one(rows).interval.units) == ("recording", 30)
+    assert one(rows, EvaluationSettings(unit="utterance")).interval.units == 300
+
+
+# References from files
+
+
+def test_labels_of_files_stand_for_the_stored_ones_and_the_first_file_goes_first():
+    rows = [{"scores": {"a": 0.9, "b": 0.1}, "reference_label": "b"} for _ in range(4)]
+    files = [file_of({"u000000": "a", "u000001": None}), file_of({"u000000": "b", "u000001": "b", "u000002": "a"})]
+    found = one(rows, files=files)
+    assert (found.counts.labels, found.counts.confusion.tolist()) == (("a", "b"), [[2, 0], [1, 0]])
+    assert found.no_reference == 1
+
+
+def test_labels_of_a_run(tmp_path):
+    rows = random_rows(40)
+    run = runs.write_run(tmp_path / "run", runs.transcripts([{"text": "a"}] * 40), runs.labels(rows))
+    assert [plain(task) for task in evaluate_labels(run)] == [plain(one(rows))]
+    (tmp_path / "labels.csv").write_text("utt_id,label\nu000003,down\n")
+    settings = EvaluationSettings(scoring=Scoring("basic", (str(tmp_path / "labels.csv"),)))
+    (found,) = evaluate_labels(run, settings)
+    assert (found.counts.rows, found.no_reference) == (1, 39)
+    with pytest.raises(UsageError, match="no references"):
+        evaluate_labels(run, EvaluationSettings(scoring=Scoring("basic", (str(tmp_path / "none"),))))
+
+
+def test_a_run_without_labels(tmp_path):
+    run = runs.write_run(tmp_path / "run", runs.transcripts([{"text": "a"}]))
+    assert evaluate_labels(run) == ()

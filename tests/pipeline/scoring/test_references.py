@@ -1,0 +1,201 @@
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from pipeline.errors import UsageError
+from pipeline.scoring.references import load_references
+
+WORDS = st.text(st.characters(exclude_categories=["C", "Z"]), max_size=8)
+
+
+def written(tmp_path, name, data):
+    path = tmp_path / name
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return str(path)
+
+
+def texts(found):
+    return {utt_id: found.texts[row] for utt_id, row in found.index.items()}
+
+
+def labels(found):
+    return {utt_id: found.labels[row] for utt_id, row in found.index.items()}
+
+
+FORMS = {
+    "utt_id.jsonl": '{"utt_id": "u1", "text": "a b"}\n\n{"utt_id": "u2", "text": ""}\n',
+    "id.json": '{"id": "u1", "transcript": "a b"}\r\n{"id": "u2", "sentence": ""}',
+    "audio.jsonl": '{"audio_filepath": "u1.wav", "text": "a b", "duration": 1.5}\n'
+    '{"audio_filepath": "./u2.flac", "text": ""}',
+    "bom.jsonl": '\ufeff{"utt_id": "u1", "text": "a b"}\n{"utt_id": "u2", "text": ""}\n',
+    "rows.csv": "utt_id,speaker,text\nu1,s,a b\nu2,s,\n",
+    "bom.csv": "\ufeffutt_id,text\r\nu1,a b\r\nu2,\r\n",
+    "rows.TSV": "text\tid\na b\tu1\n\tu2\n",
+    "text": "u1 a b\nu2\n",
+    "chapter.trans.txt": "\ufeffu1  a b \r\n\r\nu2 \n",
+    "tabs.txt": "u1\ta b\nu2\t\n",
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_says_the_same(tmp_path, name):
+    found = load_references(written(tmp_path, name, FORMS[name]))
+    assert texts(found) == {"u1": "a b", "u2": ""}
+    assert labels(found) == {"u1": None, "u2": None}
+    assert found.duplicates == ()
+
+
+def test_parquet_says_the_same(tmp_path):
+    rows = [{"utt_id": "u1", "text": "a b", "label": None}, {"utt_id": "u2", "text": None, "label": "yes"}]
+    pq.write_table(pa.Table.from_pylist([{**row, "audio": b"\xff"} for row in rows]), tmp_path / "rows.parquet")
+    found = load_references(str(tmp_path / "rows.parquet"))
+    assert (texts(found), labels(found)) == ({"u1": "a b", "u2": None}, {"u1": None, "u2": "yes"})
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.jsonl", '{"utt_id": "u1", "label": "yes"}\n{"utt_id": "u2", "label": 7, "text": "x"}\n'),
+        ("a.csv", "utt_id,label,text\nu1,yes\nu2,7,x\n"),
+    ],
+)
+def test_labels_are_read_as_strings(tmp_path, name, data):
+    found = load_references(written(tmp_path, name, data))
+    assert (labels(found), texts(found)) == ({"u1": "yes", "u2": "7"}, {"u1": None, "u2": "x"})
+
+
+def test_an_empty_cell_is_no_label_but_a_text_of_no_words(tmp_path):
+    found = load_references(written(tmp_path, "a.csv", "utt_id,text,label\nu1,a,\nu2,,yes\n"))
+    assert (labels(found), texts(found)) == ({"u1": None, "u2": "yes"}, {"u1": "a", "u2": ""})
+
+
+def test_ids_of_paths_are_those_of_the_pipeline(tmp_path):
+    rows = [
+        {"audio_filepath": "deep/x.y.wav", "text": "1"},
+        {"audio_filepath": str(tmp_path / "z.wav"), "text": "2"},
+        {"audio_filepath": "w.wav", "utt_id": "own", "text": "3"},
+    ]
+    found = load_references(written(tmp_path, "m.jsonl", "\n".join(map(json.dumps, rows))))
+    assert texts(found) == {"deep/x.y": "1", "z": "2", "own": "3"}
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\x85", "\x0b", "\x1c", "\u3000"])
+def test_a_line_of_words_ends_at_a_line_feed_alone(tmp_path, separator):
+    found = load_references(written(tmp_path, "text", f"u1 a{separator}b\nu2 c\n"))
+    assert texts(found) == {"u1": f"a{separator}b", "u2": "c"}
+
+
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@given(rows=st.dictionaries(WORDS.filter(bool), st.lists(WORDS, max_size=4).map(" ".join), min_size=1, max_size=5))
+def test_any_words_survive_every_form(tmp_path, rows):
+    rows = {utt_id: " ".join(text.split()) for utt_id, text in rows.items()}
+    listed = [{"utt_id": utt_id, "text": text} for utt_id, text in rows.items()]
+    assert texts(load_references(written(tmp_path, "a.jsonl", "\n".join(map(json.dumps, listed))))) == rows
+    kaldi = "".join(f"{utt_id} {text}\n" for utt_id, text in rows.items())
+    assert texts(load_references(written(tmp_path, "text", kaldi))) == rows
+    quoted = "".join('"{}","{}"\n'.format(*(v.replace('"', '""') for v in row)) for row in rows.items())
+    assert texts(load_references(written(tmp_path, "a.csv", "utt_id,text\n" + quoted))) == rows
+
+
+# Repeats
+
+
+def test_rows_that_say_the_same_twice_are_duplicates(tmp_path):
+    found = load_references(written(tmp_path, "text", "u1 a\nu2 b\nu1 a\nu1 a\n"))
+    assert texts(found) == {"u1": "a", "u2": "b"}
+    assert found.duplicates == ("u1",)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("text", "u1 a\nu2 b\nu1 c\n"),
+        ("a.jsonl", '{"id": "u1", "text": "a", "label": "x"}\n{"id": "u1", "text": "a", "label": "y"}'),
+        ("b.jsonl", '{"id": "u1", "text": "a"}\n{"id": "u1", "label": "y"}'),
+    ],
+)
+def test_two_references_of_one_utterance_are_refused(tmp_path, name, data):
+    with pytest.raises(UsageError, match=r"different references for 1 utterances: u1; .*--refs A --refs B"):
+        load_references(written(tmp_path, name, data))
+
+
+def test_many_conflicts_are_counted_and_the_first_named(tmp_path):
+    data = "".join(f"u{i} a\nu{i} b\n" for i in range(25))
+    with pytest.raises(UsageError, match=r"for 25 utterances: u0, u1, .*u9, \.\.\.;") as error:
+        load_references(written(tmp_path, "text", data))
+    assert "u10" not in str(error.value)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.jsonl", '{"utt_id": "u1", "text": "a"}\n{"utt_id": \n', "byte 30: "),
+        ("a.jsonl", '["u1", "a"]', "byte 0: "),
+        ("a.jsonl", '{"utt_id": "u1", "text": ["a"]}', "byte 0: text: "),
+        ("a.jsonl", '{"utt_id": "", "text": "a"}', "byte 0: utt_id"),
+        ("a.jsonl", b'{"utt_id": "u1", "text": "\xff"}', "byte 0: "),
+        ("a.jsonl", '{"text": "a"}', "neither utt_id nor audio_filepath"),
+        ("a.jsonl", '{"utt_id": "u1"}', "u1 has neither text nor label"),
+        ("a.csv", "name,words\nu1,a\n", "neither utt_id nor audio_filepath"),
+        ("a.csv", "utt_id,words\nu1,a\n", "u1 has neither text nor label"),
+        ("a.csv", "utt_id,text\nu1,hello, world\n", "row 1 .*more fields than the header"),
+        ("a.tsv", 'utt_id\ttext\nu1\t"hello\nu2\tworld\n', "cannot read the references"),
+        ("a.csv", b"utt_id,text\nu1,\xff\n", "cannot read the references"),
+        ("text", b"u1 \xff\n", "cannot read the references"),
+        ("a.parquet", b"PAR1 no", "cannot read the references"),
+        ("text", "", "holds no reference"),
+        ("a.jsonl", "\n", "holds no reference"),
+        ("a.csv", "utt_id,text\n", "holds no reference"),
+        ("a.csv", "", "holds no reference"),
+    ],
+)
+def test_what_is_not_to_be_understood_is_refused_in_one_line(tmp_path, name, data, message):
+    uri = written(tmp_path, name, data)
+    with pytest.raises(UsageError, match=message) as error:
+        load_references(uri)
+    assert uri in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_parquet_without_rows_or_with_bad_ones_is_refused(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"utt_id": pa.array([], pa.string()), "text": pa.array([], pa.string())}), path)
+    with pytest.raises(UsageError, match="holds no reference"):
+        load_references(str(path))
+    pq.write_table(pa.table({"utt_id": ["u1"], "text": [["a"]]}), path)
+    with pytest.raises(UsageError, match="row 1: text: "):
+        load_references(str(path))
+
+
+@pytest.mark.parametrize("name", ["nothing", "nothing.parquet", "nothing.csv"])
+def test_a_file_that_is_not_there_is_named(tmp_path, name):
+    with pytest.raises(UsageError, match=f"no references at .*{name}"):
+        load_references(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["folder", "folder.csv", "folder.parquet"])
+def test_a_folder_is_no_file_of_references(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(UsageError, match="references"):
+        load_references(str(tmp_path / name))
+
+
+# Rows of utterances
+
+
+def test_rows_are_found_for_arrays_of_any_kind(tmp_path):
+    found = load_references(written(tmp_path, "text", "u1 a\nu2 b\n"))
+    for ids in (pa.array(["u2", "x", "u1", "u2"]), pa.chunked_array([["u2", "x"], ["u1", "u2"]])):
+        rows = found.rows_of(ids)
+        assert rows.tolist() == [1, -1, 0, 1]
+        assert found.taken(found.texts, rows).to_pylist() == ["b", None, "a", "b"]
+        assert found.taken(found.labels, rows).to_pylist() == [None] * 4
+    assert len(found.taken(found.texts, found.rows_of(pa.array([], pa.string())))) == 0

@@ -1,0 +1,229 @@
+"""Clips to batches: what an epoch holds, and that it depends on (seed, epoch) alone."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import RunFailedError, UsageError
+from pipeline.training.data import (
+    Clip,
+    ClipStore,
+    DataSettings,
+    epoch_batches,
+    epoch_utterances,
+    load_manifest,
+    padded_width,
+    read_clip,
+    rng_of,
+    waveform,
+)
+from tests.tones import write_corpus
+
+
+def clips(durations, **values):
+    return [Clip(f"{i}.wav", None, d, "a", None, f"s{i % 3}", **values) for i, d in enumerate(durations)]
+
+
+DURATIONS = st.lists(st.floats(0.1, 20), min_size=1, max_size=80)
+
+
+@given(durations=DURATIONS, epoch=st.integers(0, 3), join=st.integers(1, 5))
+def test_an_epoch_holds_every_clip_once(durations, epoch, join):
+    settings = DataSettings(batch_s=10, join_max=join, join_below_s=3)
+    corpus = clips(durations)
+    batches = epoch_batches(corpus, settings, epoch)
+    assert Counter(i for b in batches for u in b for i in u.clips) == Counter(range(len(corpus)))
+    keys = [u.key for b in batches for u in b]
+    assert len(set(keys)) == len(keys), "two utterances would be augmented alike"
+    assert batches == epoch_batches(corpus, settings, epoch)
+
+
+@given(durations=DURATIONS)
+def test_a_batch_keeps_its_budget_with_padding(durations):
+    for batch in epoch_batches(clips(durations), DataSettings(batch_s=25), 0):
+        assert len(batch) == 1 or len(batch) * max(u.duration_s for u in batch) <= 25
+
+
+@given(durations=DURATIONS)
+def test_batches_come_in_few_shapes(durations):
+    batches = epoch_batches(clips(durations), DataSettings(batch_s=25), 0)
+    sizes = {len(batch) for batch in batches}
+    left_over = 1  # one pool is all of it
+    assert len(sizes - {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64}) <= left_over
+
+
+@given(durations=st.lists(st.floats(0.1, 20), min_size=1, max_size=80, unique=True), together=st.integers(1, 4))
+def test_batches_of_like_length_stay_together(durations, together):
+    corpus = clips(durations)
+    alone = sorted(epoch_batches(corpus, DataSettings(batch_s=25), 0), key=lambda b: -b[0].duration_s)
+    grouped = epoch_batches(corpus, DataSettings(batch_s=25), 0, together)
+    assert sorted(grouped, key=lambda b: -b[0].duration_s) == alone
+    whole = len(grouped) - len(grouped) % together
+    left_out = [batch[0].duration_s for batch in grouped[whole:]]
+    longest = [batch[0].duration_s for batch in alone if batch[0].duration_s not in left_out]
+    for start in range(0, whole, together):
+        group = [batch[0].duration_s for batch in grouped[start : start + together]]
+        place = longest.index(group[0])
+        assert group == longest[place : place + together]
+
+
+def test_what_is_left_out_for_want_of_a_group_is_something_else_each_epoch():
+    corpus = clips([0.5 + n / 10 for n in range(60)])
+    seen = set()
+    for epoch in range(20):
+        batches = epoch_batches(corpus, DataSettings(batch_s=12), epoch, 4)
+        seen |= {i for batch in batches[: len(batches) - len(batches) % 4] for u in batch for i in u.clips}
+    assert seen == set(range(60))
+
+
+def test_an_epoch_of_nothing_has_no_batches_and_a_clip_of_no_length_is_in_one():
+    assert epoch_batches([], DataSettings(), 0, 2) == []
+    assert [len(batch) for batch in epoch_batches(clips([0.0, 0.0]), DataSettings(), 0)] == [2]
+
+
+@given(samples=st.integers(1, 10**6))
+def test_widths_are_few_and_waste_little(samples):
+    width = padded_width(samples)
+    assert samples <= width < samples + max(8000, 0.26 * samples)
+    assert padded_width(width) == width
+
+
+def test_widths_up_to_half_a_minute_are_fewer_than_thirty():
+    assert len({padded_width(samples) for samples in range(1, 480_000, 500)}) < 30
+
+
+def test_epochs_and_seeds_differ():
+    corpus = clips([1.0] * 50)
+    orders = [
+        [u.clips for b in epoch_batches(corpus, DataSettings(batch_s=5, seed=seed), epoch) for u in b]
+        for seed, epoch in [(0, 0), (0, 1), (1, 0)]
+    ]
+    assert orders[0] != orders[1]
+    assert orders[0] != orders[2]
+
+
+def test_weights_are_means():
+    corpus = [*clips([1.0] * 40, weight=0.25), *clips([1.0] * 40, weight=2.5)]
+    counts = Counter(
+        i for epoch in range(100) for u in epoch_utterances(corpus, DataSettings(), epoch) for i in u.clips
+    )
+    light, heavy = sum(counts[i] for i in range(40)) / 4000, sum(counts[i] for i in range(40, 80)) / 4000
+    assert light == pytest.approx(0.25, abs=0.03)
+    assert heavy == pytest.approx(2.5, abs=0.03)
+
+
+def test_only_short_unlabelled_clips_of_one_speaker_are_joined():
+    corpus = [
+        *(Clip("a", None, 0.5, "one", None, "x") for _ in range(30)),
+        *(Clip("b", None, 0.5, "two", None, "y") for _ in range(30)),
+        *(Clip("c", None, 0.5, "three", "three", "x") for _ in range(5)),
+        *(Clip("d", None, 4.0, "four", None, "x") for _ in range(5)),
+        *(Clip("e", None, 0.5, "five", None, None) for _ in range(5)),
+    ]
+    utterances = epoch_utterances(corpus, DataSettings(join_max=4, join_below_s=1, join_total_s=3), 0)
+    sizes = Counter(len(u.clips) for u in utterances)
+    assert set(sizes) == {1, 2, 3, 4} or set(sizes) == {1, 2, 3}
+    for utterance in utterances:
+        members = [corpus[i] for i in utterance.clips]
+        assert utterance.text == " ".join(clip.text for clip in members)
+        if len(members) > 1:
+            assert len({clip.speaker for clip in members}) == 1
+            assert {clip.uri for clip in members} <= {"a", "b"}
+            assert utterance.label is None
+            assert sum(clip.duration_s for clip in members) <= 3
+        else:
+            assert utterance.label == members[0].label
+
+
+def test_a_joined_waveform_is_its_clips_with_pauses(tmp_path):
+    paths = []
+    for number, level in enumerate((0.25, 0.5)):
+        path = tmp_path / f"{number}.wav"
+        soundfile.write(path, np.full(4000, level, np.float32), 16_000)
+        paths.append(path)
+    store = ClipStore([Clip(str(path), None, 0.25, "x", None, "s") for path in paths])
+    settings = DataSettings(join_max=2, seed=3)
+    joined = next(u for e in range(20) for u in epoch_utterances(store.clips, settings, e) if len(u.clips) == 2)
+    samples = waveform(store, joined, settings, 0)
+    levels = [0.25, 0.5] if joined.clips == (0, 1) else [0.5, 0.25]
+    for level in levels:
+        assert np.isclose(samples, level, atol=1e-4).sum() == 4000
+    where = [np.flatnonzero(np.isclose(samples, level, atol=1e-4)) for level in levels]
+    assert where[0].max() < where[1].min()
+    pauses = len(samples) - 8000
+    assert pauses >= 3 * 0.02 * 16_000 - 3
+    assert pauses <= 3 * 0.5 * 16_000
+    np.testing.assert_array_equal(samples, waveform(store, joined, settings, 0))
+    assert len(waveform(store, joined, settings, 1)) != len(samples)
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(1.0, 9600), (3.0, 48_000)])
+def test_ends_are_cut_off_words_and_not_off_sentences(tmp_path, seconds, kept):
+    samples = np.full(int(seconds * 16_000), 0.5, np.float32)
+    samples[:3200] = samples[-3200:] = 1e-4  # 70 dB below the rest
+    soundfile.write(tmp_path / "a.wav", samples, 16_000)
+    store = ClipStore([Clip(str(tmp_path / "a.wav"), None, seconds, "x", None, "s")])
+    settings = DataSettings(augment={"trim": 1.0})
+    [utterance] = epoch_utterances(store.clips, settings, 0)
+    assert {len(waveform(store, utterance, settings, epoch)) for epoch in range(9)} == {kept}
+
+
+def test_a_clip_is_decoded_to_its_own_samples(tmp_path):
+    samples = (np.arange(-200, 200) * 100).astype(np.int16)
+    soundfile.write(tmp_path / "a.wav", samples, 16_000)
+    np.testing.assert_array_equal(read_clip(Clip(str(tmp_path / "a.wav"), None, 0.025, "a", None, None)), samples)
+    part = read_clip(Clip(str(tmp_path / "a.wav"), 100 / 16_000, 50 / 16_000, "a", None, None))
+    np.testing.assert_array_equal(part, samples[100:150])
+
+
+def test_a_manifest_is_read(tmp_path):
+    manifest = write_corpus(tmp_path, 4)
+    rows = load_manifest(str(manifest), weight=2.0)
+    assert [clip.label for clip in rows] == ["one", "two", "one", "two"]
+    assert all(clip.weight == 2.0 for clip in rows)
+    assert all(clip.text == clip.text.lower() for clip in rows)
+
+
+def test_a_duration_that_is_not_stated_is_learnt(tmp_path):
+    manifest = write_corpus(tmp_path, 2)
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    stated = [row.pop("duration") for row in rows]
+    manifest.write_text("\n".join(map(json.dumps, rows)))
+    assert [clip.duration_s for clip in load_manifest(str(manifest))] == pytest.approx(stated)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "there is no manifest"),
+        ("", "has no rows"),
+        ('{"audio_filepath": "a.wav", "duration": 1}', "a text, a label, or both"),
+        ('{"text": "a"}', "audio_filepath"),
+        ("{", "manifest.jsonl:1"),
+    ],
+)
+def test_what_is_no_manifest_is_refused(tmp_path, content, words):
+    path = tmp_path / "manifest.jsonl"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UsageError, match=words):
+        load_manifest(str(path))
+
+
+def test_audio_that_does_not_decode_fails_the_run_by_name(tmp_path):
+    (tmp_path / "broken.wav").write_bytes(b"RIFF nothing")
+    with pytest.raises(RunFailedError, match=r"broken\.wav"):
+        read_clip(Clip(str(tmp_path / "broken.wav"), None, 1.0, "a", None, None))
+
+
+def test_generators_depend_on_their_keys_alone():
+    assert rng_of(1, "a", 2).integers(2**62) == rng_of(1, "a", 2).integers(2**62)
+    assert rng_of(1, "a", 2).integers(2**62) != rng_of(1, "a", 3).integers(2**62)
+    assert rng_of("1a").integers(2**62) != rng_of(1, "a").integers(2**62)

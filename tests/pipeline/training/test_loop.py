@@ -1,0 +1,360 @@
+"""The training loop: it learns, it resumes as if nothing had been, and what it saves is read by all who should."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+
+from pipeline.errors import RunFailedError, UsageError
+from pipeline.training import loop
+from pipeline.training.data import DataSettings
+from pipeline.training.loop import TrainSettings, ahead, rate_factor, train
+from pipeline.training.model import TrainingModel
+from sewd_model.config import SEWDConfig
+from sewd_model.ctc import CTCTokenizer, greedy_path
+from sewd_model.features import FeatureExtractor
+from sewd_model.files import CheckpointError
+from sewd_model.model import SEWDForCTC, SEWDForSequenceClassification
+from tests.tones import write_config, write_corpus
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("tones"))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    return write_config(tmp_path_factory.mktemp("tiny"))
+
+
+def settings(corpus: Path, output: Path, **values) -> TrainSettings:
+    data = DataSettings(batch_s=12.0, **values.pop("data", {}))
+    given = {"train": ((str(corpus), 1.0),), "output": str(output), "data": data, "threads": 1}
+    return TrainSettings(**(given | values))
+
+
+def short(corpus: Path, output: Path, tiny: Path, **values) -> TrainSettings:
+    """A few steps with everything random that there is."""
+    data = {"augment": {"speed": 0.5, "noise": 0.5, "gain": 0.5, "codec": 0.1}, "join_max": 3, "seed": 5}
+    config = write_config(output.parent, mask_time_prob=0.1, mask_time_min_masks=1, final_dropout=0.2)
+    given = {"config": str(config), "steps": 9, "checkpoint_every": 4, "accumulate": 2, "mel_steps": 2, "data": data}
+    return settings(corpus, output, **(given | values))
+
+
+def quiet(_line: str) -> None:
+    pass
+
+
+def rows(output: Path) -> list[dict]:
+    return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+
+
+def losses(output: Path) -> list[tuple]:
+    return [(row["step"], row["loss"], row["grad_norm"], row["lr"]) for row in rows(output) if "loss" in row]
+
+
+# -------------------------------------------------------------------------------------------------- it learns
+@pytest.fixture(scope="module")
+def learnt(corpus, tiny, tmp_path_factory) -> Path:
+    """Fifty utterances learnt by heart, both heads at once."""
+    output = tmp_path_factory.mktemp("learnt") / "run"
+    wanted = settings(
+        corpus,
+        output,
+        config=str(tiny),
+        steps=400,
+        mel_steps=30,
+        label_weight=0.2,
+        optimizer="muon",
+        learning_rate=1e-3,
+        warmup=0.05,
+        hold=0.6,
+        valid={"same": str(corpus)},
+        valid_every=25,
+        checkpoint_every=1000,
+        save_dtype="float16",
+    )
+    best = []
+
+    def stop_when_perfect(line: str) -> None:
+        best.append(line)
+        if "wer 0.00%" in line and "accuracy 100.00%" in line:
+            raise StopIteration(line)
+
+    try:
+        train(wanted, report=stop_when_perfect)
+    except StopIteration:
+        return output / "model"
+    pytest.fail("\n".join(best))
+
+
+def test_fifty_utterances_are_learnt_by_heart(learnt):
+    """The fixture fails otherwise."""
+    assert (learnt / "model.safetensors").is_file()
+
+
+def test_both_heads_are_read_from_the_one_directory_here_and_by_transformers(learnt, corpus):
+    import transformers
+
+    row = json.loads(corpus.read_text().splitlines()[1])  # of two words
+    waveform, _ = soundfile.read(corpus.parent / row["audio_filepath"], dtype="float32")
+    features, tokenizer = FeatureExtractor.from_pretrained(learnt), CTCTokenizer.from_pretrained(learnt)
+    inputs = torch.from_numpy(features(waveform))[None]
+    ctc, classifier = SEWDForCTC.from_pretrained(learnt), SEWDForSequenceClassification.from_pretrained(learnt)
+    theirs = transformers.SEWDForCTC.from_pretrained(learnt, dtype=torch.float32).eval()
+    their_classifier = transformers.SEWDForSequenceClassification.from_pretrained(learnt, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        ours = ctc(inputs).logits
+        torch.testing.assert_close(ours, theirs(inputs).logits, rtol=1e-3, atol=1e-3)
+        scores = classifier(inputs).logits
+        torch.testing.assert_close(scores, their_classifier(inputs).logits, rtol=1e-3, atol=1e-3)
+    text = tokenizer.decode(greedy_path(ours[0], ctc.blank, tokenizer.drop_ids).token_ids.tolist())
+    assert text == row["text"].upper()
+    assert classifier.config.id2label[int(scores.argmax())] == "two"
+    assert their_classifier.config.id2label == {0: "one", 1: "two"}
+    assert json.loads((learnt / "config.json").read_text())["dtype"] == "float16"
+    their_tokenizer = transformers.Wav2Vec2CTCTokenizer.from_pretrained(learnt)
+    assert their_tokenizer(text).input_ids == tokenizer.encode(text)
+
+
+def test_a_checkpoint_is_a_start_and_keeps_the_head_that_is_not_trained(learnt, corpus, tmp_path):
+    unlabelled = [json.loads(line) for line in corpus.read_text().splitlines()]
+    for row in unlabelled:
+        del row["label"]
+        row["audio_filepath"] = str(corpus.parent / row["audio_filepath"])
+    manifest = tmp_path / "texts.jsonl"
+    manifest.write_text("\n".join(map(json.dumps, unlabelled)))
+    output = tmp_path / "run"
+    train(settings(manifest, output, init=str(learnt), steps=3, learning_rate=1e-5), report=quiet)
+    assert rows(output)[0]["ctc"] < 0.5, "not the weights that it was to start from"
+    before = SEWDForSequenceClassification.from_pretrained(learnt)
+    after = SEWDForSequenceClassification.from_pretrained(output / "model")
+    torch.testing.assert_close(after.classifier.weight, before.classifier.weight, rtol=1e-3, atol=1e-4)
+    assert after.config.id2label == {0: "one", 1: "two"}
+
+
+def test_other_labels_get_a_new_classifier(learnt, corpus, tmp_path):
+    renamed = corpus.read_text().replace('"label": "one"', '"label": "uno"').replace('"audio_filepath": "', "&")
+    manifest = tmp_path / "renamed.jsonl"
+    manifest.write_text(renamed.replace("&", f'"audio_filepath": "{corpus.parent}/'))
+    output = tmp_path / "run"
+    train(settings(manifest, output, init=str(learnt), steps=2), report=quiet)
+    assert SEWDForSequenceClassification.from_pretrained(output / "model").config.id2label == {0: "two", 1: "uno"}
+    assert rows(output)[0]["ctc"] < 1.0
+
+
+# ------------------------------------------------------------------------------------------------- it resumes
+def test_equal_seeds_give_equal_runs_and_others_do_not(corpus, tiny, tmp_path):
+    first, second, other = (short(corpus, tmp_path / name / "run", tiny) for name in "abc" if _made(tmp_path / name))
+    train(first, report=quiet)
+    train(second, report=quiet)
+    train(dataclasses.replace(other, data=dataclasses.replace(other.data, seed=6), prefetch=0), report=quiet)
+    outputs = [Path(run.output) for run in (first, second, other)]
+    assert losses(outputs[0]) == losses(outputs[1])
+    assert losses(outputs[0]) != losses(outputs[2])
+    assert [(o / "model" / "model.safetensors").read_bytes() for o in outputs[:1]] == [
+        (outputs[1] / "model" / "model.safetensors").read_bytes()
+    ]
+
+
+def _made(directory: Path) -> bool:
+    directory.mkdir()
+    return True
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+import torch
+from pipeline.training.ray_train import settings_of
+from pipeline.training.loop import train
+import json
+
+torch.set_num_threads(1)
+seen = Path(sys.argv[2])
+import pipeline.training.loop as loop
+step = loop._step
+def slow(*arguments):
+    row = step(*arguments)
+    seen.write_text(str(row["step"]))
+    if row["step"] == 7:
+        time.sleep(600)
+    return row
+loop._step = slow
+train(settings_of(json.loads(sys.argv[1])), report=lambda line: None)
+"""
+
+
+def test_a_kill_leaves_no_trace_in_the_losses(corpus, tiny, tmp_path):
+    for name in "ab":
+        _made(tmp_path / name)
+    undisturbed, killed = (short(corpus, tmp_path / name / "run", tiny) for name in "ab")
+    train(undisturbed, report=quiet)
+    seen = tmp_path / "seen"
+    arguments = [sys.executable, "-c", textwrap.dedent(CHILD), json.dumps(dataclasses.asdict(killed)), str(seen)]
+    child = subprocess.Popen(arguments, cwd=Path(__file__).parents[2])
+    try:
+        deadline = time.monotonic() + 120
+        while not (seen.exists() and seen.read_text() == "7"):
+            assert child.poll() is None, "the training ended by itself"
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+    output = Path(killed.output)
+    assert [p.name for p in sorted((output / "checkpoints").iterdir())] == ["step-00000004.pt"]
+    train(killed, report=quiet)
+    assert losses(output) == losses(Path(undisturbed.output))
+    assert [row["step"] for row in rows(output)] == list(range(1, 10)), "a step was logged twice, or not at all"
+    ours, theirs = (Path(o) / "model" / "model.safetensors" for o in (killed.output, undisturbed.output))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_clock_stops_a_training_and_the_same_command_goes_on(corpus, tiny, tmp_path, optimizer):
+    for name in "ab":
+        _made(tmp_path / name)
+    whole = short(corpus, tmp_path / "a" / "run", tiny, optimizer=optimizer)
+    pieces = short(corpus, tmp_path / "b" / "run", tiny, optimizer=optimizer, stop_after_s=0.0)
+    train(whole, report=quiet)
+    outcomes = []
+    while not outcomes or not outcomes[-1]["finished"]:
+        outcomes.append(train(pieces, report=quiet))
+    assert [outcome["step"] for outcome in outcomes] == list(range(1, 10))
+    assert losses(Path(pieces.output)) == losses(Path(whole.output))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_each_weight_is_moved_by_one_optimizer(corpus, tiny, tmp_path, optimizer):
+    wanted = short(corpus, tmp_path / "run", tiny, optimizer=optimizer)
+    model = TrainingModel(SEWDConfig.from_dict(json.loads(Path(wanted.config).read_text())), with_classifier=True)
+    moved = [[id(p) for group in o.param_groups for p in group["params"]] for o in loop.make_optimizers(model, wanted)]
+    assert Counter(itertools.chain(*moved)) == Counter(id(p) for p in model.parameters())
+    of = {id(p): name for name, p in model.named_parameters()}
+    matrices = [of[i] for i in moved[-1]] if optimizer == "muon" else []
+    layers = model.config.num_hidden_layers
+    assert sum("attention" in name for name in matrices) == layers * (4 if optimizer == "muon" else 0)
+    assert not [name for name in matrices if "encoder" not in name or "embeddings" in name or "lm_head" in name]
+
+
+def test_a_torch_without_muon_is_named(corpus, tiny, tmp_path, monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(UsageError, match="muon"):
+        train(short(corpus, tmp_path / "run", tiny, optimizer="muon"), report=quiet)
+
+
+def test_a_finished_training_is_left_as_it_is(corpus, tiny, tmp_path):
+    wanted = short(corpus, tmp_path / "run", tiny, steps=3)
+    train(wanted, report=quiet)
+    before = rows(tmp_path / "run")
+    assert train(wanted, report=quiet)["step"] == 3
+    assert rows(tmp_path / "run") == before
+
+
+def test_other_settings_are_refused_by_name(corpus, tiny, tmp_path):
+    wanted = short(corpus, tmp_path / "run", tiny, steps=3)
+    train(wanted, report=quiet)
+    with pytest.raises(UsageError, match="with other learning_rate"):
+        train(dataclasses.replace(wanted, learning_rate=1.0), report=quiet)
+
+
+# ---------------------------------------------------------------------------------------------- the small print
+def test_the_best_weights_are_kept_and_patience_ends(corpus, tiny, tmp_path):
+    wanted = short(
+        corpus,
+        tmp_path / "run",
+        tiny,
+        steps=40,
+        valid={"v": str(corpus)},
+        valid_every=2,
+        patience=2,
+        learning_rate=1e-9,
+    )
+    outcome = train(wanted, report=quiet)
+    measured = [row for row in rows(tmp_path / "run") if "valid" in row]
+    assert outcome["best"] == min(row["error"] for row in measured)
+    assert outcome["step"] < 40
+    assert len(measured) == outcome["best_step"] // 2 + 2
+    assert set(measured[0]["valid"]["v"]) == {"wer", "cer", "accuracy"}
+
+
+def test_the_schedule_rises_holds_and_falls():
+    wanted = TrainSettings(train=(), output="", steps=1100, mel_steps=100, warmup=0.1, hold=0.4)
+    factors = [rate_factor(step, wanted) for step in range(1100)]
+    assert factors[99] == 1.0
+    assert factors[100] == pytest.approx(0.01)
+    assert factors[199:600] == [1.0] * 401
+    assert all(a > b for a, b in itertools.pairwise(factors[600:]))
+    assert factors[-1] == pytest.approx(0.05, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"accumulate": 0}, "accumulate"),
+        ({"learning_rate": 0.0}, "learning-rate"),
+        ({"warmup": 0.7, "hold": 0.4}, "warmup and hold"),
+        ({"mel_steps": 9}, "mel-steps"),
+        ({"config": None}, "either a checkpoint"),
+        ({"config": "/nowhere/config.json"}, "no configuration"),
+        ({"save_dtype": "int8"}, "save-dtype"),
+        ({"valid": {"v": "/nowhere/v.jsonl"}}, "no manifest"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(corpus, tiny, tmp_path, changes, words):
+    with pytest.raises(UsageError, match=words):
+        train(short(corpus, tmp_path / "run", tiny, **changes), report=quiet)
+
+
+def test_labels_of_validation_must_be_among_the_trained(corpus, tiny, tmp_path):
+    other = tmp_path / "other.jsonl"
+    other.write_text(json.dumps({"audio_filepath": "x.wav", "duration": 1, "label": "three"}))
+    with pytest.raises(UsageError, match="not trained: three"):
+        train(short(corpus, tmp_path / "run", tiny, valid={"v": str(other)}), report=quiet)
+
+
+def test_a_training_that_explodes_says_so(corpus, tiny, tmp_path):
+    with pytest.raises(RunFailedError, match="lower the learning rate"):
+        train(short(corpus, tmp_path / "run", tiny, learning_rate=1e30, mel_steps=0, warmup=0.0), report=quiet)
+
+
+def test_a_start_that_is_no_checkpoint_is_named(corpus, tmp_path):
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        train(settings(corpus, tmp_path / "run", init=str(tmp_path)), report=quiet)
+
+
+def test_a_clip_of_silence_trains_the_blank(corpus, tiny, tmp_path):
+    quiet_rows = [{"audio_filepath": str(corpus.parent / "00.wav"), "duration": 1.0, "text": ""}]
+    manifest = tmp_path / "silence.jsonl"
+    manifest.write_text("\n".join(map(json.dumps, quiet_rows)))
+    train(short(manifest, tmp_path / "run", tiny, steps=6, mel_steps=0, learning_rate=1e-3), report=quiet)
+    measured = [row["ctc"] for row in rows(tmp_path / "run")]
+    assert measured[0] > 1
+    assert measured[-1] < measured[0]
+
+
+def test_what_is_made_ahead_raises_where_it_is_taken():
+    def items():
+        yield 1
+        raise KeyError("two")
+
+    with ahead(items(), 2) as source:
+        assert next(source) == 1
+        with pytest.raises(KeyError):
+            next(source)

@@ -1,0 +1,181 @@
+"""Packed batches on one device: each clip's logits are what transformers gives for it alone.
+
+Here the device is the CPU, where FlexAttention runs without a compiler.
+"""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sewd_model import InputTooShortError, SEWDConfig
+from sewd_model.packed import gpu_attention
+from sewd_model.packed.gpu import PackedDeviceModel
+from sewd_model.packed.gpu_attention import BLOCK, Clips
+from tests.sewd_model.test_packed import CONFIGURATIONS, KINDS, LENGTHS, SMALL, alone, assert_clips_close
+
+CPU = torch.device("cpu")
+ONE_LAYER = {**SMALL, "num_hidden_layers": 1}
+
+pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+
+
+def logits(model, waveforms, head=0):
+    return [of_clip[head] for of_clip in model(waveforms)]
+
+
+def pack(*models, dtype="float32"):
+    return PackedDeviceModel(models, device=CPU, dtype=dtype)
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_each_clips_logits_are_transformers_on_that_clip_alone(oracle, name):
+    theirs, ours = oracle.pair("ctc", **CONFIGURATIONS[name])
+    least = ours.config.min_samples
+    waveforms = oracle.clips(*(max(least, length) for length in LENGTHS), least, least + 1, 4 * least)
+    assert_clips_close(oracle, logits(pack(ours), waveforms), alone(theirs, waveforms))
+
+
+@pytest.mark.parametrize("name", ["defaults", "squeeze 3"])
+@pytest.mark.parametrize("kind", ["classifier", "weighted classifier"])
+def test_each_clips_class_logits_are_transformers_on_that_clip_alone(oracle, name, kind):
+    kind, of_kind = KINDS[kind]
+    theirs, ours = oracle.pair(kind, **CONFIGURATIONS[name], **of_kind)
+    waveforms = oracle.clips(*(max(ours.config.min_samples, length) for length in LENGTHS))
+    assert_clips_close(oracle, logits(pack(ours), waveforms), alone(theirs, waveforms))
+
+
+@pytest.fixture(scope="module")
+def small(oracle):
+    """Transformers' CTC model with the published kernels and one layer, and ours packed."""
+    theirs, ours = oracle.pair("ctc", **ONE_LAYER)
+    return theirs, pack(ours)
+
+
+def test_clips_of_many_blocks_and_distant_offsets(oracle, small):
+    theirs, packed = small
+    waveforms = oracle.clips(16_000, 12 * 16_000 + 7, 720, 3 * 16_000, 40_000)
+    assert packed.config.num_frames(len(waveforms[1])) // 2 > 2 * BLOCK
+    assert_clips_close(oracle, logits(packed, waveforms), alone(theirs, waveforms))
+
+
+def test_every_length_from_the_shortest_to_a_few_frames(oracle, small):
+    theirs, packed = small
+    waveforms = oracle.clips(*range(720, 720 + 4 * 320, 33))
+    assert_clips_close(oracle, logits(packed, waveforms), alone(theirs, waveforms))
+
+
+@given(lengths=st.lists(st.integers(720, 12_000), min_size=1, max_size=6), data=st.data())
+@settings(max_examples=12, deadline=None)
+def test_company_and_order_never_show(oracle, small, lengths, data):
+    theirs, packed = small
+    order = data.draw(st.permutations(range(len(lengths))))
+    clips = oracle.clips(*lengths)
+    waveforms = [clips[row] for row in order]
+    found = logits(packed, waveforms)
+    assert_clips_close(oracle, found, alone(theirs, waveforms))
+    oracle.assert_close(found[0], logits(packed, waveforms[:1])[0], 1e-5)
+
+
+@pytest.mark.parametrize("overrides", [{}, {"use_weighted_layer_sum": True}], ids=["last layer", "weighted layers"])
+def test_several_heads_share_one_pass(oracle, overrides):
+    sizes = {"num_labels": 6, **SMALL, **overrides}
+    ctc_theirs, ctc = oracle.pair("ctc", **sizes)
+    classifier_theirs, classifier = oracle.pair("classifier", seed=5, **sizes)
+    for one, other in ((ctc, classifier), (ctc_theirs, classifier_theirs)):
+        other.sew_d.load_state_dict(one.sew_d.state_dict())
+    waveforms = oracle.clips(9000, 720, 5333)
+    packed = pack(classifier, ctc)
+    assert_clips_close(oracle, logits(packed, waveforms), alone(classifier_theirs, waveforms))
+    assert_clips_close(oracle, logits(packed, waveforms, head=1), alone(ctc_theirs, waveforms))
+
+
+@pytest.mark.parametrize("conv_bias", [False, True])
+def test_unusual_levels_equal_the_reference_in_float64(oracle, conv_bias):
+    _, ours = oracle.pair("ctc", **ONE_LAYER, conv_bias=conv_bias)
+    time = torch.arange(8000)
+    waveforms = [
+        *oracle.clips(4000),
+        0.1 * torch.sin(time * 0.3) + 1000.0,
+        torch.where(time < 7500, 0.5, -9.0) + 0.1 * torch.sin(time * 0.7),
+        torch.full((8000,), 0.7),
+        torch.zeros(8000),
+        (time == 3000).float(),
+        *(level * clip for level, clip in zip((1e4, 1e-4), oracle.clips(5000, 5000, seed=3), strict=True)),
+    ]
+    found = logits(pack(ours), waveforms)
+    expected = alone(ours.double(), [waveform.double() for waveform in waveforms])
+    floor = (expected[0].max() - expected[0].min()).item()
+    for one, other in zip(found, expected, strict=True):
+        oracle.assert_close(one, other, floor=floor)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.1), ("float16", 0.02)])
+def test_half_precision_is_near_float32_and_gives_float32(oracle, dtype, tolerance):
+    """Of the spread of the logits, with random weights."""
+    theirs, ours = oracle.pair("ctc", **SMALL)
+    waveforms = oracle.clips(9000, 720, 5333)
+    found = logits(pack(ours, dtype=dtype), waveforms)
+    assert {clip.dtype for clip in found} == {torch.float32}
+    assert_clips_close(oracle, found, alone(theirs, waveforms), tolerance)
+
+
+def test_inputs_are_not_modified(oracle, small):
+    waveforms = oracle.clips(3000, 900)
+    copies = [waveform.clone() for waveform in waveforms]
+    small[1](waveforms)
+    assert all(map(torch.equal, waveforms, copies))
+
+
+def test_a_short_clip_among_others_is_refused(oracle, small):
+    with pytest.raises(InputTooShortError, match=r"719 samples.*at least 720"):
+        small[1](oracle.clips(3000, 719))
+
+
+@pytest.mark.parametrize("waveform", [torch.zeros(1, 3000), torch.zeros(3000, dtype=torch.float64), torch.zeros(())])
+def test_what_is_no_float32_waveform_is_refused(small, waveform):
+    with pytest.raises(ValueError, match="must be float32"):
+        small[1]([waveform])
+
+
+def test_other_backbones_and_other_types_are_refused(oracle):
+    _, one = oracle.pair("ctc")
+    _, other = oracle.pair("classifier", seed=1)
+    for models in ([one, other], []):
+        with pytest.raises(ValueError, match="share one backbone"):
+            pack(*models)
+    with pytest.raises(ValueError, match="float32 on the CPU"):
+        pack(one.to(torch.bfloat16))
+
+
+def test_the_mask_holds_each_clips_blocks_and_no_others():
+    lengths = [100, 300, 1, 257, 128]
+    mask = Clips.of(lengths, SEWDConfig(), CPU).mask
+    clip = torch.repeat_interleave(torch.arange(6), torch.tensor([*lengths, -sum(lengths) % BLOCK]))
+    blocks = (clip[:, None] == clip).view(len(clip) // BLOCK, BLOCK, -1, BLOCK)
+    assert torch.equal(mask.to_dense()[0, 0].bool(), blocks.any(3).any(1))
+    whole = torch.zeros_like(blocks.all(3).all(1))
+    for row, (count, columns) in enumerate(
+        zip(mask.full_kv_num_blocks[0, 0].tolist(), mask.full_kv_indices[0, 0].tolist(), strict=True)
+    ):
+        whole[row, columns[:count]] = True
+    assert torch.equal(whole, blocks.all(3).all(1))
+    assert whole.any()
+
+
+def test_the_graph_of_attention_is_made_once_for_all_sizes(oracle, small, monkeypatch):
+    """But for a first batch of as many blocks as there are heads, or of one: these torch.compile takes for fixed."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(gpu_attention._attend, fullgraph=True, dynamic=True, backend=backend)
+    _, packed = small
+    sizes = [(90_000, 41_000, 64_000), (16_000,) * 7, (200_000, 720), (150_000, 160_000)]
+    expected = [logits(packed, oracle.clips(*lengths)) for lengths in sizes]
+    monkeypatch.setattr(gpu_attention, "_attend", compiled)
+    for lengths, clips in zip(sizes, expected, strict=True):
+        assert_clips_close(oracle, logits(packed, oracle.clips(*lengths)), clips, 1e-5)
+    assert len(graphs) == 1
