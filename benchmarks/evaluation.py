@@ -25,7 +25,7 @@ import typer
 from pipeline.runs.commit import Commit, read_commits, write_chunk
 from pipeline.runs.compact import COMPACTION, compact_group, groups_of, write_compaction
 from pipeline.schemas import SCHEMA_VERSION, TRANSCRIPTS
-from tests import runs
+from tests.support import runs
 
 CHUNK_ROWS = 1_000
 SPEAKERS = 50_000

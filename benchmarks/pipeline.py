@@ -63,7 +63,7 @@ from pipeline.driver import transcribe as driver
 from pipeline.stages.recognize import Logits, Recognizer, RecognizeSettings
 from pipeline.storage.checkpoints import checkpoint_digest
 from sewd_model import CTCTokenizer
-from tests import checkpoints, corpora
+from tests.support import checkpoints, corpora
 
 MEAN_S = 7.7  # of the workload's lengths
 CHUNK_S = 1200.0

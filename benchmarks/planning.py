@@ -138,7 +138,7 @@ def config_in(folder: str) -> pipeline.RunConfig:
 
 def make_run(parts: str, folder: str) -> None:
     """A model, and a run that was stopped before its first part."""
-    from tests import checkpoints  # noqa: PLC0415 - it loads transformers, which is no part of the driver
+    from tests.support import checkpoints  # noqa: PLC0415 - it loads transformers, which is no part of the driver
 
     checkpoints.write_ctc(Path(folder) / "model", checkpoints.SMALL)
     config = config_in(folder)

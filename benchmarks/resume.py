@@ -37,7 +37,7 @@ from pipeline.runs.ledger import ROLL_UP_COMMITS, roll_up
 from pipeline.runs.run import Run, now, write_plan
 from pipeline.storage.objects import put
 from pipeline.storage.uris import join
-from tests import s3
+from tests.support import s3
 
 DELAY_S = 0.05
 

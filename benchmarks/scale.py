@@ -40,8 +40,8 @@ import pipeline
 from pipeline.cluster.ray_start import connect
 from pipeline.driver import transcribe as driver
 from pipeline.stages.recognize import Recognizer, RecognizeSettings
-from tests import checkpoints, corpora
-from tests.s3 import free_port
+from tests.support import checkpoints, corpora
+from tests.support.s3 import free_port
 
 ROOT = Path(__file__).parents[1]
 SPEED = 200.0  # seconds of audio that an actor gets through in a second

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from pathlib import Path
 
 # Read when torch is loaded: threads that wait sleep, and leave the processors to the workers.
@@ -12,13 +13,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import pytest
-import ray
-import torch
 from hypothesis import settings
 
-from tests import checkpoints
-
-torch.set_num_threads(1)
 # A slow machine is no failure: speed is measured in benchmarks.
 settings.register_profile("sewd", deadline=None)
 settings.load_profile("sewd")
@@ -27,9 +23,17 @@ ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 
 
+def pytest_runtest_setup() -> None:
+    """One thread for torch, in whichever tests load it. (Loaded here, it would cost every collection seconds.)"""
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def local_ray():
     """One Ray for the session. Three CPUs on paper, so that two actors and decoding fit also on a machine of two."""
+    import ray
+
     ray.init(
         address="local",  # whatever other Ray this machine has
         num_cpus=3,
@@ -45,17 +49,23 @@ def local_ray():
 
 @pytest.fixture(scope="session")
 def small_ctc(tmp_path_factory) -> Path:
+    from tests.support import checkpoints
+
     return checkpoints.write_ctc(tmp_path_factory.mktemp("small-ctc"), checkpoints.SMALL)
 
 
 @pytest.fixture(scope="session")
 def small_classifier(tmp_path_factory, small_ctc) -> Path:
     """Shares its backbone with `small_ctc`."""
+    from tests.support import checkpoints
+
     return checkpoints.write_classifier(tmp_path_factory.mktemp("small-cls"), checkpoints.SMALL, backbone=small_ctc)
 
 
 @pytest.fixture(scope="session")
 def sew_d_tiny(tmp_path_factory) -> Path:
+    from tests.support import checkpoints
+
     return checkpoints.write_ctc(tmp_path_factory.mktemp("sew-d-tiny"), checkpoints.SEW_D_TINY)
 
 

@@ -12,7 +12,7 @@ import torch
 from benchmarks import gpu
 from benchmarks.workload import waveforms
 from sewd_model import SEWDConfig
-from tests.checkpoints import SMALL
+from tests.support.checkpoints import SMALL
 
 CPU = torch.device("cpu")
 RATES = {"product_flop_per_s": 1e11, "copy_byte_per_s": 1e10, "dtype": "float32"}

@@ -8,7 +8,7 @@ import transformers
 from benchmarks import paper
 from benchmarks.workload import SIZES, waveforms
 from sewd_model import SEWDConfig
-from tests.checkpoints import SMALL
+from tests.support.checkpoints import SMALL
 
 
 def test_its_ways_take_turns_and_give_the_frames_of_each_clip():

@@ -13,11 +13,11 @@ import pytest
 from ray._raylet import GcsClient
 
 import pipeline
-from tests import corpora
-from tests.command import sewd
 from tests.faults.stand_in import MARKS, SECONDS
 from tests.faults.world import ROOT, write_corpus
-from tests.heads import head
+from tests.support import corpora
+from tests.support.command import sewd
+from tests.support.heads import head
 
 ALIVE = 0
 CLIPS = 120  # more than is done before another machine is there

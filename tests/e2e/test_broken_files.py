@@ -12,8 +12,8 @@ import soundfile
 
 import pipeline
 from pipeline.errors import ErrorCode
-from tests import corpora
-from tests.command import sewd
+from tests.support import corpora
+from tests.support.command import sewd
 
 # A whole PNG of one pixel.
 PNG = bytes.fromhex(

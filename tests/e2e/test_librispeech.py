@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import pipeline
-from tests import corpora
-from tests.oracle import Reference, samples
+from tests.support import corpora
+from tests.support.oracle import Reference, samples
 
 LINEAGE = ("uri", "part_id", "chunk", "speaker", "tags")
 FORMS = ("manifest", "directory", "shards")

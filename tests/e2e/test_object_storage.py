@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 
 import pipeline
-from tests import corpora, s3
-from tests.command import sewd
+from tests.support import corpora, s3
+from tests.support.command import sewd
 
 
 class GateHandler(BaseHTTPRequestHandler):

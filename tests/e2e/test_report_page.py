@@ -14,7 +14,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from pipeline.report import render
-from tests import reports
+from tests.support import reports
 
 DESKTOP, PHONE = (1280, 900), (360, 740)
 FLAGS = (

@@ -17,9 +17,9 @@ import pytest
 
 import pipeline
 from pipeline.cluster import jobs_api
-from tests import corpora
-from tests.command import sewd
-from tests.heads import head
+from tests.support import corpora
+from tests.support.command import sewd
+from tests.support.heads import head
 
 SECRET = "this-is-nobody-elses-business"
 # `sewd`, also where the tests were started by a shell's `&`, which has its children ignore Ctrl-C.

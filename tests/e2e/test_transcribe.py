@@ -24,15 +24,16 @@ from pipeline.cluster.resources import Resources, machines
 from pipeline.driver import transcribe as driver
 from pipeline.driver.transcribe import _Execution, _load_models
 from pipeline.errors import LeaseLostError
+from pipeline.runs import lifecycle
 from pipeline.runs.lease import hold, lease_uri
 from pipeline.runs.verify import verify
 from pipeline.stages.recognize import RecognizeSettings
 from pipeline.stages.write import TOP_K
 from pipeline.storage import objects
 from pipeline.storage.checkpoints import checkpoint_digest
-from tests import corpora
-from tests.command import command, sewd
-from tests.oracle import Reference, samples
+from tests.support import corpora
+from tests.support.command import command, sewd
+from tests.support.oracle import Reference, samples
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +140,7 @@ def test_the_recognisers_compute_in_the_dtype_that_is_asked_for(
 ):
     made = []
     monkeypatch.setattr(
-        transcribe, "RecognizeSettings", lambda **values: made.append(values) or RecognizeSettings(**values)
+        driver, "RecognizeSettings", lambda **values: made.append(values) or RecognizeSettings(**values)
     )
     run = transcribe(corpus, tmp_path / "run", small_ctc, limit=2, threads=1, dtype=dtype)
     assert made[0]["dtype"] == run.record["config"]["dtype"] == run.record["fingerprint"]["dtype"] == dtype
@@ -363,18 +364,18 @@ def test_a_driver_that_is_refused_has_touched_nothing(tmp_path, corpus, small_ct
     assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("point", ["_compact", "remove_orphans"])
+@pytest.mark.parametrize("point", ["compact", "remove_orphans"])
 def test_a_driver_whose_run_was_taken_over_while_it_finished_changes_nothing(
     point, tmp_path, local_ray, corpus, small_ctc, monkeypatch
 ):
-    do = getattr(transcribe, point)
+    do = getattr(lifecycle, point)
     lease = tmp_path / "run" / "control" / "lease.json"
 
     def slowly(*arguments):
         lease.write_text('{"attempt": "other"}')
         return do(*arguments)
 
-    monkeypatch.setattr(driver, point, slowly)
+    monkeypatch.setattr(lifecycle, point, slowly)
     with pytest.raises(LeaseLostError):
         transcribe(corpus, tmp_path / "run", small_ctc, limit=2)
     assert pipeline.Run.open(tmp_path / "run").status == "running"
@@ -390,7 +391,7 @@ def test_a_driver_whose_run_was_taken_over_leaves_no_word_of_its_own_failure(
         (tmp_path / "run" / "control" / "lease.json").write_text('{"attempt": "other"}')
         raise pipeline.StorageError("the network is gone")
 
-    monkeypatch.setattr(driver, "missing_parts", fail)
+    monkeypatch.setattr(lifecycle, "missing_parts", fail)
     with pytest.raises(pipeline.StorageError, match="the network is gone"):
         transcribe(corpus, tmp_path / "run", small_ctc, limit=2)
     assert pipeline.Run.open(tmp_path / "run").status == "running"
@@ -426,7 +427,7 @@ def test_a_driver_that_dies_while_it_finishes_loses_and_doubles_nothing(point, t
         raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(driver, point, die)
+        patch.setattr(lifecycle, point, die)
         with pytest.raises(Killed):
             transcribe(corpus, tmp_path / "run", small_ctc, chunk_rows=5)
     left = pipeline.Run.open(tmp_path / "run")

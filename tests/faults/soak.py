@@ -28,7 +28,6 @@ from pathlib import Path
 
 import pipeline
 from pipeline.storage import objects, uris
-from tests import checkpoints, s3
 from tests.faults.table import say
 from tests.faults.world import (
     ACTOR,
@@ -43,6 +42,7 @@ from tests.faults.world import (
     world,
     write_corpus,
 )
+from tests.support import checkpoints, s3
 
 DRIVER, BETWEEN, RAYLET, ACTOR_KIND, READER_KIND = (
     "driver",

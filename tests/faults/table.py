@@ -24,7 +24,6 @@ from pathlib import Path
 import psutil
 
 import pipeline
-from tests import checkpoints
 from tests.faults.world import (
     ACTOR,
     END_S,
@@ -38,6 +37,7 @@ from tests.faults.world import (
     world,
     write_corpus,
 )
+from tests.support import checkpoints
 
 CLIPS, SECONDS = 60, 0.5
 SLOW_S = 8

@@ -13,8 +13,8 @@ import soundfile
 import pipeline
 from pipeline.driver import transcribe as driver
 from pipeline.runs.verify import verify
-from tests import corpora
 from tests.faults import deadly, deadly_model
+from tests.support import corpora
 
 HOOK = str(Path(__file__).parent / "poison" / "sitecustomize.py")
 DROP = ("part_id", "chunk")

@@ -9,9 +9,9 @@ from pipeline.driver import transcribe as driver
 from pipeline.runs.verify import verify
 from pipeline.storage import objects, uris
 from sewd_model.packed.gpu_batches import BUDGET_S
-from tests import corpora
-from tests.command import sewd
 from tests.faults import small_device
+from tests.support import corpora
+from tests.support.command import sewd
 
 DROP = ("confidence", "words")  # their last digits may differ
 

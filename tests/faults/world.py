@@ -22,9 +22,9 @@ from ray.cluster_utils import Cluster
 import pipeline
 from pipeline.runs.commit import commit_objects
 from pipeline.schemas import TABLES
-from tests import corpora
 from tests.faults.stand_in import MARKS, SECONDS
-from tests.s3 import free_port
+from tests.support import corpora
+from tests.support.s3 import free_port
 
 ROOT = Path(__file__).parents[2]
 NODES, CPUS = 2, 3  # of which one alone can hold two actors, a reader and a writer

@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from pipeline.runs.lease import hold
-from tests import corpora, runs
-from tests.command import sewd
+from tests.support import corpora, runs
+from tests.support.command import sewd
 
 
 def assert_one_line(done, *words):

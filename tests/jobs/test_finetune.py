@@ -9,8 +9,8 @@ import pytest
 
 from jobs import finetune as verb
 from pipeline.errors import UsageError
-from tests.command import sewd
-from tests.tones import write_config, write_corpus
+from tests.support.command import sewd
+from tests.support.tones import write_config, write_corpus
 
 NONE = ("--augment", "none", "--batch-seconds", "10", "--threads", "1")
 

@@ -11,7 +11,7 @@ from jobs.console import run as run_app
 from jobs.main import app
 from pipeline.evaluation.evaluate import evaluate_run
 from pipeline.evaluation.reading import EvaluationSettings
-from tests import runs
+from tests.support import runs
 
 SPEAKERS = 12
 

@@ -12,7 +12,7 @@ from pipeline.runs.fingerprint import differences, fingerprint
 from pipeline.storage import objects, retry
 from pipeline.storage.checkpoints import checkpoint_digest
 from sewd_model.files import located
-from tests import s3
+from tests.support import s3
 
 WANTED = {"inputs": ("corpus",), "output": "run", "model": "model"}
 

@@ -8,7 +8,7 @@ from sewd_model import SEWDConfig, SEWDForCTC
 from sewd_model.activations import ACTIVATIONS
 from sewd_model.config import ACTIVATION_NAMES
 from sewd_model.model import position_buckets
-from tests.configurations import CONFIGURATIONS
+from tests.support.configurations import CONFIGURATIONS
 
 HEADS = {
     "ctc": ("ctc", {}),

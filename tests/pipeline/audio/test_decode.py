@@ -20,9 +20,9 @@ from pipeline.audio import containers, decode
 from pipeline.audio.decode import AudioSettings, LastRecording, Segment, read_segments, to_float32
 from pipeline.errors import AudioError, ErrorCode
 
-from .signals import BrokenFile, aac, encode, encode_av, png, speech_like
+from tests.support.signals import BrokenFile, aac, encode, encode_av, png, speech_like
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
 MODEL = AudioSettings()
 
 # Container, coding, rates that it takes, channels that it takes.

@@ -9,7 +9,7 @@ import ray
 import yaml
 
 from pipeline.cluster.kuberay import ray_job
-from tests.command import sewd
+from tests.support.command import sewd
 
 # The fields of RayJobSpec, RayClusterSpec, HeadGroupSpec, WorkerGroupSpec that are used, and their types, as KubeRay's
 # ray-operator/apis/ray/v1 has them.

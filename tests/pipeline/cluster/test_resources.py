@@ -22,7 +22,7 @@ from pipeline.cluster.ray_start import connect
 from pipeline.cluster.resources import HEAD, Machines, Node, Resources, allocate, machines
 from pipeline.config import make_config
 from pipeline.errors import UsageError
-from tests import s3
+from tests.support import s3
 
 CPUS = st.one_of(st.integers(1, 200), st.floats(0.1, 200)).map(float)
 

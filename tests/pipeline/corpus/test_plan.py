@@ -18,7 +18,7 @@ from pipeline.corpus import plan as plan_module
 from pipeline.corpus.plan import MAX_PART_ITEMS, PLAN, plan
 from pipeline.errors import StorageError, UsageError
 from pipeline.storage import objects, retry
-from tests import s3
+from tests.support import s3
 
 LARGE = 1 << 40
 

@@ -18,7 +18,7 @@ from pipeline.corpus.plan import plan
 from pipeline.corpus.sources import read_part
 from pipeline.errors import AudioError, ErrorCode, InputChangedError, StorageError
 from pipeline.storage import objects, retry
-from tests import s3
+from tests.support import s3
 
 LARGE = 1 << 40
 

@@ -9,7 +9,7 @@ import pipeline
 from pipeline.driver import transcribe as driver
 from pipeline.driver.watchdog import watching
 from pipeline.stages.recognize import Recognizer
-from tests import corpora
+from tests.support import corpora
 
 
 def test_silence_is_told_again_each_time_it_has_doubled(caplog):

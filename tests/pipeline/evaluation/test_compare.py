@@ -8,7 +8,7 @@ from pipeline.evaluation import reading
 from pipeline.evaluation.compare import compare_runs
 from pipeline.evaluation.intervals import paired_bootstrap
 from pipeline.scoring.rules import Scoring
-from tests import runs
+from tests.support import runs
 
 ROWS = 240
 RATES = {"wer": (0, 2), "cer": (1, 3), "ser": (4, 5)}

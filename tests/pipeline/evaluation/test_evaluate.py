@@ -27,7 +27,7 @@ from pipeline.runs.compact import read_compaction
 from pipeline.scoring.counts import ErrorCounts
 from pipeline.scoring.normalize import normalize
 from pipeline.scoring.rules import Scoring
-from tests import runs
+from tests.support import runs
 
 TEXT = st.lists(st.sampled_from(["a", "A", "b.", "ab", "it's", "—"]), max_size=7).map(" ".join)
 SPEAKER = st.none() | st.sampled_from(["s1", "s2", "s3"])

@@ -7,7 +7,7 @@ from pipeline.evaluation.examples import rows_by_id, sampled_rows, wrong_rows
 from pipeline.runs import compact as compact_module
 from pipeline.scoring.normalize import normalize
 from pipeline.scoring.rules import Scoring
-from tests import runs
+from tests.support import runs
 
 ROWS, CHUNK = 1000, 100
 BASIC = Scoring("basic")

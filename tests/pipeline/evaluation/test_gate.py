@@ -10,7 +10,7 @@ from pipeline.evaluation.gate import Verdict, figures, judge, parse_condition
 from pipeline.evaluation.labels import evaluate_label_rows
 from pipeline.evaluation.reading import EvaluationSettings
 from pipeline.scoring.rules import Scoring
-from tests import runs
+from tests.support import runs
 
 HERE = {"wer": 10.0, "cer": None, "accuracy.key-word.v2": 96.5}
 BASE = {"wer": 8.0, "cer": 4.0, "accuracy.key-word.v2": 97.0}

@@ -11,7 +11,7 @@ from pipeline.evaluation.labels import evaluate_label_rows, evaluate_labels
 from pipeline.evaluation.reading import EvaluationSettings
 from pipeline.scoring.references import References
 from pipeline.scoring.rules import Scoring
-from tests import runs
+from tests.support import runs
 
 NAMES = ["down", "left", "right", "up"]
 SETTINGS = EvaluationSettings()

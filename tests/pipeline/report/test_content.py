@@ -12,7 +12,7 @@ from pipeline.evaluation.gate import Verdict
 from pipeline.evaluation.reading import EvaluationSettings
 from pipeline.report import render
 from pipeline.report.content import WORST, Cost, ReportSettings, report
-from tests import reports, runs
+from tests.support import reports, runs
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from pipeline.report import blocks, formats, page, plots, render
-from tests import reports
+from tests.support import reports
 
 VOID = {"meta", "link", "input", "br"}
 SHAPES = {"path", "use", "rect", "line"}

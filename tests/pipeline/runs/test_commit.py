@@ -14,7 +14,7 @@ from pipeline.runs.ledger import read_commits
 from pipeline.runs.run import Run
 from pipeline.schemas import ERRORS, TRANSCRIPTS
 from pipeline.storage import objects
-from tests import s3
+from tests.support import s3
 
 PART = "abcdef0123456789abcd"
 REQUIRED = ("utt_id", "uri", "stage", "code", "message", "part_id")

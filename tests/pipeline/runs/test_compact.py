@@ -15,7 +15,7 @@ from pipeline.runs.commit import DataFile, remove_orphans
 from pipeline.runs.compact import COMPACTION, compact_group, groups_of, read_compaction, write_compaction
 from pipeline.runs.ledger import read_commits
 from pipeline.schemas import TABLES
-from tests import runs
+from tests.support import runs
 
 ROWS = 330
 CHUNK = 25

@@ -32,7 +32,7 @@ from pipeline.runs.ledger import (
 )
 from pipeline.runs.run import Totals
 from pipeline.storage import objects, uris
-from tests import s3
+from tests.support import s3
 
 PACKED = Engine("packed", "bfloat16", "a GPU", 300.0, None)
 FALLEN = Engine("clip by clip", "bfloat16", "another GPU", None, "no compiler")

@@ -15,7 +15,7 @@ from pipeline.runs.ledger import ledger_of
 from pipeline.runs.run import RECORD, Run, Totals, write_plan
 from pipeline.schemas import LABELS, TABLES
 from pipeline.storage import objects, retry
-from tests import s3
+from tests.support import s3
 
 TOTALS = st.builds(
     Totals,

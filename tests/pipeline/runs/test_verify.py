@@ -15,8 +15,8 @@ import pipeline
 from pipeline.driver import transcribe as driver
 from pipeline.runs import verify as module
 from pipeline.runs.verify import verify
-from tests import corpora
-from tests.command import sewd
+from tests.support import corpora
+from tests.support.command import sewd
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from pipeline.scoring.counts import count_rows, score_columns
 from pipeline.scoring.normalize import normalize
 from pipeline.scoring.references import References
 from pipeline.scoring.rules import COUNT_COLUMNS, SCORED_NAMES, Scoring, score
-from tests import runs
+from tests.support import runs
 
 TEXT = st.lists(st.sampled_from(["a", "A", "b.", "ab", "c"]), max_size=5).map(" ".join)
 CORPUS = st.lists(st.tuples(TEXT, TEXT), max_size=40)

@@ -22,7 +22,7 @@ from pipeline.stages.quarantine import DEATHS, QUARANTINE, START, Place, Record,
 from pipeline.stages.read import ReadSettings, part_steps
 from pipeline.storage import objects, uris
 from pipeline.storage.deadline import waiting
-from tests import corpora
+from tests.support import corpora
 
 
 # ------------------------------------------------------------------------------------------------ steps of a real part
@@ -221,7 +221,7 @@ def test_an_attempt_that_finds_a_mark_counts_a_death_there(tmp_path):
 
 
 def killed_with_its_child(run, deed):
-    program = "from tests.pipeline.test_quarantine import Place, care; import sys; "
+    program = "from tests.pipeline.stages.test_quarantine import Place, care; import sys; "
     program += "list(care(sys.argv[1], {Place(2, 0): sys.argv[2]}))"
     done = subprocess.run([sys.executable, "-c", program, str(run), deed], check=False)
     assert done.returncode == -signal.SIGKILL

@@ -16,7 +16,7 @@ from pipeline.schemas import READ_CHUNK
 from pipeline.stages.quarantine import START
 from pipeline.stages.read import ReadSettings, part_steps, read_chunks
 from pipeline.storage import objects
-from tests import corpora
+from tests.support import corpora
 
 
 @pytest.fixture(scope="module")

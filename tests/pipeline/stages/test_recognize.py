@@ -23,7 +23,7 @@ from sewd_model.packed import int8
 from sewd_model.packed.gpu import PackedDeviceModel
 from sewd_model.packed.gpu_batches import BUDGET_S, DisagreementError
 from sewd_model.packed.products import Linear
-from tests import checkpoints, corpora
+from tests.support import checkpoints, corpora
 
 
 def make(model, *classifiers, stop="/nowhere/stop", threads=1, dtype="float32"):

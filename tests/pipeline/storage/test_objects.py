@@ -16,7 +16,7 @@ import s3fs
 
 from pipeline.errors import StorageError, UsageError
 from pipeline.storage import globs, objects, retry, uris
-from tests import s3
+from tests.support import s3
 
 READS = {
     "stat": objects.stat,

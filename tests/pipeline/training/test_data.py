@@ -24,7 +24,7 @@ from pipeline.training.data import (
     rng_of,
     waveform,
 )
-from tests.tones import write_corpus
+from tests.support.tones import write_corpus
 
 
 def clips(durations, **values):

@@ -28,7 +28,7 @@ from sewd_model.ctc import CTCTokenizer, greedy_path
 from sewd_model.features import FeatureExtractor
 from sewd_model.files import CheckpointError
 from sewd_model.model import SEWDForCTC, SEWDForSequenceClassification
-from tests.tones import write_config, write_corpus
+from tests.support.tones import write_config, write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +206,7 @@ def test_a_kill_leaves_no_trace_in_the_losses(corpus, tiny, tmp_path):
     train(undisturbed, report=quiet)
     seen = tmp_path / "seen"
     arguments = [sys.executable, "-c", textwrap.dedent(CHILD), json.dumps(dataclasses.asdict(killed)), str(seen)]
-    child = subprocess.Popen(arguments, cwd=Path(__file__).parents[2])
+    child = subprocess.Popen(arguments, cwd=Path(__file__).parents[3])
     try:
         deadline = time.monotonic() + 120
         while not (seen.exists() and seen.read_text() == "7"):

@@ -13,7 +13,7 @@ from sewd_model.packed import cpu_attention, cpu_convolutions, products
 from sewd_model.packed.cpu import PackedModel, PackedOutput
 from sewd_model.packed.cpu_convolutions import TILE_FRAMES
 from sewd_model.packed.products import Linear, fast_activation
-from tests import configurations
+from tests.support import configurations
 
 # 20 samples a frame; frames: 61 (odd), 40, 25 (odd), 4, 2, and 60 with 7 samples that reach no frame.
 LENGTHS = (1230, 810, 510, 90, 50, 1217)

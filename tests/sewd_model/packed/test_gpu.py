@@ -12,7 +12,7 @@ from sewd_model import InputTooShortError, SEWDConfig
 from sewd_model.packed import gpu_attention
 from sewd_model.packed.gpu import PackedDeviceModel
 from sewd_model.packed.gpu_attention import BLOCK, Clips
-from tests.sewd_model.test_packed import CONFIGURATIONS, KINDS, LENGTHS, SMALL, alone, assert_clips_close
+from tests.sewd_model.packed.test_cpu import CONFIGURATIONS, KINDS, LENGTHS, SMALL, alone, assert_clips_close
 
 CPU = torch.device("cpu")
 ONE_LAYER = {**SMALL, "num_hidden_layers": 1}

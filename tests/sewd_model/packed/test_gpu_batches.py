@@ -10,7 +10,7 @@ from sewd_model.packed import gpu_batches
 from sewd_model.packed.gpu import PackedDeviceModel
 from sewd_model.packed.gpu_batches import CHECK_SAMPLES, RATE, DeviceEngine, DisagreementError, budget_s, check, stream
 from sewd_model.packed.gpu_memory import out_of_memory
-from tests.sewd_model.test_packed import SMALL, alone, assert_clips_close
+from tests.sewd_model.packed.test_cpu import SMALL, alone, assert_clips_close
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")

@@ -18,9 +18,9 @@ from sewd_model.packed import int8
 from sewd_model.packed.cpu import PackedModel
 from sewd_model.packed.int8 import BFloat16Linear, Int8Linear
 from sewd_model.packed.products import Linear
-from tests import configurations
+from tests.support import configurations
 
-SHARDS = Path(__file__).parents[2] / "jobs" / "demo_corpus" / "shards"
+SHARDS = Path(__file__).parents[3] / "jobs" / "demo_corpus" / "shards"
 CONFIGURATIONS = configurations.CONFIGURATIONS
 
 

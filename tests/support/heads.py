@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 
-from tests.s3 import free_port
+from tests.support.s3 import free_port
 
 START_S = 90
 

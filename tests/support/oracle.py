@@ -13,7 +13,7 @@ import soxr
 import torch
 import transformers
 
-from tests.checkpoints import TOKENS, VOCAB
+from tests.support.checkpoints import TOKENS, VOCAB
 
 NEAR_TIE = 1e-5
 MAX_TIES = 12
