@@ -139,5 +139,5 @@ def make_config(**values: Any) -> RunConfig:
 
 
 def model_uri(uri: str) -> str:
-    """A checkpoint's `storage.absolute`; the bundled model keeps its name, which means the same on every machine."""
+    """A checkpoint's `uris.absolute`; the bundled model keeps its name, which means the same on every machine."""
     return uri if uri == BUNDLED else uris.absolute(uri)

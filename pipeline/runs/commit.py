@@ -1,7 +1,7 @@
 """Exactly once: content-named data files, and one small commit object a chunk that is written last.
 
 The ordering argument. A chunk's data files carry the digest of their own bytes in their names and are put whole
-(`storage.put`: synced and renamed, or one PUT). Only when all of them are there is the commit object put, whose name is
+(`objects.put`: synced and renamed, or one PUT). Only when all of them are there is the commit object put, whose name is
 (part, ordinal) and whose content names them. Therefore:
 
 * A commit that can be read names files that are complete: they were there before it.

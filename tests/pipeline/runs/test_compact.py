@@ -146,10 +146,10 @@ def test_killed_after_the_record_every_row_is_seen_once_before_and_after_the_orp
 
 
 def test_the_record_is_put_after_the_last_file(run, tmp_path, monkeypatch):
-    """Whatever `storage.put` has done when it is killed, the record stands only where its files do."""
+    """Whatever `objects.put` has done when it is killed, the record stands only where its files do."""
     order = []
-    put = compact_module.storage.put
-    monkeypatch.setattr(compact_module.storage, "put", lambda uri, data: (order.append(uri), put(uri, data)))
+    put = compact_module.objects.put
+    monkeypatch.setattr(compact_module.objects, "put", lambda uri, data: (order.append(uri), put(uri, data)))
     runs.compact(run)
     assert [uri.rpartition("/")[2] == COMPACTION for uri in order] == [False] * 3 + [True]
 

@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 
 
 def settings_for(folder, chunk_s=600.0, chunk_rows=2000, **audio):
-    return ReadSettings(AudioSettings(**decode), 720, chunk_s, chunk_rows, str(folder / "stop"), str(folder), 600)
+    return ReadSettings(AudioSettings(**audio), 720, chunk_s, chunk_rows, str(folder / "stop"), str(folder), 600)
 
 
 def part_of(folder):

@@ -477,9 +477,9 @@ def test_a_changed_mtime_is_another_version_to_the_nanosecond(tmp_path):
 def test_a_killed_writer_leaves_nothing_under_the_name(tmp_path):
     script = """
 import os, signal, sys
-from pipeline import storage
+from pipeline.storage import objects
 os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
-storage.put(sys.argv[1], b"half")
+objects.put(sys.argv[1], b"half")
 """
     (tmp_path / "a").write_bytes(b"old")
     died = subprocess.run([sys.executable, "-c", script, str(tmp_path / "a")], check=False)
