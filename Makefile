@@ -3,11 +3,12 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help install demo test test-all lint types format clean
+.PHONY: help install demo test test-fast test-all lint types format clean
 
 help:
 	@echo "make demo      set up, transcribe a small corpus, evaluate, report"
 	@echo "make test      set up and run the tests (minutes)"
+	@echo "make test-fast the tests without Ray (two minutes)"
 	@echo "make test-all  the slow ones too (an hour on 2 cores)"
 	@echo "make lint types format clean"
 
@@ -26,12 +27,17 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow"
 
+# The tests that need no Ray, on two processes.
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow and not ray" -n 2 --ignore tests/e2e --ignore tests/faults
+
 test-all: $(STAMP)
 	$(BIN)/python -m pytest
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: $(STAMP)
 	$(BIN)/mypy

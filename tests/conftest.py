@@ -23,6 +23,13 @@ ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need Ray."""
+    for item in items:
+        if "local_ray" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.ray)
+
+
 def pytest_runtest_setup() -> None:
     """One thread for torch, in whichever tests load it. (Loaded here, it would cost every collection seconds.)"""
     if (torch := sys.modules.get("torch")) is not None:

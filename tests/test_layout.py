@@ -1,44 +1,85 @@
-"""Imports run one way, jobs -> pipeline -> sewd_model, and the model knows nothing of Ray."""
+"""The rooms and which imports which: pyproject.toml has the table (`tool.importlinter`), import-linter checks it."""
 
 from __future__ import annotations
 
 import ast
+import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from tests.support import rooms
+
 ROOT = Path(__file__).parents[1]
-FORBIDDEN = {
-    "sewd_model": {"ray", "pipeline", "jobs", "typer", "tests"},
-    "pipeline": {"jobs", "typer", "rich", "tests"},
-    "jobs": {"tests"},
-}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CONTRACTS = {contract["name"]: contract for contract in PROJECT["tool"]["importlinter"]["contracts"]}
 
 
-def imported(path: Path) -> set[str]:
-    """Top-level names of all that a module imports, also inside functions."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            names.add((node.module or "").partition(".")[0])
-    return names
+def test_no_room_imports_a_room_above_it():
+    program = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([program, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("package", FORBIDDEN)
-def test_no_import_runs_back_up(package):
-    modules = list((ROOT / package).rglob("*.py"))
-    assert modules
-    for path in modules:
-        assert not imported(path) & FORBIDDEN[package], path
+def test_an_import_from_below_is_found(tmp_path):
+    """The check can fail: the table upside down is refused."""
+    text = (ROOT / "pyproject.toml").read_text()
+    (tmp_path / "pyproject.toml").write_text(
+        text.replace('layers = ["jobs", "pipeline", "sewd_model"]', 'layers = ["sewd_model", "pipeline", "jobs"]')
+    )
+    program = Path(sys.executable).with_name("lint-imports")
+    config = tmp_path / "pyproject.toml"
+    done = subprocess.run(
+        [program, "--no-cache", "--config", config], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "jobs -> pipeline -> sewd_model BROKEN" in done.stdout
 
 
-def test_the_version_is_one():
-    import importlib.metadata
-    import tomllib
+def test_every_room_has_its_floor_in_the_table():
+    listed = {room for line in CONTRACTS["rooms of pipeline"]["layers"] for room in line.split(" | ")}
+    here = {
+        path.stem for path in (ROOT / "pipeline").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert listed == here - {"__init__"}
 
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert importlib.metadata.version("sewd-pipeline") == project["version"]
-    assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text()
+
+def test_the_tests_mirror_the_rooms():
+    for package in ("pipeline", "sewd_model"):
+        tested = {path.name for path in (ROOT / "tests" / package).iterdir() if (path / "__init__.py").exists()}
+        assert tested == {path.name for path in (ROOT / package).iterdir() if (path / "__init__.py").exists()}
+
+
+def test_the_table_of_rooms_has_no_cycle_and_every_line_of_code():
+    table = rooms.table(ROOT)
+    lines = sum(
+        int(row.split("|")[4].replace(",", "")) for row in table.splitlines() if row.startswith("| ") and "`" in row
+    )
+    init = len((ROOT / "pipeline" / "__init__.py").read_text().splitlines())
+    code = [path for package in rooms.PACKAGES for path in (ROOT / package).rglob("*.py")]
+    assert lines + init == sum(len(path.read_text().splitlines()) for path in code)
+
+
+@pytest.mark.parametrize("package", rooms.PACKAGES)
+def test_imports_are_absolute(package):
+    for path in (ROOT / package).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}: relative import"
+
+
+@pytest.mark.parametrize("room", sorted((ROOT / "pipeline").glob("*/__init__.py")), ids=lambda path: path.parent.name)
+def test_a_room_says_what_it_does_and_exports_nothing(room):
+    body = ast.parse(room.read_text()).body
+    assert len(body) == 1
+    assert ast.get_docstring(ast.parse(room.read_text()))
+
+
+def test_versions_come_from_tags():
+    assert PROJECT["project"]["dynamic"] == ["version"]
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert re.search(r"^## \[Unreleased\]$", changelog, re.MULTILINE)
+    released = re.findall(r"^## \[(\d+\.\d+\.\d+)\]", changelog, re.MULTILINE)
+    assert released[0] == PROJECT["tool"]["setuptools_scm"]["fallback_version"]

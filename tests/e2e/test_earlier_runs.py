@@ -1,0 +1,75 @@
+"""A run that an earlier version wrote is read, evaluated, verified and resumed; see tests/fixtures/earlier_run/make.py."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+import pipeline
+from pipeline.runs.verify import verify
+from pipeline.storage import objects
+from tests.support import corpora, s3
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "earlier_run"
+EXPECTED = json.loads((FIXTURE / "expected.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """The bucket of the earlier version, on an S3 server. Versions of its objects are digests of their content."""
+    with s3.moto_server():
+        uri = s3.make_bucket("earlier")
+        with tarfile.open(FIXTURE / "bucket.tar") as tar:
+            for member in tar.getmembers():
+                objects.put(f"{uri}/{member.name}", tar.extractfile(member).read())
+        yield uri
+
+
+def config_of(run: pipeline.Run) -> pipeline.RunConfig:
+    options = run.record["config"]
+    return pipeline.RunConfig(**options | {name: tuple(options[name]) for name in ("inputs", "classifiers")})
+
+
+def test_a_finished_run_is_read_evaluated_and_verified(bucket):
+    run = pipeline.Run.open(f"{bucket}/done")
+    assert run.status == "done"
+    corpora.assert_same_transcripts(corpora.rows_of(run), EXPECTED["transcripts"])
+    assert corpora.rows_of(run, "errors") == EXPECTED["errors"]
+    totals = run.totals()
+    assert {name: getattr(totals, name) for name in EXPECTED["totals"]} == EXPECTED["totals"]
+    evaluation = pipeline.evaluate_run(run)
+    assert {name: getattr(evaluation, name) for name in EXPECTED["figures"]} == EXPECTED["figures"]
+    assert [str(problem) for problem in verify(run).problems] == EXPECTED["problems"] == []
+
+
+def test_a_finished_run_is_resumed_without_work(bucket):
+    before = objects.list_objects(f"{bucket}/done")
+    run = pipeline.transcribe(config_of(pipeline.Run.open(f"{bucket}/done")))
+    assert run.status == "done"
+    assert objects.list_objects(f"{bucket}/done") == before
+
+
+def test_a_stopped_run_is_resumed_with_its_commits_and_its_quarantine(bucket, local_ray):
+    stopped = pipeline.Run.open(f"{bucket}/stopped")
+    assert stopped.status == "stopped"
+    assert stopped.totals().chunks == EXPECTED["stopped"]["chunks"] == 3
+    committed = corpora.rows_of(stopped)
+    corpora.assert_same_transcripts(
+        committed, [row for row in EXPECTED["transcripts"] if row["utt_id"] in {row["utt_id"] for row in committed}]
+    )
+
+    run = pipeline.transcribe(config_of(stopped))
+
+    assert run.status == "done"
+    crashed = EXPECTED["stopped"]["crashed"]
+    corpora.assert_same_transcripts(
+        corpora.rows_of(run), [row for row in EXPECTED["transcripts"] if row["utt_id"] != crashed]
+    )
+    assert [(row["utt_id"], row["code"]) for row in corpora.rows_of(run, "errors")] == [
+        *[(row["utt_id"], row["code"]) for row in EXPECTED["errors"]],
+        (crashed, "CRASHED"),
+    ]
+    assert verify(run).problems == ()
