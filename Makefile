@@ -2,6 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
+# Tests that need Ray stay in one process (tests/conftest.py); the others run beside them.
+PARALLEL := -n 2 --dist loadgroup
 
 .PHONY: help install demo test test-fast test-all lint types format clean
 
@@ -25,14 +27,14 @@ demo: $(STAMP)
 	$(BIN)/sewd demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
-# The tests that need no Ray, on two processes.
+# The tests that need no Ray.
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow and not ray" -n 2 --ignore tests/e2e --ignore tests/faults
+	$(BIN)/python -m pytest -m "not slow and not ray" $(PARALLEL)
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -18,13 +18,14 @@ from jobs.scoring import (
     Normalizer,
     Refs,
     Unit,
-    conditions,
-    judged,
+    parse_conditions,
+    check_conditions,
     paired_figures,
-    settings_of,
+    evaluation_settings,
 )
-from pipeline.evaluation.compare import Comparison, compare_runs, rules_of
+from pipeline.evaluation.compare import Comparison, compare_runs, shared_scoring
 from pipeline.report.content import comparison
+from pipeline.runs.status import RunStatus
 
 
 def compare(
@@ -43,9 +44,9 @@ def compare(
     Exit codes: 0 done, 1 failed, 2 usage, 4 a condition of --fail-if held.
     """
     here, there = pipeline.Run.open(run), pipeline.Run.open(baseline)
-    asked = settings_of(here, refs, normalizer, compounds, None, unit, level)
-    parsed = conditions(fail_if, has_baseline=True)
-    scoring = rules_of(here, there, asked.scoring)
+    asked = evaluation_settings(here, refs, normalizer, compounds, None, unit, level)
+    parsed = parse_conditions(fail_if, has_baseline=True)
+    scoring = shared_scoring(here, there, asked.scoring)
     found = compare_runs(here, there, scoring, unit=unit, level=level, examples=examples)
     out.print(_differences(found, level))
     out.print(_pairs(found), markup=False)
@@ -58,12 +59,12 @@ def compare(
         for row in told[kind]:
             _show(row)
     for opened in (here, there):
-        if opened.status != "done":
+        if opened.status != RunStatus.DONE:
             out.print(f"{opened.uri} is not done ({opened.status})", style="yellow", markup=False)
     verdicts = []
     if parsed:
         figures = paired_figures(here, there, replace(asked, scoring=scoring), found)
-        verdicts = judged(parsed, [here, there], *figures)
+        verdicts = check_conditions(parsed, [here, there], *figures)
     return Exit.GATE if any(verdict.failed for verdict in verdicts) else Exit.DONE
 
 
@@ -87,9 +88,9 @@ def _differences(found: Comparison, level: float) -> Table:
 def _pairs(found: Comparison) -> str:
     return (
         f"pairs: {found.utterances:,} utterances, resampled by {found.unit}; "
-        f"left out: {found.only_here:,} only in the run, {found.only_baseline:,} only in the baseline, "
+        f"left out: {found.only_in_run:,} only in the run, {found.only_in_baseline:,} only in the baseline, "
         f"{found.reference_differs:,} with another reference; "
-        f"failed rows: {found.failed_here:,} in the run, {found.failed_baseline:,} in the baseline"
+        f"failed rows: {found.failed_in_run:,} in the run, {found.failed_in_baseline:,} in the baseline"
     )
 
 

@@ -1,4 +1,4 @@
-"""What the verbs share: exit codes, and errors as one clear line."""
+"""What all verbs share: exit codes, consoles, and errors as one line."""
 
 from __future__ import annotations
 
@@ -17,48 +17,48 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class Exit(IntEnum):
-    """How a verb ends."""
+    """Exit codes."""
 
     DONE = 0
     FAILED = 1
     USAGE = 2
     DONE_WITH_ERRORS = 3
     GATE = 4
-    STOPPED = 130  # as a shell says of a command that Ctrl-C ended
+    STOPPED = 130  # what shells report after Ctrl-C
 
 
 def run(app: typer.Typer, before: Callable[[], None] = lambda: None) -> NoReturn:
-    """Run a Typer application and exit. An error whose cause lies outside this program is one line, no traceback."""
+    """Run a Typer application and exit. Bad usage, storage errors and failed runs are one line, not a traceback."""
     try:
         before()
         code = app(standalone_mode=False)
     except UsageError as error:
-        code = _say(str(error), Exit.USAGE)
+        code = _print_error(str(error), Exit.USAGE)
     except typer.TyperException as error:
-        code = _say(error.format_message(), Exit.USAGE)
+        code = _print_error(error.format_message(), Exit.USAGE)
     except typer.Exit as error:
         code = error.exit_code
     except (StorageError, RunFailedError) as error:
-        code = _say(str(error), Exit.FAILED)
+        code = _print_error(str(error), Exit.FAILED)
     except (KeyboardInterrupt, typer.Abort):
-        code = _say("interrupted", Exit.STOPPED)
+        code = _print_error("interrupted", Exit.STOPPED)
     sys.exit(int(code or 0))
 
 
-def _say(message: str, code: Exit) -> Exit:
+def _print_error(message: str, code: Exit) -> Exit:
     err.print("sewd: " + " ".join(message.split()), markup=False)
     return code
 
 
 def single(verb: Callable[..., int]) -> NoReturn:
-    """Run one verb as a program of its own: `python -m jobs.VERB`."""
+    """Run one verb as its own program: `python -m jobs.VERB`."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(verb)
     run(app)
 
 
 def warn(warnings: Iterable[str]) -> None:
-    """Say what does not end a verb but should not be missed, a line each."""
+    """Print each warning as a line on standard error."""
     for warning in warnings:
         err.print(f"warning: {warning}", markup=False)
 

@@ -1,7 +1,7 @@
-"""`sewd demo` (`make demo`): seven minutes of speech through every verb that measures, by the bundled model.
+"""`sewd demo` (`make demo`): transcribe, evaluate and report on seven minutes of speech with the bundled model.
 
-The corpus lies beside this module (`benchmarks/bundled/demo_corpus.py` made it): four synthetic voices that the model
-was not trained on, shards and files of several formats, rates and lengths, two of them broken on purpose.
+The corpus is in the folder `demo_corpus` (made by `benchmarks/bundled/demo_corpus.py`): four synthetic voices that the
+model was not trained on, in shards and files of several formats, rates and lengths, two of them broken on purpose.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ TASK = f"keyword={BUNDLED}"
 
 
 def demo(
-    output: Annotated[str, typer.Option("--output", "-o", metavar="RUN", help="The demo's run.")] = "demo-run",
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="RUN", help="Directory to write the run to.")
+    ] = "demo-run",
 ) -> int:
-    """Transcribe, label, evaluate and report on a small corpus, by the bundled model."""
+    """Transcribe, label, evaluate and report on a small corpus with the bundled model."""
     inputs = [str(CORPUS / "shards"), str(CORPUS / "manifest.jsonl")]
     command = f"sewd transcribe {' '.join(inputs)} --output {output} --model {BUNDLED} --classifier {TASK}"
     out.print(f"$ {command}", style="bold", markup=False, soft_wrap=True)

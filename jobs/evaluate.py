@@ -11,11 +11,12 @@ from rich.table import Table
 
 import pipeline
 from jobs.console import Exit, out, single
-from jobs.scoring import By, Compounds, FailIf, Level, Normalizer, Refs, Unit, conditions, judged, settings_of
-from pipeline.evaluation.gate import figures
+from jobs.scoring import By, Compounds, FailIf, Level, Normalizer, Refs, Unit, check_conditions, parse_conditions, evaluation_settings
+from pipeline.evaluation.gate import gate_figures
 from pipeline.evaluation.intervals import Interval
 from pipeline.evaluation.labels import LabelEvaluation, evaluate_labels
 from pipeline.evaluation.results import Grouping
+from pipeline.runs.status import RunStatus
 from pipeline.scoring.counts import ErrorCounts
 
 ROWS_SHOWN = 30
@@ -40,22 +41,22 @@ def evaluate(
     Exit codes: 0 done, 1 failed, 2 usage, 4 a condition of --fail-if held.
     """
     opened = pipeline.Run.open(run)
-    parsed = conditions(fail_if, has_baseline=False)
-    settings = settings_of(opened, refs, normalizer, compounds, by, unit, level)
+    parsed = parse_conditions(fail_if, has_baseline=False)
+    settings = evaluation_settings(opened, refs, normalizer, compounds, by, unit, level)
     evaluation = pipeline.evaluate_run(opened, settings, address)
     labels = evaluate_labels(opened, settings)
     out.print(_corpus(evaluation))
-    say_coverage(evaluation)
+    print_coverage(evaluation)
     for grouping in evaluation.groupings:
         out.print(_grouping(grouping))
     for task in labels:
         out.print(_labels(task))
-    if opened.status != "done":
+    if opened.status != RunStatus.DONE:
         out.print(
             f"the run is not done ({opened.status}): these figures are of what is committed so far", style="yellow"
         )
     out.print(f"metrics: {pipeline.write_metrics(opened, evaluation)}", markup=False, soft_wrap=True)
-    verdicts = judged(parsed, [opened], figures(evaluation, labels))
+    verdicts = check_conditions(parsed, [opened], gate_figures(evaluation, labels))
     return Exit.GATE if any(verdict.failed for verdict in verdicts) else Exit.DONE
 
 
@@ -64,7 +65,7 @@ def _corpus(evaluation: pipeline.Evaluation) -> Table:
     columns = ("rate", "interval", "errors", "sub", "del", "ins", "reference")
     table = new_table(f"errors, normalizer {rules}", "", *columns)
     for metric, counts in evaluation.figures.counts.items():
-        interval = shown_interval(evaluation.intervals[metric])
+        interval = format_interval(evaluation.intervals[metric])
         table.add_row(
             metric.upper(), percent(counts.error_rate), interval, *_split(counts, metric), f"{counts.reference:,}"
         )
@@ -78,7 +79,7 @@ def _split(counts: ErrorCounts, metric: str) -> list[str]:
     return [f"{counts.errors:,}", *([f"{n:,}" for n in split] if metric != "ser" else ["", "", ""])]
 
 
-def say_coverage(evaluation: pipeline.Evaluation) -> None:
+def print_coverage(evaluation: pipeline.Evaluation) -> None:
     """The line that stands below every table of rates: what they speak for, and how sure they are."""
     out.print(
         f"coverage {percent(evaluation.coverage)}: {evaluation.scored:,} scored, "
@@ -120,10 +121,10 @@ def _grouping(grouping: Grouping) -> Table:
         table.add_row(
             "(none)" if group.key is None else escape(group.key),
             percent(words.error_rate),
-            shown_interval(group.interval),
+            format_interval(group.interval),
             f"{words.errors:,}",
             f"{words.reference:,}",
-            f"{group.figures.sentences:,}",
+            f"{group.figures.scored:,}",
             f"{group.figures.audio_s / 3600:.2f}",
         )
     return table
@@ -131,7 +132,7 @@ def _grouping(grouping: Grouping) -> Table:
 
 def _labels(labels: LabelEvaluation) -> Table:
     counts = labels.counts
-    figures = f"accuracy {percent(counts.accuracy)} ({shown_interval(labels.interval) or 'no interval'})"
+    figures = f"accuracy {percent(counts.accuracy)} ({format_interval(labels.interval) or 'no interval'})"
     figures += f", balanced {percent(counts.balanced_accuracy)}, macro F1 {percent(counts.macro_f1)}"
     coverage = f"{counts.rows:,} scored, {labels.no_reference:,} without a reference label"
     if labels.unknown_label:
@@ -166,7 +167,7 @@ def percent(rate: float | None) -> str:
     return "-" if rate is None else f"{rate:.2%}"
 
 
-def shown_interval(interval: Interval | None) -> str:
+def format_interval(interval: Interval | None) -> str:
     """`8.1-9.3 %`, or nothing."""
     return "" if interval is None else f"{100 * interval.low:.2f}-{100 * interval.high:.2f}"
 

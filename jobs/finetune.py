@@ -1,4 +1,4 @@
-"""`sewd finetune`: manifests in, a SEW-D checkpoint with a CTC head, a classifier or both out."""
+"""`sewd finetune`: train a SEW-D checkpoint with a CTC head, a classifier or both from manifests."""
 
 from __future__ import annotations
 
@@ -9,79 +9,128 @@ import typer
 
 from jobs.console import Exit, err, out, single
 from pipeline.errors import UsageError
+from pipeline.training.settings import make_data_settings, make_settings
+
+# Panels of `--help`.
+DATA, OPTIMIZER, PROGRESS, RESOURCES = "Data", "Optimizer", "Validation and saving", "Resources"
+DEFAULT_JOIN_BELOW_S = 1.5
 
 
 def finetune(
     train: Annotated[
         list[str],
-        typer.Option("--train", metavar="[WEIGHT=]MANIFEST", help="JSON lines; WEIGHT times an epoch; repeat."),
+        typer.Option(
+            "--train",
+            metavar="[WEIGHT=]MANIFEST",
+            help="JSON Lines manifest, taken WEIGHT times per epoch. Can be repeated.",
+        ),
     ],
-    output: Annotated[str, typer.Option("--output", "-o", metavar="DIR", help="Checkpoints, log, model; resumable.")],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="DIR", help="Directory or prefix to write to.")],
     valid: Annotated[
-        list[str] | None, typer.Option("--valid", metavar="[NAME=]MANIFEST", help="Measured on; repeat.")
+        list[str] | None,
+        typer.Option("--valid", metavar="[NAME=]MANIFEST", help="Validation manifest. Can be repeated."),
     ] = None,
     init: Annotated[str | None, typer.Option(metavar="DIR", help="SEW-D checkpoint to start from.")] = None,
-    config: Annotated[str | None, typer.Option(metavar="FILE", help="From scratch: a SEW-D config.json.")] = None,
-    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 1000,
-    batch_seconds: Annotated[float, typer.Option(help="Audio a batch and worker.")] = 60.0,
-    accumulate: Annotated[int, typer.Option(help="Batches a step.")] = 1,
-    learning_rate: Annotated[float, typer.Option(help="Peak of the schedule.")] = 4e-4,
-    warmup: Annotated[float, typer.Option(help="Share of the steps in which the rate rises.")] = 0.1,
-    hold: Annotated[float, typer.Option(help="Share in which it stays; then it falls to 5 %.")] = 0.4,
-    optimizer: Annotated[str, typer.Option(help="adamw, or muon: faster from scratch.")] = "adamw",
-    weight_decay: Annotated[float, typer.Option(help="Of matrices.")] = 0.01,
-    clip_norm: Annotated[float, typer.Option(help="Largest norm of the gradient.")] = 1.0,
-    label_weight: Annotated[float, typer.Option(help="Of the classifier's loss beside CTC's.")] = 1.0,
+    config: Annotated[str | None, typer.Option(metavar="FILE", help="Train from scratch: a SEW-D config.json.")] = None,
+    steps: Annotated[int, typer.Option(help="Number of optimizer steps.")] = 1000,
+    batch_seconds: Annotated[
+        float, typer.Option(help="Seconds of audio per batch and worker.", rich_help_panel=OPTIMIZER)
+    ] = 60.0,
+    accumulate: Annotated[int, typer.Option(help="Batches per step.", rich_help_panel=OPTIMIZER)] = 1,
+    learning_rate: Annotated[
+        float, typer.Option(help="Peak of the learning rate schedule.", rich_help_panel=OPTIMIZER)
+    ] = 4e-4,
+    warmup: Annotated[
+        float, typer.Option(help="Share of the steps in which the rate rises.", rich_help_panel=OPTIMIZER)
+    ] = 0.1,
+    hold: Annotated[
+        float, typer.Option(help="Share in which it stays; then it falls to 5 %.", rich_help_panel=OPTIMIZER)
+    ] = 0.4,
+    optimizer: Annotated[
+        str, typer.Option(help="adamw, or muon, which is faster from scratch.", rich_help_panel=OPTIMIZER)
+    ] = "adamw",
+    weight_decay: Annotated[float, typer.Option(help="Weight decay of matrices.", rich_help_panel=OPTIMIZER)] = 0.01,
+    clip_norm: Annotated[float, typer.Option(help="Largest norm of the gradient.", rich_help_panel=OPTIMIZER)] = 1.0,
+    label_weight: Annotated[
+        float, typer.Option(help="Weight of the classifier's loss relative to the CTC loss.", rich_help_panel=OPTIMIZER)
+    ] = 1.0,
     mel_steps: Annotated[
-        int, typer.Option(help="From scratch: first steps that teach the convolutions a log-mel spectrum alone.")
+        int,
+        typer.Option(
+            help="From scratch: first train the convolutions on log-mel spectra for this many steps.",
+            rich_help_panel=OPTIMIZER,
+        ),
     ] = 0,
-    freeze_features: Annotated[bool, typer.Option("--freeze-features", help="The convolutions do not learn.")] = False,
+    freeze_features: Annotated[
+        bool, typer.Option("--freeze-features", help="Do not train the convolutions.", rich_help_panel=OPTIMIZER)
+    ] = False,
     augment: Annotated[
         str,
         typer.Option(
-            metavar="NAME=P,...", help="Chance of trim, speed, reverb, tilt, noise, gain, band, codec; or none."
+            metavar="NAME=P,...",
+            help="Probability of trim, speed, reverb, tilt, noise, gain, band, codec; or none.",
+            rich_help_panel=DATA,
         ),
     ] = "speed=0.5,reverb=0.1,tilt=0.2,noise=0.3,gain=0.3,band=0.2,codec=0.05",
     join: Annotated[
-        str, typer.Option(metavar="MAX[:SECONDS]", help="Join up to MAX clips of a speaker, each below SECONDS.")
+        str,
+        typer.Option(
+            metavar="MAX[:SECONDS]",
+            help="Join up to MAX clips of one speaker that are shorter than SECONDS.",
+            rich_help_panel=DATA,
+        ),
     ] = "1",
-    precision: Annotated[str, typer.Option(help="auto (bfloat16 on a GPU), float32 or bfloat16.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of order, augmentation, dropout, new weights.")] = 0,
-    valid_every: Annotated[int, typer.Option(help="Steps between validations.")] = 200,
-    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 200,
-    patience: Annotated[int | None, typer.Option(help="Stop after so many validations without a better one.")] = None,
-    stop_after: Annotated[float | None, typer.Option(metavar="MINUTES", help="Stop then; go on another day.")] = None,
-    save_dtype: Annotated[str, typer.Option(help="On disk: float32, float16 or bfloat16.")] = "float32",
-    workers: Annotated[int, typer.Option(help="Processes that train together.")] = 1,
-    gpu: Annotated[bool, typer.Option("--gpu", help="A GPU a worker.")] = False,
-    threads: Annotated[int | None, typer.Option(help="torch threads a worker; else all, shared out.")] = None,
-    address: Annotated[str, typer.Option(help="Ray to use: local, auto, or HOST:PORT.")] = "local",
+    precision: Annotated[
+        str, typer.Option(help="auto (bfloat16 on a GPU), float32 or bfloat16.", rich_help_panel=RESOURCES)
+    ] = "auto",
+    seed: Annotated[
+        int, typer.Option(help="Seed of order, augmentation, dropout and new weights.", rich_help_panel=DATA)
+    ] = 0,
+    valid_every: Annotated[int, typer.Option(help="Steps between validations.", rich_help_panel=PROGRESS)] = 200,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.", rich_help_panel=PROGRESS)] = 200,
+    patience: Annotated[
+        int | None,
+        typer.Option(help="Stop after this many validations without a better one.", rich_help_panel=PROGRESS),
+    ] = None,
+    stop_after: Annotated[
+        float | None,
+        typer.Option(metavar="MINUTES", help="Stop after this time, to be resumed.", rich_help_panel=PROGRESS),
+    ] = None,
+    save_dtype: Annotated[
+        str,
+        typer.Option(
+            help="Number format of the saved weights: float32, float16 or bfloat16.", rich_help_panel=PROGRESS
+        ),
+    ] = "float32",
+    workers: Annotated[int, typer.Option(help="Processes that train together.", rich_help_panel=RESOURCES)] = 1,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Use one GPU per worker.", rich_help_panel=RESOURCES)] = False,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads per worker; by default all, divided.", rich_help_panel=RESOURCES)
+    ] = None,
+    address: Annotated[
+        str, typer.Option(help="Ray cluster: local (start one here), auto, or HOST:PORT.", rich_help_panel=RESOURCES)
+    ] = "local",
 ) -> int:
     """Train a CTC head (rows with `text`), a classifier (rows with `label`) or both on one backbone.
 
-    The same command goes on with a training that was interrupted. Exit codes: 0 done, 1 failed, 2 usage, 130 stopped
-    by --stop-after.
+    The same command resumes an interrupted training. Exit codes: 0 done, 1 failed, 2 usage, 130 stopped by
+    --stop-after.
     """
     from pipeline.training.augment import parse_augmentations  # noqa: PLC0415 - torch and Ray take seconds to load
-    from pipeline.training.data import DataSettings  # noqa: PLC0415
-    from pipeline.training.loop import MODEL_DIRECTORY, TrainSettings  # noqa: PLC0415
+    from pipeline.training.loop import MODEL_DIRECTORY  # noqa: PLC0415
     from pipeline.training.ray_train import CURVE_FILE, Placement  # noqa: PLC0415
     from pipeline.training.ray_train import finetune as run  # noqa: PLC0415
     from sewd_model.files import CheckpointError  # noqa: PLC0415
 
-    if precision not in ("auto", "float32", "bfloat16"):
-        raise UsageError(f"precision: auto, float32 or bfloat16, not {precision!r}")
-    if optimizer not in ("adamw", "muon"):
-        raise UsageError(f"optimizer: adamw or muon, not {optimizer!r}")
     join_max, join_below_s = _join(join)
-    data = DataSettings(
+    data = make_data_settings(
         batch_s=batch_seconds,
         join_max=join_max,
         join_below_s=join_below_s,
         augment=parse_augmentations(augment),
         seed=seed,
     )
-    settings = TrainSettings(
+    settings = make_settings(
         train=tuple(_weighted(item) for item in train),
         valid=dict(_named(item) for item in valid or ()),
         output=output,
@@ -92,14 +141,14 @@ def finetune(
         learning_rate=learning_rate,
         warmup=warmup,
         hold=hold,
-        optimizer=optimizer,  # type: ignore[arg-type]
+        optimizer=optimizer,
         weight_decay=weight_decay,
         clip_norm=clip_norm,
         label_weight=label_weight,
         mel_steps=mel_steps,
         freeze_features=freeze_features,
         data=data,
-        precision=precision,  # type: ignore[arg-type]
+        precision=precision,
         valid_every=valid_every,
         checkpoint_every=checkpoint_every,
         patience=patience,
@@ -119,7 +168,7 @@ def finetune(
 
 
 def _weighted(item: str) -> tuple[str, float]:
-    """`[WEIGHT=]MANIFEST`."""
+    """(manifest, weight) of `[WEIGHT=]MANIFEST`."""
     weight, equals, uri = item.partition("=")
     if not equals or "/" in weight:
         return item, 1.0
@@ -128,12 +177,12 @@ def _weighted(item: str) -> tuple[str, float]:
     except ValueError:
         return item, 1.0
     if not uri or not 0 < value < 1e6:
-        raise UsageError(f"train: {item!r} is not [WEIGHT=]MANIFEST, the weight above 0")
+        raise UsageError(f"train: {item!r} is not [WEIGHT=]MANIFEST with a weight above 0")
     return uri, value
 
 
 def _named(item: str) -> tuple[str, str]:
-    """`[NAME=]MANIFEST`; without a name, the file's."""
+    """(name, manifest) of `[NAME=]MANIFEST`; without a name, the name of the file."""
     name, equals, uri = item.partition("=")
     if equals and name and uri and "/" not in name:
         return name, uri
@@ -141,7 +190,7 @@ def _named(item: str) -> tuple[str, str]:
 
 
 def _join(text: str) -> tuple[int, float]:
-    """`MAX[:SECONDS]`."""
+    """(most clips, longest clip in seconds) of `MAX[:SECONDS]`."""
     count, _, seconds = text.partition(":")
     try:
         values = int(count), float(seconds or DEFAULT_JOIN_BELOW_S)
@@ -150,9 +199,6 @@ def _join(text: str) -> tuple[int, float]:
     if values[0] < 1 or values[1] <= 0:
         raise UsageError(f"join: {text!r} is not MAX[:SECONDS], such as 5:1.5")
     return values
-
-
-DEFAULT_JOIN_BELOW_S = 1.5
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The log of a driver: warnings for the person in front of it, and each event as a JSON object in a file."""
+"""The log of a driver: warnings on standard error, and each event as a JSON object in a file."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from pipeline.errors import UsageError
 
 
 def log_to(file: Path | None) -> None:
-    """Say warnings on standard error; append what happens to `file`, an object a line, with ids of parts and rows.
+    """Show warnings on standard error, and append each event to `file` as JSON Lines.
 
     Raises:
-        UsageError: it cannot be written.
+        UsageError: `file` cannot be written.
     """
     logger = logging.getLogger("sewd")
     logger.propagate = False
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    words = RichHandler(logging.WARNING, err, show_time=False, show_level=False, show_path=False)
-    logger.addHandler(words)
+    console = RichHandler(logging.WARNING, err, show_time=False, show_level=False, show_path=False)
+    logger.addHandler(console)
     if file is None:
         return
     try:

@@ -1,4 +1,4 @@
-"""The console script `sewd`: the verbs under one name."""
+"""The console script `sewd`: all verbs under one name."""
 
 from __future__ import annotations
 
@@ -8,27 +8,18 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from jobs.compare import compare
 from jobs.console import run
 from jobs.demo import demo
-from jobs.evaluate import evaluate
-from jobs.finetune import finetune
 from jobs.ray_jobs import app as ray_jobs
-from jobs.report import report
-from jobs.status import status
 from jobs.submit import submit
-from jobs.transcribe import transcribe
-from jobs.verify import verify
+from jobs.verbs import SUBMITTABLE, application
 from pipeline.cluster.job_environment import check_environment
 
-app = typer.Typer(
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Transcribe speech corpora with SEW-D, and measure how well.",
-)
+app = application((*SUBMITTABLE, submit, demo))
+app.add_typer(ray_jobs, name="jobs")
 
 
-def _tell_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"sewd-pipeline {importlib.metadata.version('sewd-pipeline')}")
         raise typer.Exit
@@ -37,15 +28,10 @@ def _tell_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Say the version.")
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Options of no verb."""
-
-
-for _verb in (transcribe, evaluate, compare, report, status, verify, finetune, submit, demo):
-    app.command()(_verb)
-app.add_typer(ray_jobs, name="jobs")
+    """Options that belong to no verb."""
 
 
 def main() -> NoReturn:

@@ -1,4 +1,4 @@
-"""`sewd jobs`: the jobs that were submitted to a cluster: list, logs, stop."""
+"""`sewd jobs`: list, follow and stop the jobs of a cluster."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import typer
 from rich.table import Table
 
 from jobs.console import Exit, duration, out, run
-from jobs.submit import INTERRUPTS, follow_to_the_end
+from jobs.submit import INTERRUPTS, follow_job
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails
 
-Address = Annotated[str, typer.Option(help="The Jobs API: http://HEAD:8265.")]
-Name = Annotated[str, typer.Argument(metavar="JOB", help="As `sewd jobs list` names it.")]
+Address = Annotated[str, typer.Option(help="Ray Jobs API of the cluster: http://HEAD:8265.")]
+Name = Annotated[str, typer.Argument(metavar="JOB", help="Name of the job, as `sewd jobs list` shows it.")]
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help="The jobs of a cluster.")
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help="List, follow and stop jobs of a cluster.")
 
 
 @app.command("list")
 def list_jobs(address: Address) -> int:
-    """Each job, the last first: since when, how long, how it stands, what it runs."""
+    """List jobs, the newest first: status, exit code, start, duration, command."""
     from pipeline.cluster import jobs_api  # noqa: PLC0415 - Ray takes a second to load
 
     rows = [_row(job) for job in jobs_api.jobs(jobs_api.connect(address))]
     table = Table(box=None)
-    for place, title in enumerate(("job", "status", "exit", "started (UTC)", "took")):
-        # As wide as the longest: a name cut short is no name. What does not fit a terminal is the command's end.
+    for place, title in enumerate(("job", "status", "exit", "started (UTC)", "duration")):
+        # Names are never cut; on a narrow terminal the end of the command is.
         table.add_column(title, no_wrap=True, min_width=max(map(len, (title, *(row[place] for row in rows)))))
     table.add_column("command", no_wrap=out.is_terminal, overflow="ellipsis" if out.is_terminal else "fold")
     for row in rows:
@@ -39,6 +39,8 @@ def list_jobs(address: Address) -> int:
 
 
 def _row(job: JobDetails) -> tuple[str, ...]:
+    from pipeline.cluster import jobs_api  # noqa: PLC0415
+
     begun, ended = (job.start_time or 0) / 1000, (job.end_time or 0) / 1000
     return (
         job.submission_id or "",
@@ -46,7 +48,7 @@ def _row(job: JobDetails) -> tuple[str, ...]:
         "" if job.driver_exit_code is None else str(job.driver_exit_code),
         datetime.fromtimestamp(begun, UTC).strftime("%Y-%m-%d %H:%M:%S") if begun else "",
         duration(ended - begun) if begun and ended else "",
-        job.entrypoint.replace("python -m jobs.main", "sewd", 1),
+        jobs_api.displayed_command(job),
     )
 
 
@@ -54,28 +56,30 @@ def _row(job: JobDetails) -> tuple[str, ...]:
 def logs(
     job: Name,
     address: Address,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until it ends; exit as it exits.")] = False,
-    on_interrupt: Annotated[str, typer.Option(help="Of Ctrl-C with --follow: ask, detach or stop.")] = "detach",
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Follow the log until the job ends, and exit with its code.")
+    ] = False,
+    on_interrupt: Annotated[str, typer.Option(help="What Ctrl-C does with --follow: ask, detach or stop.")] = "detach",
 ) -> int:
-    """What a job has written."""
+    """Print the log of a job."""
     from pipeline.cluster import jobs_api  # noqa: PLC0415
 
     if on_interrupt not in INTERRUPTS:
-        raise UsageError(f"on-interrupt: {', '.join(INTERRUPTS)}, not {on_interrupt!r}")
+        raise UsageError(f"on-interrupt: choose {', '.join(INTERRUPTS)}, not {on_interrupt!r}")
     client = jobs_api.connect(address)
     if follow:
-        return follow_to_the_end(client, job, on_interrupt)
+        return follow_job(client, job, on_interrupt)
     typer.echo(jobs_api.logs(client, job), nl=False)
     return Exit.DONE
 
 
 @app.command()
 def stop(job: Name, address: Address) -> int:
-    """Stop a job; its run goes on when the same command is submitted again."""
+    """Stop a job. Submit the same command again to resume its run."""
     from pipeline.cluster import jobs_api  # noqa: PLC0415
 
     stopped = jobs_api.stop(jobs_api.connect(address), job)
-    out.print(f"job {job} is asked to stop" if stopped else f"job {job} had ended", markup=False)
+    out.print(f"stopping job {job}" if stopped else f"job {job} has already ended", markup=False)
     return Exit.DONE
 
 

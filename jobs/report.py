@@ -19,14 +19,14 @@ from jobs.scoring import (
     Normalizer,
     Refs,
     Unit,
-    conditions,
-    judged,
+    parse_conditions,
+    check_conditions,
     paired_figures,
     run_figures,
-    settings_of,
+    evaluation_settings,
 )
 from pipeline.errors import UsageError
-from pipeline.evaluation.compare import compare_runs, rules_of
+from pipeline.evaluation.compare import compare_runs, shared_scoring
 from pipeline.report import render
 from pipeline.report.content import Cost, ReportSettings
 from pipeline.report.content import report as report_of
@@ -73,21 +73,21 @@ def report(
     Exit codes: 0 done, 1 failed, 2 usage, 4 a condition of --fail-if held.
     """
     opened = pipeline.Run.open(run)
-    parsed = conditions(fail_if, has_baseline=baseline is not None)
+    parsed = parse_conditions(fail_if, has_baseline=baseline is not None)
     other = None if baseline is None else pipeline.Run.open(baseline)
     target = output or uris.join(opened.uri, "report.html")
     suffix = "." + target.rpartition(".")[2].lower()
     if suffix not in RENDERINGS:
         raise UsageError(f"{target}: a report is one of {', '.join(RENDERINGS)}")
-    settings = settings_of(opened, refs, normalizer, compounds, by, unit, level)
+    settings = evaluation_settings(opened, refs, normalizer, compounds, by, unit, level)
     if other is not None:
-        settings = replace(settings, scoring=rules_of(opened, other, settings.scoring))
+        settings = replace(settings, scoring=shared_scoring(opened, other, settings.scoring))
     verdicts = []
     if parsed and other is None:
-        verdicts = judged(parsed, [opened], run_figures(opened, settings))
+        verdicts = check_conditions(parsed, [opened], run_figures(opened, settings))
     elif parsed and other is not None:
         found = compare_runs(opened, other, settings.scoring, unit=unit, level=level)
-        verdicts = judged(parsed, [opened, other], *paired_figures(opened, other, settings, found))
+        verdicts = check_conditions(parsed, [opened, other], *paired_figures(opened, other, settings, found))
     cost = None if cost_per_hour is None else Cost(cost_per_hour, currency)
     told = report_of(opened, other, ReportSettings(settings, corpus, cost), verdicts)
     objects.put(uris.absolute(target), RENDERINGS[suffix](told).encode())

@@ -12,8 +12,9 @@ import pipeline
 from jobs.console import err
 from pipeline.errors import UsageError
 from pipeline.evaluation.compare import Comparison
-from pipeline.evaluation.gate import Condition, Verdict, figures, judge, parse_condition
+from pipeline.evaluation.gate import Condition, Verdict, check_condition, gate_figures, parse_condition
 from pipeline.evaluation.labels import evaluate_labels
+from pipeline.runs.status import RunStatus
 
 Refs = Annotated[
     list[str] | None,
@@ -44,7 +45,7 @@ FailIf = Annotated[
 ]
 
 
-def settings_of(
+def evaluation_settings(
     run: pipeline.Run,
     refs: Sequence[str] | None,
     normalizer: str | None,
@@ -56,13 +57,13 @@ def settings_of(
     """What the options ask for; the run's own rules where none is given."""
     scoring = None
     if refs or normalizer or compounds:
-        name = normalizer or run.record["config"]["normalizer"]
+        name = normalizer or run.record.normalizer
         scoring = pipeline.Scoring(name, tuple(refs or ()), compounds)
     names = tuple(name.strip() for name in (by or "").split(",") if name.strip())
     return pipeline.EvaluationSettings(scoring, names, unit, level)
 
 
-def conditions(texts: Sequence[str] | None, *, has_baseline: bool) -> list[Condition]:
+def parse_conditions(texts: Sequence[str] | None, *, has_baseline: bool) -> list[Condition]:
     """The conditions of --fail-if, refused before any work where they make no sense.
 
     Raises:
@@ -75,7 +76,7 @@ def conditions(texts: Sequence[str] | None, *, has_baseline: bool) -> list[Condi
     return parsed
 
 
-def judged(
+def check_conditions(
     parsed: Sequence[Condition],
     runs: Sequence[pipeline.Run],
     here: Mapping[str, float | None],
@@ -87,8 +88,8 @@ def judged(
     """
     verdicts = []
     for condition in parsed:
-        verdict = judge(condition, here, baseline)
-        unfinished = [run for run in runs if run.status != "done"]
+        verdict = check_condition(condition, here, baseline)
+        unfinished = [run for run in runs if run.status != RunStatus.DONE]
         if unfinished:
             verdict = replace(verdict, failed=True)
         if verdict.failed:
@@ -107,7 +108,7 @@ def _said(verdict: Verdict) -> str:
 def run_figures(run: pipeline.Run, settings: pipeline.EvaluationSettings) -> dict[str, float | None]:
     """What conditions can name of one run."""
     settings = replace(settings, by=())
-    return figures(pipeline.evaluate_run(run, settings), evaluate_labels(run, settings))
+    return gate_figures(pipeline.evaluate_run(run, settings), evaluate_labels(run, settings))
 
 
 def paired_figures(
@@ -118,7 +119,7 @@ def paired_figures(
         {metric: None if (rate := rates[side]) is None else 100 * rate for metric, rates in found.rates.items()}
         for side in (0, 1)
     ]
-    of_baseline = found.utterances + found.only_baseline + found.reference_differs
-    lost = {"lost": 100 * found.only_baseline / of_baseline}
+    of_baseline = found.utterances + found.only_in_baseline + found.reference_differs
+    lost = {"lost": 100 * found.only_in_baseline / of_baseline}
     here, there = run_figures(run, settings), run_figures(baseline, settings)
     return here | pairs[0] | lost, there | pairs[1] | {"lost": 0.0}

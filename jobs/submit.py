@@ -1,4 +1,4 @@
-"""`sewd submit`: a verb as a job on a Ray cluster, its log here, its exit code ours."""
+"""`sewd submit`: run a verb as a job on a Ray cluster, follow its log, and exit with its code."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.console import Exit, err, single
+from jobs.verbs import SUBMITTABLE, application
 from pipeline.cluster.job_environment import check_arguments, job_variables
 from pipeline.errors import UsageError
 
@@ -19,58 +20,71 @@ INTERRUPTS = ("ask", "detach", "stop")
 
 
 def submit(
-    command: Annotated[list[str], typer.Argument(metavar="-- VERB ...", help="What would follow `sewd` here.")],
-    address: Annotated[str, typer.Option(help="The Jobs API: http://HEAD:8265, Ray's dashboard.")] = "",
-    env: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="For the job; no secrets.")] = None,
+    command: Annotated[
+        list[str], typer.Argument(metavar="-- VERB ...", help="The verb and its options, as after `sewd`.")
+    ],
+    address: Annotated[str, typer.Option(help="Ray Jobs API of the cluster: http://HEAD:8265.")] = "",
+    env: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Environment variable of the job; not for secrets.")
+    ] = None,
     require_env: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="The cluster must have it set, credentials for example; values stay there."),
+        typer.Option(
+            metavar="NAME",
+            help="Require that the cluster sets this variable, for example credentials; its value is not sent.",
+        ),
     ] = None,
-    job: Annotated[str | None, typer.Option(metavar="NAME", help="What to call the job; else Ray chooses.")] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the job.")] = False,
+    job: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the job; by default Ray chooses one.")
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the job to end.")] = False,
     on_interrupt: Annotated[
-        str, typer.Option(help="Ctrl-C: ask, detach (the job goes on) or stop it; ask detaches without a terminal.")
+        str,
+        typer.Option(
+            help="What Ctrl-C does: ask, detach (the job continues) or stop. Without a terminal, ask detaches."
+        ),
     ] = "ask",
-    kuberay: Annotated[bool, typer.Option("--kuberay", help="Print a RayJob for kubectl; submit nothing.")] = False,
-    image: Annotated[str, typer.Option(help="With --kuberay: the image, with this project installed.")] = "",
-    workers: Annotated[str, typer.Option(metavar="N", help="With --kuberay: machines with a GPU.")] = "4",
+    kuberay: Annotated[
+        bool, typer.Option("--kuberay", help="Print a RayJob manifest for kubectl instead of submitting.")
+    ] = False,
+    image: Annotated[str, typer.Option(help="With --kuberay: container image with this project installed.")] = "",
+    workers: Annotated[str, typer.Option(metavar="N", help="With --kuberay: number of GPU nodes.")] = "4",
     secret: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="With --kuberay: a Kubernetes secret to take variables of.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="With --kuberay: Kubernetes secret whose keys become variables."),
     ] = None,
 ) -> int:
-    """Run VERB on a Ray cluster: submit this code as a job, follow its log, exit as it exits.
+    """Run VERB as a job on a Ray cluster, follow its log, and exit with its code.
 
-    What VERB reads and writes must be where the cluster can reach it. Exit codes: the verb's own; 1 where the cluster
-    was lost, 130 for a job that was stopped. A run goes on when the same command is submitted again.
+    The cluster must be able to reach what VERB reads and writes. Exit codes: that of VERB; 1 if the cluster is lost;
+    130 if the job is stopped. Submit the same command again to resume a run.
     """
     arguments = checked(command)
     variables = job_variables(env or (), require_env or ())
     if on_interrupt not in INTERRUPTS:
-        raise UsageError(f"on-interrupt: {', '.join(INTERRUPTS)}, not {on_interrupt!r}")
+        raise UsageError(f"on-interrupt: choose {', '.join(INTERRUPTS)}, not {on_interrupt!r}")
     if kuberay:
         return _print_manifest(arguments, variables, image, workers, secret or ())
     if not address:
-        raise UsageError("address: where is the cluster? --address http://HEAD:8265")
+        raise UsageError("address: missing; give the Jobs API of the cluster, --address http://HEAD:8265")
     from pipeline.cluster import jobs_api  # noqa: PLC0415 - Ray takes a second to load
 
     client = jobs_api.connect(address)
     name = jobs_api.submit(client, arguments, variables, job)
     err.print(f"job {name}: sewd jobs logs {name} --address {address}", markup=False)
-    return Exit.DONE if detach else follow_to_the_end(client, name, on_interrupt)
+    return Exit.DONE if detach else follow_job(client, name, on_interrupt)
 
 
 def checked(command: Sequence[str]) -> list[str]:
-    """The verb and its arguments as the cluster gets them: on the cluster's own Ray unless they say which.
+    """The verb and its arguments for the cluster, with `--address auto` unless they name an address.
 
     Raises:
-        UsageError: no such verb, or it would refuse the arguments.
+        UsageError: there is no such verb, or it does not accept the arguments.
     """
-    from jobs.main import app  # noqa: PLC0415 - it imports this module
-
-    verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    verbs = typer.main.get_command(application(SUBMITTABLE)).commands  # type: ignore[attr-defined]
     verb, *rest = command
-    if verb not in verbs or verb in ("submit", "jobs", "demo"):
-        raise UsageError(f"there is no verb {verb!r} to submit")
+    if verb not in verbs:
+        raise UsageError(f"cannot submit {verb!r}: choose one of {', '.join(verbs)}")
     check_arguments(rest)
     context = verbs[verb].make_context(verb, list(rest))
     default = context.get_parameter_source("address")
@@ -79,8 +93,8 @@ def checked(command: Sequence[str]) -> list[str]:
     return [verb, *rest]
 
 
-def follow_to_the_end(client: JobSubmissionClient, name: str, on_interrupt: str) -> int:
-    """Write a job's log until it ends, and return its exit code; Ctrl-C detaches from it or stops it."""
+def follow_job(client: JobSubmissionClient, name: str, on_interrupt: str) -> int:
+    """Print the log of a job until it ends, and return its exit code. Ctrl-C detaches from the job or stops it."""
     from pipeline.cluster import jobs_api  # noqa: PLC0415
 
     stopping, log = False, jobs_api.Log(_write)
@@ -89,10 +103,10 @@ def follow_to_the_end(client: JobSubmissionClient, name: str, on_interrupt: str)
             found = jobs_api.follow(client, name, log)
         except KeyboardInterrupt:
             if stopping or not _wants_stop(on_interrupt):
-                err.print(f"detached: job {name} goes on", markup=False)
+                err.print(f"detached: job {name} continues", markup=False)
                 return Exit.STOPPED
             stopping = True
-            err.print(f"stopping job {name}; Ctrl-C again to leave it to itself", markup=False)
+            err.print(f"stopping job {name}; press Ctrl-C again to detach", markup=False)
             jobs_api.stop(client, name)
             continue
         code = jobs_api.exit_code(found)
@@ -113,7 +127,7 @@ def _wants_stop(on_interrupt: str) -> bool:
         return on_interrupt == "stop"
     if not sys.stdin.isatty():
         return False
-    answer: str = typer.prompt("\ndetach, and leave the job running, or stop it? [d/s]", default="d", err=True)
+    answer: str = typer.prompt("\ndetach and leave the job running, or stop it? [d/s]", default="d", err=True)
     return answer.strip().lower().startswith("s")
 
 
@@ -123,9 +137,9 @@ def _print_manifest(
     from pipeline.cluster.kuberay import ray_job  # noqa: PLC0415
 
     if not workers.isdecimal() or int(workers) < 1:
-        raise UsageError(f"workers: {workers!r} is no number of machines")
+        raise UsageError(f"workers: {workers!r} is not a positive number")
     if not image:
-        raise UsageError("kuberay: --image REGISTRY/NAME:TAG, an image of Ray with this project installed")
+        raise UsageError("kuberay: needs --image REGISTRY/NAME:TAG, a Ray image with this project installed")
     _write(ray_job(arguments, variables, image, int(workers), secrets))
     return Exit.DONE
 

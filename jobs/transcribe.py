@@ -14,13 +14,17 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 import pipeline
 from jobs.console import Exit, duration, err, out, single, warn
-from jobs.last_words import last_words
+from jobs.kill_notice import kill_notice
 from jobs.logs import log_to
-from jobs.status import how_to_go_on, last_start
+from jobs.status import how_to_resume, last_start
 from pipeline.config import make_config
 from pipeline.errors import UsageError
-from pipeline.runs.run import Totals
+from pipeline.runs.status import RunStatus
 from sewd_model.files import BUNDLED
+
+# Panels of `--help`; an option without one is among those that most runs need.
+AUDIO, EXISTING, FAILURES = "Audio and text", "Existing runs", "Failed rows"
+RESOURCES, SIZES, LOGGING = "Resources", "Sizes of parts and chunks", "Logging"
 
 
 def transcribe(
@@ -31,52 +35,99 @@ def transcribe(
             help="Audio files, directories, globs, .jsonl manifests, .tar shards, .parquet files; any fsspec URI.",
         ),
     ],
-    output: Annotated[str, typer.Option("--output", "-o", metavar="RUN", help="Directory or prefix of the run.")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="RUN", help="Directory or prefix to write the run to.")
+    ],
     model: Annotated[
-        str, typer.Option("--model", metavar="DIR", help="SEW-D checkpoint with a CTC head; or the bundled one.")
+        str,
+        typer.Option("--model", metavar="DIR", help="SEW-D checkpoint with a CTC head: directory, URI, or `bundled`."),
     ] = BUNDLED,
     classifier: Annotated[
         list[str] | None,
-        typer.Option("--classifier", metavar="[NAME=]DIR", help="Checkpoint with a classification head; repeat."),
+        typer.Option(
+            "--classifier", metavar="[NAME=]DIR", help="Checkpoint with a classification head. Can be repeated."
+        ),
     ] = None,
-    channels: Annotated[str, typer.Option(help="mix, split, or the number of one channel, from 0.")] = "mix",
-    max_segment: Annotated[float, typer.Option(metavar="SECONDS", help="Longer audio is cut, at its quietest.")] = 60.0,
-    normalizer: Annotated[str, typer.Option(help="Applied to both texts before errors are counted.")] = "basic",
-    limit: Annotated[int | None, typer.Option(help="Only the first N utterances.")] = None,
+    channels: Annotated[
+        str, typer.Option(help="mix, split, or the number of one channel, from 0.", rich_help_panel=AUDIO)
+    ] = "mix",
+    max_segment: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", help="Cut longer audio into segments, at quiet places.", rich_help_panel=AUDIO),
+    ] = 60.0,
+    normalizer: Annotated[
+        str, typer.Option(help="How both texts are normalised before errors are counted.", rich_help_panel=AUDIO)
+    ] = "basic",
+    limit: Annotated[int | None, typer.Option(help="Transcribe only the first N utterances.")] = None,
     actors: Annotated[
-        str | None, typer.Option(metavar="N or MIN:MAX", help="Recogniser actors; a range follows the work there is.")
+        str | None,
+        typer.Option(metavar="N or MIN:MAX", help="Number of recogniser actors; a range scales with the work."),
     ] = None,
-    gpus_per_actor: Annotated[float | None, typer.Option(help="GPUs an actor holds, also a fraction of one.")] = None,
-    cpus_per_actor: Annotated[float | None, typer.Option(help="Ray CPUs an actor holds.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads an actor computes with.")] = None,
+    gpus_per_actor: Annotated[
+        float | None, typer.Option(help="GPUs per actor; can be a fraction.", rich_help_panel=RESOURCES)
+    ] = None,
+    cpus_per_actor: Annotated[float | None, typer.Option(help="Ray CPUs per actor.", rich_help_panel=RESOURCES)] = None,
+    threads: Annotated[int | None, typer.Option(help="Compute threads per actor.", rich_help_panel=RESOURCES)] = None,
     dtype: Annotated[
-        str, typer.Option(help="In what the model computes: float32; int8 on CPUs; bfloat16, float16 on GPUs.")
+        str,
+        typer.Option(
+            help="Number format of the model: float32; int8 on CPUs; bfloat16 or float16 on GPUs.",
+            rich_help_panel=RESOURCES,
+        ),
     ] = "float32",
-    chunk_seconds: Annotated[float, typer.Option(help="Audio a chunk, the unit of commit.")] = 1200.0,
-    chunk_rows: Annotated[int, typer.Option(help="Rows a chunk, at most.")] = 2000,
-    part_mib: Annotated[float, typer.Option(help="Input a part, the unit of planning, in MiB.")] = 32.0,
+    chunk_seconds: Annotated[
+        float, typer.Option(help="Seconds of audio per chunk, the unit of commit.", rich_help_panel=SIZES)
+    ] = 1200.0,
+    chunk_rows: Annotated[int, typer.Option(help="Most rows per chunk.", rich_help_panel=SIZES)] = 2000,
+    part_mib: Annotated[
+        float, typer.Option(help="MiB of input per part, the unit of planning.", rich_help_panel=SIZES)
+    ] = 32.0,
     max_error_rate: Annotated[
-        float, typer.Option(help="Stop above this share of failed rows, from 1,000 rows on.")
+        float,
+        typer.Option(
+            help="Stop the run when more than this share of its rows failed, checked from 1,000 rows on.",
+            rich_help_panel=FAILURES,
+        ),
     ] = 0.05,
     deadline: Annotated[
-        float, typer.Option(metavar="SECONDS", help="What gives nothing for so long hangs: an error row.")
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="Kill a decoder or model process that makes no progress for this long; its file becomes an error row.",
+            rich_help_panel=FAILURES,
+        ),
     ] = 600.0,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that fails.")] = False,
-    errors_ok: Annotated[bool, typer.Option("--errors-ok", help="Exit with 0 also where rows failed.")] = False,
-    new_run: Annotated[bool, typer.Option("--new-run", help="Refuse to go on with a run that is there.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove a run that is there, and begin anew.")] = False,
-    address: Annotated[str, typer.Option(help="Ray to use: local, auto, or HOST:PORT.")] = "local",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop the run at the first failed row.", rich_help_panel=FAILURES)
+    ] = False,
+    errors_ok: Annotated[
+        bool, typer.Option("--errors-ok", help="Exit with code 0 even if rows failed.", rich_help_panel=FAILURES)
+    ] = False,
+    new_run: Annotated[
+        bool, typer.Option("--new-run", help="Fail if RUN already holds a run.", rich_help_panel=EXISTING)
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a run that RUN already holds.", rich_help_panel=EXISTING)
+    ] = False,
+    address: Annotated[str, typer.Option(help="Ray cluster: local (start one here), auto, or HOST:PORT.")] = "local",
     log: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Append a JSON object for each chunk and its first failed rows.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Append a JSON object for each chunk and its first failed rows to this file.",
+            rich_help_panel=LOGGING,
+        ),
     ] = None,
 ) -> int:
-    """Transcribe a corpus into a run, or go on with one that was interrupted.
+    """Transcribe a corpus into a run, or resume an interrupted run.
+
+    A run that exists at RUN is resumed. Most runs need INPUT, --output and --model.
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 done with failed rows, 130 stopped.
     """
     if new_run and overwrite:
-        raise UsageError("--new-run refuses a run that is there, and --overwrite removes it: choose one of them")
-    fewest, most = _range(actors)
+        raise UsageError("--new-run and --overwrite exclude each other: choose one")
+    min_actors, max_actors = _range(actors)
     config = make_config(
         inputs=tuple(inputs),
         output=output,
@@ -94,8 +145,8 @@ def transcribe(
         deadline_s=deadline,
         existing="refuse" if new_run else "overwrite" if overwrite else "resume",
         address=address,
-        actors=most,
-        min_actors=fewest,
+        actors=max_actors,
+        min_actors=min_actors,
         gpus_per_actor=gpus_per_actor,
         cpus_per_actor=cpus_per_actor,
         threads=threads,
@@ -104,49 +155,49 @@ def transcribe(
     log_to(log)
     stop = threading.Event()
     head = "" if address == "local" else f", or lost the head of the cluster at {address}"
-    go_on = how_to_go_on(config.existing)
-    killed = f"sewd: the driver was killed{head}. Nothing that is committed is lost: {go_on}"
+    resume_hint = how_to_resume(config.existing)
+    killed = f"sewd: the driver was killed{head}. No committed work is lost: {resume_hint}"
     worked = False
-    with last_words(killed), _progress() as show:
+    with kill_notice(killed), _ProgressDisplay() as show:
 
         def on_progress(progress: pipeline.Progress) -> None:
             nonlocal worked
             worked = worked or progress.elapsed_s > 0
-            _stop_on_signal(stop)  # again: Ray takes SIGTERM for itself when it starts, and ends the process
+            _stop_on_signal(stop)  # again: Ray installs a SIGTERM handler of its own when it starts
             show(progress)
 
         _stop_on_signal(stop)
         run = pipeline.transcribe(config, on_progress, stop)
-    if worked and (told := last_start(run)):
-        out.print(told, markup=False, soft_wrap=True)
-    return _report(run, errors_ok, go_on)
+    if worked and (summary := last_start(run)):
+        out.print(summary, markup=False, soft_wrap=True)
+    return _report(run, errors_ok, resume_hint)
 
 
 def _range(text: str | None) -> tuple[int | None, int | None]:
-    """`N` or `MIN:MAX`: fewest, None where there are always as many, and most."""
+    """(minimum, maximum) of `N` or `MIN:MAX`; the minimum of a single number is None."""
     if text is None:
         return None, None
     match = re.fullmatch(r"(?:([0-9]+):)?([0-9]+)", text)
     if match is None:
-        raise UsageError(f"actors: {text!r} is neither a number nor a range, as 2:8")
+        raise UsageError(f"actors: {text!r} is not a number or a range such as 2:8")
     return int(match[1]) if match[1] else None, int(match[2])
 
 
 def _stop_on_signal(stop: threading.Event) -> None:
-    """First Ctrl-C or SIGTERM: finish the chunk and stop. A second Ctrl-C ends the program; commits stay."""
+    """On the first Ctrl-C or SIGTERM, finish the current chunks and stop. A second Ctrl-C ends the process."""
 
     def handle(signum: int, _frame: FrameType | None) -> None:
         if stop.is_set() and signum == signal.SIGINT:
             raise KeyboardInterrupt
-        err.print("stopping: chunks that are under way are finished first (Ctrl-C again to end at once)")
+        err.print("stopping after the current chunks (press Ctrl-C again to stop at once)")
         stop.set()
 
     signal.signal(signal.SIGINT, handle)
     signal.signal(signal.SIGTERM, handle)
 
 
-class _progress:  # noqa: N801 - used as a function: a context that gives one
-    """Shows progress: a bar on a terminal, a line each 10 % elsewhere."""
+class _ProgressDisplay:
+    """Shows progress: a bar on a terminal, a line for each 10 % elsewhere."""
 
     def __init__(self) -> None:
         self._bar = Progress(
@@ -163,7 +214,7 @@ class _progress:  # noqa: N801 - used as a function: a context that gives one
         self._task = self._bar.add_task("starting Ray", total=1.0, done="")
         self._tenth = -1
 
-    def __enter__(self) -> _progress:
+    def __enter__(self) -> _ProgressDisplay:
         self._bar.start()
         return self
 
@@ -181,8 +232,8 @@ class _progress:  # noqa: N801 - used as a function: a context that gives one
             err.print(f"{progress.share:4.0%}  {hours}{speed}{errors}")
 
 
-def _report(run: pipeline.Run, errors_ok: bool, go_on: str) -> int:
-    totals = Totals(**run.record["totals"])
+def _report(run: pipeline.Run, errors_ok: bool, resume_hint: str) -> int:
+    totals = run.record.totals or run.totals()
     codes = ", ".join(f"{code} {count}" for code, count in totals.error_codes.items())
     failed = f", {totals.errors} failed ({codes})" if totals.errors else ""
     out.print(
@@ -190,8 +241,8 @@ def _report(run: pipeline.Run, errors_ok: bool, go_on: str) -> int:
     )
     warn(totals.warnings)
     out.print(f"run: {run.uri}", markup=False, soft_wrap=True)
-    if run.status == "stopped":
-        out.print(go_on)
+    if run.status == RunStatus.STOPPED:
+        out.print(resume_hint)
         return Exit.STOPPED
     if totals.errors and not errors_ok:
         return Exit.DONE_WITH_ERRORS

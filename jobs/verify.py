@@ -1,4 +1,4 @@
-"""`sewd verify`: is everything there that a run's commits promise, byte by byte; asks no Ray."""
+"""`sewd verify`: checks a run against its commits, byte by byte. Needs no Ray."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import typer
 from jobs.console import Exit, err, out, single
 from pipeline import Run
 from pipeline.runs import verify as check
+from pipeline.runs.status import RunStatus
 
 
 def verify(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or prefix of the run.")]) -> int:
     """Check every commit, file, checksum and count of a run, and how much of its plan is committed.
 
-    Exit codes: 0 sound as far as it goes, which the last line says; 1 not, and each problem is a line on stderr; one
-    more says of a done run how to have what it has lost.
+    Exit codes: 0 if what is committed is complete and unchanged (the last line reports how much that is); 1 if not.
+    Each problem is a line on stderr.
     """
     opened = Run.open(run)
     found = check.verify(opened)
@@ -29,8 +30,8 @@ def verify(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or 
         markup=False,
         soft_wrap=True,
     )
-    if found.problems and opened.status == "done":
-        err.print("what a done run has lost is not made again: to have it, transcribe the inputs into another --output")
+    if found.problems and opened.status == RunStatus.DONE:
+        err.print("a finished run is not repaired: to recover lost rows, transcribe the inputs to another --output")
     return Exit.FAILED if found.problems else Exit.DONE
 
 

@@ -21,13 +21,15 @@ settings.load_profile("sewd")
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
+WITH_RAY = {ROOT / "tests" / "e2e", ROOT / "tests" / "faults"}  # whole commands, each with a Ray of its own
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need Ray."""
+    """Mark the tests that need Ray, and keep them in one process: they share one Ray, and the processors."""
     for item in items:
-        if "local_ray" in getattr(item, "fixturenames", ()):
+        if "local_ray" in getattr(item, "fixturenames", ()) or WITH_RAY.intersection(item.path.parents):
             item.add_marker(pytest.mark.ray)
+            item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 def pytest_runtest_setup() -> None:

@@ -1,1 +1,11 @@
-"""From the bytes of one recording to segments at the model's sample rate."""
+"""From the bytes of one recording to segments at the model's sample rate.
+
+Contract: `decode.read_segments` yields segments of at least one sample, or raises `AudioError` where the bytes or the
+request are at fault; what reading the bytes raises passes through unchanged. Terms: a frame is one sample of every
+channel; rates are in Hz, lengths and positions in frames of the source or in seconds (`_s`), sizes in bytes. Arrays of
+audio are (frames, channels) in the decoders, and 1-D (samples,) behind them.
+
+The modules, from the ground up: `samples` (arrays), `source` (bytes), `mpeg` and `riff` (frames and chunks),
+`declared_ends` and `containers` (checks before decoding), `spans` (the requested part), `cutter` (cuts at pauses),
+`sndfile` and `ffmpeg` (the two decoders), `decoders` (which of them), `decode` (what callers use).
+"""

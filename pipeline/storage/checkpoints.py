@@ -1,4 +1,4 @@
-"""Checkpoints in storage: what they are, told by a digest, and a copy on every machine that computes with them."""
+"""Checkpoints in storage: the digest that identifies one, and a local copy on every machine that computes with it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.storage import objects
 from pipeline.storage.objects import Object
 from sewd_model.files import located
 
-# What of a checkpoint its results depend on; optimizer states and READMEs lie beside it.
+# The files that a checkpoint's results depend on; optimizer states and READMEs are stored beside them.
 _CHECKPOINT_FILE = re.compile(
     r"(config|vocab|(pre)?processor_config|tokenizer_config|special_tokens_map|added_tokens)\.json"
     r"|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
@@ -28,16 +28,17 @@ COPIES = Path(tempfile.gettempdir()) / f"sewd-checkpoints-{os.getuid()}"
 
 
 def checkpoint_digest(uri: str) -> str:
-    """SHA-256 over the files of a checkpoint that its results depend on, and their names.
+    """Return the SHA-256, in hex, of the names and contents of the files that a checkpoint's results depend on.
 
     Raises:
         UsageError: there is no checkpoint at `uri`.
+        StorageError: it could not be read.
     """
-    found = _files(uri)
-    if not any(posixpath.basename(o.uri) == "config.json" for o in found):
+    files = _checkpoint_files(uri)
+    if not any(posixpath.basename(file.uri) == "config.json" for file in files):
         raise UsageError(f"no model at {uri}: there is no config.json")
     digest = hashlib.sha256()
-    for item in found:
+    for item in files:
         digest.update(f"{posixpath.basename(item.uri)}\0{item.size}\0".encode())
         with objects.open_read(item.uri) as file:
             while block := file.read(HASH_BLOCK_BYTES):
@@ -45,37 +46,38 @@ def checkpoint_digest(uri: str) -> str:
     return digest.hexdigest()
 
 
-def _files(uri: str) -> list[Object]:
-    """What its digest is of. What lies deeper, such as a trainer's own checkpoints, is none of it."""
-    found = objects.list_directory(located(uri))
-    return [item for item in found if _CHECKPOINT_FILE.fullmatch(posixpath.basename(item.uri))]
+def _checkpoint_files(uri: str) -> list[Object]:
+    """Return the files that the digest covers. Subdirectories, such as a trainer's own checkpoints, are not part."""
+    files = objects.list_directory(located(uri))
+    return [file for file in files if _CHECKPOINT_FILE.fullmatch(posixpath.basename(file.uri))]
 
 
 def local_copy(uri: str, digest: str, copies: Path = COPIES) -> str:
-    """A checkpoint on this machine's disk: `uri` itself, or a copy that all processes of the machine share.
+    """Return a local directory that holds the checkpoint: `uri` itself, or a copy shared by the machine's processes.
 
     Args:
-        uri: directory or URI.
-        digest: that it has by `checkpoint_digest`; the copy lies under this name.
-        copies: where copies lie, for as long as the system keeps its temporary files.
+        uri: directory or URI of the checkpoint.
+        digest: its expected `checkpoint_digest`, which is also the name of the copy.
+        copies: directory of the copies. They stay until the system cleans up its temporary files.
 
     Raises:
-        InputChangedError: what lies at `uri` now has another digest.
-        StorageError: it could not be reached.
+        InputChangedError: the checkpoint at `uri` has another digest by now.
+        StorageError: it could not be read.
     """
     if "://" not in uri:
         return uri
     copies.mkdir(mode=0o700, parents=True, exist_ok=True)
     copy = copies / digest
     with FileLock(copies / f"{digest}.lock"):
-        if not copy.exists() or checkpoint_digest(str(copy)) != digest:  # cleaners of temporary files take single ones
+        # A cleaner of temporary files may have removed single files: existence of the directory proves nothing.
+        if not copy.exists() or checkpoint_digest(str(copy)) != digest:
             partial = copies / f"{digest}.partial"
-            for old in (copy, partial):
-                shutil.rmtree(old, ignore_errors=True)
+            for stale in (copy, partial):
+                shutil.rmtree(stale, ignore_errors=True)
             partial.mkdir()
             try:
-                for item in _files(uri):
-                    (partial / posixpath.basename(item.uri)).write_bytes(objects.fetch(item.uri))
+                for file in _checkpoint_files(uri):
+                    (partial / posixpath.basename(file.uri)).write_bytes(objects.fetch(file.uri))
                 if checkpoint_digest(str(partial)) != digest:
                     raise InputChangedError(f"{uri} is not the checkpoint that the run was started with")
                 partial.rename(copy)

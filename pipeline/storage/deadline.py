@@ -1,11 +1,11 @@
-"""A process that hangs ends itself: what takes longer than a limit to come is not waited for.
+"""A deadline for each step of a decoder or a model: a process that hangs past it is ended by a signal.
 
-The alarm is the system's: a timer whose signal needs neither the interpreter's lock, which a decoder that hangs may
-hold, nor its help. faulthandler writes where the process hung to standard error, and the signal ends it; whoever
-started it finds out. To set a timer is one call of the system: faulthandler's own alarm starts and ends a thread each
-time, 0.4 ms for every utterance.
+The timer is the operating system's. Its signal needs neither the interpreter's lock, which a hanging decoder may hold,
+nor any Python code to run. `faulthandler` writes the stack of the hang to standard error, and the signal ends the
+process; the parent process sees it in the exit status. Setting a timer is one system call. faulthandler's own timer
+starts and ends a thread each time, which costs 0.4 ms for every utterance.
 
-Time in storage does not count: retries and time-outs have their own measure there, and bad weather is no hang.
+Time spent in storage does not count: retries and time-outs bound it there, and a transient storage error is not a hang.
 """
 
 from __future__ import annotations
@@ -20,71 +20,79 @@ from typing import Final, TypeVar
 
 T = TypeVar("T")
 
-HUNG: Final = signal.SIGALRM  # what ends a process that hangs
+DEADLINE_SIGNAL: Final = signal.SIGALRM  # ends a process that exceeds its deadline
 
 
-def within(seconds: float, items: Iterator[T]) -> Iterator[T]:
-    """Give `items`; the process ends where one takes more than `seconds` to come.
+def with_deadline(seconds: float, items: Iterator[T]) -> Iterator[T]:
+    """Iterate over `items`, and end the process if one item takes longer than `seconds` to arrive.
 
-    What the caller does between two of them, or waits for, is not measured. One at a time in a process.
+    The time that the caller spends between two items is not measured. A process runs one such iteration at a time.
+
+    Args:
+        seconds: the deadline for each item.
+        items: what to iterate over.
+
+    Yields:
+        The items, unchanged and in order. Exceptions pass through.
     """
     while True:
-        _alarm.limit(seconds)
+        _timer.set_limit(seconds)
         try:
             item = next(items)
         except StopIteration:
             return
         finally:
-            _alarm.limit(None)
+            _timer.set_limit(None)
         yield item
 
 
 @contextlib.contextmanager
-def waiting() -> Iterator[None]:
-    """Time in here does not count, in whichever thread it is spent; afterwards the limit begins anew."""
-    _alarm.wait(1)
+def deadline_paused() -> Iterator[None]:
+    """Stop the clock inside this context, whichever thread enters it; afterwards the full limit starts again."""
+    _timer.change_pauses(1)
     try:
         yield
     finally:
-        _alarm.wait(-1)
+        _timer.change_pauses(-1)
 
 
-def tell_of_waits(tell: Callable[[bool], None]) -> None:
-    """Have `tell` called with True when somebody begins to wait, and with False when nobody does any more."""
-    _alarm.tell = tell
+def on_pause_change(callback: Callable[[bool], None]) -> None:
+    """Call `callback` with True when the first thread pauses the deadline, with False when the last one resumes."""
+    _timer.on_pause_change = callback
 
 
-class _Alarm:
-    """The real-time timer, of which a process has one: on while there is a limit and nobody waits."""
+class _ProcessTimer:
+    """The process's one real-time timer. It runs while there is a limit and no thread has paused it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._seconds: float | None = None
-        self._waits = 0
+        self._limit_s: float | None = None
+        self._pauses = 0
         self._registered = False
-        self.tell: Callable[[bool], None] = lambda _: None
+        self.on_pause_change: Callable[[bool], None] = lambda _: None
 
-    def limit(self, seconds: float | None) -> None:
+    def set_limit(self, seconds: float | None) -> None:
         with self._lock:
             if not self._registered:
-                # Else a process would go on whose starter ignores the signal. Python sets it in a main thread only.
-                ctypes.CDLL(None).signal(HUNG, 0)
-                faulthandler.register(HUNG, chain=True)  # then what the signal does: end the process
+                # A process inherits an ignored signal from its parent. Python's own signal.signal works in the main
+                # thread only, hence the C function; 0 is SIG_DFL.
+                ctypes.CDLL(None).signal(DEADLINE_SIGNAL, 0)
+                faulthandler.register(DEADLINE_SIGNAL, chain=True)  # chain: then the default action ends the process
                 self._registered = True
-            self._set(seconds, self._waits)
+            self._update(seconds, self._pauses)
 
-    def wait(self, change: int) -> None:
+    def change_pauses(self, change: int) -> None:
         with self._lock:
-            before = self._waits
-            self._set(self._seconds, before + change)
-            if bool(before) != bool(self._waits):
-                self.tell(bool(self._waits))
+            before = self._pauses
+            self._update(self._limit_s, before + change)
+            if bool(before) != bool(self._pauses):
+                self.on_pause_change(bool(self._pauses))
 
-    def _set(self, seconds: float | None, waits: int) -> None:
-        was, self._seconds, self._waits = self._seconds, seconds, waits
-        if was is None and seconds is None:
-            return  # the timer is not ours
-        signal.setitimer(signal.ITIMER_REAL, seconds if seconds is not None and not waits else 0)
+    def _update(self, limit_s: float | None, pauses: int) -> None:
+        previous_limit_s, self._limit_s, self._pauses = self._limit_s, limit_s, pauses
+        if previous_limit_s is None and limit_s is None:
+            return  # a timer that may be running belongs to other code
+        signal.setitimer(signal.ITIMER_REAL, limit_s if limit_s is not None and not pauses else 0)
 
 
-_alarm = _Alarm()
+_timer = _ProcessTimer()

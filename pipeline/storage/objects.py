@@ -1,8 +1,8 @@
-"""Objects by URI: list, fetch, put; and the line between an absent object and storage that cannot be reached.
+"""Objects by URI: look up, list, read, write and delete.
 
-Every URI that fsspec knows works; a path without a scheme is a local file. An object's absence is the data's business
-(`FileNotFoundError` passes through, and becomes a row); all else that storage raises is weather: tried again with
-back-off, then `StorageError`, which fails the run. An expired key must never write a million error rows.
+Every URI that fsspec can open works; a path without a scheme is a local file. Sizes and offsets are in bytes. All
+functions that take a URI retry transient errors (`pipeline.storage.retry`), and raise FileNotFoundError for a missing
+object and StorageError for everything else.
 """
 
 from __future__ import annotations
@@ -21,20 +21,26 @@ from typing import Any, BinaryIO, cast
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import StorageError
-from pipeline.storage.deadline import waiting
+from pipeline.storage.deadline import deadline_paused
 from pipeline.storage.retry import is_missing, is_transient, retried, transient_types, with_retries
-from pipeline.storage.uris import CONNECTIONS, S3_SCHEMES, filesystem, uri_of
+from pipeline.storage.uris import MAX_CONNECTIONS, S3_SCHEMES, filesystem, uri_of
 
 LINES_BLOCK_BYTES = 8 * 2**20
 
-_DELETED_AT_ONCE = 1000  # what S3 takes in one request
+_DELETE_BATCH = 1000  # the most keys that S3 takes in one request
 # Stores that list everything below a prefix in one sweep; elsewhere directories are walked.
-_FLAT = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az"})
+_FLAT_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az"})
 
 
 @dataclass(frozen=True)
 class Object:
-    """One object as a listing shows it: where, its size in bytes, and its version (size with ETag, else with mtime)."""
+    """One object as a listing shows it.
+
+    Attributes:
+        uri: where it is.
+        size: in bytes.
+        version: changes with the content: the size with the ETag, or with the modification time where there is none.
+    """
 
     uri: str
     size: int
@@ -50,13 +56,13 @@ def _object(fs: Any, info: dict[str, Any]) -> Object:
 
 
 def _local_object(path: str) -> Object | None:
-    """The file at `path`, links followed; None where it is a directory."""
-    status = os.stat(path)  # noqa: PTH116 - a listing of 100,000 files feels a Path each
+    """Return the file at `path`, links followed; None where it is a directory."""
+    status = os.stat(path)  # noqa: PTH116 - a Path for each file would slow down a listing of 100,000 files
     if file_modes.S_ISDIR(status.st_mode):
         return None
     if not file_modes.S_ISREG(status.st_mode):
-        raise FileNotFoundError(f"{path} is no regular file")  # to open a pipe would wait for ever
-    # Arrow holds no name that is not UTF-8. One that is not is written so that it can be read, and is not found then.
+        raise FileNotFoundError(f"{path} is not a regular file")  # opening a pipe would block forever
+    # Arrow strings are UTF-8. A name that is not is escaped: it can be shown, but the file is not found under it.
     return Object(_utf8(path), status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
 
 
@@ -66,10 +72,11 @@ def _utf8(path: str) -> str:
 
 @retried
 def stat(uri: str) -> Object | None:
-    """The object at `uri`, or None where it names a directory or prefix.
+    """Return the object at `uri`, or None where `uri` names a directory or prefix.
 
     Raises:
         FileNotFoundError: there is nothing at `uri`.
+        StorageError: storage could not be reached.
     """
     fs, path = filesystem(uri)
     if isinstance(fs, LocalFileSystem):
@@ -79,28 +86,32 @@ def stat(uri: str) -> Object | None:
 
 
 def list_children(fs: Any, path: str) -> tuple[list[str], list[Object]]:
-    """Paths of the directories right below `path`, and the objects beside them."""
+    """List one directory of an fsspec file system.
+
+    Not retried, unlike the functions that take a URI.
+
+    Returns:
+        The paths of the directories directly below `path`, and the objects directly below it, in no order.
+    """
     directories: list[str] = []
     objects: list[Object] = []
     if isinstance(fs, LocalFileSystem):
-        for name in os.listdir(path):  # noqa: PTH208 - as above
+        for name in os.listdir(path):  # noqa: PTH208 - as in _local_object
             child = posixpath.join(path, name)
             try:
-                found = _local_object(child)
+                item = _local_object(child)
             except OSError as error:
                 if not is_missing(error):
                     raise
-                found = Object(
-                    _utf8(child), 0, "absent"
-                )  # a link to nothing is listed: reading it will say so in a row
-            if found is None:
+                item = Object(_utf8(child), 0, "absent")  # a dangling link is listed; reading it becomes an error row
+            if item is None:
                 directories.append(child)
             else:
-                objects.append(found)
+                objects.append(item)
         return directories, objects
     for info in fs.ls(path, detail=True):
         if info["name"].strip("/") == path.strip("/"):
-            continue  # a console's empty marker object `directory/`
+            continue  # the empty object `directory/` with which web consoles mark a directory
         if info["type"] == "directory":
             directories.append(info["name"])
         else:
@@ -108,30 +119,38 @@ def list_children(fs: Any, path: str) -> tuple[list[str], list[Object]]:
     return directories, objects
 
 
-def walk(fs: Any, path: str, inside: frozenset[str] = frozenset()) -> Iterator[Object]:
-    """Every object below `path`, in no order. (fsspec's walk leaves out, in silence, what it may not list.)"""
-    if not _FLAT.isdisjoint([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol):
-        found = fs.find(path, detail=True).values()
-        yield from (_object(fs, info) for info in found if info["type"] == "file" and not info["name"].endswith("/"))
+def walk(fs: Any, path: str, ancestors: frozenset[str] = frozenset()) -> Iterator[Object]:
+    """Yield every object below `path`, in no order. (fsspec's own walk silently skips what it may not list.)
+
+    Not retried, unlike the functions that take a URI. `ancestors` are the real paths of the local directories above.
+    """
+    if not _FLAT_PROTOCOLS.isdisjoint([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol):
+        infos = fs.find(path, detail=True).values()
+        yield from (_object(fs, info) for info in infos if info["type"] == "file" and not info["name"].endswith("/"))
         return
     if isinstance(fs, LocalFileSystem):
         real = os.path.realpath(path)
-        if real in inside:
-            return  # a link to a directory around it
-        inside |= {real}
+        if real in ancestors:
+            return  # a link to a directory above it
+        ancestors |= {real}
     directories, objects = list_children(fs, path)
     yield from objects
     for directory in directories:
-        yield from walk(fs, directory, inside)
+        yield from walk(fs, directory, ancestors)
 
 
 def in_path_order(objects: Iterable[Object]) -> list[Object]:
-    return sorted(objects, key=lambda found: found.uri)
+    """Return `objects` sorted by URI."""
+    return sorted(objects, key=lambda item: item.uri)
 
 
 @retried
 def list_objects(uri: str) -> list[Object]:
-    """Every object below the directory or prefix `uri`, in the order of its path. Nothing there: an empty list."""
+    """Return every object below the directory or prefix `uri`, in path order; an empty list if there is none.
+
+    Raises:
+        StorageError: storage could not be reached, or a directory could not be listed.
+    """
     fs, path = filesystem(uri)
     try:
         return in_path_order(walk(fs, path))
@@ -143,7 +162,11 @@ def list_objects(uri: str) -> list[Object]:
 
 @retried
 def list_directory(uri: str) -> list[Object]:
-    """The objects right in the directory or prefix `uri`, in the order of their names. Nothing there: an empty list."""
+    """Return the objects directly in the directory or prefix `uri`, in path order; an empty list if there is none.
+
+    Raises:
+        StorageError: storage could not be reached, or the directory could not be listed.
+    """
     fs, path = filesystem(uri)
     try:
         return in_path_order(list_children(fs, path)[1])
@@ -155,37 +178,49 @@ def list_directory(uri: str) -> list[Object]:
 
 @retried
 def fetch(uri: str, start: int | None = None, end: int | None = None) -> bytes:
-    """The bytes of an object, or its half-open range `start`..`end`.
+    """Return the bytes of an object, or of its half-open range `start`..`end`.
 
     Raises:
         FileNotFoundError: there is no such object.
-        StorageError: it could not be reached.
+        StorageError: storage could not be reached.
     """
     fs, path = filesystem(uri)
     data: bytes = fs.cat_file(path, start=start, end=end)
     return data
 
 
-class _GuardedFile(io.RawIOBase):
-    """A file whose weather is StorageError: tarfile, Arrow and libsndfile take an OSError for broken data."""
+class RetryingFile(io.RawIOBase):
+    """A binary file whose reads are retried and then raise StorageError.
+
+    A plain OSError would not do: tarfile, Arrow and libsndfile take it for broken data.
+    """
 
     def __init__(self, file: BinaryIO, uri: str) -> None:
         self._file = file
         self._uri = uri
 
     def readable(self) -> bool:
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
+        """Return True."""
         return True
 
     def tell(self) -> int:
+        """Return the position, in bytes."""
         return self._file.tell()
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a position, and return it, in bytes from the start."""
         return self._file.seek(offset, whence)
 
     def read(self, size: int = -1) -> bytes:
+        """Read up to `size` bytes; all that remain where it is negative.
+
+        Raises:
+            StorageError: the bytes could not be read. Also where the object was deleted in the meantime.
+        """
         position = self._file.tell()
 
         def attempt() -> bytes:
@@ -193,7 +228,7 @@ class _GuardedFile(io.RawIOBase):
             return self._file.read(size)
 
         try:
-            with waiting():
+            with deadline_paused():
                 return self._file.read(size)
         except transient_types() as error:
             if not is_transient(error):
@@ -201,37 +236,45 @@ class _GuardedFile(io.RawIOBase):
         try:
             return with_retries(self._uri, attempt)
         except FileNotFoundError as error:
-            raise StorageError(f"{self._uri} went away while it was read") from error
+            raise StorageError(f"{self._uri} was deleted while it was being read") from error
 
     def readinto(self, buffer: Any) -> int:
+        """Read into `buffer` as `read` does, and return the number of bytes."""
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
     def close(self) -> None:
+        """Close the underlying file."""
         self._file.close()
         super().close()
 
 
 @retried
 def open_read(uri: str) -> BinaryIO:
-    """A seekable binary file over the object, read by ranges; its `read` raises StorageError, as `fetch` does."""
+    """Open an object as a seekable binary file that is read by ranges; its `read` raises StorageError.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+        StorageError: storage could not be reached.
+    """
     fs, path = filesystem(uri)
-    return cast(BinaryIO, _GuardedFile(fs.open(path, "rb"), uri))
+    return cast(BinaryIO, RetryingFile(fs.open(path, "rb"), uri))
 
 
 def lines(uri: str) -> Iterator[tuple[int, bytes]]:
-    """Each line of a text object with its byte offset, line ending kept.
+    """Yield each line of a text object, line ending included, with its byte offset.
 
     Raises:
-        StorageError: reading broke off. (A listing that ends early would be a corpus that is silently smaller.)
+        FileNotFoundError: there is no such object.
+        StorageError: reading failed. (A manifest that silently ended early would be a smaller corpus.)
     """
     offset = 0
     rest = b""
     with open_read(uri) as file:
         while block := file.read(LINES_BLOCK_BYTES):
-            *whole, rest = (rest + block).split(b"\n")
-            for line in whole:
+            *complete, rest = (rest + block).split(b"\n")
+            for line in complete:
                 yield offset, line + b"\n"
                 offset += len(line) + 1
     if rest:
@@ -240,9 +283,13 @@ def lines(uri: str) -> Iterator[tuple[int, bytes]]:
 
 @retried
 def exists(uri: str) -> bool:
-    """Is there an object, directory or prefix at `uri`, asked afresh."""
+    """Return whether there is an object, directory or prefix at `uri` now; nothing is cached.
+
+    Raises:
+        StorageError: storage could not be reached.
+    """
     fs, path = filesystem(uri)
-    # Not fsspec's `exists`: in most of its file systems that takes a refusal for absence.
+    # Not fsspec's `exists`: most of its file systems report refused access as a missing object.
     try:
         fs.info(path)
     except transient_types() as error:
@@ -253,14 +300,14 @@ def exists(uri: str) -> bool:
 
 
 def put(uri: str, data: bytes) -> None:
-    """Write an object whole or not at all: under a temporary name, synced and renamed; or by one upload.
+    """Write an object atomically: locally under a temporary name, synced and renamed; elsewhere by one upload.
 
     A reader sees the old object or the new one, never a part: POSIX rename is atomic, and so is the end of an upload on
-    every object store. The directory, and those that had to be made for it, are synced too, so that a commit which is
-    written after this returns cannot outlive, in a power cut, the data that it names.
+    every object store. The directory, and those that had to be created for it, are synced too. So a commit that is
+    written after this function returns cannot outlive, in a power cut, the data that it names.
 
     Raises:
-        StorageError: it could not be written; also where there is no such bucket.
+        StorageError: the object could not be written; also where there is no such bucket.
     """
     try:
         _put(uri, data)
@@ -287,12 +334,12 @@ def _put_local(target: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(target)
     finally:
-        temporary.unlink(missing_ok=True)  # a full disk is not made fuller by each attempt
+        temporary.unlink(missing_ok=True)  # attempts must not fill a full disk further
     _sync_directory(target.parent)
 
 
 def is_temporary(uri: str) -> bool:
-    """Is it the temporary name of a writer, left where that was killed."""
+    """Return whether `uri` is a temporary name of `put`, left behind where a writer was killed."""
     name = posixpath.basename(uri)
     return name.startswith(".") and name.endswith(".tmp")
 
@@ -314,48 +361,50 @@ def _sync_directory(directory: Path) -> None:
 
 
 def delete(uris: Sequence[str]) -> None:
-    """Remove objects; one that is gone already is no error.
+    """Delete objects; objects that do not exist are ignored.
 
-    S3 is asked for a thousand in one request, other stores for many at a time: a run of a million chunks has millions.
+    S3 takes a thousand in one request, other stores get many requests in parallel: a run of a million chunks has
+    millions of objects.
 
     Raises:
-        StorageError: one could not be removed.
+        StorageError: an object could not be deleted.
     """
     for uri in uris:
         if "://" not in uri:
-            _remove_one(uri)
+            _delete_one(uri)
     remote = [uri for uri in uris if "://" in uri]
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
+    with ThreadPoolExecutor(MAX_CONNECTIONS) as pool:
         if remote and remote[0].partition("://")[0] in S3_SCHEMES:
-            groups = [remote[start : start + _DELETED_AT_ONCE] for start in range(0, len(remote), _DELETED_AT_ONCE)]
-            remote = [uri for refused in pool.map(_refused_of, groups) for uri in refused]
-        list(pool.map(_remove_one, remote))
+            batches = [remote[start : start + _DELETE_BATCH] for start in range(0, len(remote), _DELETE_BATCH)]
+            remote = [uri for undeleted in pool.map(_delete_batch, batches) for uri in undeleted]
+        list(pool.map(_delete_one, remote))
 
 
-def _refused_of(uris: Sequence[str]) -> Sequence[str]:
-    """Those of a thousand objects that S3 did not remove when it was asked for all of them at once."""
+def _delete_batch(uris: Sequence[str]) -> Sequence[str]:
+    """Delete up to a thousand S3 objects in one request, and return the URIs that were not deleted."""
     try:
-        refused = _remove_many(uris[0], uris)
-    except StorageError:  # of those that speak S3, not all know the request
+        failed_keys = _request_batch_deletion(uris[0], uris)
+    except StorageError:  # not every server of the S3 protocol implements this request
         return uris
-    return [uri for uri in uris if filesystem(uri)[0].split_path(uri)[1] in refused]
+    return [uri for uri in uris if filesystem(uri)[0].split_path(uri)[1] in failed_keys]
 
 
-def _remove_one(uri: str) -> None:
+def _delete_one(uri: str) -> None:
     with contextlib.suppress(FileNotFoundError):
-        _remove(uri)
+        _delete(uri)
 
 
 @retried
-def _remove(uri: str) -> None:
+def _delete(uri: str) -> None:
     fs, path = filesystem(uri)
     fs.rm_file(path)
 
 
 @retried
-def _remove_many(first: str, uris: Sequence[str]) -> set[str]:
-    # s3fs's own `rm` drops the answer's list of errors, with which S3 says 200 all the same.
+def _request_batch_deletion(first: str, uris: Sequence[str]) -> set[str]:
+    """Return the keys that S3 did not delete. (`first` is the URI that error messages name.)"""
+    # Not s3fs's `rm`: it drops the list of errors, which S3 returns with status 200.
     fs, path = filesystem(first)
     keys = [{"Key": fs.split_path(filesystem(uri)[1])[1]} for uri in uris]
-    answer = fs.call_s3("delete_objects", Bucket=fs.split_path(path)[0], Delete={"Objects": keys, "Quiet": True})
-    return {error["Key"] for error in answer.get("Errors", [])}
+    response = fs.call_s3("delete_objects", Bucket=fs.split_path(path)[0], Delete={"Objects": keys, "Quiet": True})
+    return {error["Key"] for error in response.get("Errors", [])}

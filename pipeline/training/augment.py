@@ -1,8 +1,7 @@
-"""Augmentations of waveforms for training: what other voices, rooms, microphones and channels do to speech.
+"""Augmentations of waveforms: what other voices, rooms, microphones and channels do to speech.
 
-Each is a plain function `(rng, waveform) -> waveform`: float32 `(N,)` at 16 kHz with full scale at 1 in and out, the
-input left as it is. They draw from `rng` alone, so that a draw is repeated by repeating the generator. `speed` and
-`trim` alone change the length.
+Each is a function `(rng, waveform) -> waveform`: float32 (num_samples,) at 16 kHz, full scale 1. The input is not
+changed. All draws come from `rng`, so the same generator repeats them. Only `speed` and `trim` change the length.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ Waveform = NDArray[np.float32]
 Augmentation = Callable[[np.random.Generator, Waveform], Waveform]
 
 SAMPLE_RATE: Final = 16_000
-_MU: Final = 255  # of G.711
+_MU: Final = 255  # of G.711 mu-law
 _LOUDEST: Final = 0.99
 _FRAME: Final = SAMPLE_RATE // 100
 _BUMPS: Final = (-3.0, -2.0, -1.0, 0.0, 0.6, 1.2, 1.8, 2.4, 3.0)  # octaves from 1 kHz
 
 
 def speed(rng: np.random.Generator, waveform: Waveform) -> Waveform:
-    """Played 0.85 to 1.18 times as fast, pitch and formants along: other sizes of speaker as well as other tempos.
+    """Play 0.85 to 1.18 times as fast, with pitch and formants: other speaker sizes and other tempos.
 
     Source: speed perturbation, Ko et al. 2015, "Audio augmentation for speech recognition", with a wider range.
     """
@@ -39,10 +38,10 @@ def speed(rng: np.random.Generator, waveform: Waveform) -> Waveform:
 
 
 def trim(rng: np.random.Generator, waveform: Waveform) -> Waveform:
-    """Cut at either end up to the first 10 ms that come within 3 to 35 dB of the loudest, but no more than a third.
+    """Cut each end up to the first 10 ms within 3 to 35 dB of the loudest, but at most a third.
 
-    Recorders and corpora that cut speech by its loudness lose the quiet sounds at its ends: "five" becomes "ive". For
-    single words: of a sentence it takes the first ones, up to the loudest.
+    Recorders that cut speech by its loudness lose the quiet sounds at its ends: "five" becomes "ive". Only for single
+    words: it would remove the first words of a sentence.
     """
     frames = waveform[: len(waveform) // _FRAME * _FRAME].reshape(-1, _FRAME)
     if len(frames) < 3:
@@ -56,14 +55,14 @@ def trim(rng: np.random.Generator, waveform: Waveform) -> Waveform:
 
 
 def gain(rng: np.random.Generator, waveform: Waveform) -> Waveform:
-    """Made 20 dB quieter to 6 dB louder, clipped at full scale as a microphone too near would be."""
+    """Change the level by -20 to 6 dB, and clip at full scale, as a microphone that is too near does."""
     factor = np.float32(10 ** (rng.uniform(-20, 6) / 20))
     louder: Waveform = np.clip(waveform * factor, -1, 1)
     return louder
 
 
 def noise(rng: np.random.Generator, waveform: Waveform) -> Waveform:
-    """With noise at 5 to 30 dB below the speech: its spectrum falls as 1/f^a, a from 0 (white) to 2 (a rumble)."""
+    """Add noise 5 to 30 dB below the speech; its power spectrum falls as 1/f^a, a from 0 (white) to 2 (rumble)."""
     size = _fast_size(len(waveform))
     spectrum = np.fft.rfft(rng.standard_normal(size))
     frequency = np.maximum(np.fft.rfftfreq(size, 1 / SAMPLE_RATE), 20.0)
@@ -72,14 +71,14 @@ def noise(rng: np.random.Generator, waveform: Waveform) -> Waveform:
 
 
 def band(rng: np.random.Generator, waveform: Waveform) -> Waveform:
-    """Band-limited: down to a rate of 7 to 14 kHz and back, half the time the telephone's 8 kHz."""
+    """Limit the band: resample to 7 to 14 kHz and back, half of the time to the 8 kHz of telephones."""
     rate = 8000.0 if rng.random() < 0.5 else float(rng.uniform(7000, 14_000))
     narrow = _resample(waveform, SAMPLE_RATE, rate)
     return _fit(_resample(narrow, rate, SAMPLE_RATE), len(waveform))
 
 
 def tilt(rng: np.random.Generator, waveform: Waveform) -> Waveform:
-    """Through a microphone of another colour: up to 7 dB an octave lost or won above 1 kHz, and bumps of some 4 dB."""
+    """Another microphone: a slope of -7 to 4 dB per octave above 1 kHz, and bumps of about 4 dB."""
     size = _fast_size(len(waveform))
     octaves = np.log2(np.maximum(np.fft.rfftfreq(size, 1 / SAMPLE_RATE), 80.0) / 1000)
     slopes = np.where(octaves < 0, rng.uniform(-3, 6) * octaves, rng.uniform(-7, 4) * octaves)
@@ -89,7 +88,7 @@ def tilt(rng: np.random.Generator, waveform: Waveform) -> Waveform:
 
 
 def codec(rng: np.random.Generator, waveform: Waveform) -> Waveform:
-    """Through a lossy codec and back: mu-law of 8 bits at 8 kHz, MP3 or Ogg Vorbis."""
+    """Encode and decode with a lossy codec: 8-bit mu-law at 8 kHz, MP3 or Ogg Vorbis."""
     choice = rng.integers(3)
     if choice == 0:
         narrow = _resample(waveform, SAMPLE_RATE, 8000)
@@ -97,7 +96,7 @@ def codec(rng: np.random.Generator, waveform: Waveform) -> Waveform:
         expanded = np.sign(narrow) * np.expm1(magnitude * np.log1p(_MU)) / _MU
         return _fit(_resample(expanded.astype(np.float32), 8000, SAMPLE_RATE), len(waveform))
     container, coding = (("MP3", "MPEG_LAYER_III"), ("OGG", "VORBIS"))[choice - 1]
-    level = float(rng.uniform(0.5, 1.0))  # libsndfile's scale: 1 is the lowest bit rate
+    level = float(rng.uniform(0.5, 1.0))  # in libsndfile 1 is the lowest bit rate
     file = io.BytesIO()
     with soundfile.SoundFile(
         file, "w", samplerate=SAMPLE_RATE, channels=1, format=container, subtype=coding, compression_level=level
@@ -109,7 +108,7 @@ def codec(rng: np.random.Generator, waveform: Waveform) -> Waveform:
 
 
 def reverb(rng: np.random.Generator, waveform: Waveform) -> Waveform:
-    """In a room: convolved with exponentially decaying noise, RT60 0.1 to 0.6 s, the direct sound on top."""
+    """Add a room: convolve with exponentially decaying noise, RT60 0.1 to 0.6 s, plus the direct sound."""
     rt60 = rng.uniform(0.1, 0.6)
     length = int(rt60 * SAMPLE_RATE)
     decay = 10 ** (-3 * np.arange(length) / length)  # 60 dB down at the end
@@ -122,7 +121,7 @@ def reverb(rng: np.random.Generator, waveform: Waveform) -> Waveform:
 
 
 AUGMENTATIONS: Final[Mapping[str, Augmentation]] = MappingProxyType(
-    # The order is that of the way from the mouth to the file, but for what cuts clips before they are joined.
+    # In the order from the mouth to the file, except for `trim`, which cuts clips before they are joined.
     {
         "trim": trim,
         "speed": speed,
@@ -137,10 +136,10 @@ AUGMENTATIONS: Final[Mapping[str, Augmentation]] = MappingProxyType(
 
 
 def parse_augmentations(text: str) -> dict[str, float]:
-    """Read `speed=0.5,noise=0.3`: the probability of each; `none` or nothing is no augmentation.
+    """Parse `speed=0.5,noise=0.3`, the probability of each; `none` and an empty text are no augmentation.
 
     Raises:
-        UsageError: no such augmentation, or no probability.
+        UsageError: there is no such augmentation, or the value is not a probability.
     """
     chances: dict[str, float] = {}
     for item in filter(None, (part.strip() for part in text.split(","))):
@@ -148,7 +147,7 @@ def parse_augmentations(text: str) -> dict[str, float]:
         if item == "none":
             continue
         if name not in AUGMENTATIONS:
-            raise UsageError(f"augment: there is no {name!r}: choose of {', '.join(AUGMENTATIONS)}")
+            raise UsageError(f"augment: there is no {name!r}: choose from {', '.join(AUGMENTATIONS)}")
         try:
             chance = float(value)
         except ValueError:
@@ -160,7 +159,7 @@ def parse_augmentations(text: str) -> dict[str, float]:
 
 
 def augment(rng: np.random.Generator, waveform: Waveform, chances: Mapping[str, float]) -> Waveform:
-    """Apply each augmentation with its chance, in the order of `AUGMENTATIONS`."""
+    """Apply each augmentation with its probability, in the order of `AUGMENTATIONS`."""
     for name, function in AUGMENTATIONS.items():
         if name in chances and rng.random() < chances[name]:
             waveform = function(rng, waveform)
@@ -173,14 +172,14 @@ def _resample(waveform: Waveform, old: float, new: float) -> Waveform:
 
 
 def _fit(waveform: NDArray[Any], length: int) -> Waveform:
-    """Cut, or padded with zeros, to `length` samples: codecs and resamplers round."""
+    """Cut or zero-pad to `length` samples: codecs and resamplers round lengths."""
     fitted = np.zeros(length, np.float32)
     fitted[: len(waveform)] = waveform[:length]
     return fitted
 
 
 def _fast_size(length: int) -> int:
-    """The next m * 2^k with m of at most 32: the FFT of a length with large prime factors takes many times as long."""
+    """The next m * 2^k with m up to 32: the FFT of a length with large prime factors is many times slower."""
     step = 1 << max(0, length.bit_length() - 5)
     return -(-length // step) * step
 
@@ -194,7 +193,7 @@ def _mix(waveform: Waveform, other: NDArray[np.float64], snr_db: float) -> Wavef
 
 
 def _same_power(changed: NDArray[np.float64], original: Waveform) -> Waveform:
-    """`changed` with the mean power of `original`, less where its peaks would clip."""
+    """`changed` scaled to the mean power of `original`, or less if its peaks would clip."""
     ratio = np.sqrt(np.mean(np.square(original, dtype=np.float64)) / max(float(np.mean(np.square(changed))), 1e-20))
     peak = float(np.max(np.abs(changed), initial=0.0)) * ratio
     scaled: Waveform = (changed * (ratio * min(1.0, _LOUDEST / max(peak, 1e-20)))).astype(np.float32)

@@ -1,33 +1,36 @@
-"""Clips for training: from manifests to batches that depend on (seed, epoch, place) alone.
+"""Training data: from manifests to batches that depend on seed, epoch and position alone.
 
-Nothing here remembers what it gave before. The batches of an epoch are a function of the clips, the settings, the
-seed and the epoch's number, and the augmentation of an utterance of the seed, the epoch and the utterance; so a
-resumed training sees exactly what an undisturbed one would have seen.
+Nothing here keeps state. The batches of an epoch are a function of the clips, the settings, the seed and the number of
+the epoch; the augmentation of an utterance is a function of seed, epoch and utterance. So a resumed training
+sees exactly what an undisturbed one sees.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.audio.decode import AudioSettings, read_segments, to_float32
-from pipeline.corpus.manifest import ManifestRow, parse_meta, resolve
+from pipeline.audio.decode import AudioSettings, read_segments
+from pipeline.audio.samples import to_float32
+from pipeline.corpus.metadata import ManifestRow, parse_meta
+from pipeline.corpus.naming import resolve
 from pipeline.errors import AudioError, RunFailedError, UsageError
 from pipeline.scoring.normalize import normalize
 from pipeline.storage import objects, uris
 from pipeline.training.augment import Waveform, augment
+from pipeline.training.settings import DataSettings
 
-_MAX_CLIP_S = 3600.0  # nothing as long is trained on; the decoder must not cut clips
-_POOL_BATCHES = 30  # utterances are sorted by length within pools of about as many batches
-_PAUSE_S = (0.02, 0.5)  # between joined clips; some run into each other, some are far apart
-_SHORTEST_S = 0.01  # what an utterance counts for at least
-_FLOOR = 3e-4  # of full scale: the noise that fills a pause, for digital silence would give the seam away
+_MAX_CLIP_S = 3600.0  # longer than any clip, so that the decoder never cuts one
+_POOL_BATCHES = 30  # utterances are sorted by length within pools of about this many batches
+_PAUSE_S = (0.02, 0.5)  # between joined clips, in seconds
+_SHORTEST_S = 0.01  # the least that an utterance counts for
+_FLOOR = 3e-4  # of full scale: noise in pauses, since digital silence would mark the joins
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,13 @@ class Clip:
     """One row of a manifest.
 
     Attributes:
-        uri: where its audio is.
-        offset_s: where it begins there; None: the whole file.
-        duration_s: its length.
-        text: normalised (`basic`), in lower case; None: it trains no CTC head.
-        label: class; None: it trains no classifier.
-        speaker: whose voice; clips are joined within one.
-        weight: how often it comes in an epoch, on average.
+        uri: the audio object.
+        offset_s: start in it, in seconds; None: the whole file.
+        duration_s: length in seconds.
+        text: normalised (`basic`), in lower case; None: the clip does not train the CTC head.
+        label: class; None: the clip does not train the classifier.
+        speaker: speaker; only clips of one speaker are joined.
+        weight: how often an epoch takes it, on average.
     """
 
     uri: str
@@ -55,7 +58,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Utterance:
-    """What is trained on: a clip, or several that are joined. `clips` are numbers; `key` seeds its augmentation."""
+    """A clip, or several joined clips. `clips` are indexes; `key` seeds the augmentation."""
 
     clips: tuple[int, ...]
     text: str | None
@@ -64,51 +67,30 @@ class Utterance:
     key: int
 
 
-@dataclass(frozen=True)
-class DataSettings:
-    """How clips become batches.
-
-    Attributes:
-        batch_s: seconds of audio a batch, padding counted in, before augmentation.
-        join_max: join up to so many clips of one speaker, with pauses, into one utterance; 1: none.
-        join_below_s: only clips with a text, no label, and shorter than this are joined.
-        join_total_s: no joined utterance is longer.
-        augment: probability of each augmentation by name; `trim` is for clips shorter than `join_below_s` alone.
-        seed: of order, joins and augmentation.
-    """
-
-    batch_s: float = 60.0
-    join_max: int = 1
-    join_below_s: float = 1.5
-    join_total_s: float = 12.0
-    augment: Mapping[str, float] = field(default_factory=dict)
-    seed: int = 0
-
-
 # --------------------------------------------------------------------------------------------------- manifests
 def load_manifest(uri: str, weight: float = 1.0) -> list[Clip]:
-    """Read the rows of a JSON-lines manifest; rows without text and label are a `UsageError`, as is an empty file.
+    """Read a JSON Lines manifest.
 
-    Rows whose manifest states no duration are decoded to learn it.
+    Rows without a duration are decoded to measure it.
 
     Raises:
-        UsageError: the manifest is not there, or a row is not what it must be.
+        UsageError: the manifest does not exist or is empty, or a row is invalid or has neither text nor label.
     """
     uri = uris.absolute(uri)
     try:
         rows = list(objects.lines(uri))
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise UsageError(f"there is no manifest {uri}") from error
+        raise UsageError(f"no manifest at {uri}") from error
     clips = []
     for number, (_, line) in enumerate(rows, 1):
         if not line.strip():
             continue
         try:
-            row: ManifestRow = parse_meta(line, f"{uri}:{number}", ManifestRow)
+            row = parse_meta(line, f"{uri}:{number}", ManifestRow)
         except AudioError as error:
             raise UsageError(error.message) from error
         if row.text is None and row.label is None:
-            raise UsageError(f"{uri}:{number}: a row to train on has a text, a label, or both")
+            raise UsageError(f"{uri}:{number}: a training row needs a text, a label, or both")
         clips.append(_clip(row, uri, weight))
     if not clips:
         raise UsageError(f"{uri} has no rows")
@@ -132,10 +114,10 @@ def _clip(row: ManifestRow, manifest: str, weight: float) -> Clip:
 
 
 def read_clip(clip: Clip) -> NDArray[np.int16]:
-    """Decode a clip: mono, 16 kHz, int16 `(N,)`, half the memory of float32.
+    """Decode a clip to mono, 16 kHz, int16 (num_samples,): half the memory of float32.
 
     Raises:
-        RunFailedError: the audio cannot be read; says which.
+        RunFailedError: the audio cannot be read; the message names it.
     """
     settings = AudioSettings(max_segment_s=_MAX_CLIP_S, max_duration_s=_MAX_CLIP_S)
     source = Path(clip.uri) if "://" not in clip.uri and Path(clip.uri).is_file() else objects.fetch(clip.uri)
@@ -149,7 +131,7 @@ def read_clip(clip: Clip) -> NDArray[np.int16]:
 
 
 class ClipStore:
-    """Clips and their samples, decoded when first asked for and kept."""
+    """Clips and their samples, decoded at the first access and cached."""
 
     def __init__(self, clips: Sequence[Clip]) -> None:
         self.clips = list(clips)
@@ -159,27 +141,27 @@ class ClipStore:
         return len(self.clips)
 
     def samples(self, index: int) -> NDArray[np.int16]:
-        """The clip's samples, as `read_clip` gives them."""
+        """The samples of a clip, as `read_clip` returns them."""
         if index not in self._samples:
             self._samples[index] = read_clip(self.clips[index])
         return self._samples[index]
 
 
 # ------------------------------------------------------------------------------------------------------- epochs
-def rng_of(*keys: int | str) -> np.random.Generator:
-    """A generator that depends on the keys alone: the same on every machine, unlike Python's salted `hash`."""
+def generator_for(*keys: int | str) -> np.random.Generator:
+    """A generator that depends on the keys only, and is the same on every machine (unlike Python's salted `hash`)."""
     digest = hashlib.sha256("\0".join(map(str, keys)).encode()).digest()
     return np.random.default_rng(np.frombuffer(digest[:16], np.uint64))
 
 
 def epoch_utterances(clips: Sequence[Clip], settings: DataSettings, epoch: int) -> list[Utterance]:
-    """What an epoch trains on, in random order: every clip `weight` times on average, short ones joined at random."""
-    rng = rng_of(settings.seed, "order", epoch)
+    """The utterances of an epoch in random order: every clip `weight` times on average, short ones joined at random."""
+    rng = generator_for(settings.seed, "order", epoch)
     copies = np.array([clip.weight for clip in clips])
     copies = np.floor(copies + rng.random(len(clips))).astype(int)
     order = rng.permutation(np.repeat(np.arange(len(clips)), copies)).tolist()
     joined: list[tuple[int, ...]] = []
-    waiting: dict[str, list[int]] = {}  # by speaker: the clips of the utterance that is being joined
+    waiting: dict[str, list[int]] = {}  # by speaker: the clips of the utterance under construction
     wanted: dict[str, int] = {}
     for index in order:
         clip = clips[index]
@@ -216,20 +198,20 @@ def _utterance(clips: Sequence[Clip], members: tuple[int, ...], key: int) -> Utt
 def epoch_batches(
     clips: Sequence[Clip], settings: DataSettings, epoch: int, together: int = 1
 ) -> list[list[Utterance]]:
-    """The batches of an epoch in the order of training: neighbours in length together, batches in random order.
+    """The batches of an epoch in random order; utterances of similar length share a batch.
 
-    A batch holds at most `batch_s` of audio, padding counted in, or one utterance that is longer. Its number of rows is
-    one of few (1, 2, 3, 4, 6, 8, 12, ...; the last of a pool has what is left), see `padded_width`.
+    A batch holds at most `batch_s` of audio, with padding, or one longer utterance. Its number of rows is one of a few
+    (1, 2, 3, 4, 6, 8, 12, ...; the last of a pool has the rest), see `padded_width`.
 
     Args:
-        clips: of the epoch.
-        settings: see `DataSettings`.
-        epoch: its number.
-        together: so many batches of like length follow each other, from the first on: workers that go in step, and
-            wait for the slowest, then have as much to do.
+        clips: the clips.
+        settings: how clips become batches.
+        epoch: number of the epoch.
+        together: this many batches of similar length follow each other: workers that step together, and wait for the
+            slowest, then have equal work.
     """
     utterances = epoch_utterances(clips, settings, epoch)
-    rng = rng_of(settings.seed, "batches", epoch)
+    rng = generator_for(settings.seed, "batches", epoch)
     batches: list[list[Utterance]] = []
     pool: list[Utterance] = []
     filled = 0.0
@@ -240,7 +222,7 @@ def epoch_batches(
             batches += _cut(pool, settings.batch_s)
             pool, filled = [], 0.0
     batches += _cut(pool, settings.batch_s)
-    # Those that make no whole group stand last, and are not always the shortest.
+    # Batches that fill no whole group come last, and are not always the shortest.
     rest = set(rng.permutation(len(batches))[: len(batches) % together].tolist())
     whole = [batch for number, batch in enumerate(batches) if number not in rest]
     groups = [whole[i : i + together] for i in range(0, len(whole), together)]
@@ -256,16 +238,16 @@ def _cut(pool: list[Utterance], batch_s: float) -> Iterator[list[Utterance]]:
 
 
 def _few_sizes(number: int) -> int:
-    """The largest of 1, 2, 3, 4, 6, 8, 12, 16, ... that is at most `number`; 1 for less."""
+    """The largest of 1, 2, 3, 4, 6, 8, 12, 16, ... that is at most `number`, and at least 1."""
     power = 1 << (max(1, number).bit_length() - 1)
     return power * 3 // 2 if power >= 2 and number >= power * 3 // 2 else power
 
 
 def padded_width(samples: int) -> int:
-    """The width, in samples, of a batch whose longest row has so many: the next of few.
+    """The width of a batch whose longest row has `samples` samples: the next of a few widths.
 
-    The CPU's library makes its kernels anew for every shape of bfloat16 product, a hundred and more to a shape of
-    batch, and keeps thousands: with hundreds of shapes a step takes half as long again as with those that it knows.
+    oneDNN generates its kernels for each shape of a bfloat16 product, over a hundred per batch shape, and caches
+    thousands. With hundreds of batch shapes a step takes half as long again as with cached kernels.
     """
     step = 8000 if samples <= 64_000 else 16_000 if samples <= 192_000 else 32_000
     return -(-samples // step) * step
@@ -273,20 +255,20 @@ def padded_width(samples: int) -> int:
 
 # ---------------------------------------------------------------------------------------------------- waveforms
 def waveform(store: ClipStore, utterance: Utterance, settings: DataSettings, epoch: int) -> Waveform:
-    """An utterance's samples as trained on: joined, augmented. Float32 `(N,)` at 16 kHz."""
-    rng = rng_of(settings.seed, "utterance", epoch, utterance.key)
-    of_clips = {name: chance for name, chance in settings.augment.items() if name == "trim"}
-    of_all = {name: chance for name, chance in settings.augment.items() if name != "trim"}
+    """The training samples of an utterance, joined and augmented: float32 (num_samples,) at 16 kHz."""
+    rng = generator_for(settings.seed, "utterance", epoch, utterance.key)
+    clip_chances = {name: chance for name, chance in settings.augment.items() if name == "trim"}
+    utterance_chances = {name: chance for name, chance in settings.augment.items() if name != "trim"}
     pieces: list[Waveform] = []
     for place, index in enumerate(utterance.clips):
         if place:
             pieces.append(_pause(rng))
-        # What is cut off the ends of a sentence is whole words, which its text would still hold.
+        # Trimming a sentence would remove whole words, which its text would still contain.
         is_short = store.clips[index].duration_s < settings.join_below_s
-        pieces.append(augment(rng, to_float32(store.samples(index)), of_clips if is_short else {}))
-    if len(utterance.clips) > 1:  # a string is not spoken from the first sample to the last
+        pieces.append(augment(rng, to_float32(store.samples(index)), clip_chances if is_short else {}))
+    if len(utterance.clips) > 1:  # real recordings begin and end with a pause
         pieces = [_pause(rng), *pieces, _pause(rng)]
-    return augment(rng, np.concatenate(pieces), of_all)
+    return augment(rng, np.concatenate(pieces), utterance_chances)
 
 
 def _pause(rng: np.random.Generator) -> Waveform:

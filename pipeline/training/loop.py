@@ -1,12 +1,12 @@
-"""The training loop: a plain function over manifests, the same in a test, in a process of its own and under Ray Train.
+"""The training loop: a plain function over manifests, the same in a test, in its own process and under Ray Train.
 
-Every draw is a function of the settings' seed and of where it is made: the batches of an epoch, the augmentation of an
-utterance (`training_data`), and the dropout and SpecAugment of a step, for which torch's generators are seeded before
-each micro-batch. A training that was killed and resumed from its last checkpoint therefore goes through the same losses
-as one that was not (on the CPU bit by bit, with the same number of threads).
+Every random draw is a function of the seed and of its position: the batches of an epoch, the augmentation of an
+utterance (`pipeline.training.data`), and the dropout and SpecAugment of a step, for which torch's generators are seeded
+before each micro-batch. A training that was killed and resumed from its last checkpoint therefore has the same
+losses as an undisturbed one (bit for bit on the CPU, with the same number of threads).
 
-The order that makes a kill harmless: the log's lines of a step are written before its checkpoint, and a checkpoint is
-one object, written whole. A resume takes the last one, and drops the log's lines beyond it.
+A kill is harmless because of the order of writes: the log lines of a step are written before its checkpoint, and a
+checkpoint is one object, written whole. A resume starts from the last checkpoint and drops the log lines after it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -35,12 +35,11 @@ from pipeline.storage import objects, uris
 from pipeline.training.data import (
     Clip,
     ClipStore,
-    DataSettings,
     Utterance,
     epoch_batches,
+    generator_for,
     load_manifest,
     padded_width,
-    rng_of,
     waveform,
 )
 from pipeline.training.model import (
@@ -53,6 +52,7 @@ from pipeline.training.model import (
     start_from_checkpoint,
     start_from_scratch,
 )
+from pipeline.training.settings import DataSettings, TrainSettings
 from sewd_model.config import SEWDConfig
 from sewd_model.ctc import CTCTokenizer, greedy_path
 from sewd_model.features import FeatureExtractor
@@ -61,87 +61,27 @@ from sewd_model.model import IGNORED_LABEL
 
 LOG_FILE: Final = "log.jsonl"
 SETTINGS_FILE: Final = "finetune.json"
-MODEL_DIRECTORY: Final = "model"  # the best by validation
+MODEL_DIRECTORY: Final = "model"  # the best weights by validation
 LAST_DIRECTORY: Final = "last"
 CHECKPOINT_DIRECTORY: Final = "checkpoints"
 _KEPT_CHECKPOINTS: Final = 2
 _REPORTED_EVERY: Final = 20  # steps
 _SHOWN_EVERY_S: Final = 20.0
 _MEL_WARMUP: Final = 20  # steps
-_MIN_LR_SHARE: Final = 0.05  # where the schedule ends; the tri-stage schedule of wav2vec 2.0
-# What may differ between a training and its resume: none of it changes a loss before the point of resume.
-_FREE: Final = frozenset({"output", "checkpoint_every", "stop_after_s", "threads", "prefetch"})
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-    """A training run; what each field means to the loop.
-
-    Attributes:
-        train: manifests and their weights, (URI, how often an epoch takes each row).
-        valid: manifests to measure on by name; none: no measuring, the last weights are the result.
-        output: directory or prefix of the run.
-        init: checkpoint to start from; None: from scratch, by `config`.
-        config: `config.json` of a model to make; None with `init`.
-        steps: optimizer steps in all.
-        accumulate: micro-batches a step.
-        learning_rate: the schedule's peak.
-        warmup: share of the steps in which the rate rises to it, linearly.
-        hold: share in which it stays there; in the rest it falls exponentially to 5 % of it.
-        optimizer: "adamw", or "muon" for the transformer's matrices, see `make_optimizers`.
-        weight_decay: on matrices and kernels only.
-        clip_norm: gradients' largest norm.
-        label_weight: weight of the classifier's loss beside CTC's.
-        mel_steps: the first so many steps train the convolutions alone, on a log-mel regression (`MelRegression`);
-            the schedule follows after them.
-        freeze_features: the convolutions do not learn.
-        data: see `DataSettings`.
-        precision: "bfloat16" runs matrix products in it; "auto" does on a GPU.
-        valid_every: steps between validations.
-        checkpoint_every: steps between checkpoints, beside those at validations.
-        patience: stop after so many validations without a better one; None: never.
-        stop_after_s: stop at the next step after so many seconds, to go on another day; None: never.
-        save_dtype: of the weights on disk.
-        threads: torch threads; None: torch's own number.
-        prefetch: batches made ahead, in a thread.
-    """
-
-    train: tuple[tuple[str, float], ...]
-    valid: Mapping[str, str] = field(default_factory=dict)
-    output: str
-    init: str | None = None
-    config: str | None = None
-    steps: int = 1000
-    accumulate: int = 1
-    learning_rate: float = 4e-4
-    warmup: float = 0.1
-    hold: float = 0.4
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    label_weight: float = 1.0
-    mel_steps: int = 0
-    freeze_features: bool = False
-    data: DataSettings = field(default_factory=DataSettings)
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    valid_every: int = 200
-    checkpoint_every: int = 200
-    patience: int | None = None
-    stop_after_s: float | None = None
-    save_dtype: str = "float32"
-    threads: int | None = None
-    prefetch: int = 4
+_MIN_LR_SHARE: Final = 0.05  # the end of the tri-stage schedule of wav2vec 2.0
+# Settings that a resume may change: none of them changes a loss before the point of resume.
+_CHANGEABLE: Final = frozenset({"output", "checkpoint_every", "stop_after_s", "threads", "prefetch"})
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Figures of one validation set, from counts over all of it.
+    """Scores on one validation set, from counts over the whole set.
 
     Attributes:
-        words: counts; None where no row has a text.
-        characters: likewise.
-        labels: rows with a label; `right` of them got theirs.
-        right: see `labels`.
+        words: word counts; None if no row has a text.
+        characters: character counts; None if no row has a text.
+        labels: number of rows with a label.
+        right: number of those rows whose label was predicted.
     """
 
     words: ErrorCounts | None
@@ -151,7 +91,7 @@ class Scores:
 
     @property
     def error(self) -> float:
-        """What a training minimises: the mean of word error rate and share of wrong labels, of what there is."""
+        """The validation error, 0..: the mean of word error rate and share of wrong labels, of those that exist."""
         shares = []
         if self.words is not None:
             shares.append(self.words.error_rate or 0.0)
@@ -160,7 +100,7 @@ class Scores:
         return sum(shares) / len(shares)
 
     def row(self) -> dict[str, float]:
-        """For the log: wer, cer, accuracy as far as they are."""
+        """The log's entries: wer, cer and accuracy, of those that exist."""
         row: dict[str, float] = {}
         if self.words is not None and self.characters is not None:
             row |= {"wer": self.words.error_rate or 0.0, "cer": self.characters.error_rate or 0.0}
@@ -171,14 +111,14 @@ class Scores:
 
 @dataclass(frozen=True)
 class Worker:
-    """This process among those that train together.
+    """This process among the workers of one training.
 
     Attributes:
-        rank: its number; 0 measures, writes and decides.
-        size: how many there are.
-        device: to compute on.
-        wrap: makes the model data-parallel.
-        agree: gives every worker what worker 0 says.
+        rank: number of this worker; worker 0 validates, writes and decides.
+        size: number of workers.
+        device: where it computes.
+        wrap: makes a model data-parallel.
+        agree: returns worker 0's flag on every worker.
     """
 
     rank: int = 0
@@ -190,21 +130,21 @@ class Worker:
 
 @dataclass
 class _Progress:
-    """Where a training stands; all of it is in a checkpoint."""
+    """The position of a training; a checkpoint holds all of it."""
 
     step: int = 0
     epoch: int = 0
-    batch: int = 0  # micro-batches of this epoch that are done, over all workers
+    batch: int = 0  # finished micro-batches of this epoch, over all workers
     best: float = math.inf
     best_step: int = 0
-    stale: int = 0  # validations since the best
+    stale: int = 0  # validations since the best one
 
 
 # ----------------------------------------------------------------------------------------------------- schedule
 def rate_factor(step: int, settings: TrainSettings) -> float:
-    """The tri-stage schedule's share of the peak rate at `step` (0 is the first): up, level, exponentially down.
+    """The share of the peak rate at `step` (from 0) in the tri-stage schedule: rise, hold, exponential fall.
 
-    Source: wav2vec 2.0 (arXiv 2006.11477), section 4.3, which SEW-D's paper fine-tunes by; there 10 %, 40 %, 50 %.
+    Source: wav2vec 2.0 (arXiv 2006.11477), section 4.3, used in the SEW-D paper; there 10 %, 40 %, 50 %.
     """
     if step < settings.mel_steps:
         return min(1.0, (step + 1) / _MEL_WARMUP)
@@ -219,21 +159,21 @@ def rate_factor(step: int, settings: TrainSettings) -> float:
 
 
 def make_optimizers(model: TrainingModel, settings: TrainSettings) -> list[torch.optim.Optimizer]:
-    """What moves the weights; together they hold each that learns once. Biases, norms, the mask vector do not decay.
+    """The optimizers; each trainable parameter is in exactly one. Biases, norms and the mask vector have no decay.
 
-    With "muon", the matrices of the transformer are its, at the same rate (its updates are scaled to the size of
-    AdamW's), and AdamW's the rest: convolutions, the table of relative positions, heads.
+    With "muon", Muon trains the matrices of the transformer, at the same rate (its updates are scaled to the size of
+    AdamW's), and AdamW the rest: convolutions, the table of relative positions, heads.
 
-    Source: Muon, Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/), as torch has it; the scale, Liu et
-    al. 2025 (arXiv 2502.16982).
+    Source: Muon, Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/), as implemented in torch; the scale:
+    Liu et al. 2025 (arXiv 2502.16982).
 
     Raises:
-        UsageError: this torch has no Muon.
+        UsageError: this version of torch has no Muon.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     muon = [p for name, p in named if settings.optimizer == "muon" and _is_hidden_matrix(name, p)]
-    theirs = {id(p) for p in muon}
-    rest = [p for _, p in named if id(p) not in theirs]
+    in_muon = {id(p) for p in muon}
+    rest = [p for _, p in named if id(p) not in in_muon]
     groups = [
         {"params": [p for p in rest if p.dim() > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in rest if p.dim() <= 1], "weight_decay": 0.0},
@@ -242,7 +182,7 @@ def make_optimizers(model: TrainingModel, settings: TrainSettings) -> list[torch
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), eps=1e-6)]
     if muon:
         if not hasattr(torch.optim, "Muon"):
-            raise UsageError(f"optimizer muon: torch {torch.__version__} is without it, 2.9 and later have it")
+            raise UsageError(f"optimizer muon: needs torch 2.9 or later, not {torch.__version__}")
         decay = settings.weight_decay
         optimizers.append(torch.optim.Muon(muon, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
     return optimizers
@@ -255,7 +195,7 @@ def _is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
 # ------------------------------------------------------------------------------------------------------ batches
 @dataclass(frozen=True)
 class Coding:
-    """How clips become tensors, and logits words."""
+    """How clips become tensors, and logits become words."""
 
     tokenizer: CTCTokenizer
     features: FeatureExtractor
@@ -263,17 +203,17 @@ class Coding:
     min_samples: int
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a normalised text, in the case that the vocabulary is in."""
+        """Token ids of a normalised text, in the letter case of the vocabulary."""
         upper = "E" in self.tokenizer.vocab
         return self.tokenizer.encode(text.upper() if upper else text)
 
 
 def make_batch(waveforms: Sequence[np.ndarray], rows: Sequence[Clip | Utterance], coding: Coding) -> Batch:
-    """Pad waveforms, texts and labels to one batch on the CPU."""
+    """Pad waveforms, float32 (num_samples,) each, texts and labels to one batch on the CPU."""
     long_enough = [np.pad(w, (0, coding.min_samples - len(w))) if len(w) < coding.min_samples else w for w in waveforms]
     values, mask = coding.features.pad(long_enough)
-    more = (0, padded_width(values.shape[1]) - values.shape[1])
-    values, mask = nn.functional.pad(values, more), nn.functional.pad(mask, more)
+    padding = (0, padded_width(values.shape[1]) - values.shape[1])
+    values, mask = nn.functional.pad(values, padding), nn.functional.pad(mask, padding)
     ids = [coding.encode(row.text) if row.text else [] for row in rows]
     targets = torch.full((len(rows), max(1, *map(len, ids))), IGNORED_LABEL)
     for number, sequence in enumerate(ids):
@@ -285,9 +225,9 @@ def make_batch(waveforms: Sequence[np.ndarray], rows: Sequence[Clip | Utterance]
 def training_batches(
     store: ClipStore, coding: Coding, settings: DataSettings, worker: Worker, start: tuple[int, int]
 ) -> Iterator[tuple[int, int, Batch]]:
-    """Micro-batches of this worker, for ever: (epoch, micro-batches of it done after this one, batch).
+    """Yield this worker's micro-batches endlessly: (epoch, finished micro-batches of it after this one, batch).
 
-    Workers take turns; a rest too small to go round is left out of the epoch.
+    Workers take turns; a remainder smaller than the number of workers is left out of the epoch.
     """
     epoch, done = start
     while True:
@@ -303,8 +243,8 @@ def training_batches(
 
 
 @contextlib.contextmanager
-def ahead(items: Iterator[Any], depth: int) -> Iterator[Iterator[Any]]:
-    """The same items, made up to `depth` ahead in a thread; what the thread raises is raised where it is taken."""
+def prefetched(items: Iterator[Any], depth: int) -> Iterator[Iterator[Any]]:
+    """The same items, up to `depth` of them made in advance by a thread; its exceptions are raised at the consumer."""
     if depth < 1:
         yield items
         return
@@ -323,7 +263,7 @@ def ahead(items: Iterator[Any], depth: int) -> Iterator[Iterator[Any]]:
                 offer((True, item))
                 if stop.is_set():
                     return
-        except BaseException as error:  # noqa: BLE001 - handed over, and raised by the one who takes
+        except BaseException as error:  # noqa: BLE001 - passed on, and raised at the consumer
             offer((False, error))
 
     def take() -> Iterator[Any]:
@@ -344,7 +284,7 @@ def ahead(items: Iterator[Any], depth: int) -> Iterator[Iterator[Any]]:
 # --------------------------------------------------------------------------------------------------- validation
 @torch.inference_mode()
 def validate(model: TrainingModel, store: ClipStore, coding: Coding, device: torch.device, batch_s: float) -> Scores:
-    """Greedy WER, CER and accuracy over a set, by the project's own decoder, normaliser and counts, in float32."""
+    """Greedy WER, CER and accuracy of a set, with the decoder, normaliser and counts of `sewd evaluate`, in float32."""
     model.eval()
     drop = coding.tokenizer.drop_ids
     words = characters = None
@@ -361,14 +301,14 @@ def validate(model: TrainingModel, store: ClipStore, coding: Coding, device: tor
                 if row.text is None:
                     continue
                 path = greedy_path(logits[number, : int(outputs.num_frames[number])], model.ctc.blank, drop)
-                heard = normalize(coding.tokenizer.decode(path.token_ids.tolist()), "basic")
-                words = (words or ErrorCounts.zero()) + word_counts(row.text, heard)
-                characters = (characters or ErrorCounts.zero()) + char_counts(row.text, heard)
+                hypothesis = normalize(coding.tokenizer.decode(path.token_ids.tolist()), "basic")
+                words = (words or ErrorCounts.zero()) + word_counts(row.text, hypothesis)
+                characters = (characters or ErrorCounts.zero()) + char_counts(row.text, hypothesis)
         if model.classifier is not None and bool((batch.labels >= 0).any()):
             best = model.classifier.head(outputs).float().argmax(-1)
-            counted = batch.labels >= 0
-            labels += int(counted.sum())
-            right += int((best == batch.labels)[counted].sum())
+            labelled = batch.labels >= 0
+            labels += int(labelled.sum())
+            right += int((best == batch.labels)[labelled].sum())
     model.train()
     return Scores(words, characters, labels, right)
 
@@ -383,7 +323,7 @@ def _checkpoint_uris(output: str) -> list[str]:
 def save_checkpoint(
     output: str, progress: _Progress, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
 ) -> None:
-    """Write all that a resume needs as one object, whole or not at all, and remove all but the last two."""
+    """Write all that a resume needs as one object, atomically, and remove all checkpoints but the last two."""
     buffer = io.BytesIO()
     moments = [optimizer.state_dict() for optimizer in optimizers]
     state = {"progress": dataclasses.asdict(progress), "model": model.state_dict(), "optimizers": moments}
@@ -395,11 +335,11 @@ def save_checkpoint(
 def load_checkpoint(
     output: str, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], device: torch.device
 ) -> _Progress | None:
-    """Bring model and optimizers to the last checkpoint's state; None: there is none."""
-    uris = _checkpoint_uris(output)
-    if not uris:
+    """Load the last checkpoint into model and optimizers; None if there is no checkpoint."""
+    checkpoints = _checkpoint_uris(output)
+    if not checkpoints:
         return None
-    state = torch.load(io.BytesIO(objects.fetch(uris[-1])), map_location=device, weights_only=True)
+    state = torch.load(io.BytesIO(objects.fetch(checkpoints[-1])), map_location=device, weights_only=True)
     model.load_state_dict(state["model"])
     for optimizer, moments in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(moments)
@@ -407,7 +347,7 @@ def load_checkpoint(
 
 
 class _Log:
-    """`log.jsonl`: a line a step, a line a validation. Local runs append; a resume drops the lines past its step."""
+    """`log.jsonl`: a line per step and per validation. A resume drops the lines after its step."""
 
     def __init__(self, output: str, step: int, *, active: bool) -> None:
         self.uri = uris.join(output, LOG_FILE)
@@ -428,8 +368,8 @@ class _Log:
             objects.put(self.uri, "".join(self.lines).encode())
             self.waiting, self.flushed = False, time.monotonic()
 
-    def flush_sometimes(self) -> None:
-        """For those who look on; what a kill takes of it, the resume makes again."""
+    def flush_periodically(self) -> None:
+        """Flush now and then, for readers; a resume writes again what a kill loses."""
         if time.monotonic() - self.flushed > _SHOWN_EVERY_S:
             self.flush()
 
@@ -438,44 +378,44 @@ class _Log:
 def train(
     settings: TrainSettings, worker: Worker | None = None, report: Callable[[str], None] = print
 ) -> dict[str, Any]:
-    """Train, or go on with a training that was interrupted; writes below `settings.output`.
+    """Train, or resume an interrupted training; writes below `settings.output`.
 
-    `log.jsonl` has a line a step and a line a validation, `model/` the best checkpoint in the Hugging Face layout,
-    `last/` the last, `checkpoints/` what a resume needs, `finetune.json` the settings.
+    `log.jsonl` has a line per step and per validation, `model/` the best weights in the Hugging Face layout, `last/`
+    the last, `checkpoints/` what a resume needs, `finetune.json` the settings.
 
     Args:
-        settings: see `TrainSettings`.
-        worker: this process among several; None: it is alone, on the CPU.
-        report: is given a line now and then.
+        settings: what to train.
+        worker: this process among several; None: the only one, on the CPU.
+        report: receives a line of text now and then.
 
     Returns:
         `step`, `best` (mean error of the validation sets), `best_step`, `finished` (False: stopped by the clock).
 
     Raises:
-        UsageError: manifests or settings do not fit, or the output holds a training with other settings.
+        UsageError: manifests do not fit, or the output holds a training with other settings.
         CheckpointError: `init` does not load.
-        RunFailedError: audio cannot be read, or the loss is not finite.
+        RunFailedError: audio cannot be read, or the gradient is not finite.
     """
     run = _prepare(settings, worker or Worker(), report)
     progress, writes = run.progress, run.worker.rank == 0
-    began = time.monotonic()
+    started = time.monotonic()
     batches = training_batches(run.store, run.coding, settings.data, run.worker, (progress.epoch, progress.batch))
     stopped = progress.stale >= (settings.patience or math.inf)
-    with ahead(batches, settings.prefetch) as source:
+    with prefetched(batches, settings.prefetch) as source:
         while progress.step < settings.steps and not stopped:
             row = _step(run, source)
             run.log.add(row)
-            run.log.flush_sometimes()
+            run.log.flush_periodically()
             if progress.step % _REPORTED_EVERY == 0:
                 report(describe(row))
             last = progress.step == settings.steps
             out_of_time = False
             if settings.stop_after_s is not None:
-                out_of_time = run.worker.agree(time.monotonic() - began > settings.stop_after_s)
-            measured = bool(settings.valid) and (progress.step % settings.valid_every == 0 or last)
-            if measured:
-                stopped = run.worker.agree(writes and _measure(run))
-            if writes and (measured or last or out_of_time or progress.step % settings.checkpoint_every == 0):
+                out_of_time = run.worker.agree(time.monotonic() - started > settings.stop_after_s)
+            validated = bool(settings.valid) and (progress.step % settings.valid_every == 0 or last)
+            if validated:
+                stopped = run.worker.agree(writes and _validate_and_save(run))
+            if writes and (validated or last or out_of_time or progress.step % settings.checkpoint_every == 0):
                 run.log.flush()
                 save_checkpoint(settings.output, progress, run.model, run.optimizers)
             if out_of_time and not last:
@@ -489,7 +429,7 @@ def train(
 
 @dataclass(frozen=True)
 class _Run:
-    """What a training works with from its first step to its last."""
+    """The state of a training from its first step to its last."""
 
     settings: TrainSettings
     worker: Worker
@@ -507,9 +447,8 @@ class _Run:
 def _prepare(settings: TrainSettings, worker: Worker, report: Callable[[str], None]) -> _Run:
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    check_settings(settings)
     if worker.rank == 0:
-        keep_settings(settings)
+        record_settings(settings)
     store = ClipStore([clip for uri, weight in settings.train for clip in load_manifest(uri, weight)])
     valid = {name: ClipStore(load_manifest(uri)) for name, uri in settings.valid.items()}
     start = _start(settings, store)
@@ -535,8 +474,8 @@ def _save(run: _Run, name: str) -> None:
 
 
 def _step(run: _Run, source: Iterator[tuple[int, int, Batch]]) -> dict[str, Any]:
-    """One optimizer step; moves `progress` on and gives the log's row."""
-    began = time.monotonic()
+    """Take one optimizer step, advance `progress`, and return the log row."""
+    started = time.monotonic()
     settings, worker, progress = run.settings, run.worker, run.progress
     rate = settings.learning_rate * rate_factor(progress.step, settings)
     for optimizer in run.optimizers:
@@ -545,13 +484,15 @@ def _step(run: _Run, source: Iterator[tuple[int, int, Batch]]) -> dict[str, Any]
     mel_only = progress.step < settings.mel_steps
     sums = np.zeros(4)
     audio_s = 0.0
-    waited = 0.0
+    wait_s = 0.0
     for micro in range(settings.accumulate):
-        asked = time.monotonic()
+        requested = time.monotonic()
         progress.epoch, progress.batch, batch = next(source)
-        waited += time.monotonic() - asked
+        wait_s += time.monotonic() - requested
         batch = batch.to(worker.device)
-        torch.manual_seed(int(rng_of(settings.data.seed, "step", progress.step, micro, worker.rank).integers(2**62)))
+        torch.manual_seed(
+            int(generator_for(settings.data.seed, "step", progress.step, micro, worker.rank).integers(2**62))
+        )
         with _precision(settings, worker.device):
             losses: Losses = run.wrapped(batch, mel_only=mel_only)
         loss = losses.ctc + settings.label_weight * losses.label + losses.mel
@@ -573,14 +514,14 @@ def _step(run: _Run, source: Iterator[tuple[int, int, Batch]]) -> dict[str, Any]
         "grad_norm": norm,
         "lr": rate,
         "audio_s": round(audio_s, 2),
-        "wait_s": round(waited, 3),
-        "wall_s": round(time.monotonic() - began, 3),
+        "wait_s": round(wait_s, 3),
+        "wall_s": round(time.monotonic() - started, 3),
     }
 
 
-def _measure(run: _Run) -> bool:
-    """Validate, keep the weights if they are the best yet; True: patience is at its end."""
-    began = time.monotonic()
+def _validate_and_save(run: _Run) -> bool:
+    """Validate, and save the weights if they are the best so far; True if patience has run out."""
+    started = time.monotonic()
     progress, batch_s = run.progress, run.settings.data.batch_s
     scores = {
         name: validate(run.model, store, run.coding, run.worker.device, batch_s) for name, store in run.valid.items()
@@ -592,7 +533,7 @@ def _measure(run: _Run) -> bool:
     else:
         progress.stale += 1
     rows = {name: score.row() for name, score in scores.items()}
-    wall_s = round(time.monotonic() - began, 1)
+    wall_s = round(time.monotonic() - started, 1)
     row = {"step": progress.step, "valid": rows, "error": error, "best": progress.stale == 0, "wall_s": wall_s}
     run.log.add(row)
     run.report(describe(row))
@@ -600,7 +541,7 @@ def _measure(run: _Run) -> bool:
 
 
 def describe(row: Mapping[str, Any]) -> str:
-    """A row of the log as a line to read."""
+    """A log row as a line of text."""
     if "valid" in row:
         sets = (f"{name} " + " ".join(f"{k} {v:.2%}" for k, v in one.items()) for name, one in row["valid"].items())
         return f"step {row['step']}: {'; '.join(sets)}" + (" *" if row["best"] else "")
@@ -610,8 +551,8 @@ def describe(row: Mapping[str, Any]) -> str:
 
 
 def _precision(settings: TrainSettings, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    wanted = settings.precision == "bfloat16" or (settings.precision == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, torch.bfloat16) if wanted else contextlib.nullcontext()
+    use_bfloat16 = settings.precision == "bfloat16" or (settings.precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16) if use_bfloat16 else contextlib.nullcontext()
 
 
 def _start(settings: TrainSettings, store: ClipStore) -> Start:
@@ -624,37 +565,12 @@ def _start(settings: TrainSettings, store: ClipStore) -> Start:
     base, _, name = settings.config.rpartition("/")
     values = read_json(base or ".", name)
     if values is None:
-        raise UsageError(f"there is no configuration {settings.config}")
+        raise UsageError(f"no configuration at {settings.config}")
     try:
         config = SEWDConfig.from_dict(values)
     except ValueError as error:
         raise UsageError(f"{settings.config}: {error}") from error
     return start_from_scratch(config, labels, with_mel=with_mel)
-
-
-def check_settings(settings: TrainSettings) -> None:
-    """Refuse settings that cannot be trained by.
-
-    Raises:
-        UsageError: says which.
-    """
-    if (settings.init is None) == (settings.config is None):
-        raise UsageError("give either a checkpoint to start from or a configuration to start from scratch")
-    ranges = {
-        "steps": settings.steps >= 1,
-        "accumulate": settings.accumulate >= 1,
-        "learning-rate": settings.learning_rate > 0,
-        "warmup and hold": settings.warmup >= 0 and settings.hold >= 0 and settings.warmup + settings.hold <= 1,
-        "clip-norm": settings.clip_norm > 0,
-        "batch-seconds": settings.data.batch_s > 0,
-        "join": settings.data.join_max >= 1,
-        "valid-every": settings.valid_every >= 1,
-        "checkpoint-every": settings.checkpoint_every >= 1,
-        "mel-steps": 0 <= settings.mel_steps < settings.steps,
-    }
-    for name, right in ranges.items():
-        if not right:
-            raise UsageError(f"{name} is out of range")
 
 
 def _check_labels(valid: Mapping[str, ClipStore], coding: Coding, model: TrainingModel) -> None:
@@ -663,11 +579,11 @@ def _check_labels(valid: Mapping[str, ClipStore], coding: Coding, model: Trainin
     for name, store in valid.items():
         unknown = {clip.label for clip in store.clips if clip.label is not None} - coding.label_ids.keys()
         if unknown:
-            raise UsageError(f"valid {name}: labels that are not trained: {', '.join(sorted(unknown))}")
+            raise UsageError(f"valid {name}: labels that are not in the training data: {', '.join(sorted(unknown))}")
 
 
-def keep_settings(settings: TrainSettings) -> None:
-    """Write the settings, or hold them against those that the output was begun with.
+def record_settings(settings: TrainSettings) -> None:
+    """Write the settings, after comparing them with those of a training that the output already holds.
 
     Raises:
         UsageError: they differ in what changes the training.
@@ -677,7 +593,7 @@ def keep_settings(settings: TrainSettings) -> None:
     if objects.exists(uri):
         old = json.loads(objects.fetch(uri))
         differ = sorted(key for key in values.keys() | old.keys() if values.get(key) != old.get(key))
-        differ = [key for key in differ if key not in _FREE]
+        differ = [key for key in differ if key not in _CHANGEABLE]
         if differ:
             raise UsageError(
                 f"{settings.output} holds a training with other {', '.join(differ)}: choose another output"

@@ -1,7 +1,7 @@
-"""One SEW-D backbone with the heads that a training needs, and the directory they are kept in.
+"""One SEW-D backbone with the heads that a training needs, and how they are saved.
 
-The CTC head and the classifier share their backbone, and are saved in one safetensors file beside one `config.json`:
-transformers' `SEWDForCTC` and `SEWDForSequenceClassification`, and this project's, each load their part of it.
+The CTC head and the classifier share the backbone. They are saved in one safetensors file with one `config.json`; the
+classes `SEWDForCTC` and `SEWDForSequenceClassification` of transformers and of this project each load their part of it.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ SAVE_DTYPES: Final = {"float32": torch.float32, "float16": torch.float16, "bfloa
 
 @dataclass(frozen=True)
 class Losses:
-    """Losses of a batch: the mean over its rows with a text, or a label; zero where there are none.
+    """Losses of a batch: the mean over its rows that have a text, or a label; zero if no row has one.
 
     Attributes:
-        ctc: CTC's, by `ctc_loss_reduction`: a character, `()`.
-        label: cross-entropy, `()`.
-        mel: square error of the log-mel regression, `()`; zero unless it is what is trained.
+        ctc: the CTC loss, reduced by `ctc_loss_reduction`, `()`.
+        label: the cross-entropy, `()`.
+        mel: the square error of the log-mel regression, `()`; zero outside of its steps.
     """
 
     ctc: Tensor
@@ -51,7 +51,7 @@ class Batch:
     Attributes:
         input_values: `(B, N)` float32, as `FeatureExtractor.pad` makes it.
         attention_mask: `(B, N)` int64, 1 on samples.
-        targets: `(B, L)` token ids, -100 beyond a row's text.
+        targets: `(B, L)` token ids, -100 after a row's text.
         has_text: `(B,)` bool.
         labels: `(B,)` class numbers, -100 where a row has none.
     """
@@ -68,12 +68,12 @@ class Batch:
 
 
 class TrainingModel(nn.Module):
-    """The backbone and its heads; `forward` gives losses, so that a data-parallel wrapper sees one call a batch.
+    """The backbone and its heads. `forward` returns losses, so that a data-parallel wrapper sees one call per batch.
 
     Attributes:
-        ctc: always there: a model without texts to learn keeps an untrained CTC head, so that it loads as one.
-        classifier: None where there are no labels. Its backbone is `ctc`'s.
-        mel: regression from the feature extractor's frames to log-mel energies, or None. Never saved.
+        ctc: always present: a model without training texts keeps an untrained CTC head, so that it loads as one.
+        classifier: None without labels. It shares the backbone of `ctc`.
+        mel: regression from the feature extractor's frames to log-mel energies, or None. Not saved.
     """
 
     def __init__(self, config: SEWDConfig, *, with_classifier: bool, with_mel: bool = False) -> None:
@@ -92,13 +92,12 @@ class TrainingModel(nn.Module):
         return self.ctc.config
 
     def forward(self, batch: Batch, *, mel_only: bool = False) -> Losses:
-        """Losses of a batch, see `Losses`; `mel_only` runs the feature extractor alone, for its regression."""
+        """The losses of a batch; with `mel_only`, of the log-mel regression, which runs the feature extractor only."""
         ctc = self.ctc
         zero = batch.input_values.new_zeros(())
         if mel_only:
             if self.mel is None:
-                msg = "the model was made without the log-mel regression"
-                raise ValueError(msg)
+                raise ValueError("the model was built without the log-mel regression")
             return Losses(zero, zero, self._mel_loss(self.mel, batch))
         outputs = ctc.sew_d.encode(batch.input_values, batch.attention_mask)
         ctc_loss = label_loss = zero
@@ -120,11 +119,11 @@ class TrainingModel(nn.Module):
 
 
 class MelRegression(nn.Module):
-    """Tells the feature extractor what a spectrum is: a linear layer must read log-mel energies from its frames.
+    """Teaches the feature extractor a spectrum: a linear layer predicts log-mel energies from its frames.
 
     A warm start for training from scratch: the convolutions learn the short-time spectrum in a hundred steps from this
-    dense signal, where CTC's gradient first has to pass through all layers that know nothing yet. The frame's
-    receptive field (400 samples at the default strides) is the window that the energies are taken over.
+    dense signal, whereas the CTC gradient first has to pass through untrained layers. The energies are taken over the
+    receptive field of a frame (400 samples at the default strides).
     """
 
     filters: Tensor
@@ -141,7 +140,7 @@ class MelRegression(nn.Module):
         self.register_buffer("hann", torch.hann_window(self.window), persistent=False)
 
     def forward(self, frames: Tensor, input_values: Tensor, num_frames: Tensor) -> Tensor:
-        """Mean square error over rows' own frames, `()`; `frames` (B, T, C), `input_values` (B, N)."""
+        """Mean square error over the frames of each row, `()`; `frames` (B, T, C), `input_values` (B, N)."""
         with torch.no_grad(), torch.autocast(frames.device.type, enabled=False):
             pieces = input_values.float().unfold(1, self.window, self.hop) * self.hann  # (B, T, window)
             power = torch.fft.rfft(pieces).abs().square()
@@ -168,7 +167,7 @@ def mel_filters(num_mels: int, window: int, rate: int) -> Tensor:
 # ------------------------------------------------------------------------------------------- starting points
 @dataclass(frozen=True)
 class Start:
-    """What a training begins with: the model, and how waveforms and texts are brought to it and back."""
+    """What a training starts with: model, tokenizer and feature extractor."""
 
     model: TrainingModel
     tokenizer: CTCTokenizer
@@ -176,30 +175,30 @@ class Start:
 
 
 def default_tokenizer() -> CTCTokenizer:
-    """wav2vec 2.0's English characters: capitals, the apostrophe, and `|` between words."""
+    """The English characters of wav2vec 2.0: capitals, the apostrophe, and `|` between words."""
     return CTCTokenizer(vocab={token: index for index, token in enumerate(ENGLISH_TOKENS)})
 
 
 def start_from_scratch(config: SEWDConfig, labels: Sequence[str], *, with_mel: bool = False) -> Start:
-    """Random weights from torch's generator, English characters; `config`'s vocabulary and labels are replaced."""
+    """A model with random weights and English characters; replaces the vocabulary and the labels of `config`."""
     tokenizer = default_tokenizer()
     config = _with_heads(config, labels, vocab_size=len(tokenizer.vocab))
     model = TrainingModel(config, with_classifier=bool(labels), with_mel=with_mel)
-    # An odd last frame comes to the head as zeros, so that the bias alone says what it is: let it say nothing.
+    # An odd last frame reaches the head as zeros, so that the bias alone decides its token: make it the blank.
     with torch.no_grad():
         model.ctc.lm_head.bias[model.ctc.blank] = 1.0
     return Start(model, tokenizer, FeatureExtractor())
 
 
 def start_from_checkpoint(location: Location, labels: Sequence[str], *, with_mel: bool = False) -> Start:
-    """A checkpoint's backbone, and the heads that it has; a head that it lacks, or whose labels differ, is new.
+    """A checkpoint's backbone and heads; a head that it lacks, or whose labels differ, is new.
 
     Args:
         location: directory or URI in the Hugging Face layout.
-        labels: the classes to train; none: the checkpoint's classifier, if it has one, is kept as it is.
+        labels: classes to train; if empty, a classifier of the checkpoint is kept unchanged.
 
     Raises:
-        CheckpointError: files are missing or do not fit.
+        CheckpointError: files are missing or do not match.
     """
     config = SEWDConfig.from_pretrained(location)
     keys = {key.split(".")[0] for key in read_state_dict(location)}
@@ -229,7 +228,7 @@ def _with_heads(config: SEWDConfig, labels: Sequence[str], vocab_size: int) -> S
 
 # ----------------------------------------------------------------------------------------------------- saving
 def merged_state(model: TrainingModel) -> dict[str, Tensor]:
-    """The tensors of all heads under the keys of the Hugging Face layout, the backbone's once."""
+    """The tensors of all heads under the keys of the Hugging Face layout; those of the backbone once."""
     tensors = dict(model.ctc.state_dict())
     if model.classifier is not None:
         tensors |= model.classifier.state_dict()

@@ -1,8 +1,7 @@
-"""The training loop under Ray Train: one worker or several, on CPUs or GPUs, of this machine or of a cluster.
+"""The training loop under Ray Train: one worker or several, on CPUs or GPUs, on this machine or a cluster.
 
-Ray places the workers, joins them to a process group and starts them again when one dies; what is trained and how it
-resumes is the loop's own affair (`pipeline.training.loop`), so that a worker that is started again goes on from the last
-checkpoint, like a command that is given again.
+Ray places the workers, joins them to a process group and restarts them when one dies. The loop itself resumes
+(`pipeline.training.loop`): a restarted worker continues from the last checkpoint, as a repeated command does.
 """
 
 from __future__ import annotations
@@ -20,20 +19,20 @@ from typing import Any, cast
 import torch
 
 from pipeline.cluster.ray_start import connect
-from pipeline.cluster.resources import machines
+from pipeline.cluster.resources import cluster_nodes
 from pipeline.config import model_uri
 from pipeline.errors import RunFailedError, StorageError, UsageError
 from pipeline.storage import objects, uris
-from pipeline.training.data import DataSettings
-from pipeline.training.loop import LOG_FILE, TrainSettings, Worker, check_settings, describe, keep_settings, train
+from pipeline.training.loop import LOG_FILE, Worker, describe, record_settings, train
 from pipeline.training.loss_curve import draw_loss_curve
+from pipeline.training.settings import TrainSettings, settings_from_json
 from sewd_model.files import CheckpointError
 
 CURVE_FILE = "loss.png"
-_RESTARTS = 2  # of the group of workers, after one died
-_LOOK_EVERY_S = 5.0
+_RESTARTS = 2  # of the group of workers, after one of them died
+_POLL_S = 5.0
 _REPORTED_EVERY = 20  # steps
-_MISSING = "sewd finetune needs its extra: pip install 'sewd-pipeline[train]'"
+_MISSING = "sewd finetune needs an extra: pip install 'sewd-pipeline[train]'"
 
 
 @dataclass(frozen=True)
@@ -41,26 +40,26 @@ class Placement:
     """Where to train.
 
     Attributes:
-        workers: processes that train together, each with batches of its own.
-        gpus: a GPU a worker.
-        cpus_a_worker: that Ray sets aside for each; torch's threads follow from it unless the settings say.
-        address: Ray to use: "local" starts one.
+        workers: processes that train together, each on its own batches.
+        gpus: one GPU per worker.
+        cpus_per_worker: Ray CPUs per worker.
+        address: Ray cluster; "local" starts one.
     """
 
     workers: int = 1
     gpus: bool = False
-    cpus_a_worker: float = 1.0
+    cpus_per_worker: float = 1.0
     address: str = "local"
 
 
 def finetune(settings: TrainSettings, placement: Placement, report: Callable[[str], None] = print) -> dict[str, Any]:
-    """Train under Ray Train and draw the loss curve; returns what `training.train` returns.
+    """Train under Ray Train and draw the loss curve; returns what `train` returns.
 
-    `report` is given a line of the log now and then.
+    `report` receives a line of the log now and then.
 
     Raises:
-        UsageError: settings, manifests or resources do not fit, or the extra `train` is not installed.
-        RunFailedError: the training failed; says why.
+        UsageError: manifests or resources do not fit, or the extra `train` is not installed.
+        RunFailedError: the training failed.
     """
     settings = _absolute(settings)
     try:
@@ -69,18 +68,17 @@ def finetune(settings: TrainSettings, placement: Placement, report: Callable[[st
         from ray.train.v2.api.exceptions import TrainingFailedError  # noqa: PLC0415
     except ImportError as error:
         raise UsageError(f"{_MISSING} ({error})") from error
-    check_settings(settings)
-    keep_settings(settings)  # the worker does so too; here it is refused before Ray has started
+    record_settings(settings)  # the worker does so too; here a bad resume is refused before Ray starts
     with connect(placement.address), tempfile.TemporaryDirectory(prefix="sewd-train-") as scratch:
-        _check_room(placement)
-        logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # what went wrong is raised, and said by us
+        _check_resources(placement)
+        logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # errors are raised and reported by this project
         trainer = TorchTrainer(
-            cast(Callable[[dict[Any, Any]], None], _worker),  # it returns, as Ray's own text allows
+            cast(Callable[[dict[Any, Any]], None], _worker),  # its return value is passed on, as Ray documents
             train_loop_config=dataclasses.asdict(settings),
             scaling_config=ScalingConfig(
                 num_workers=placement.workers,
                 use_gpu=placement.gpus,
-                resources_per_worker={"CPU": placement.cpus_a_worker} | ({"GPU": 1} if placement.gpus else {}),
+                resources_per_worker={"CPU": placement.cpus_per_worker} | ({"GPU": 1} if placement.gpus else {}),
             ),
             run_config=RunConfig(
                 name="finetune", storage_path=scratch, failure_config=FailureConfig(max_failures=_RESTARTS)
@@ -100,7 +98,7 @@ def finetune(settings: TrainSettings, placement: Placement, report: Callable[[st
 
 
 def _worker(values: Mapping[str, Any]) -> dict[str, Any] | str:
-    """What each worker runs. A usage error comes back as words: raised, Ray would start the worker again to hear it."""
+    """What each worker runs. A usage error is returned as text: if it were raised, Ray would restart the worker."""
     from ray.train import get_context  # noqa: PLC0415
     from ray.train.torch import get_device, prepare_model  # noqa: PLC0415
 
@@ -109,27 +107,27 @@ def _worker(values: Mapping[str, Any]) -> dict[str, Any] | str:
     def wrap(model: torch.nn.Module) -> torch.nn.Module:
         if context.get_world_size() == 1:
             return model
-        # A batch without labels leaves the classifier out, one without texts the CTC head.
+        # A batch without labels does not use the classifier, one without texts does not use the CTC head.
         wrapped: torch.nn.Module = prepare_model(model, parallel_strategy_kwargs={"find_unused_parameters": True})
         return wrapped
 
     def agree(flag: bool) -> bool:
         if context.get_world_size() == 1:
             return flag
-        told = torch.tensor([flag], dtype=torch.int32, device=get_device())
-        torch.distributed.broadcast(told, src=0)
-        return bool(told.item())
+        shared = torch.tensor([flag], dtype=torch.int32, device=get_device())
+        torch.distributed.broadcast(shared, src=0)
+        return bool(shared.item())
 
     worker = Worker(context.get_world_rank(), context.get_world_size(), get_device(), wrap, agree)
     try:
-        return train(settings_of(values), worker)
+        return train(settings_from_json(values), worker)
     except (UsageError, CheckpointError) as error:
         return str(error)
 
 
 @contextlib.contextmanager
 def _following(uri: str, report: Callable[[str], None]) -> Iterator[None]:
-    """Report the log's rows as they come: validations, and a step now and then."""
+    """Report new rows of the log: validations, and some steps."""
     stop = threading.Event()
 
     def rows() -> list[str]:
@@ -137,7 +135,7 @@ def _following(uri: str, report: Callable[[str], None]) -> Iterator[None]:
 
     def follow() -> None:
         seen = len(rows())
-        while not stop.wait(_LOOK_EVERY_S):
+        while not stop.wait(_POLL_S):
             lines = rows()
             new, seen = lines[seen:], len(lines)
             for line in new:
@@ -154,15 +152,8 @@ def _following(uri: str, report: Callable[[str], None]) -> Iterator[None]:
         thread.join()
 
 
-def settings_of(values: Mapping[str, Any]) -> TrainSettings:
-    """The settings out of what `dataclasses.asdict` made of them, also by way of JSON."""
-    data = DataSettings(**values["data"])
-    manifests = tuple((str(uri), float(weight)) for uri, weight in values["train"])
-    return TrainSettings(**{**values, "data": data, "train": manifests})
-
-
 def _absolute(settings: TrainSettings) -> TrainSettings:
-    """Paths that mean the same in a worker's directory."""
+    """The settings with absolute paths: workers have another working directory."""
     return dataclasses.replace(
         settings,
         train=tuple((uris.absolute(uri), weight) for uri, weight in settings.train),
@@ -173,11 +164,11 @@ def _absolute(settings: TrainSettings) -> TrainSettings:
     )
 
 
-def _check_room(placement: Placement) -> None:
-    """Ray would wait for ever for what the cluster does not have."""
-    found = machines(placement.address)
-    nodes = [*found.there, *found.may_come]
-    wanted = {"CPUs": placement.cpus_a_worker, "GPUs": float(placement.gpus)}
+def _check_resources(placement: Placement) -> None:
+    """Refuse a placement that the cluster can never fulfil; Ray would wait for it forever."""
+    cluster = cluster_nodes(placement.address)
+    nodes = [*cluster.current, *cluster.potential]
+    wanted = {"CPUs": placement.cpus_per_worker, "GPUs": float(placement.gpus)}
     room = sum(
         min(int(node.cpus / wanted["CPUs"]), int(node.gpus) if placement.gpus else placement.workers) for node in nodes
     )
@@ -188,7 +179,7 @@ def _check_room(placement: Placement) -> None:
 
 
 def _cause(error: Exception) -> Exception:
-    """What a user is told of a failed training: the first worker's own words where they are ours."""
+    """The error of a failed training: that of the first worker, if it is an error of this project."""
     failures = getattr(error, "worker_failures", None) or {}
     for failure in failures.values():
         for inner in (failure, getattr(failure, "cause", None), failure.__cause__):

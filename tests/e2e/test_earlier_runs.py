@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pipeline
 from pipeline.runs.verify import verify
 from pipeline.storage import objects
 from tests.support import corpora, s3
+from tests.support.command import sewd
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "earlier_run"
 EXPECTED = json.loads((FIXTURE / "expected.json").read_text())
@@ -28,9 +30,10 @@ def bucket():
         yield uri
 
 
-def config_of(run: pipeline.Run) -> pipeline.RunConfig:
-    options = run.record["config"]
-    return pipeline.RunConfig(**options | {name: tuple(options[name]) for name in ("inputs", "classifiers")})
+def resume(bucket: str, name: str) -> subprocess.CompletedProcess[str]:
+    """The command that made the run, in a process of its own: its workers must see the address of the server."""
+    arguments = (f"{bucket}/corpus", "--output", f"{bucket}/{name}", "--model", f"{bucket}/model")
+    return sewd("transcribe", *arguments, "--chunk-rows", 3, "--part-mib", 0.05)
 
 
 def test_a_finished_run_is_read_evaluated_and_verified(bucket):
@@ -47,12 +50,13 @@ def test_a_finished_run_is_read_evaluated_and_verified(bucket):
 
 def test_a_finished_run_is_resumed_without_work(bucket):
     before = objects.list_objects(f"{bucket}/done")
-    run = pipeline.transcribe(config_of(pipeline.Run.open(f"{bucket}/done")))
-    assert run.status == "done"
+    resumed = resume(bucket, "done")
+    assert resumed.returncode == 3, resumed.stderr
+    assert "13 transcripts" in resumed.stdout
     assert objects.list_objects(f"{bucket}/done") == before
 
 
-def test_a_stopped_run_is_resumed_with_its_commits_and_its_quarantine(bucket, local_ray):
+def test_a_stopped_run_is_resumed_with_its_commits_and_its_quarantine(bucket):
     stopped = pipeline.Run.open(f"{bucket}/stopped")
     assert stopped.status == "stopped"
     assert stopped.totals().chunks == EXPECTED["stopped"]["chunks"] == 3
@@ -61,8 +65,10 @@ def test_a_stopped_run_is_resumed_with_its_commits_and_its_quarantine(bucket, lo
         committed, [row for row in EXPECTED["transcripts"] if row["utt_id"] in {row["utt_id"] for row in committed}]
     )
 
-    run = pipeline.transcribe(config_of(stopped))
+    resumed = resume(bucket, "stopped")
 
+    assert resumed.returncode == 3, resumed.stderr
+    run = pipeline.Run.open(f"{bucket}/stopped")
     assert run.status == "done"
     crashed = EXPECTED["stopped"]["crashed"]
     corpora.assert_same_transcripts(

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from pipeline.runs.lease import hold
+from pipeline.runs.lease import hold_lease
 from tests.support import corpora, runs
 from tests.support.command import sewd
 
@@ -103,16 +103,16 @@ def test_a_dtype_for_another_device_is_one_line_before_anything_starts(tmp_path,
     ("existing", "but"),
     [("resume", "parts"), ("refuse", "(without --new-run) parts"), ("overwrite", "(without --overwrite) parts")],
 )
-def test_the_status_of_a_run_that_is_not_done_says_how_to_go_on(tmp_path, existing, but):
+def test_status_of_an_unfinished_run_shows_how_to_resume_it(tmp_path, existing, but):
     run = runs.write_run(tmp_path / "run", runs.transcripts([{"text": "one"}]), status="running")
-    run.save(config=run.record["config"] | {"existing": existing})
-    with hold(run.uri, "a"):
+    run.save(config={**run.record.config} | {"existing": existing})
+    with hold_lease(run.uri, "a"):
         assert "interrupted" not in sewd("status", run.uri).stdout
     said = " ".join(sewd("status", run.uri).stdout.split())
-    assert f"interrupted: no driver is at work; the same command goes on from here {but}" in said
-    run.save(status="stopped", config=run.record["config"] | {"existing": existing})
+    assert f"interrupted: no driver is running; run the same command again to resume {but}" in said
+    run.save(status="stopped", config={**run.record.config} | {"existing": existing})
     said = " ".join(sewd("status", run.uri).stdout.split())
-    assert f"stopped: the same command goes on from here {but}" in said
+    assert f"stopped: run the same command again to resume {but}" in said
 
 
 @pytest.mark.parametrize("verb", ["transcribe", "evaluate", "status"])

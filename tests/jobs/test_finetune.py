@@ -62,7 +62,7 @@ def test_two_workers_stop_together_when_patience_ends(corpus, tmp_path):
     [
         (("--config", "c.json", "--augment", "echo=1"), "augment: there is no 'echo'"),
         (("--config", "c.json", "--join", "many"), "join: 'many' is not MAX[:SECONDS]"),
-        (("--config", "c.json", "--precision", "float8"), "precision: auto, float32 or bfloat16"),
+        (("--config", "c.json", "--precision", "float8"), "precision: Input should be 'auto', 'float32' or 'bfloat16'"),
         (("--config", "c.json", "--train", "0=b.jsonl"), "train: '0=b.jsonl'"),
     ],
 )
@@ -84,8 +84,8 @@ def test_weights_and_names_are_read():
 
 
 def test_without_its_extra_it_names_the_extra(monkeypatch, tmp_path):
-    from pipeline.training.loop import TrainSettings
     from pipeline.training.ray_train import Placement, finetune
+    from pipeline.training.settings import TrainSettings
 
     monkeypatch.setitem(sys.modules, "ray.train", None)
     with pytest.raises(UsageError, match=r"pip install 'sewd-pipeline\[train\]'"):

@@ -12,6 +12,10 @@ import pytest
 import soundfile
 
 import pipeline
+from pipeline.corpus.parts import Part
+from pipeline.corpus.plan import plan
+
+LARGE = 1 << 40  # a part size that nothing reaches
 
 
 def noise_bursts(seconds: float, seed: int, rate: int = 16_000) -> np.ndarray:
@@ -71,6 +75,12 @@ def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     info = tarfile.TarInfo(name)
     info.size = len(data)
     tar.addfile(info, io.BytesIO(data))
+
+
+def parts_of(*inputs: Path | str, part_bytes: int = LARGE, limit: int | None = None) -> list[Part]:
+    """The parts of a corpus, as the plan stores them."""
+    table = plan([str(uri) for uri in inputs], part_bytes, limit)
+    return [Part.from_row(row) for row in table.to_pylist()]
 
 
 def rows_of(run: pipeline.Run | Path | str, table: str = "transcripts", drop: tuple[str, ...] = ()) -> list[dict]:

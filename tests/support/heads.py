@@ -23,7 +23,14 @@ START_S = 90
 
 @dataclass(frozen=True)
 class Head:
-    """A head that runs: where it and its Jobs API are, what Prometheus scrapes, the process of `ray start --block`."""
+    """A running head.
+
+    Attributes:
+        cluster: its HOST:PORT.
+        address: URL of its Jobs API.
+        metrics: URL that Prometheus scrapes.
+        process: of `ray start --block`.
+    """
 
     cluster: str
     address: str
@@ -31,7 +38,7 @@ class Head:
     process: subprocess.Popen
 
     def kill(self) -> None:
-        """All of it at once, as a machine that is lost."""
+        """Kill all its processes at once, as the loss of the node would."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -44,9 +51,14 @@ def head(
     cpus: int = 3,
     workers: Mapping[str, Mapping] | None = None,
 ) -> Iterator[Head]:
-    """A head, and node types that Ray's autoscaler may start more of, on this machine.
+    """A head on this machine, with an autoscaler if there are node types for it.
 
-    `directory` takes Ray's sessions: sockets lie in it, so that its path has to be short. It is the head's home.
+    Args:
+        directory: for Ray's sessions, and the head's working directory; as sockets are stored in it, its path must be
+            short.
+        variables: environment variables of the head and of its workers.
+        cpus: CPUs of the head.
+        workers: node types that the autoscaler may start on this machine, by name.
     """
     port, dashboard, metrics = free_port(), free_port(), free_port()
     arguments = [
@@ -59,10 +71,10 @@ def head(
             "--disable-usage-stats",
         ),
     ]
-    # Its `python` is ours, as on a machine where the project is installed; not its code.
+    # Its `python` is that of the tests, as on a node where the project is installed. Its code comes with the jobs.
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "PYTHONPATH")}
-    # No token that this user may happen to have.
+    # No authentication: this user may have a token for another Ray.
     environment |= {"PATH": path, "RAY_AUTH_MODE": "disabled", **(variables or {})}
     if workers is not None:
         arguments.append(f"--autoscaling-config={_autoscaling(directory, f'127.0.0.1:{port}', workers)}")
@@ -91,16 +103,16 @@ def head(
 
 
 def _autoscaling(directory: Path, address: str, workers: Mapping[str, Mapping]) -> Path:
-    """What Ray's own `AutoscalingCluster` would write, which also stops every other Ray of the machine."""
+    """The configuration that Ray's `AutoscalingCluster` would write. That class stops every Ray on the machine."""
     head_type = {"resources": {"CPU": 0}, "node_config": {}, "min_workers": 0, "max_workers": 0}
-    types = {name: {"node_config": {}, "min_workers": 0, **kind} for name, kind in workers.items()}
+    types = {name: {"node_config": {}, "min_workers": 0, **node_type} for name, node_type in workers.items()}
     config = {
         "cluster_name": "grows",
-        "max_workers": sum(kind["max_workers"] for kind in types.values()),
+        "max_workers": sum(node_type["max_workers"] for node_type in types.values()),
         "upscaling_speed": 100,
         "idle_timeout_minutes": 0.1,
         "provider": {
-            # `fake_multinode`, by a name that does not ask for a file which is not in the wheel.
+            # `fake_multinode`: under that name Ray needs a file that is not in its wheel.
             "type": "external",
             "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
             "launch_multiple": True,
@@ -121,7 +133,7 @@ def _autoscaling(directory: Path, address: str, workers: Mapping[str, Mapping]) 
         "head_start_ray_commands": [],
         "worker_start_ray_commands": [],
     }
-    path = directory / "ray_bootstrap_config.yaml"  # as `ray up` calls it
+    path = directory / "ray_bootstrap_config.yaml"  # the name that `ray up` gives it
     path.write_text(json.dumps(config))
     return path
 
@@ -129,9 +141,9 @@ def _autoscaling(directory: Path, address: str, workers: Mapping[str, Mapping]) 
 def _wait(started: Head) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
-        assert started.process.poll() is None, "ray start has ended"
+        assert started.process.poll() is None, "ray start ended"
         with contextlib.suppress(OSError), urllib.request.urlopen(f"{started.address}/api/jobs/", timeout=5) as answer:
             if answer.status == 200:
                 return
         time.sleep(0.3)
-    raise TimeoutError("the Jobs API did not come up")
+    raise TimeoutError("the Jobs API did not start")

@@ -255,7 +255,7 @@ def run(status="done"):
         ],
         "warnings": [
             "9,600 of 99,600 transcripts, or their labels, were computed by a fallback: no packed batches: no",
-            "times that a batch was halved for want of memory: 2",
+            "a batch was halved 2 times because memory ran out",
         ],
         "attempts": 2,
         "starts": ["2026-11-22T18:40:00Z", "2026-11-22T18:51:07Z"],

@@ -1,4 +1,4 @@
-"""S3 on loopback: two real servers, and one that refuses everything. Each is a context that sets the environment."""
+"""S3 servers on loopback: rclone, moto, and one that refuses access. Each is a context that sets the environment."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from unittest import mock
 
 import s3fs
 
-KEY = "AKIATESTTESTTESTTEST"  # rclone answers INVALID_ACCESS_KEY_ID to one that is not of AWS's length
+KEY = "AKIATESTTESTTESTTEST"  # rclone refuses keys that do not have AWS's length
 SECRET = "secretsecretsecretsecretsecretsecretsecr"
 START_DEADLINE_S = 20
 
 
 def environment(endpoint: str) -> dict[str, str]:
-    """What a process needs to find the server at `endpoint`; also for processes of your own."""
+    """Return the environment variables that make a process use the server at `endpoint`."""
     return {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": KEY,
@@ -39,9 +39,10 @@ def environment(endpoint: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def at(endpoint: str) -> Iterator[str]:
-    """This process's S3 is the server at `endpoint`."""
-    # fsspec keeps file systems by their arguments, and the environment is none of them: it would keep the last server.
+def use_endpoint(endpoint: str) -> Iterator[str]:
+    """Make this process use the server at `endpoint` as its S3. Yields the endpoint."""
+    # fsspec caches file systems by their arguments, which do not include the environment: without clearing the cache
+    # the previous server would stay in use.
     s3fs.S3FileSystem.clear_instance_cache()
     with mock.patch.dict(os.environ, environment(endpoint)):
         yield endpoint
@@ -49,6 +50,7 @@ def at(endpoint: str) -> Iterator[str]:
 
 
 def free_port() -> int:
+    """Return a port of 127.0.0.1 on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -56,9 +58,9 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def rclone_server(directory: Path) -> Iterator[str]:
-    """`rclone serve s3`: a folder of `directory` is a bucket. Gives the endpoint.
+    """Run `rclone serve s3`: each folder of `directory` is a bucket. Yields the endpoint.
 
-    It keeps listings for minutes, and sees only its own changes: put files into `directory` before it starts. (With
+    It caches listings for minutes and sees only its own changes: put files into `directory` before it starts. (With
     `--dir-cache-time=0s` uploads take seconds each, and some hang.)
     """
     port = free_port()
@@ -74,7 +76,7 @@ def rclone_server(directory: Path) -> Iterator[str]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait_for(port, process)
-        with at(f"http://127.0.0.1:{port}") as endpoint:
+        with use_endpoint(f"http://127.0.0.1:{port}") as endpoint:
             yield endpoint
     finally:
         process.terminate()
@@ -92,7 +94,7 @@ def _wait_for(port: int, process: subprocess.Popen) -> None:
 
 @contextlib.contextmanager
 def moto_server() -> Iterator[str]:
-    """Moto's S3, empty. Gives the endpoint."""
+    """Run moto's S3 server, without any buckets. Yields the endpoint."""
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -100,8 +102,8 @@ def moto_server() -> Iterator[str]:
     server.start()
     try:
         host, port = server.get_host_and_port()
-        with at(f"http://{host}:{port}") as endpoint:
-            # moto keeps its buckets in the process, for every server that comes and goes.
+        with use_endpoint(f"http://{host}:{port}") as endpoint:
+            # moto's buckets belong to the process: a new server still has those of the last one.
             urllib.request.urlopen(f"{endpoint}/moto-api/reset", data=b"").close()
             yield endpoint
     finally:
@@ -109,23 +111,23 @@ def moto_server() -> Iterator[str]:
 
 
 def make_bucket(name: str) -> str:
-    """A new bucket on the server at hand; gives its URI."""
+    """Create a bucket on the server in use; return its URI."""
     s3fs.S3FileSystem().mkdir(name)
     return f"s3://{name}"
 
 
 def client() -> Any:
-    """boto3's client of the server at hand, for what the project itself does not do."""
+    """Return a boto3 client of the server in use, for operations that the project itself does not have."""
     import boto3
 
     return boto3.client("s3")
 
 
 class ForbiddenHandler(BaseHTTPRequestHandler):
-    """403 to everything, as S3 answers an expired key; counts the requests on its server."""
+    """Answers every request with 403, as S3 does to an expired key, and appends it to its server's `requests`."""
 
     status, code = 403, "AccessDenied"
-    protocol_version = "HTTP/1.1"  # else it sends no `100 Continue`, for which S3 clients wait before they upload
+    protocol_version = "HTTP/1.1"  # 1.0 sends no `100 Continue`, for which S3 clients wait before they upload
 
     def refuse(self) -> None:
         self.server.requests.append(f"{self.command} {self.path}")
@@ -146,16 +148,16 @@ class ForbiddenHandler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def forbidden_server() -> Iterator[list[str]]:
-    """A server that answers 403 to everything. Gives the list of the requests that it has had."""
-    with web_server(ForbiddenHandler) as server, at(f"http://127.0.0.1:{server.server_port}"):
+    """Run a server that answers every request with 403. Yields the list of requests received so far."""
+    with web_server(ForbiddenHandler) as server, use_endpoint(f"http://127.0.0.1:{server.server_port}"):
         yield server.requests
 
 
 @contextlib.contextmanager
 def web_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[ThreadingHTTPServer]:
-    """An HTTP server on a free port; `requests` is a list for the handler's use."""
+    """Run an HTTP server on a free port. Yields it; its `requests` is an empty list for the handler's use."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.handle_error = lambda *_: None  # clients that hang up
+    server.handle_error = lambda *_: None  # of clients that hang up
     server.requests = []
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()

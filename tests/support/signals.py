@@ -1,4 +1,4 @@
-"""Signals and files, made in code: what the audio tests listen to."""
+"""Synthetic signals and audio files for tests. Signals are float32 arrays (frames, channels), full scale at 1."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ import soundfile
 
 @functools.cache
 def aac(seconds: float, container: str = "ipod", rate: int = 16_000, channels: int = 1) -> bytes:
-    """Speech-like AAC; kept, for encoding takes its time."""
+    """Return speech-like audio as AAC; cached, because encoding is slow."""
     return encode_av(speech_like(seconds, rate, channels), rate, container, "aac")
 
 
 def speech_like(seconds: float, rate: int = 16_000, channels: int = 1, seed: int = 0) -> np.ndarray:
-    """Bursts of tones between stretches of near silence, float32 (frames, channels), below full scale.
+    """Return bursts of tones between stretches of near silence, below full scale: float32 (frames, channels).
 
     Channels differ, no two bursts are alike, and the noise floor has no two equal frames.
+
+    Args:
+        seconds: duration.
+        rate: sample rate, Hz.
+        channels: number of channels.
+        seed: of the random numbers.
     """
     rng = np.random.default_rng(seed)
     frames = round(seconds * rate)
@@ -31,17 +37,17 @@ def speech_like(seconds: float, rate: int = 16_000, channels: int = 1, seed: int
     begin = round(0.05 * rate)
     while begin < frames:
         length = round(rng.uniform(0.15, 0.6) * rate)
-        here = slice(begin, begin + length)
+        burst = slice(begin, begin + length)
         envelope = np.sin(np.pi * np.arange(length) / length)[: frames - begin, None]
         for pitch in rng.uniform(100, min(3000, rate / 2.5), 3):
-            tone = np.sin(2 * np.pi * pitch * t[here])[:, None]
-            x[here] += 0.15 * envelope * tone * rng.uniform(0.4, 1, channels)
+            tone = np.sin(2 * np.pi * pitch * t[burst])[:, None]
+            x[burst] += 0.15 * envelope * tone * rng.uniform(0.4, 1, channels)
         begin += length + round(rng.uniform(0.08, 0.4) * rate)
     return np.clip(x, -0.9, 0.9).astype(np.float32)
 
 
 def encode(x: np.ndarray, rate: int, container: str = "WAV", coding: str = "PCM_16", **options: Any) -> bytes:
-    """A file by libsndfile."""
+    """Return `x`, (frames,) or (frames, channels), as a file encoded by libsndfile."""
     file = io.BytesIO()
     channels = 1 if x.ndim == 1 else x.shape[1]
     with soundfile.SoundFile(
@@ -52,7 +58,7 @@ def encode(x: np.ndarray, rate: int, container: str = "WAV", coding: str = "PCM_
 
 
 def encode_av(x: np.ndarray, rate: int, container: str, codec: str) -> bytes:
-    """A file by FFmpeg."""
+    """Return `x`, (frames, 1 or 2 channels), as a file encoded by FFmpeg."""
     import av
 
     file = io.BytesIO()
@@ -71,7 +77,7 @@ def encode_av(x: np.ndarray, rate: int, container: str, codec: str) -> bytes:
 
 
 def png() -> bytes:
-    """A picture of one black pixel."""
+    """Return a PNG image of one black pixel."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -81,15 +87,15 @@ def png() -> bytes:
 
 
 class BrokenFile(io.BytesIO):
-    """A file that raises once its reader has had `good` bytes: a network that goes away."""
+    """A file that raises after `good_bytes` bytes were read: a network that fails."""
 
-    def __init__(self, data: bytes, good: int, failure: Callable[[], BaseException]) -> None:
+    def __init__(self, data: bytes, good_bytes: int, failure: Callable[[], BaseException]) -> None:
         super().__init__(data)
-        self._good, self._failure = good, failure
+        self._good_bytes, self._failure = good_bytes, failure
 
     def read(self, size: int | None = -1, /) -> bytes:
         data = super().read(size)
-        self._good -= len(data)
-        if self._good < 0:
+        self._good_bytes -= len(data)
+        if self._good_bytes < 0:
             raise self._failure()
         return data

@@ -15,15 +15,15 @@ from pipeline.errors import RunFailedError, UsageError
 from pipeline.training.data import (
     Clip,
     ClipStore,
-    DataSettings,
     epoch_batches,
     epoch_utterances,
+    generator_for,
     load_manifest,
     padded_width,
     read_clip,
-    rng_of,
     waveform,
 )
+from pipeline.training.settings import DataSettings
 from tests.support.tones import write_corpus
 
 
@@ -202,7 +202,7 @@ def test_a_duration_that_is_not_stated_is_learnt(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "there is no manifest"),
+        (None, "no manifest at"),
         ("", "has no rows"),
         ('{"audio_filepath": "a.wav", "duration": 1}', "a text, a label, or both"),
         ('{"text": "a"}', "audio_filepath"),
@@ -224,6 +224,6 @@ def test_audio_that_does_not_decode_fails_the_run_by_name(tmp_path):
 
 
 def test_generators_depend_on_their_keys_alone():
-    assert rng_of(1, "a", 2).integers(2**62) == rng_of(1, "a", 2).integers(2**62)
-    assert rng_of(1, "a", 2).integers(2**62) != rng_of(1, "a", 3).integers(2**62)
-    assert rng_of("1a").integers(2**62) != rng_of(1, "a").integers(2**62)
+    assert generator_for(1, "a", 2).integers(2**62) == generator_for(1, "a", 2).integers(2**62)
+    assert generator_for(1, "a", 2).integers(2**62) != generator_for(1, "a", 3).integers(2**62)
+    assert generator_for("1a").integers(2**62) != generator_for(1, "a").integers(2**62)

@@ -20,9 +20,9 @@ import torch
 
 from pipeline.errors import RunFailedError, UsageError
 from pipeline.training import loop
-from pipeline.training.data import DataSettings
-from pipeline.training.loop import TrainSettings, ahead, rate_factor, train
+from pipeline.training.loop import prefetched, rate_factor, train
 from pipeline.training.model import TrainingModel
+from pipeline.training.settings import TrainSettings, make_data_settings, make_settings
 from sewd_model.config import SEWDConfig
 from sewd_model.ctc import CTCTokenizer, greedy_path
 from sewd_model.features import FeatureExtractor
@@ -42,9 +42,9 @@ def tiny(tmp_path_factory) -> Path:
 
 
 def settings(corpus: Path, output: Path, **values) -> TrainSettings:
-    data = DataSettings(batch_s=12.0, **values.pop("data", {}))
+    data = make_data_settings(batch_s=12.0, **values.pop("data", {}))
     given = {"train": ((str(corpus), 1.0),), "output": str(output), "data": data, "threads": 1}
-    return TrainSettings(**(given | values))
+    return make_settings(**(given | values))
 
 
 def short(corpus: Path, output: Path, tiny: Path, **values) -> TrainSettings:
@@ -180,7 +180,7 @@ CHILD = """
 import sys, time
 from pathlib import Path
 import torch
-from pipeline.training.ray_train import settings_of
+from pipeline.training.settings import settings_from_json
 from pipeline.training.loop import train
 import json
 
@@ -195,7 +195,7 @@ def slow(*arguments):
         time.sleep(600)
     return row
 loop._step = slow
-train(settings_of(json.loads(sys.argv[1])), report=lambda line: None)
+train(settings_from_json(json.loads(sys.argv[1])), report=lambda line: None)
 """
 
 
@@ -294,7 +294,7 @@ def test_the_best_weights_are_kept_and_patience_ends(corpus, tiny, tmp_path):
 
 
 def test_the_schedule_rises_holds_and_falls():
-    wanted = TrainSettings(train=(), output="", steps=1100, mel_steps=100, warmup=0.1, hold=0.4)
+    wanted = TrainSettings(train=(), output="", config="c.json", steps=1100, mel_steps=100, warmup=0.1, hold=0.4)
     factors = [rate_factor(step, wanted) for step in range(1100)]
     assert factors[99] == 1.0
     assert factors[100] == pytest.approx(0.01)
@@ -325,7 +325,7 @@ def test_what_cannot_be_trained_is_refused(corpus, tiny, tmp_path, changes, word
 def test_labels_of_validation_must_be_among_the_trained(corpus, tiny, tmp_path):
     other = tmp_path / "other.jsonl"
     other.write_text(json.dumps({"audio_filepath": "x.wav", "duration": 1, "label": "three"}))
-    with pytest.raises(UsageError, match="not trained: three"):
+    with pytest.raises(UsageError, match="not in the training data: three"):
         train(short(corpus, tmp_path / "run", tiny, valid={"v": str(other)}), report=quiet)
 
 
@@ -354,7 +354,7 @@ def test_what_is_made_ahead_raises_where_it_is_taken():
         yield 1
         raise KeyError("two")
 
-    with ahead(items(), 2) as source:
+    with prefetched(items(), 2) as source:
         assert next(source) == 1
         with pytest.raises(KeyError):
             next(source)

@@ -10,8 +10,8 @@ import pytest
 
 PROGRAM = """
 import os, signal, sys
-from jobs.last_words import last_words
-with last_words("killed, but nothing is lost"):
+from jobs.kill_notice import kill_notice
+with kill_notice("killed, but nothing is lost"):
     {}
 """
 

@@ -1,0 +1,34 @@
+"""A message on standard error when this process is killed.
+
+A process gets no chance to report `kill -9`, the kernel's out-of-memory killer, or Ray, whose C++ code ends a driver a
+minute after the head of its cluster is lost. So a small child process waits at the other end of a pipe, and prints the
+message if the pipe closes before this process reports a normal end. As a child, it leaves signals, the terminal and the
+exit code to this process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Final
+
+_ENDED: Final = "ended"
+_WATCH: Final = f"import sys; sys.stdin.read() == {_ENDED!r} or print(sys.argv[1], file=sys.stderr)"
+
+
+@contextlib.contextmanager
+def kill_notice(message: str) -> Iterator[None]:
+    """Print `message` on standard error if this process is killed inside this context."""
+    watcher = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _WATCH, message],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,  # Ctrl-C must not reach it
+    )
+    try:
+        yield
+    finally:
+        watcher.communicate(_ENDED)

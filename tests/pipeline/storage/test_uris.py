@@ -1,0 +1,59 @@
+"""URIs: absolute forms, unknown schemes, and the file system behind a URI."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.errors import UsageError
+from pipeline.storage import objects, uris
+from tests.support import s3
+
+
+@pytest.mark.parametrize(
+    ("uri", "wanted"),
+    [
+        ("a/b", "{cwd}/a/b"),
+        ("./a//b/", "{cwd}/a/b"),
+        ("../a", "{parent}/a"),
+        ("a/../../b", "{parent}/b"),
+        ("file:///a/b/", "/a/b"),
+        ("s3://bucket/a/", "s3://bucket/a"),
+        ("s3a://bucket/a", "s3://bucket/a"),
+        ("s3://bucket/", "s3://bucket"),
+        ("http://host/a?b=c", "http://host/a?b=c"),
+        ("~nobody-here/a", "{cwd}/~nobody-here/a"),
+    ],
+)
+def test_an_absolute_uri_does_not_depend_on_the_working_directory(uri, wanted, tmp_path, monkeypatch):
+    directory = tmp_path / "parent" / "cwd"
+    directory.mkdir(parents=True)
+    monkeypatch.chdir(directory)
+    assert uris.absolute(uri) == wanted.format(cwd=directory, parent=tmp_path / "parent")
+    assert uris.absolute(uris.absolute(uri)) == uris.absolute(uri)
+
+
+def test_a_parent_after_a_link_is_the_parent_of_the_links_target(tmp_path):
+    (tmp_path / "far" / "dir").mkdir(parents=True)
+    (tmp_path / "far" / "a.wav").write_bytes(b"x")
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "dir")
+    assert uris.absolute(f"{tmp_path}/link/../a.wav") == f"{tmp_path}/far/a.wav"
+
+
+@pytest.mark.parametrize(
+    ("uri", "kind"),
+    [
+        ("nothing://a/b", uris.UnknownSchemeError),
+        ("reference://a.wav", uris.UnknownSchemeError),
+        ("zip://a.wav::s3://bucket/b.zip", UsageError),
+    ],
+)
+def test_a_uri_that_cannot_be_opened_is_a_usage_error(uri, kind):
+    with pytest.raises(kind, match="cannot open"):
+        uris.absolute(uri)
+
+
+def test_another_endpoint_in_the_environment_is_another_file_system(servers):
+    with s3.use_endpoint(servers["moto"]):
+        objects.put("s3://bucket/only-here", b"x")
+    with s3.use_endpoint(servers["rclone"]):
+        assert not objects.exists("s3://bucket/only-here")
