@@ -23,7 +23,7 @@ import pyarrow as pa
 import typer
 
 from pipeline.runs.commit import Commit, read_commits, write_chunk
-from pipeline.runs.compact import COMPACTION, compact_group, groups_of, write_compaction
+from pipeline.runs.compact import COMPACTION, compact_group, compaction_groups, write_compaction
 from pipeline.schemas import SCHEMA_VERSION, TRANSCRIPTS
 from tests.support import runs
 
@@ -119,7 +119,7 @@ def make(run: Path, chunks: int) -> None:
 def compact(run: str) -> None:
     """Write the files of the run together; leaves the small ones, for the next measurement."""
     files = [file for commit in read_commits(run) for file in commit.files]
-    write_compaction(run, [compact_group(run, table, group) for table, group in groups_of(files)])
+    write_compaction(run, [compact_group(run, table, group) for table, group in compaction_groups(files)])
 
 
 if __name__ == "__main__":

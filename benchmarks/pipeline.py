@@ -59,7 +59,7 @@ from rich.table import Table
 import pipeline
 from benchmarks.workload import LONGEST_S, MEDIAN_S, RATE, SHORTEST_S, SIGMA
 from pipeline.cluster.ray_start import connect
-from pipeline.driver import transcribe as driver
+from pipeline.driver import dataset
 from pipeline.stages.recognize import Logits, Recognizer, RecognizeSettings
 from pipeline.storage.checkpoints import checkpoint_digest
 from sewd_model import CTCTokenizer
@@ -271,7 +271,7 @@ def with_stand_in(model: type[Recognizer]) -> Callable[[Path, Path, Path], Calla
     """The same with another model."""
 
     def prepare(root: Path, audio: Path, run: Path) -> Callable[[], object]:
-        return mock.patch.object(driver, "Recognizer", model)(through_pipeline(root, audio, run))
+        return mock.patch.object(dataset, "Recognizer", model)(through_pipeline(root, audio, run))
 
     return prepare
 

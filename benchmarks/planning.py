@@ -33,9 +33,10 @@ from rich.table import Table
 import pipeline
 from benchmarks.resume import peak, plan_of
 from pipeline.corpus.plan import plan
-from pipeline.driver import transcribe as driver
+from pipeline.driver import dataset
 from pipeline.errors import RunFailedError
 from pipeline.runs.fingerprint import fingerprint
+from pipeline.runs.record import RunRecord
 from pipeline.runs.run import Run, now, write_plan
 from pipeline.stages.read import ReadSettings
 from pipeline.storage import objects
@@ -125,7 +126,7 @@ def start_run(parts: str, folder: str) -> dict[str, float]:
     subprocess.run([sys.executable, "-m", "benchmarks.planning", "make", parts, folder], check=True)
     config = config_in(folder)
     before, began = peak(), time.time()
-    with mock.patch.object(driver, "read_parts", begin), contextlib.suppress(RunFailedError):
+    with mock.patch.object(dataset, "read_parts", begin), contextlib.suppress(RunFailedError):
         pipeline.transcribe(config)
     first = float((Path(config.output) / STARTED).read_text(encoding="utf-8"))
     return {"seconds": first - began, "peak": peak(), "before": before, "parts": int(parts)}
@@ -151,7 +152,7 @@ def make_run(parts: str, folder: str) -> None:
         "input_bytes": int(parts) * PART_BYTES,
         "attempts": [],
     }
-    Run(config.output, record).save()
+    Run(config.output, RunRecord(record)).save()
 
 
 def begin(batch: pa.Table, settings: ReadSettings) -> pa.Table:

@@ -30,9 +30,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.corpus.plan import PLAN
-from pipeline.runs.commit import Commit, content_of
-from pipeline.runs.engine import Engine
+from pipeline.corpus.parts import PLAN
+from pipeline.runs.commit import Commit, encode_commit
+from sewd_model.engine_status import EngineStatus
 from pipeline.runs.ledger import ROLL_UP_COMMITS, roll_up
 from pipeline.runs.run import Run, now, write_plan
 from pipeline.storage.objects import put
@@ -61,7 +61,7 @@ def main(
             with contextlib.ExitStack() as servers:
                 if uri.startswith("s3://"):
                     endpoint = servers.enter_context(s3.rclone_server(root))
-                    servers.enter_context(s3.at(servers.enter_context(slowed(endpoint))))
+                    servers.enter_context(s3.use_endpoint(servers.enter_context(slowed(endpoint))))
                 found = measured(uri)
             memory = (f"{found[name] / 2**20:,.0f} MiB" for name in ("peak", "before"))
             table.add_row(storage, f"{found['seconds']:.1f} s", *memory, str(found["left"]))
@@ -75,12 +75,12 @@ def make(run: str, parts: int, left: int, objects: int) -> None:
     done = parts - left
     for start in range(0, done - objects, ROLL_UP_COMMITS):
         numbers = range(start, min(start + ROLL_UP_COMMITS, done - objects))
-        roll_up(run, (content_of(commit(digests[number])) for number in numbers))
+        roll_up(run, (encode_commit(commit(digests[number])) for number in numbers))
     for number in range(done - objects, done):
         made = commit(digests[number])
         path = Path(run) / made.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content_of(made))
+        path.write_bytes(encode_commit(made))
     record = {"status": "running", "created": now(), "parts": parts, "input_bytes": parts << 25, "attempts": []}
     put(join(run, "run.json"), json.dumps(record).encode())
 
@@ -122,7 +122,7 @@ def commit(part: str) -> Commit:
         attempt="0123456789ab",
         workers={"reader": "worker-17:12345", "recognizer": "worker-17:12346"},
         seconds={"read": 1.0, "compute": 2.0, "rows": 0.1},
-        engines=(Engine("packed", "bfloat16", "NVIDIA L4", 300.0, None),),
+        engines=(EngineStatus("packed", "bfloat16", "NVIDIA L4", 300.0, None),),
         splits=0,
         files=tuple(file | {"sha256": part * 3} for file in files),  # type: ignore[misc]
     )
@@ -179,12 +179,12 @@ def measured(uri: str) -> dict[str, float]:
 
 def look(uri: str) -> None:
     """Find what is left of a run, and print how long it took."""
-    from pipeline.driver.transcribe import find_left  # noqa: PLC0415 - Ray's size is not the run's
+    from pipeline.driver.remaining import find_remaining  # noqa: PLC0415 - Ray's size is not the run's
 
     before = peak()
     began = time.monotonic()
     run = Run.open(uri)
-    _, left = find_left(run)
+    left = find_remaining(run).parts
     seconds = time.monotonic() - began
     typer.echo(json.dumps({"seconds": seconds, "peak": peak(), "before": before, "left": len(left)}))
 

@@ -38,7 +38,7 @@ from rich.table import Table
 
 import pipeline
 from pipeline.cluster.ray_start import connect
-from pipeline.driver import transcribe as driver
+from pipeline.driver import dataset
 from pipeline.stages.recognize import Recognizer, RecognizeSettings
 from tests.support import checkpoints, corpora
 from tests.support.s3 import free_port
@@ -156,7 +156,7 @@ def measure(folder: Path, actors: int, gpus: Sequence[int], seconds: float, gpus
     log.setLevel(logging.INFO)
     log.addHandler(watch := Watch())
     peaks: dict[str, float] = {}
-    with mock.patch.object(driver, "Recognizer", Sleeper), cluster(gpus, actors) as (address, raylets):
+    with mock.patch.object(dataset, "Recognizer", Sleeper), cluster(gpus, actors) as (address, raylets):
         config = pipeline.RunConfig(
             inputs=(str(corpus),),
             output=str(folder / "run"),

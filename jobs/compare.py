@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -12,19 +12,22 @@ import pipeline
 from jobs.console import Exit, out, single
 from jobs.evaluate import new_table, percent
 from jobs.scoring import (
+    DEFAULT_LEVEL,
+    DEFAULT_UNIT,
     Compounds,
     FailIf,
     Level,
     Normalizer,
     Refs,
     Unit,
-    parse_conditions,
     check_conditions,
-    paired_figures,
     evaluation_settings,
+    paired_figures,
+    parse_conditions,
 )
 from pipeline.evaluation.compare import Comparison, compare_runs, shared_scoring
-from pipeline.report.content import comparison
+from pipeline.report.comparison import changed_utterances
+from pipeline.report.model import ChangedUtterance
 from pipeline.runs.status import RunStatus
 
 
@@ -34,8 +37,8 @@ def compare(
     refs: Refs = None,
     normalizer: Normalizer = None,
     compounds: Compounds = False,
-    unit: Unit = "auto",
-    level: Level = 0.95,
+    unit: Unit = DEFAULT_UNIT,
+    level: Level = DEFAULT_LEVEL,
     examples: Annotated[int, typer.Option(min=0, help="Utterances to show that got better, and worse.")] = 5,
     fail_if: FailIf = None,
 ) -> int:
@@ -48,16 +51,20 @@ def compare(
     parsed = parse_conditions(fail_if, has_baseline=True)
     scoring = shared_scoring(here, there, asked.scoring)
     found = compare_runs(here, there, scoring, unit=unit, level=level, examples=examples)
+    out.print(f"run:      {here.uri}", markup=False, soft_wrap=True)
+    out.print(f"baseline: {there.uri}", markup=False, soft_wrap=True)
     out.print(_differences(found, level))
     out.print(_pairs(found), markup=False)
     for test in found.tests:
         p_value = "-" if test.p_value is None else f"{test.p_value:.3g}"
         out.print(f"{test.name}: p = {p_value} ({test.detail}; n = {test.n:,})", markup=False)
-    told = comparison(here, there, found, scoring)
-    for kind in ("better", "worse"):
-        out.print(f"\n{kind}: {told['changes'][kind]:,} of {found.utterances:,} utterances", style="bold")
-        for row in told[kind]:
-            _show(row)
+    same = found.utterances - found.better - found.worse
+    out.print(f"word errors: {found.better:,} utterances better, {found.worse:,} worse, {same:,} the same")
+    for title, utt_ids in (("most improved", found.most_improved), ("most worsened", found.most_worsened)):
+        if utt_ids:
+            out.print(f"\n{title}:", style="bold")
+        for utterance in changed_utterances(here, there, utt_ids, scoring):
+            _show(utterance)
     for opened in (here, there):
         if opened.status != RunStatus.DONE:
             out.print(f"{opened.uri} is not done ({opened.status})", style="yellow", markup=False)
@@ -69,7 +76,7 @@ def compare(
 
 
 def _differences(found: Comparison, level: float) -> Table:
-    columns = ("run", "baseline", "difference", f"{100 * level:g} % interval", "improved with")
+    columns = ("run", "baseline", "difference", f"{100 * level:g} % interval", "P(improved)")
     table = new_table("run against baseline, on the pairs", "", *columns)
     for metric, (here, there) in found.rates.items():
         bootstrap = found.bootstraps[metric]
@@ -80,7 +87,7 @@ def _differences(found: Comparison, level: float) -> Table:
             percent(there),
             "-" if bootstrap.difference is None else f"{100 * bootstrap.difference:+.2f}",
             "" if between is None else f"{100 * between.low:+.2f} to {100 * between.high:+.2f}",
-            percent(bootstrap.probability_of_improvement),
+            "-" if between is None else percent(bootstrap.probability_of_improvement),
         )
     return table
 
@@ -94,11 +101,11 @@ def _pairs(found: Comparison) -> str:
     )
 
 
-def _show(row: dict[str, Any]) -> None:
-    out.print(f"  {row['utt_id']} ({row['difference']:+d} word errors)", markup=False, soft_wrap=True)
-    for name in ("reference", "baseline", "here"):
-        text = row[name] if name == "reference" else row[name]["text"]
-        out.print(f"    {name if name != 'here' else 'run':9} {text}", markup=False, soft_wrap=True)
+def _show(utterance: ChangedUtterance) -> None:
+    out.print(f"  {utterance.utt_id} ({utterance.difference:+d} word errors)", markup=False, soft_wrap=True)
+    texts = {"reference": utterance.reference, "baseline": utterance.baseline.text, "run": utterance.here.text}
+    for name, text in texts.items():
+        out.print(f"    {name:9} {text}", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

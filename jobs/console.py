@@ -61,12 +61,3 @@ def warn(warnings: Iterable[str]) -> None:
     """Print each warning as a line on standard error."""
     for warning in warnings:
         err.print(f"warning: {warning}", markup=False)
-
-
-def duration(seconds: float) -> str:
-    """`1 h 02 min`, `3 min 04 s` or `5.0 s`."""
-    minutes, rest = divmod(seconds, 60)
-    hours, minutes = divmod(int(minutes), 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {int(rest):02d} s" if minutes else f"{rest:.1f} s"

@@ -11,7 +11,20 @@ from rich.table import Table
 
 import pipeline
 from jobs.console import Exit, out, single
-from jobs.scoring import By, Compounds, FailIf, Level, Normalizer, Refs, Unit, check_conditions, parse_conditions, evaluation_settings
+from jobs.scoring import (
+    DEFAULT_LEVEL,
+    DEFAULT_UNIT,
+    By,
+    Compounds,
+    FailIf,
+    Level,
+    Normalizer,
+    Refs,
+    Unit,
+    check_conditions,
+    evaluation_settings,
+    parse_conditions,
+)
 from pipeline.evaluation.gate import gate_figures
 from pipeline.evaluation.intervals import Interval
 from pipeline.evaluation.labels import LabelEvaluation, evaluate_labels
@@ -28,8 +41,8 @@ def evaluate(
     normalizer: Normalizer = None,
     compounds: Compounds = False,
     by: By = None,
-    unit: Unit = "auto",
-    level: Level = 0.95,
+    unit: Unit = DEFAULT_UNIT,
+    level: Level = DEFAULT_LEVEL,
     fail_if: FailIf = None,
     address: Annotated[
         str | None,

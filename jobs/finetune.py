@@ -9,11 +9,11 @@ import typer
 
 from jobs.console import Exit, err, out, single
 from pipeline.errors import UsageError
-from pipeline.training.settings import make_data_settings, make_settings
+from pipeline.settings import default_of
+from pipeline.training.settings import DataSettings, TrainSettings, make_data_settings, make_settings
 
 # Panels of `--help`.
 DATA, OPTIMIZER, PROGRESS, RESOURCES = "Data", "Optimizer", "Validation and saving", "Resources"
-DEFAULT_JOIN_BELOW_S = 1.5
 
 
 def finetune(
@@ -32,35 +32,41 @@ def finetune(
     ] = None,
     init: Annotated[str | None, typer.Option(metavar="DIR", help="SEW-D checkpoint to start from.")] = None,
     config: Annotated[str | None, typer.Option(metavar="FILE", help="Train from scratch: a SEW-D config.json.")] = None,
-    steps: Annotated[int, typer.Option(help="Number of optimizer steps.")] = 1000,
+    steps: Annotated[int, typer.Option(help="Number of optimizer steps.")] = default_of(TrainSettings, "steps"),
     batch_seconds: Annotated[
         float, typer.Option(help="Seconds of audio per batch and worker.", rich_help_panel=OPTIMIZER)
-    ] = 60.0,
-    accumulate: Annotated[int, typer.Option(help="Batches per step.", rich_help_panel=OPTIMIZER)] = 1,
+    ] = default_of(DataSettings, "batch_s"),
+    accumulate: Annotated[int, typer.Option(help="Batches per step.", rich_help_panel=OPTIMIZER)] = default_of(
+        TrainSettings, "accumulate"
+    ),
     learning_rate: Annotated[
         float, typer.Option(help="Peak of the learning rate schedule.", rich_help_panel=OPTIMIZER)
-    ] = 4e-4,
+    ] = default_of(TrainSettings, "learning_rate"),
     warmup: Annotated[
         float, typer.Option(help="Share of the steps in which the rate rises.", rich_help_panel=OPTIMIZER)
-    ] = 0.1,
+    ] = default_of(TrainSettings, "warmup"),
     hold: Annotated[
         float, typer.Option(help="Share in which it stays; then it falls to 5 %.", rich_help_panel=OPTIMIZER)
-    ] = 0.4,
+    ] = default_of(TrainSettings, "hold"),
     optimizer: Annotated[
         str, typer.Option(help="adamw, or muon, which is faster from scratch.", rich_help_panel=OPTIMIZER)
-    ] = "adamw",
-    weight_decay: Annotated[float, typer.Option(help="Weight decay of matrices.", rich_help_panel=OPTIMIZER)] = 0.01,
-    clip_norm: Annotated[float, typer.Option(help="Largest norm of the gradient.", rich_help_panel=OPTIMIZER)] = 1.0,
+    ] = default_of(TrainSettings, "optimizer"),
+    weight_decay: Annotated[
+        float, typer.Option(help="Weight decay of matrices.", rich_help_panel=OPTIMIZER)
+    ] = default_of(TrainSettings, "weight_decay"),
+    clip_norm: Annotated[
+        float, typer.Option(help="Largest norm of the gradient.", rich_help_panel=OPTIMIZER)
+    ] = default_of(TrainSettings, "clip_norm"),
     label_weight: Annotated[
         float, typer.Option(help="Weight of the classifier's loss relative to the CTC loss.", rich_help_panel=OPTIMIZER)
-    ] = 1.0,
+    ] = default_of(TrainSettings, "label_weight"),
     mel_steps: Annotated[
         int,
         typer.Option(
             help="From scratch: first train the convolutions on log-mel spectra for this many steps.",
             rich_help_panel=OPTIMIZER,
         ),
-    ] = 0,
+    ] = default_of(TrainSettings, "mel_steps"),
     freeze_features: Annotated[
         bool, typer.Option("--freeze-features", help="Do not train the convolutions.", rich_help_panel=OPTIMIZER)
     ] = False,
@@ -82,12 +88,16 @@ def finetune(
     ] = "1",
     precision: Annotated[
         str, typer.Option(help="auto (bfloat16 on a GPU), float32 or bfloat16.", rich_help_panel=RESOURCES)
-    ] = "auto",
+    ] = default_of(TrainSettings, "precision"),
     seed: Annotated[
         int, typer.Option(help="Seed of order, augmentation, dropout and new weights.", rich_help_panel=DATA)
-    ] = 0,
-    valid_every: Annotated[int, typer.Option(help="Steps between validations.", rich_help_panel=PROGRESS)] = 200,
-    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.", rich_help_panel=PROGRESS)] = 200,
+    ] = default_of(DataSettings, "seed"),
+    valid_every: Annotated[int, typer.Option(help="Steps between validations.", rich_help_panel=PROGRESS)] = default_of(
+        TrainSettings, "valid_every"
+    ),
+    checkpoint_every: Annotated[
+        int, typer.Option(help="Steps between checkpoints.", rich_help_panel=PROGRESS)
+    ] = default_of(TrainSettings, "checkpoint_every"),
     patience: Annotated[
         int | None,
         typer.Option(help="Stop after this many validations without a better one.", rich_help_panel=PROGRESS),
@@ -101,7 +111,7 @@ def finetune(
         typer.Option(
             help="Number format of the saved weights: float32, float16 or bfloat16.", rich_help_panel=PROGRESS
         ),
-    ] = "float32",
+    ] = default_of(TrainSettings, "save_dtype"),
     workers: Annotated[int, typer.Option(help="Processes that train together.", rich_help_panel=RESOURCES)] = 1,
     gpu: Annotated[bool, typer.Option("--gpu", help="Use one GPU per worker.", rich_help_panel=RESOURCES)] = False,
     threads: Annotated[
@@ -193,7 +203,7 @@ def _join(text: str) -> tuple[int, float]:
     """(most clips, longest clip in seconds) of `MAX[:SECONDS]`."""
     count, _, seconds = text.partition(":")
     try:
-        values = int(count), float(seconds or DEFAULT_JOIN_BELOW_S)
+        values = int(count), float(seconds or default_of(DataSettings, "join_below_s"))
     except ValueError:
         values = 0, 0.0
     if values[0] < 1 or values[1] <= 0:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from jobs.console import Exit, duration, out, run
+from jobs.console import Exit, out, run
 from jobs.submit import INTERRUPTS, follow_job
 from pipeline.errors import UsageError
+from pipeline.report.formats import duration
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails

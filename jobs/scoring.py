@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -14,7 +14,12 @@ from pipeline.errors import UsageError
 from pipeline.evaluation.compare import Comparison
 from pipeline.evaluation.gate import Condition, Verdict, check_condition, gate_figures, parse_condition
 from pipeline.evaluation.labels import evaluate_labels
+from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.runs.status import RunStatus
+from pipeline.settings import default_of
+
+DEFAULT_UNIT: Final[str] = default_of(EvaluationSettings, "unit")
+DEFAULT_LEVEL: Final[float] = default_of(EvaluationSettings, "level")
 
 Refs = Annotated[
     list[str] | None,
@@ -51,8 +56,8 @@ def evaluation_settings(
     normalizer: str | None,
     compounds: bool,
     by: str | None = None,
-    unit: str = "auto",
-    level: float = 0.95,
+    unit: str = DEFAULT_UNIT,
+    level: float = DEFAULT_LEVEL,
 ) -> pipeline.EvaluationSettings:
     """What the options ask for; the run's own rules where none is given."""
     scoring = None

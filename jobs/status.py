@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from jobs.console import Exit, duration, out, single, warn
+from jobs.console import Exit, out, single, warn
 from pipeline import Run
+from pipeline.report.formats import duration
 from pipeline.runs.status import RunStatus
 
 

@@ -13,14 +13,15 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import pipeline
-from jobs.console import Exit, duration, err, out, single, warn
+from jobs.console import Exit, err, out, single, warn
 from jobs.kill_notice import kill_notice
 from jobs.logs import log_to
 from jobs.status import how_to_resume, last_start
-from pipeline.config import make_config
+from pipeline.config import RunConfig, make_config
 from pipeline.errors import UsageError
+from pipeline.report.formats import duration
 from pipeline.runs.status import RunStatus
-from sewd_model.files import BUNDLED
+from pipeline.settings import default_of
 
 # Panels of `--help`; an option without one is among those that most runs need.
 AUDIO, EXISTING, FAILURES = "Audio and text", "Existing runs", "Failed rows"
@@ -41,7 +42,7 @@ def transcribe(
     model: Annotated[
         str,
         typer.Option("--model", metavar="DIR", help="SEW-D checkpoint with a CTC head: directory, URI, or `bundled`."),
-    ] = BUNDLED,
+    ] = default_of(RunConfig, "model"),
     classifier: Annotated[
         list[str] | None,
         typer.Option(
@@ -50,14 +51,14 @@ def transcribe(
     ] = None,
     channels: Annotated[
         str, typer.Option(help="mix, split, or the number of one channel, from 0.", rich_help_panel=AUDIO)
-    ] = "mix",
+    ] = default_of(RunConfig, "channels"),
     max_segment: Annotated[
         float,
         typer.Option(metavar="SECONDS", help="Cut longer audio into segments, at quiet places.", rich_help_panel=AUDIO),
-    ] = 60.0,
+    ] = default_of(RunConfig, "max_segment_s"),
     normalizer: Annotated[
         str, typer.Option(help="How both texts are normalised before errors are counted.", rich_help_panel=AUDIO)
-    ] = "basic",
+    ] = default_of(RunConfig, "normalizer"),
     limit: Annotated[int | None, typer.Option(help="Transcribe only the first N utterances.")] = None,
     actors: Annotated[
         str | None,
@@ -74,21 +75,23 @@ def transcribe(
             help="Number format of the model: float32; int8 on CPUs; bfloat16 or float16 on GPUs.",
             rich_help_panel=RESOURCES,
         ),
-    ] = "float32",
+    ] = default_of(RunConfig, "dtype"),
     chunk_seconds: Annotated[
         float, typer.Option(help="Seconds of audio per chunk, the unit of commit.", rich_help_panel=SIZES)
-    ] = 1200.0,
-    chunk_rows: Annotated[int, typer.Option(help="Most rows per chunk.", rich_help_panel=SIZES)] = 2000,
+    ] = default_of(RunConfig, "chunk_s"),
+    chunk_rows: Annotated[int, typer.Option(help="Most rows per chunk.", rich_help_panel=SIZES)] = default_of(
+        RunConfig, "chunk_rows"
+    ),
     part_mib: Annotated[
         float, typer.Option(help="MiB of input per part, the unit of planning.", rich_help_panel=SIZES)
-    ] = 32.0,
+    ] = default_of(RunConfig, "part_mib"),
     max_error_rate: Annotated[
         float,
         typer.Option(
             help="Stop the run when more than this share of its rows failed, checked from 1,000 rows on.",
             rich_help_panel=FAILURES,
         ),
-    ] = 0.05,
+    ] = default_of(RunConfig, "max_error_rate"),
     deadline: Annotated[
         float,
         typer.Option(
@@ -96,7 +99,7 @@ def transcribe(
             help="Kill a decoder or model process that makes no progress for this long; its file becomes an error row.",
             rich_help_panel=FAILURES,
         ),
-    ] = 600.0,
+    ] = default_of(RunConfig, "deadline_s"),
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop the run at the first failed row.", rich_help_panel=FAILURES)
     ] = False,
@@ -109,7 +112,9 @@ def transcribe(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a run that RUN already holds.", rich_help_panel=EXISTING)
     ] = False,
-    address: Annotated[str, typer.Option(help="Ray cluster: local (start one here), auto, or HOST:PORT.")] = "local",
+    address: Annotated[str, typer.Option(help="Ray cluster: local (start one here), auto, or HOST:PORT.")] = default_of(
+        RunConfig, "address"
+    ),
     log: Annotated[
         Path | None,
         typer.Option(

@@ -1,4 +1,4 @@
-"""From an INPUT of audio to a committed run: corpus, plan, decode, infer, sink, metrics. Knows no command line.
+"""Transcribe a speech corpus into a run, and evaluate the run. Independent of the command line.
 
 run = pipeline.transcribe(pipeline.RunConfig(inputs=("corpus/",), output="run", model="checkpoint"))
 pipeline.evaluate_run(run).wer
@@ -12,10 +12,11 @@ from pipeline.errors import AudioError, ErrorCode, RunFailedError, StorageError,
 from pipeline.runs.run import Run
 
 if TYPE_CHECKING:
-    from pipeline.driver.transcribe import Progress, transcribe
+    from pipeline.driver.progress import Progress
+    from pipeline.driver.transcribe import transcribe
     from pipeline.evaluation.evaluate import evaluate_run
-    from pipeline.evaluation.reading import EvaluationSettings
     from pipeline.evaluation.results import Evaluation
+    from pipeline.evaluation.settings import EvaluationSettings
     from pipeline.evaluation.tables import write_metrics
     from pipeline.scoring.rules import Scoring
 
@@ -36,12 +37,12 @@ __all__ = [
     "write_metrics",
 ]
 
-# Loaded when they are asked for: torch, Ray and scipy take seconds, which reading a run need not wait for, nor each of
-# a run's workers.
+# Loaded on first use: importing torch, Ray and scipy takes seconds, which neither a reader of a run nor its workers
+# should have to wait for.
 _MODULES = {
     "Evaluation": "evaluation.results",
-    "EvaluationSettings": "evaluation.reading",
-    "Progress": "driver.transcribe",
+    "EvaluationSettings": "evaluation.settings",
+    "Progress": "driver.progress",
     "Scoring": "scoring.rules",
     "evaluate_run": "evaluation.evaluate",
     "transcribe": "driver.transcribe",

@@ -1,30 +1,31 @@
-"""What a run is asked to do, checked before anything starts, and the fingerprint that a resume must match."""
+"""The configuration of a transcription run, checked before anything starts."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import posixpath
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from pipeline.errors import UsageError
 from pipeline.scoring.normalize import NORMALIZERS
+from pipeline.settings import checked
 from pipeline.storage import uris
 from sewd_model.files import BUNDLED
 
 
-def _text(value: Any) -> Any:
+def _path_to_text(value: Any) -> Any:
     if not isinstance(value, os.PathLike):
         return value
     path = os.fspath(value)
-    return f"./{path}" if path == BUNDLED else path  # a path object that is so called is no name
+    return f"./{path}" if path == BUNDLED else path  # a path object means a path, also if it is uri_by_task so
 
 
-# A path as a string or PathLike; an empty one would be the working directory.
-Uri = Annotated[str, Field(min_length=1), BeforeValidator(_text)]
+# A path or URI as a string or PathLike. It must not be empty, which would mean the working directory.
+Uri = Annotated[str, Field(min_length=1), BeforeValidator(_path_to_text)]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -34,29 +35,30 @@ class RunConfig:
     Attributes:
         inputs: files, directories, globs, .jsonl manifests, .tar shards, .parquet files; any fsspec URI.
         output: the RUN directory or prefix.
-        model: checkpoint with a CTC head (Hugging Face layout), directory or URI; `bundled` is the one in the package.
+        model: checkpoint with a CTC head (Hugging Face layout), as a directory or URI; `bundled` is the one in the
+            package.
         classifiers: checkpoints with classification heads, each `URI` or `NAME=URI`; `bundled` has one for keywords.
-        channels: `mix` downmixes, `split` makes an utterance of each channel, a number picks that channel (0-based).
-        max_segment_s: longer audio is cut, at its quietest frame, into segments no longer than this.
-        normalizer: what references and hypotheses go through before errors are counted.
-        limit: only the first so many utterances.
+        channels: `mix` downmixes, `split` makes an utterance of each channel, a number selects that channel, from 0.
+        max_segment_s: longer audio is cut into segments no longer than this, at its quietest frames; in seconds.
+        normalizer: how references and hypotheses are normalised before errors are counted.
+        limit: transcribe only the first utterances, at most this many; None: all.
         part_mib: size of a part, the unit of planning, in MiB of input.
-        chunk_s: size of a chunk, the unit of commit, in seconds of audio; `chunk_rows` in rows.
-        max_error_rate: stop the run once more than this share of its rows failed, counted from 1,000 rows on.
+        chunk_s: most audio in a chunk, the unit of commit, in seconds.
+        chunk_rows: most rows in a chunk.
+        max_error_rate: stop the run when more than this share of its rows failed, checked from 1,000 rows on.
         strict: stop the run at the first row that fails.
-        deadline_s: a process to which a file's next row, or an utterance's result, does not come in this time hangs,
-            and is ended. It is to hold the decoding of a segment, and of all that lies before it where a format cannot
-            be entered in the middle.
-        existing: a run that is at `output` already is gone on with (`resume`), refused (`refuse`), or removed for a
-            new one (`overwrite`).
-        address: `local` starts a Ray of its own; `auto` or HOST:PORT joins a cluster.
-        actors: recogniser actors, at most; None: one, or as many as the GPUs allow.
-        min_actors: fewest of them while there is work: Ray adds and ends them, and an autoscaled cluster its machines.
-            None: always all, or where the cluster can grow and `actors` is None too, one.
-        gpus_per_actor: None: 1 where the cluster has GPUs, else 0.
-        cpus_per_actor: Ray CPUs an actor holds; None: what is left of the machine beside decoding.
-        threads: that an actor computes with; None: its share of the processors.
-        dtype: in what the model computes: `int8` on CPUs only, `bfloat16` and `float16` on GPUs only.
+        deadline_s: a decoder process that has not returned the next row of a file for this long, in seconds, or a model
+            process that has not returned an utterance, counts as hanging and is killed. It must be long enough to
+            decode a segment, and everything before the segment if the format does not allow seeking.
+        existing: what to do with a run that `output` already holds: `resume` it, `refuse` to start, or `overwrite` it.
+        address: `local` starts a Ray cluster on this machine; `auto` or HOST:PORT joins one.
+        actors: most recogniser actors; None: one, or as many as the GPUs allow.
+        min_actors: fewest recogniser actors while there is work. Ray starts and stops actors between the two, and an
+            autoscaled cluster its nodes. None: always `actors`, or one where the cluster can grow and `actors` is None.
+        gpus_per_actor: GPUs that an actor holds; None: 1 if the cluster has GPUs, else 0.
+        cpus_per_actor: Ray CPUs that an actor holds; None: what decoding leaves of its node.
+        threads: threads that an actor computes with; None: its share of the processors.
+        dtype: number format that the model computes in: `int8` on CPUs only, `bfloat16` and `float16` on GPUs only.
     """
 
     inputs: Annotated[tuple[Uri, ...], Field(min_length=1)]
@@ -84,52 +86,55 @@ class RunConfig:
 
     @field_validator("normalizer")
     @classmethod
-    def _known_normalizer(cls, value: str) -> str:
+    def _normalizer_is_known(cls, value: str) -> str:
         if value not in NORMALIZERS:
             raise ValueError(f"must be one of {', '.join(NORMALIZERS)}")
         return value
 
     @model_validator(mode="after")
-    def _fewest_and_most(self) -> Self:
+    def _actor_range_is_valid(self) -> Self:
         if self.min_actors is not None and self.min_actors > (self.actors or 0):
-            raise ValueError(f"actors: {self.min_actors}:{self.actors} is no range")
+            raise ValueError(f"actors: {self.min_actors}:{self.actors} is not a range")
         return self
 
     @property
     def tasks(self) -> dict[str, str]:
-        """Classifier URI by task name: the name before `=`, else the last part of the URI."""
-        named: dict[str, str] = {}
+        """Classifier URI by task name: the name before `=`, else the last component of the URI.
+
+        Raises:
+            UsageError: a classifier has no name or no URI, or two have the same name.
+        """
+        uri_by_task: dict[str, str] = {}
         for spec in self.classifiers:
             name, equals, uri = spec.partition("=")
             if not equals or "/" in name:
                 name, uri = posixpath.basename(uris.absolute(spec)), spec
             if not name or not uri:
-                raise UsageError(f"classifiers: {spec!r} is neither DIR nor NAME=DIR")
-            if name in named:
-                raise UsageError(f"classifiers: two are called {name}: name them, --classifier NAME=DIR")
-            named[name] = model_uri(uri)
-        return named
+                raise UsageError(f"classifier: {spec!r} is neither DIR nor NAME=DIR")
+            if name in uri_by_task:
+                raise UsageError(f"classifier: two have the name {name}; give them names, --classifier NAME=DIR")
+            uri_by_task[name] = model_uri(uri)
+        return uri_by_task
 
 
-_OPTIONS = {"chunk_s": "chunk-seconds", "max_segment_s": "max-segment", "deadline_s": "deadline"}  # of the command line
+# Names of the command line that differ from those of the fields.
+OPTIONS: Final = {
+    "chunk_s": "chunk-seconds",
+    "max_segment_s": "max-segment",
+    "deadline_s": "deadline",
+    "classifiers": "classifier",
+    "min_actors": "actors",
+}
 
 
 def make_config(**values: Any) -> RunConfig:
-    """A RunConfig, its paths made absolute.
+    """A `RunConfig` from its fields, with absolute paths.
 
     Raises:
-        UsageError: a value is out of its range; says which.
+        UsageError: a value is missing, unknown or out of range; the message begins with the name of its option.
     """
-    try:
-        config = RunConfig(**values)
-    except ValidationError as error:
-        first, *others = error.errors(include_url=False)
-        name = str(first["loc"][0]) if first["loc"] else "configuration"
-        # Of a value that may be one of several kinds there is an error for each.
-        told = [first["msg"], *(other["msg"] for other in others if other["loc"][:1] == first["loc"][:1])]
-        option = _OPTIONS.get(name, name.replace("_", "-"))
-        raise UsageError(f"{option}: {', or '.join(dict.fromkeys(told))} (got {first['input']!r})") from error
-    _ = config.tasks  # their names are checked
+    config = checked(RunConfig, values, OPTIONS)
+    _ = config.tasks  # checks the names of the classifiers
     return dataclasses.replace(
         config,
         inputs=tuple(uris.absolute(uri) for uri in config.inputs),
@@ -139,5 +144,5 @@ def make_config(**values: Any) -> RunConfig:
 
 
 def model_uri(uri: str) -> str:
-    """A checkpoint's `uris.absolute`; the bundled model keeps its name, which means the same on every machine."""
+    """The absolute URI of a checkpoint; the bundled model keeps its name, which is valid on every machine."""
     return uri if uri == BUNDLED else uris.absolute(uri)

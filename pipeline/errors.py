@@ -1,14 +1,14 @@
-"""What can go wrong, told apart by whose fault it is.
+"""The errors of this project, by their cause.
 
-Three kinds, and nothing in between:
+There are three kinds:
 
-* `AudioError`: the data's own bytes, or their absence. One row in `errors/`, with a code of the closed `ErrorCode`; the
-  run goes on.
-* `StorageError`: rights, throttling, time-outs, name resolution. Never a row: retried with back-off, and in the end the
-  run fails.
-* `UsageError`: the command cannot be carried out as given. One clear line, exit code 2.
+* `AudioError`: the data is bad or missing. It becomes one row in `errors/`, with a code of the closed `ErrorCode`, and
+  the run continues.
+* `StorageError`: permissions, throttling, time-outs, name resolution. Never a row: the call is retried with back-off,
+  and if the error persists, the run fails.
+* `UsageError`: the command cannot be carried out as given. It is reported on one line, with exit code 2.
 
-Everything else that raises is a bug, and is left to raise.
+Any other exception is a bug and is not caught.
 """
 
 from __future__ import annotations
@@ -17,32 +17,35 @@ from enum import StrEnum
 
 
 class ErrorCode(StrEnum):
-    """Why an utterance has no transcript. Closed: a reader may switch over it; a new code is a schema change."""
+    """Why an utterance has no transcript.
 
-    MISSING = "MISSING"  # the object is not there
+    Closed: a reader may switch over it; a new code is a schema change.
+    """
+
+    MISSING = "MISSING"  # the object does not exist
     EMPTY_FILE = "EMPTY_FILE"  # zero bytes
-    UNDECODABLE = "UNDECODABLE"  # no decoder makes sense of the bytes
-    UNSUPPORTED = "UNSUPPORTED"  # a format that this installation cannot read
-    TRUNCATED = "TRUNCATED"  # the header promises more than the bytes hold
+    UNDECODABLE = "UNDECODABLE"  # no decoder can decode the bytes
+    UNSUPPORTED = "UNSUPPORTED"  # this installation has no decoder for the format
+    TRUNCATED = "TRUNCATED"  # there is less audio than the header says
     NO_SAMPLES = "NO_SAMPLES"  # decodes to zero frames
     NON_FINITE = "NON_FINITE"  # NaN or infinite samples
-    TOO_SHORT = "TOO_SHORT"  # shorter than one squeezed frame of the model
-    TOO_LARGE = "TOO_LARGE"  # over a cap on bytes, channels, rate or duration; or over the memory of a GPU
-    NO_SUCH_CHANNEL = "NO_SUCH_CHANNEL"  # the channel asked for is not in the file
-    OUT_OF_RANGE = "OUT_OF_RANGE"  # offset or duration lies outside the recording
-    CRASHED = "CRASHED"  # processes die of it: its decoder or the model crashes, or takes more memory than there is
-    HUNG = "HUNG"  # its decoder, or the model, gives nothing within the deadline, again and again
-    BAD_ROW = "BAD_ROW"  # a manifest line, Parquet row or sidecar that does not hold what it must
-    BAD_ARCHIVE = "BAD_ARCHIVE"  # a tar shard that breaks off; what was read before stands
-    DUPLICATE_ID = "DUPLICATE_ID"  # utt_id is taken by an earlier utterance
+    TOO_SHORT = "TOO_SHORT"  # shorter than one frame of the model after its downsampling
+    TOO_LARGE = "TOO_LARGE"  # over a limit on bytes, channels, sampling rate or duration, or over the memory of a GPU
+    NO_SUCH_CHANNEL = "NO_SUCH_CHANNEL"  # the file does not have the requested channel
+    OUT_OF_RANGE = "OUT_OF_RANGE"  # offset or duration is outside the recording
+    CRASHED = "CRASHED"  # it kills its process: the decoder or the model crashes or runs out of memory
+    HUNG = "HUNG"  # the decoder or the model exceeds the deadline, repeatedly
+    BAD_ROW = "BAD_ROW"  # a manifest line, Parquet row or sidecar file lacks a required value
+    BAD_ARCHIVE = "BAD_ARCHIVE"  # a tar shard is damaged; the members before the damage are transcribed
+    DUPLICATE_ID = "DUPLICATE_ID"  # an earlier utterance has the same utt_id
 
 
 class AudioError(Exception):
-    """Bad data: becomes one row in `errors/`.
+    """Bad data: one utterance becomes a row in `errors/`.
 
     Attributes:
-        code: why.
-        message: the decoder's own words, or the two numbers that disagree.
+        code: the reason.
+        message: the message of the decoder, or the values that disagree.
     """
 
     def __init__(self, code: ErrorCode, message: str) -> None:
@@ -51,16 +54,16 @@ class AudioError(Exception):
         self.message = message
 
     def __reduce__(self) -> tuple[type[AudioError], tuple[ErrorCode, str]]:
-        """Pickle by its two arguments: it may cross a process border."""
+        """Pickle the two arguments: the error may be sent to another process."""
         return AudioError, (self.code, self.message)
 
 
 class StorageError(Exception):
-    """Bad weather: storage could not be reached. Fails the run once retries are used up."""
+    """Storage could not be reached, also after retries. Fails the run."""
 
 
 class InputChangedError(StorageError):
-    """An object is not the one that was planned. Never a row: a run is a statement about the objects that it names."""
+    """An object changed after it was planned. Never a row: a run describes the objects that its plan names."""
 
 
 class UsageError(Exception):
@@ -68,8 +71,8 @@ class UsageError(Exception):
 
 
 class RunFailedError(Exception):
-    """The run was stopped because of what it met: too many failed rows, or one under `strict`. Its commits stay."""
+    """The run was stopped because too many rows failed, or one under `strict`. Its commits stay."""
 
 
 class LeaseLostError(RunFailedError):
-    """Another driver took the run over; this one leaves its record alone."""
+    """Another driver took over the run; this driver does not change its record."""

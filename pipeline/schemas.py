@@ -1,7 +1,7 @@
-"""The Arrow tables of a run. What each column means and its unit stand in the field's metadata.
+"""The Arrow tables of a run, and of its stages. The metadata of each field holds its meaning and its unit.
 
-`SCHEMA_VERSION` changes with any change of a column or a code, and is part of a run's fingerprint: a run is never
-continued under another schema.
+`SCHEMA_VERSION` changes with any change of a column or an error code. It is part of a run's fingerprint: a run is never
+resumed under another schema.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SCHEMA_VERSION = 2
 
 
 def field(name: str, kind: pa.DataType, meaning: str, unit: str | None = None, nullable: bool = True) -> pa.Field:
-    """A field that carries its meaning and unit."""
+    """A field with its meaning and unit in its metadata, which Parquet files keep."""
     metadata = {"meaning": meaning} | ({"unit": unit} if unit else {})
     return pa.field(name, kind, nullable=nullable, metadata=metadata)
 
@@ -25,47 +25,52 @@ def _schema(table: str, *fields: pa.Field) -> pa.Schema:
 
 
 WORD_COUNT_FIELDS = (
-    field("ref_words", pa.int32(), "length of the reference: hits + substitutions + deletions", "words"),
-    field("hits", pa.int32(), "words of the reference that the transcript has", "words"),
-    field("substitutions", pa.int32(), "words of the reference that another word stands for", "words"),
-    field("deletions", pa.int32(), "words of the reference that the transcript lacks", "words"),
-    field("insertions", pa.int32(), "words that the transcript has and the reference lacks", "words"),
+    field("ref_words", pa.int32(), "words in the reference: hits + substitutions + deletions", "words"),
+    field("hits", pa.int32(), "reference words that the transcript matches", "words"),
+    field("substitutions", pa.int32(), "reference words that the transcript replaces by another word", "words"),
+    field("deletions", pa.int32(), "reference words that the transcript omits", "words"),
+    field("insertions", pa.int32(), "transcript words that the reference does not have", "words"),
 )
 CHARACTER_COUNT_FIELDS = (
-    field("ref_chars", pa.int32(), "length of the reference, with its spaces", "characters"),
-    field("char_hits", pa.int32(), "as hits, by character", "characters"),
-    field("char_substitutions", pa.int32(), "as substitutions, by character", "characters"),
-    field("char_deletions", pa.int32(), "as deletions, by character", "characters"),
-    field("char_insertions", pa.int32(), "as insertions, by character", "characters"),
+    field("ref_chars", pa.int32(), "characters in the reference, including spaces", "characters"),
+    field("char_hits", pa.int32(), "as hits, for characters", "characters"),
+    field("char_substitutions", pa.int32(), "as substitutions, for characters", "characters"),
+    field("char_deletions", pa.int32(), "as deletions, for characters", "characters"),
+    field("char_insertions", pa.int32(), "as insertions, for characters", "characters"),
 )
 SCORE_FIELDS = (
-    field("normalized_text", pa.string(), "text under the run's normalizer; null without a reference"),
-    field("normalized_reference", pa.string(), "reference under the run's normalizer; null without one"),
+    field("normalized_text", pa.string(), "text after the run's normalizer; null without a reference"),
+    field("normalized_reference", pa.string(), "reference after the run's normalizer; null without a reference"),
     *WORD_COUNT_FIELDS,
     *CHARACTER_COUNT_FIELDS,
 )
-"""Columns of `transcripts` that `pipeline.scoring.counts.score_columns` fills; all null where there is no reference."""
+"""Columns of `transcripts` that `pipeline.scoring.counts.score_columns` fills; all null without a reference."""
 
-# What an utterance brings along from its source, wherever it ends up: transcripts, labels or errors.
+# What identifies an utterance, in each of the tables transcripts, labels and errors.
 _IDENTITY = (
-    field("utt_id", pa.string(), "the same for the same audio in a directory, a shard or a manifest", nullable=False),
-    field("uri", pa.string(), "the object that holds the audio", nullable=False),
-    field("start_s", pa.float64(), "where the utterance begins in its recording", "s"),
-    field("duration_s", pa.float64(), "length of the utterance", "s"),
-    field("channel", pa.int32(), "0-based channel where channels are split, else null"),
+    field(
+        "utt_id",
+        pa.string(),
+        "id of the utterance; the same for the same audio in a directory, a tar shard or a manifest",
+        nullable=False,
+    ),
+    field("uri", pa.string(), "file or object that holds the audio", nullable=False),
+    field("start_s", pa.float64(), "start of the utterance in its recording", "s"),
+    field("duration_s", pa.float64(), "duration of the utterance", "s"),
+    field("channel", pa.int32(), "channel, from 0, where channels are split; else null"),
 )
 _LINEAGE = (
-    field("speaker", pa.string(), "speaker as the source names it"),
-    field("tags", pa.string(), "the source's other keys, as one JSON object"),
-    field("part_id", pa.string(), "the part of the plan that read it", nullable=False),
-    field("chunk", pa.int32(), "the chunk of the part", nullable=False),
+    field("speaker", pa.string(), "speaker, as the source names it"),
+    field("tags", pa.string(), "all other keys of the source, as one JSON object"),
+    field("part_id", pa.string(), "part of the plan that it was read in", nullable=False),
+    field("chunk", pa.int32(), "ordinal of its chunk in the part", nullable=False),
 )
 
 WORD = pa.struct(
     [
-        field("word", pa.string(), "as decoded", nullable=False),
-        field("start_s", pa.float64(), "in the recording", "s", nullable=False),
-        field("end_s", pa.float64(), "in the recording", "s", nullable=False),
+        field("word", pa.string(), "the word, as decoded", nullable=False),
+        field("start_s", pa.float64(), "start of the word in the recording", "s", nullable=False),
+        field("end_s", pa.float64(), "end of the word in the recording", "s", nullable=False),
         field("confidence", pa.float32(), "geometric mean of its tokens' probabilities", "0..1", nullable=False),
     ]
 )
@@ -73,12 +78,10 @@ WORD = pa.struct(
 TRANSCRIPTS = _schema(
     "transcripts",
     *_IDENTITY,
-    field("text", pa.string(), "greedy transcript", nullable=False),
-    field("words", pa.list_(WORD), "the transcript's words in time", nullable=False),
-    field(
-        "confidence", pa.float32(), "geometric mean of the tokens' probabilities; null where the text is empty", "0..1"
-    ),
-    field("reference", pa.string(), "what was said, as the source gives it; null where it gives none"),
+    field("text", pa.string(), "transcript (greedy CTC decoding)", nullable=False),
+    field("words", pa.list_(WORD), "words of the transcript, with their times", nullable=False),
+    field("confidence", pa.float32(), "geometric mean of the tokens' probabilities; null if the text is empty", "0..1"),
+    field("reference", pa.string(), "reference transcript, as the source has it; null if it has none"),
     *SCORE_FIELDS,
     *_LINEAGE,
 )
@@ -87,47 +90,51 @@ LABELS = _schema(
     "labels",
     *_IDENTITY,
     field("task", pa.string(), "name of the classifier", nullable=False),
-    field("label", pa.string(), "the likeliest label, or `score` for a regression head", nullable=False),
-    field("score", pa.float32(), "its probability; the value itself for a regression head", nullable=False),
+    field("label", pa.string(), "most probable label, or `score` for a regression head", nullable=False),
+    field(
+        "score", pa.float32(), "probability of the label; for a regression head, the predicted value", nullable=False
+    ),
     field(
         "top_k",
         pa.list_(
             pa.struct([pa.field("label", pa.string(), nullable=False), pa.field("score", pa.float32(), nullable=False)])
         ),
-        "the likeliest labels, best first",
+        "most probable labels with their probabilities, best first",
         nullable=False,
     ),
-    field("reference_label", pa.string(), "label as the source gives it; null where it gives none"),
+    field("reference_label", pa.string(), "reference label, as the source has it; null if it has none"),
     *_LINEAGE,
 )
 
 ERRORS = _schema(
     "errors",
     *_IDENTITY,
-    field("byte_start", pa.int64(), "the audio's first byte in the object, where it is a range of one", "bytes"),
-    field("byte_end", pa.int64(), "one past its last byte", "bytes"),
-    field("stage", pa.string(), "where it was found: plan, read, decode or model", nullable=False),
-    field("code", pa.string(), "a member of pipeline.errors.ErrorCode", nullable=False),
-    field("message", pa.string(), "the decoder's words, or the numbers that disagree", nullable=False),
+    field(
+        "byte_start", pa.int64(), "first byte of the audio in the object, if it is only a range of the object", "bytes"
+    ),
+    field("byte_end", pa.int64(), "end of that range: one past its last byte", "bytes"),
+    field("stage", pa.string(), "stage that failed: plan, read, decode or model", nullable=False),
+    field("code", pa.string(), "reason, a member of pipeline.errors.ErrorCode", nullable=False),
+    field("message", pa.string(), "message of the decoder, or the values that disagree", nullable=False),
     *_LINEAGE,
 )
 
 TABLES: dict[str, pa.Schema] = {"transcripts": TRANSCRIPTS, "labels": LABELS, "errors": ERRORS}
 
-# Between the stages, one Ray row is one chunk. Ray cuts and joins blocks between rows as it likes, so a chunk that is
-# one row can be neither split nor mixed, and one that holds nothing but errors, or nothing at all, is still a row.
+# Between the stages, one Ray row is one chunk. Ray may split and merge blocks between any two rows: a chunk that is one
+# row is never split or mixed with another, and a chunk with only errors, or without utterances, is still a row.
 _CHUNK_HEAD = (
-    field("part_id", pa.string(), "the part it was read from", nullable=False),
-    field("chunk", pa.int32(), "ordinal in the part", nullable=False),
-    field("first_row", pa.int64(), "rows of the part before it", nullable=False),
-    field("last", pa.bool_(), "the part ends with this chunk", nullable=False),
-    field("part_rows", pa.int64(), "rows of the whole part, on its last chunk"),
-    field("part_audio_s", pa.float64(), "audio of the whole part, on its last chunk", "s"),
-    field("audio_s", pa.float64(), "audio in this chunk", "s", nullable=False),
-    field("source_bytes", pa.int64(), "planned bytes that this chunk got through", "bytes", nullable=False),
-    field("reader", pa.string(), "host:pid that decoded it", nullable=False),
+    field("part_id", pa.string(), "part that the chunk belongs to", nullable=False),
+    field("chunk", pa.int32(), "ordinal of the chunk in the part", nullable=False),
+    field("first_row", pa.int64(), "rows of the part before this chunk", nullable=False),
+    field("last", pa.bool_(), "whether this is the last chunk of the part", nullable=False),
+    field("part_rows", pa.int64(), "rows of the whole part; null unless last"),
+    field("part_audio_s", pa.float64(), "audio of the whole part; null unless last", "s"),
+    field("audio_s", pa.float64(), "audio in the chunk", "s", nullable=False),
+    field("source_bytes", pa.int64(), "planned input bytes that the chunk was read from", "bytes", nullable=False),
+    field("reader", pa.string(), "host:pid of the process that decoded it", nullable=False),
     field("read_s", pa.float64(), "time to read, decode and resample it", "s", nullable=False),
-    field("read_at", pa.float64(), "when that was done, since 1970", "s", nullable=False),
+    field("read_at", pa.float64(), "when reading ended, since 1970", "s", nullable=False),
 )
 _CARRIED = (
     *_IDENTITY,
@@ -138,52 +145,68 @@ _CARRIED = (
     field("speaker", pa.string(), "as in transcripts"),
     field("tags", pa.string(), "as in transcripts"),
     field("stage", pa.string(), "as in errors"),
-    field("code", pa.string(), "as in errors; null where the utterance is sound"),
+    field("code", pa.string(), "as in errors; null if the utterance has no error"),
     field("message", pa.string(), "as in errors"),
 )
 READ_ROW = pa.struct(
     [
         *_CARRIED,
-        field("samples", pa.large_binary(), "waveform at the model's rate, little endian; null in an error row"),
-        field("sample_type", pa.string(), "int16 where the source is 16-bit, mono, at the model's rate; else float32"),
+        field(
+            "samples",
+            pa.large_binary(),
+            "mono waveform at the model's sampling rate, little-endian; null in an error row",
+        ),
+        field(
+            "sample_type", pa.string(), "int16 if the source is 16-bit mono at the model's sampling rate; else float32"
+        ),
     ]
 )
 RECOGNIZED_ROW = pa.struct(
     [
         *_CARRIED,
-        field("num_frames", pa.int32(), "frames of the utterance"),
-        field("token_ids", pa.list_(pa.int32()), "collapsed greedy path, without blank, bos and eos"),
-        field("start_frames", pa.list_(pa.int32()), "first frame of each token's run"),
-        field("end_frames", pa.list_(pa.int32()), "one past its last frame"),
-        field("probabilities", pa.list_(pa.float32()), "each token's probability over its run", "0..1"),
-        field("label_scores", pa.list_(pa.list_(pa.float32())), "a list of scores for each classifier of the run"),
+        field("num_frames", pa.int32(), "number of model frames of the utterance"),
+        field("token_ids", pa.list_(pa.int32()), "greedy CTC path, collapsed, without blank, bos and eos"),
+        field("start_frames", pa.list_(pa.int32()), "first frame of each token"),
+        field("end_frames", pa.list_(pa.int32()), "end of each token: one past its last frame"),
+        field("probabilities", pa.list_(pa.float32()), "probability of each token over its frames", "0..1"),
+        field(
+            "label_scores",
+            pa.list_(pa.list_(pa.float32())),
+            "scores of each classifier of the run, one list per classifier",
+        ),
     ]
 )
 READ_CHUNK = pa.schema([*_CHUNK_HEAD, field("rows", pa.list_(READ_ROW), "utterances", nullable=False)])
 ENGINE = pa.struct(
     [
-        field("way", pa.string(), "packed, or clip by clip", nullable=False),
-        field("dtype", pa.string(), "in what it computes", nullable=False),
-        field("device", pa.string(), "on what", nullable=False),
-        field("budget_s", pa.float64(), "audio in a batch; null where each clip is by itself", "s"),
-        field("fallback", pa.string(), "why it is not what was asked for, or not the fast one"),
+        field("batching", pa.string(), "`packed` or `clip by clip`", nullable=False),
+        field("dtype", pa.string(), "data type of the computation", nullable=False),
+        field("device", pa.string(), "GPU, or CPU with its instruction set", nullable=False),
+        field("budget_s", pa.float64(), "most audio in a batch; null without batches", "s"),
+        field("fallback", pa.string(), "why it is not the requested or the fastest engine; null if it is"),
     ]
 )
 RECOGNIZED_CHUNK = pa.schema(
     [
         *_CHUNK_HEAD,
-        field("recognizer", pa.string(), "host:pid that ran the model", nullable=False),
-        field("queue_s", pa.float64(), "time that it waited for the model", "s", nullable=False),
+        field("recognizer", pa.string(), "host:pid of the process that ran the model", nullable=False),
+        field("queue_s", pa.float64(), "time from the end of reading to the start of the model", "s", nullable=False),
         field("compute_s", pa.float64(), "time in the model", "s", nullable=False),
-        field("engines", pa.list_(ENGINE), "what computed it: of each backbone", nullable=False),
-        field("splits", pa.int64(), "batches that were halved for want of memory", nullable=False),
-        field("rows", pa.list_(RECOGNIZED_ROW), "utterances, sound and broken", nullable=False),
+        field("engines", pa.list_(ENGINE), "engine of each backbone that computed the chunk", nullable=False),
+        field("splits", pa.int64(), "times that a batch was halved because memory ran out", nullable=False),
+        field("rows", pa.list_(RECOGNIZED_ROW), "utterances, with and without an error", nullable=False),
     ]
 )
 
 
 def one_chunk(schema: pa.Schema, head: Mapping[str, Any], rows: pa.StructArray) -> pa.Table:
-    """A table of one row: a chunk's own columns, null where `head` has none, and the `rows` of its utterances."""
+    """One chunk as a table of one row.
+
+    Args:
+        schema: `READ_CHUNK` or `RECOGNIZED_CHUNK`.
+        head: the chunk's values by column; columns that it lacks are null.
+        rows: the chunk's utterances, for the column `rows`.
+    """
     row_list = pa.ListArray.from_arrays(pa.array([0, len(rows)], pa.int32()), rows)
     columns = [row_list if f.name == "rows" else pa.array([head.get(f.name)], f.type) for f in schema]
     return pa.Table.from_arrays(columns, schema=schema)

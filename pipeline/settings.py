@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -35,3 +36,13 @@ def checked(kind: type[T], values: Mapping[str, Any], options: Mapping[str, str]
             raise UsageError(text) from error
         option = options.get(field, field.replace("_", "-"))
         raise UsageError(f"{option}: {text} (got {first['input']!r})") from error
+
+
+def default_of(kind: type, field: str) -> Any:
+    """The default of a field of a settings dataclass, for the option of the command line that sets it.
+
+    Raises:
+        KeyError: `kind` has no such field, or the field has no default.
+    """
+    defaults = {f.name: f.default for f in dataclasses.fields(kind) if f.default is not dataclasses.MISSING}
+    return defaults[field]

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from sewd_model.config import InputTooShortError, SEWDConfig
 from sewd_model.ctc import CTCTokenizer, GreedyPath, Word, greedy_path, words
+from sewd_model.engine_status import EngineStatus
 from sewd_model.files import CheckpointError
 
 if TYPE_CHECKING:
     from sewd_model.checkpoint import backbone_digest, read_state_dict
+    from sewd_model.engines import Engine, load_engine
     from sewd_model.features import FeatureExtractor
     from sewd_model.model import (
         BaseOutput,
@@ -35,6 +37,8 @@ __all__ = [
     "BaseOutput",
     "CTCTokenizer",
     "CheckpointError",
+    "Engine",
+    "EngineStatus",
     "FeatureExtractor",
     "GreedyPath",
     "HeadOutput",
@@ -49,6 +53,7 @@ __all__ = [
     "Word",
     "backbone_digest",
     "greedy_path",
+    "load_engine",
     "read_state_dict",
     "words",
 ]
@@ -56,6 +61,7 @@ __all__ = [
 # Loaded when they are asked for: torch takes seconds, which a process that only turns tokens into words need not wait.
 _MODULES = {
     "BaseOutput": "model",
+    "Engine": "engines",
     "FeatureExtractor": "features",
     "HeadOutput": "model",
     "PackedModel": "packed.cpu",
@@ -65,6 +71,7 @@ _MODULES = {
     "SEWDForSequenceClassification": "model",
     "SEWDModel": "model",
     "backbone_digest": "checkpoint",
+    "load_engine": "engines",
     "read_state_dict": "checkpoint",
 }
 

@@ -22,7 +22,7 @@ import typer
 import pipeline
 from pipeline.evaluation.intervals import Interval
 from pipeline.evaluation.labels import LabelEvaluation, evaluate_labels
-from pipeline.evaluation.reading import EvaluationSettings
+from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.evaluation.results import Evaluation
 
 SETS = ("strings-known", "strings-fifth", "orders", "keywords", "keywords-not-alexa", "synthetic", "read")

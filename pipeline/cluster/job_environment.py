@@ -1,8 +1,8 @@
-"""The variables of a job on a cluster: names that its environment must have, values only of what is no secret.
+"""Environment variables of a job on a cluster: a secret's name may be sent, its value never.
 
-What a job is submitted with can be read by whoever may open the cluster's dashboard, so that the value of a secret must
-not travel. A job gets the names, and ends with a clear line where the machine of its driver lacks one. What is refused
-is what looks like a secret; it cannot be known of every value.
+Anyone with access to the cluster's dashboard can read what a job was submitted with. So a job is submitted with the
+names of the variables that it requires, and fails with a clear message if its driver's node lacks one. Values that look
+like secrets are refused; no check can recognise every secret.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 from pipeline.errors import UsageError
 
 REQUIRED_VARIABLE: Final = "SEWD_REQUIRED_ENVIRONMENT"
-# Parts of the names by which clouds and tools call what nobody else may know, and what such values look like.
+# Parts of the names that clouds and tools give to secrets, and patterns of the values.
 _SECRET_NAME: Final = re.compile(
     r"SECRET|TOKEN|PASS|PWD|CREDENTIAL|PRIVATE|CONNECTION_STRING|DATABASE_URL|_KEY(_ID)?$|^FSSPEC_|SAS|SIGNATURE",
     re.IGNORECASE,
@@ -24,57 +24,59 @@ _SECRET_VALUE: Final = re.compile(
     r"://[^/\s@]*:[^/\s@]*@|AccountKey=|Signature=|[?&]sig=|\bAKIA[0-9A-Z]{16}\b|-----BEGIN", re.IGNORECASE
 )
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-
-_READ: Final = "whoever may see the cluster's dashboard can read what a job is submitted with"
+_WHO_CAN_READ_IT: Final = "anyone with access to the cluster's dashboard can read what a job is submitted with"
 
 
 def job_variables(settings: Sequence[str], required: Sequence[str]) -> dict[str, str]:
-    """Variables to submit a job with: `settings` are `NAME=VALUE`, `required` names that its cluster must have.
+    """The environment variables to submit a job with.
+
+    Args:
+        settings: variables to set, each `NAME=VALUE`.
+        required: names of variables that must be set on the cluster.
 
     Raises:
-        UsageError: a name is none, or a value is given to what is named like a secret.
+        UsageError: a name is not valid, or a variable looks like a secret.
     """
     variables: dict[str, str] = {}
-    for item in settings:
-        name, equals, value = item.partition("=")
+    for setting in settings:
+        name, equals, value = setting.partition("=")
         if not equals or not _NAME.fullmatch(name):
             raise UsageError(f"env: {name!r} is not NAME=VALUE")
         if _SECRET_NAME.search(name) or _SECRET_VALUE.search(value):
             raise UsageError(
-                f"env: {name} looks like a secret, and {_READ}: set it where Ray is started there, and ask for it by "
-                f"--require-env {name}"
+                f"env: {name} looks like a secret, and {_WHO_CAN_READ_IT}: set it where Ray is started on the cluster, "
+                f"and require it by --require-env {name}"
             )
         variables[name] = value
-    for item in required:
-        if not _NAME.fullmatch(item):
-            raise UsageError(f"require-env: {item.partition('=')[0]!r} is to be a name alone; values are never sent")
+    for name in required:
+        if not _NAME.fullmatch(name):
+            raise UsageError(f"require-env: {name.partition('=')[0]!r} must be only a name; values are never sent")
     if required:
         variables[REQUIRED_VARIABLE] = ",".join(required)
     return variables
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Refuse to submit arguments with a secret in them: a password in a URI, a signed address.
+    """Refuse to submit arguments that contain a secret, such as a password in a URI or a signed URL.
 
     Raises:
-        UsageError: says which one, and not what is in it.
+        UsageError: an argument looks like a secret; the message has its position and not its text.
     """
-    for place, argument in enumerate(arguments, 1):
+    for position, argument in enumerate(arguments, 1):
         if _SECRET_VALUE.search(argument):
-            raise UsageError(f"argument {place} has what looks like a secret in it, and {_READ}")
+            raise UsageError(f"argument {position} looks like it contains a secret, and {_WHO_CAN_READ_IT}")
 
 
 def check_environment() -> None:
-    """In a job, before its verb: are the variables there whose names it was submitted with?
+    """Check, in a job and before its verb runs, that the variables that it was submitted with as required are set.
 
     Raises:
-        UsageError: names those that are missing.
+        UsageError: some are not; the message has their names.
     """
     required = filter(None, os.environ.get(REQUIRED_VARIABLE, "").split(","))
     missing = [name for name in required if not os.environ.get(name)]
     if missing:
         raise UsageError(
-            f"the cluster's environment lacks {', '.join(missing)}: set them where Ray is started, on every machine "
-            "(this is the driver's; others are not looked at)"
+            f"the cluster's environment lacks {', '.join(missing)}: set them where Ray is started, on every node "
+            "(only the driver's node was checked)"
         )

@@ -1,4 +1,4 @@
-"""A verb as a RayJob: what KubeRay's operator makes a cluster for, runs, and takes the cluster down after."""
+"""A verb as a RayJob: KubeRay's operator creates a Ray cluster for it, runs it and deletes the cluster afterwards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 
 from pipeline.cluster.jobs_api import entrypoint
 
-KEPT_AFTER_S: Final = 600  # for those who read the logs
+KEPT_AFTER_END_S: Final = 600  # time to read the logs
 HEAD: Final = {"cpu": "2", "memory": "8Gi"}
 WORKER: Final = {"cpu": "8", "memory": "32Gi", "nvidia.com/gpu": "1"}
 
@@ -22,19 +22,19 @@ def ray_job(
     workers: int,
     secrets: Sequence[str] = (),
 ) -> str:
-    """YAML for `kubectl create -f -`.
+    """The manifest of a RayJob, YAML for `kubectl create -f -`.
 
     Source: `ray.io/v1` RayJob, KubeRay 1.x (ray-operator/apis/ray/v1/rayjob_types.go).
 
     Args:
         command: the verb and its arguments.
-        variables: of the job, none of them secret.
-        image: has this project and Ray installed; KubeRay takes no code from here.
-        workers: machines with a GPU each; a run takes those that are there when it starts.
-        secrets: Kubernetes secrets whose keys become variables of every container.
+        variables: environment variables of the job, none of them secret.
+        image: container image with this project and Ray installed; KubeRay takes no code from here.
+        workers: number of worker nodes, with a GPU each; a run uses those that are ready when it starts.
+        secrets: Kubernetes secrets whose keys become environment variables of every container.
     """
     head = {
-        # No tasks on the head: a node that is lost there takes the run with it.
+        # The head runs no tasks, which could overload it: a run does not survive the loss of the head.
         "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0"},
         "template": _pod("ray-head", image, HEAD, secrets),
     }
@@ -53,9 +53,9 @@ def ray_job(
         "spec": {
             "entrypoint": entrypoint(command),
             "runtimeEnvYAML": yaml.safe_dump({"env_vars": dict(variables)}),
-            "backoffLimit": 0,  # the run goes on when it is created again; a failure should be looked at first
+            "backoffLimit": 0,  # creating the job again resumes the run; look at a failure before that
             "shutdownAfterJobFinishes": True,
-            "ttlSecondsAfterFinished": KEPT_AFTER_S,
+            "ttlSecondsAfterFinished": KEPT_AFTER_END_S,
             "rayClusterSpec": {
                 "rayVersion": ray.__version__,
                 "headGroupSpec": head,

@@ -1,69 +1,89 @@
-"""How much of Ray's object store chunks may take, and Ray Data's settings."""
+"""Ray Data's settings, and how much of Ray's object store chunks may take."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from ray.data import DataContext
 
-from pipeline.cluster.resources import EPSILON, SMALL_CPUS, Machines, Node, Resources, actor_nodes, actors_per_node
+from pipeline.cluster.resources import (
+    EPSILON,
+    SMALL_CPUS,
+    ClusterNodes,
+    Node,
+    Resources,
+    actor_nodes,
+    max_actors_per_node,
+)
 
-STORE_SHARE = 0.5  # of a machine's object store, at most, for chunks that wait
-# Chunks of the largest size for which there is room in the object stores: decoding need not run further ahead of the
-# model. A GPU is through with one in a fraction of a second, in which Ray brings no other.
-CHUNKS_A_CPU_ACTOR = 4
-CHUNKS_A_GPU_ACTOR = 16
-LEAST_STORE_BYTES = 64 * 2**20  # Ray divides it between the stages, and holds one up that has no room
+STORE_SHARE: Final = 0.5  # at most, of a node's object store, for chunks that wait
+# The object stores have room for this many chunks of the largest size: decoding need not run further ahead of the
+# model. A GPU processes a chunk in a fraction of a second, in which Ray brings no other.
+CHUNKS_PER_CPU_ACTOR: Final = 4
+CHUNKS_PER_GPU_ACTOR: Final = 16
+MIN_STORE_BYTES: Final = 64 * 2**20  # Ray divides it between the stages, and holds back a stage that has no room
 
 
-def store_share(nodes: Sequence[Node], given: Resources, chunk_bytes: float) -> float:
-    """The share of all object stores that chunks may take: room for some, on no machine more than `STORE_SHARE`.
+def store_share(nodes: Sequence[Node], resources: Resources, chunk_bytes: float) -> float:
+    """The share of all object stores that chunks may take, 0..1: room for a few, at most `STORE_SHARE` of any node's.
 
-    A chunk lies where it was read until an actor takes it, and readers run where actors leave processors. Ray holds the
-    sum over all machines to a half: where machines without GPUs read for some with GPUs and large stores, theirs would
-    run over, onto the disk. And it would fill that half, however large, wherever decoding is faster than the model.
+    A chunk stays where it was read until an actor takes it, and readers run where actors leave CPUs. Ray limits only
+    the sum over all nodes, to a half. Where nodes without GPUs read for a few nodes with GPUs and large stores, the
+    stores of the former would overflow onto the disk. And Ray would fill that half, however large, wherever decoding is
+    faster than the model.
 
     Args:
-        nodes: the machines that are there.
-        given: what was shared out.
-        chunk_bytes: of the largest chunk.
+        nodes: the current nodes of the cluster.
+        resources: what each stage requests.
+        chunk_bytes: size of the largest chunk, in bytes.
     """
-    places = actor_nodes(nodes, given.actor_gpus)
-    together = actors_per_node(given.actors, places, given.actor_gpus)
-    readers = []
+    candidates = actor_nodes(nodes, resources.actor_gpus)
+    per_node = max_actors_per_node(resources.actors, candidates, resources.actor_gpus)
+    readers = []  # reader tasks that fit on each node
     for node in nodes:
-        actors = min(together, int(node.gpus / given.actor_gpus + EPSILON)) if given.actor_gpus else together
-        free = node.cpus - actors * given.actor_cpus * (node in places)
-        readers.append(max(0, int(free / given.read_cpus + EPSILON)))
-    stores = sum(node.store_bytes for node in nodes)
-    each = [node.store_bytes / count for node, count in zip(nodes, readers, strict=True) if count and node.store_bytes]
-    if not stores:  # nothing is known of them
+        actors = per_node
+        if resources.actor_gpus:
+            actors = min(per_node, int(node.gpus / resources.actor_gpus + EPSILON))
+        free_cpus = node.cpus - actors * resources.actor_cpus * (node in candidates)
+        readers.append(max(0, int(free_cpus / resources.read_cpus + EPSILON)))
+    total_bytes = sum(node.store_bytes for node in nodes)
+    if not total_bytes:  # the sizes are unknown
         return STORE_SHARE
-    if not each:  # nobody knows which of the machines will read: as if it were the smallest one
-        each, readers = [min(node.store_bytes for node in nodes if node.cpus > 0)], [1]
-    chunks = given.actors * (CHUNKS_A_GPU_ACTOR if given.actor_gpus else CHUNKS_A_CPU_ACTOR)
-    room = max(LEAST_STORE_BYTES, chunks * chunk_bytes)
-    return min(STORE_SHARE, STORE_SHARE * min(each) * sum(readers) / stores, room / stores)
+    bytes_per_reader = [
+        node.store_bytes / count for node, count in zip(nodes, readers, strict=True) if count and node.store_bytes
+    ]
+    if not bytes_per_reader:  # it is unknown which nodes will read: assume that the one with the smallest store does
+        bytes_per_reader, readers = [min(node.store_bytes for node in nodes if node.cpus > 0)], [1]
+    chunks = resources.actors * (CHUNKS_PER_GPU_ACTOR if resources.actor_gpus else CHUNKS_PER_CPU_ACTOR)
+    enough_bytes = max(MIN_STORE_BYTES, chunks * chunk_bytes)
+    without_overflow = STORE_SHARE * min(bytes_per_reader) * sum(readers) / total_bytes
+    return min(STORE_SHARE, without_overflow, enough_bytes / total_bytes)
 
 
-def data_context(found: Machines, given: Resources, chunk_bytes: float) -> DataContext:
+def data_context(nodes: ClusterNodes, resources: Resources, chunk_bytes: float) -> DataContext:
     """Ray Data's settings for one execution.
 
-    A chunk is one row. The smallest block size makes each a block of its own: Ray gathers rows up to that size, and at
-    its default several chunks would flow, queue and wait as one.
+    A chunk is one row. The smallest block size makes each chunk a block of its own: Ray gathers rows up to that size,
+    and at its default several chunks would flow, queue and wait as one.
+
+    Args:
+        nodes: the nodes of the cluster.
+        resources: what each stage requests.
+        chunk_bytes: size of the largest chunk, in bytes.
     """
     context = DataContext.get_current().copy()
     context.target_max_block_size = 1
-    # Ray sets this share of the CPUs aside for the stages, in thirds and from the first on. At its default of a half
-    # nothing is left for the last stage of a small machine beside the actors, and nothing is committed before the
-    # reading is over. A quarter CPU for each of the light stages is what `allocate` leaves.
-    cpus = sum(node.cpus for node in found.there) or min(node.cpus for node in found.may_come if node.cpus)
+    # Ray reserves this share of the CPUs for the stages, a third of it for each, from the start. At its default of a
+    # half nothing is left for the last stage of a small machine beside the actors, and nothing is committed before all
+    # is read. `allocate` leaves a quarter of a CPU for each of the light stages.
+    cpus = sum(node.cpus for node in nodes.current) or min(node.cpus for node in nodes.potential if node.cpus)
     context.op_resource_reservation_ratio = min(0.5, 3 * SMALL_CPUS / cpus)
-    context.override_object_store_memory_limit_fraction = store_share(found.there, given, chunk_bytes)
-    # By default each worker adds up its pages once a second, for a figure in Ray's dashboard: of a process with a model
-    # that takes a quarter of a second, in which no thread of it gets memory.
+    context.override_object_store_memory_limit_fraction = store_share(nodes.current, resources, chunk_bytes)
+    # By default each worker sums up its memory pages once a second, for a figure in Ray's dashboard. In a process with
+    # a model that takes a quarter of a second, in which none of its threads can allocate memory.
     context.memory_usage_poll_interval_s = None
-    # Else a stage's error comes wrapped in one of Ray's, and what caused it is lost on the way between processes.
+    # Without it a stage's error arrives in one of Ray's, and its cause is lost on the way between processes.
     context.raise_original_map_exception = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -1,36 +1,52 @@
-"""What Ray raises, turned back into the error of this project that caused it."""
+"""Translates what Ray raises into the error of this project that caused it."""
 
 from __future__ import annotations
 
-from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
+import contextlib
+from collections.abc import Iterator
+from typing import Final
+
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayError, WorkerCrashedError
 
 from pipeline.errors import LeaseLostError, RunFailedError, StorageError, UsageError
 
-# A task whose process dies is tried again this often. Ray's own default is without end, which a file that kills its
-# decoder would take at its word.
-MAX_DEATHS = 4
+# How often Ray retries a task whose process dies. Ray's own default is without limit, so a file that kills its decoder
+# would be retried for ever.
+MAX_DEATHS: Final = 4
 
 _WORKER_DEATHS = (WorkerCrashedError, RayActorError, OutOfMemoryError, NodeDiedError)
 
 
-def unwrap_project_error(error: BaseException) -> Exception | None:
-    """The error of ours that a stage raised, out of the wrappers that Ray put around it; None where there is none.
+@contextlib.contextmanager
+def project_errors() -> Iterator[None]:
+    """Raise the error of this project in place of the Ray error that wraps it; other errors pass unchanged."""
+    try:
+        yield
+    except RayError as error:
+        if (project_error := unwrap_project_error(error)) is not None:
+            raise project_error from error
+        raise
 
-    The innermost: Ray's own wrapper is an instance of the type that it wraps, with a traceback for its text.
+
+def unwrap_project_error(error: BaseException) -> Exception | None:
+    """The error of this project that a stage raised, without Ray's wrappers; None if it was not such an error.
+
+    The innermost error counts: Ray's own wrapper is an instance of the type that it wraps, with a traceback as its
+    text. A worker that died at every try becomes a `RunFailedError`.
     """
-    found: Exception | None = None
+    project_error: Exception | None = None
     inner: BaseException | None = error
     while inner is not None:
-        message = str(inner).partition("\nFailed to apply UDF")[0]  # Ray's advice follows, on how to retry
+        message = str(inner).partition("\nFailed to apply UDF")[0]  # Ray's advice on retries follows it
         if isinstance(inner, LeaseLostError):
-            found = LeaseLostError(message)
+            project_error = LeaseLostError(message)
         elif isinstance(inner, StorageError):
-            found = StorageError(message)
+            project_error = StorageError(message)
         elif isinstance(inner, RunFailedError):
-            found = RunFailedError(message)
+            project_error = RunFailedError(message)
         elif isinstance(inner, UsageError):
-            found = UsageError(message)
-        elif isinstance(inner, _WORKER_DEATHS) and found is None and "creation task" not in message:
-            found = RunFailedError(f"workers died again and again: {message.splitlines()[0]}")
+            project_error = UsageError(message)
+        elif isinstance(inner, _WORKER_DEATHS) and project_error is None and "creation task" not in message:
+            project_error = RunFailedError(f"workers died at every try: {message.splitlines()[0]}")
         inner = getattr(inner, "cause", None) or inner.__cause__
-    return found
+    return project_error

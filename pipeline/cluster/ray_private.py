@@ -1,50 +1,79 @@
-"""Everything that needs a part of Ray which is not public, or which its public API answers only with a dashboard."""
+"""Every use of a part of Ray that is not public, or whose public form needs a dashboard."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import ray
+from ray.job_config import JobConfig
+
+# The directory that this project's packages are imported from: a checkout, or where they are installed.
+_IMPORTED_FROM: Final = Path(__file__).resolve().parents[2]
 
 
-def recognizers(stage: str) -> str:
-    """How the actors of a stage are, by Ray's word for it, and what of the cluster is free: `2 ALIVE, 1 RESTARTING`."""
-    state: Any = ray._private.state  # the public call asks a dashboard, which is not always there
+class IsolatedJobConfig(JobConfig):
+    """A Ray job whose workers import nothing from the directory in which the driver happens to run.
+
+    Ray puts the driver's script directory and its working directory first on the workers' `sys.path`
+    (`ray._private.worker.connect`). A `pipeline.py` or `jobs/` there would hide this project's packages, in the workers
+    only: a driver that was started as `sewd` does not import from its working directory. So both are left out, unless
+    they hold this project's packages, as in a checkout that is not installed.
+    """
+
+    def _serialize(self) -> str:
+        """The job for Ray; Ray calls it once it has added its directories."""
+        self._py_driver_sys_path = [path for path in self._py_driver_sys_path if _is_import_directory(path)]
+        return super()._serialize()
+
+
+def _is_import_directory(path: str) -> bool:
+    return Path(path).resolve() == _IMPORTED_FROM
+
+
+def actor_states(class_name: str) -> str:
+    """The states of the actors of a class and the free resources: `2 ALIVE, 1 RESTARTING; 1 CPUs, ... free ...`.
+
+    Args:
+        class_name: name of the class, as Ray Data puts it into the actor's name; only actors of this job count.
+    """
+    state: Any = ray._private.state  # the public call needs a dashboard, which a local Ray does not have
     job = ray.get_runtime_context().get_job_id()
-    ours = [actor for actor in state.actors().values() if actor["JobID"] == job]
-    states = Counter(actor["State"] for actor in ours if stage in actor["Name"] + actor["ActorClassName"])
-    words = ", ".join(f"{count} {name}" for name, count in sorted(states.items()) if name != "DEAD") or "none"
-    free = ray.available_resources()  # type: ignore[no-untyped-call]
-    rest = ", ".join(f"{free.get(name, 0.0):g} {name}s" for name in ("CPU", "GPU"))
+    actors = [actor for actor in state.actors().values() if actor["JobID"] == job]
+    counts = Counter(actor["State"] for actor in actors if class_name in actor["Name"] + actor["ActorClassName"])
+    states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()) if state != "DEAD") or "none"
+    available = ray.available_resources()  # type: ignore[no-untyped-call]
+    free = ", ".join(f"{available.get(name, 0.0):g} {name}s" for name in ("CPU", "GPU"))
     alive = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
-    return f"recognisers: {words}; {rest} free on {alive} machines"
+    return f"{states}; {free} free on {alive} nodes"
 
 
 def task_attempt() -> int:
-    """How often this Ray task was tried before: because its process or machine died, or its output with one.
+    """How often this Ray task was tried before: because its process or node died, or its output was lost with a node.
 
-    Ray keeps it for the names of its logs and has no public call for it; the tests of `tests/faults` rest on it.
+    Ray keeps this number for the names of its log files and has no public call for it; the tests in `tests/faults`
+    depend on it.
     """
     worker: Any = ray._private.worker.global_worker
     return int(worker.core_worker.get_current_task_attempt_number())
 
 
 def current_node() -> str:
-    """Ray's name of the machine that this process is on; nothing where there is no Ray."""
+    """Ray's id of the node on which this process runs; empty without Ray."""
     return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
 
 
-def node_is_alive(machine: str) -> bool:
-    """Whether a machine is in the cluster: one of an earlier Ray is not; of one without a name nothing is known."""
-    if not machine or not ray.is_initialized():
-        return not machine
+def node_is_alive(node_id: str) -> bool:
+    """Whether a node is in the cluster. A node of an earlier Ray is not; an empty id counts as alive."""
+    if not node_id or not ray.is_initialized():
+        return not node_id
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    return machine in {node["NodeID"] for node in nodes if node["Alive"]}
+    return node_id in {node["NodeID"] for node in nodes if node["Alive"]}
 
 
 def actor_was_restarted() -> bool:
-    """Whether this is an actor of Ray that is there in the place of one that died."""
+    """Whether this process is a Ray actor that Ray started in place of one that died."""
     if not ray.is_initialized():
         return False
     context = ray.get_runtime_context()

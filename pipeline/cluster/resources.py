@@ -1,4 +1,4 @@
-"""Ray: joining or starting it, and how its processors are shared out between decoding and the model."""
+"""The nodes of the cluster, and how their CPUs and GPUs are divided between decoding, the model and writing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import ray
 import torch
@@ -16,21 +16,28 @@ from ray.util import get_node_ip_address
 from pipeline.config import RunConfig
 from pipeline.errors import UsageError
 
-# What a decode task asks for beside CPU actors, which take the rest of the machine; threads are counted apart.
-SMALL_CPUS = 0.25
-# Writers at a time: a chunk is written in a fraction of its time in the model. Without a bound Ray starts, once an
-# actor ends and gives its CPUs back, a worker process for each chunk that waits, and they hold each other up.
-SINKS_A_CPU_ACTOR = 2
-SINKS_A_GPU_ACTOR = 4
+# CPUs that a reader requests beside CPU actors, which take the rest of the node, and that a writer always requests.
+# Ray counts these; threads are set separately.
+SMALL_CPUS: Final = 0.25
+# Writers at a time: writing a chunk takes a fraction of its time in the model. Without a limit Ray starts a worker
+# process for each chunk that waits as soon as an actor ends and frees its CPUs, and these slow each other down.
+WRITERS_PER_CPU_ACTOR: Final = 2
+WRITERS_PER_GPU_ACTOR: Final = 4
 # Where `ray up` puts the cluster's configuration on its head.
-AUTOSCALING_CONFIG = Path("~/ray_bootstrap_config.yaml")
-HEAD = "node:__internal_head__"  # what Ray calls the head among its resources
-EPSILON = 1e-9  # ten tenths of a GPU are one
+AUTOSCALING_CONFIG: Final = Path("~/ray_bootstrap_config.yaml")
+HEAD_RESOURCE: Final = "node:__internal_head__"  # the resource by which Ray marks the head
+EPSILON: Final = 1e-9  # rounding: ten tenths of a GPU are one
 
 
 @dataclass(frozen=True)
 class Node:
-    """What one machine of the cluster offers. Of one that is not there yet, what it will have to store is not known."""
+    """The resources of a node.
+
+    Attributes:
+        cpus: CPUs, as Ray counts them.
+        gpus: GPUs, as Ray counts them.
+        store_bytes: size of its object store, in bytes; 0 if unknown, as for a node that does not run yet.
+    """
 
     cpus: float
     gpus: float
@@ -38,93 +45,112 @@ class Node:
 
 
 @dataclass(frozen=True)
+class ClusterNodes:
+    """The nodes of the cluster that this process is connected to.
+
+    Attributes:
+        current: nodes that run.
+        potential: nodes that the cluster's autoscaler can add to them.
+    """
+
+    current: tuple[Node, ...]
+    potential: tuple[Node, ...] = ()
+
+
+@dataclass(frozen=True)
 class Resources:
-    """Ray's resource requests of each stage, actors and tasks of the last stage at a time, and threads an actor."""
+    """What each stage requests of Ray.
+
+    Attributes:
+        actors: recogniser actors, at most.
+        min_actors: recogniser actors, at least.
+        actor_cpus: CPUs that an actor requests.
+        actor_gpus: GPUs that an actor requests.
+        read_cpus: CPUs that a reader task requests.
+        write_cpus: CPUs that a writer task requests.
+        writers: writer tasks at a time, at most.
+        threads: threads that an actor computes with.
+    """
 
     actors: int
     min_actors: int
     actor_cpus: float
     actor_gpus: float
     read_cpus: float
-    sink_cpus: float
-    sinks: int
+    write_cpus: float
+    writers: int
     threads: int
 
 
-@dataclass(frozen=True)
-class Machines:
-    """Those of the Ray that is connected: that are `there`, and that its autoscaler may have come beside them."""
+def cluster_nodes(address: str) -> ClusterNodes:
+    """The nodes of the connected cluster.
 
-    there: tuple[Node, ...]
-    may_come: tuple[Node, ...] = ()
-
-
-def machines(address: str) -> Machines:
-    """Of the Ray that is connected, and of its autoscaler where its head is this machine, on which jobs run by default.
+    Its autoscaler's limits are known only on the head, where jobs run by default.
 
     Args:
-        address: that was connected to. A Ray of this process's own does not grow, whatever else runs on this machine.
+        address: the address that was connected to. A local Ray does not grow, whatever else runs on this machine.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    there = tuple(map(_node, nodes))
-    limits = AUTOSCALING_CONFIG.expanduser()
-    heads = [node for node in nodes if HEAD in node["Resources"]]
-    own = get_node_ip_address()  # type: ignore[no-untyped-call]
-    here = address != "local" and any(head["NodeManagerAddress"] == own for head in heads)
-    if not here or not limits.exists():
-        return Machines(there)
+    current = tuple(map(_node, nodes))
+    autoscaling_config = AUTOSCALING_CONFIG.expanduser()
+    heads = [node for node in nodes if HEAD_RESOURCE in node["Resources"]]
+    this_machine = get_node_ip_address()  # type: ignore[no-untyped-call]
+    is_head = address != "local" and any(head["NodeManagerAddress"] == this_machine for head in heads)
+    if not is_head or not autoscaling_config.exists():
+        return ClusterNodes(current)
     workers = [_node(node) for node in nodes if node not in heads]
-    return Machines(there, _may_come(yaml.safe_load(limits.read_bytes()), workers))
+    return ClusterNodes(current, _potential_nodes(yaml.safe_load(autoscaling_config.read_bytes()), workers))
 
 
 def _node(node: Mapping[str, Any]) -> Node:
-    there = node["Resources"]
-    return Node(there.get("CPU", 0.0), there.get("GPU", 0.0), there.get("object_store_memory", 0.0))
+    resources = node["Resources"]
+    return Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0), resources.get("object_store_memory", 0.0))
 
 
-def _may_come(config: Mapping[str, Any], workers: Sequence[Node]) -> tuple[Node, ...]:
-    """What `max_workers`, of each type and of all, leave beside the workers that are there; those with GPUs first."""
-    running, found = list(workers), []
-    for kind in config["available_node_types"].values():
-        node = Node(float(kind["resources"].get("CPU", 0)), float(kind["resources"].get("GPU", 0)))
-        for _ in range(kind.get("max_workers", 0)):
+def _potential_nodes(config: Mapping[str, Any], workers: Sequence[Node]) -> tuple[Node, ...]:
+    """The nodes that `max_workers`, of each type and of all, allow beside the current ones; those with GPUs first."""
+    running, potential = list(workers), []
+    for node_type in config["available_node_types"].values():
+        resources = node_type["resources"]
+        node = Node(float(resources.get("CPU", 0)), float(resources.get("GPU", 0)))
+        for _ in range(node_type.get("max_workers", 0)):
             if node in running:
                 running.remove(node)
             else:
-                found.append(node)
-    found.sort(key=lambda node: -node.gpus)
-    return tuple(found[: max(0, config["max_workers"] - len(workers))])
+                potential.append(node)
+    potential.sort(key=lambda node: -node.gpus)
+    return tuple(potential[: max(0, config["max_workers"] - len(workers))])
 
 
-def allocate(found: Machines, config: RunConfig) -> Resources:
-    """Divide a cluster between the stages: one that grows as if it had grown.
+def allocate(cluster: ClusterNodes, config: RunConfig) -> Resources:
+    """Divide a cluster between the stages. A cluster that can grow is divided as if it had all its potential nodes.
 
-    Decoding must never be fused into the actors: Ray fuses neighbours whose requests are equal, so they are unequal.
-    And the actors must leave room for one decode and one sink task, or they would wait for each other for ever.
+    Decoding must never be fused into the actors: Ray fuses neighbouring stages with equal requests, so the requests
+    differ. And the actors must leave room for one reader and one writer, or the stages would wait for each other for
+    ever.
 
     Raises:
-        UsageError: the request cannot fit, with the numbers.
+        UsageError: the request cannot fit; the message has the numbers.
     """
-    nodes = [*found.there, *found.may_come]
+    nodes = [*cluster.current, *cluster.potential]
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
     if not cpus:
-        raise UsageError("Ray has no machine with CPUs for tasks: wait for the cluster's workers, or start some")
+        raise UsageError("Ray has no nodes with CPUs for tasks: wait for the cluster's workers, or start some")
     actor_gpus = config.gpus_per_actor if config.gpus_per_actor is not None else float(gpus >= 1)
     _check_dtype(config, actor_gpus)
     if actor_gpus > 1 and actor_gpus != int(actor_gpus):
         raise UsageError(f"gpus-per-actor {actor_gpus:g}: above 1 it must be a whole number")
-    # Where actors can be at all, and how many of them share one machine.
-    places = actor_nodes(nodes, actor_gpus)
-    room = sum(int(node.gpus / actor_gpus + EPSILON) for node in places) if actor_gpus else len(places)
+    candidates = actor_nodes(nodes, actor_gpus)
+    room = sum(int(node.gpus / actor_gpus + EPSILON) for node in candidates) if actor_gpus else len(candidates)
     actors = config.actors or max(1, room)
     if actor_gpus and actors > room:
         raise UsageError(
             f"{actors} actors x {actor_gpus:g} GPUs = {actors * actor_gpus:g} GPUs, "
-            f"but Ray has {gpus:g} GPUs{_on(nodes)}, room for {room}"
+            f"but Ray has {gpus:g} GPUs{_on_nodes(nodes)}, room for {room}"
         )
-    together = actors_per_node(actors, places, actor_gpus)
-    smallest = min((node.cpus for node in places), default=cpus)
-    actor_cpus = config.cpus_per_actor or _floor((smallest - 2 * SMALL_CPUS) / together)
+    per_node = max_actors_per_node(actors, candidates, actor_gpus)
+    smallest = min((node.cpus for node in candidates), default=cpus)
+    actor_cpus = config.cpus_per_actor or _round_down((smallest - 2 * SMALL_CPUS) / per_node)
     if actor_gpus and config.cpus_per_actor is None:
         actor_cpus = min(1.0, actor_cpus)
     read_cpus = SMALL_CPUS / 2 if actor_cpus == SMALL_CPUS else SMALL_CPUS
@@ -133,20 +159,27 @@ def allocate(found: Machines, config: RunConfig) -> Resources:
     if not _fits(nodes, actors, actor_cpus, actor_gpus, read_cpus + SMALL_CPUS):
         needed = actors * actor_cpus + read_cpus + SMALL_CPUS
         raise UsageError(
-            f"{actors} actors x {actor_cpus:g} CPUs, one decode task of {read_cpus:g} and one writer of {SMALL_CPUS:g} "
-            f"need {needed:g} CPUs, but Ray has {cpus:g} CPUs{_on(nodes)}: ask for fewer actors or fewer CPUs an actor"
+            f"{actors} actors x {actor_cpus:g} CPUs, one reader of {read_cpus:g} and one writer of {SMALL_CPUS:g} "
+            f"need {needed:g} CPUs, but Ray has {cpus:g} CPUs{_on_nodes(nodes)}: ask for fewer actors, or fewer CPUs "
+            "per actor"
         )
-    threads = config.threads or max(1, int(smallest / together))
-    sinks = actors * (SINKS_A_GPU_ACTOR if actor_gpus else SINKS_A_CPU_ACTOR)
-    fewest = config.min_actors or (1 if found.may_come and config.actors is None else actors)
-    return Resources(actors, fewest, actor_cpus, actor_gpus, read_cpus, SMALL_CPUS, sinks, threads)
+    return Resources(
+        actors=actors,
+        min_actors=config.min_actors or (1 if cluster.potential and config.actors is None else actors),
+        actor_cpus=actor_cpus,
+        actor_gpus=actor_gpus,
+        read_cpus=read_cpus,
+        write_cpus=SMALL_CPUS,
+        writers=actors * (WRITERS_PER_GPU_ACTOR if actor_gpus else WRITERS_PER_CPU_ACTOR),
+        threads=config.threads or max(1, int(smallest / per_node)),
+    )
 
 
 def check_dtype(config: RunConfig) -> None:
-    """Refuse a dtype that the actors cannot compute in, as far as that is known before there is a Ray.
+    """Refuse a dtype that the actors cannot compute in, as far as that is known before Ray is connected.
 
     Raises:
-        UsageError: it is for GPUs and they have none, or for CPUs and they have some.
+        UsageError: the dtype is for GPUs and the actors have none, or it is for CPUs and the actors have GPUs.
     """
     if config.gpus_per_actor is not None:
         _check_dtype(config, config.gpus_per_actor)
@@ -162,36 +195,48 @@ def _check_dtype(config: RunConfig, actor_gpus: float) -> None:
 
 
 def actor_nodes(nodes: Sequence[Node], actor_gpus: float) -> list[Node]:
+    """The nodes that can hold an actor.
+
+    Args:
+        nodes: the nodes of the cluster.
+        actor_gpus: GPUs that an actor requests.
+    """
     return [node for node in nodes if node.cpus > 2 * SMALL_CPUS and node.gpus + EPSILON >= actor_gpus]
 
 
-def actors_per_node(actors: int, places: Sequence[Node], actor_gpus: float) -> int:
-    """How many actors one machine may come to hold."""
+def max_actors_per_node(actors: int, candidates: Sequence[Node], actor_gpus: float) -> int:
+    """The largest number of actors that one node may have to hold.
+
+    Args:
+        actors: recogniser actors, in all.
+        candidates: the nodes that can hold an actor.
+        actor_gpus: GPUs that an actor requests.
+    """
     if actor_gpus:
-        return min(actors, max((int(node.gpus / actor_gpus + EPSILON) for node in places), default=1))
-    return math.ceil(actors / max(len(places), 1))
+        return min(actors, max((int(node.gpus / actor_gpus + EPSILON) for node in candidates), default=1))
+    return math.ceil(actors / max(len(candidates), 1))
 
 
-def _floor(cpus: float) -> float:
+def _round_down(cpus: float) -> float:
     return int(cpus * 1e4) / 1e4  # Ray counts CPUs in ten-thousandths
 
 
-def _on(nodes: Sequence[Node]) -> str:
-    return f" on {len(nodes)} machines" if len(nodes) > 1 else ""
+def _on_nodes(nodes: Sequence[Node]) -> str:
+    return f" on {len(nodes)} nodes" if len(nodes) > 1 else ""
 
 
-def _fits(nodes: Sequence[Node], actors: int, actor_cpus: float, actor_gpus: float, beside: float) -> bool:
-    """Is there a machine that can hold the tasks' `beside` CPUs, while all of them together hold the actors?"""
+def _fits(nodes: Sequence[Node], actors: int, actor_cpus: float, actor_gpus: float, task_cpus: float) -> bool:
+    """Whether some node has room for tasks of `task_cpus` while all nodes together hold the actors."""
 
-    def held(node: Node, cpus: float) -> int:
+    def actors_in(node: Node, cpus: float) -> int:
         by_cpus = int(cpus / actor_cpus + EPSILON)
         return min(by_cpus, int(node.gpus / actor_gpus + EPSILON)) if actor_gpus else by_cpus
 
     if actor_cpus <= 0:
         return False
-    total = sum(held(node, node.cpus) for node in nodes)
+    total = sum(actors_in(node, node.cpus) for node in nodes)
     return any(
-        total - held(node, node.cpus) + held(node, node.cpus - beside) >= actors
+        total - actors_in(node, node.cpus) + actors_in(node, node.cpus - task_cpus) >= actors
         for node in nodes
-        if node.cpus >= beside
+        if node.cpus >= task_cpus
     )

@@ -1,31 +1,32 @@
-"""What a start of the driver tells of its work: metrics that Prometheus can scrape, and a summary for the record.
+"""What one start of the driver reports of its work: metrics for Prometheus, and a summary for the run's record.
 
-Both are fed in one place, where the driver hears of a chunk that is committed; what is told is what counts. Ray exports
-the metrics at its nodes' endpoints, by the names below with `ray_` before them, beside its own of the stages between
-(`ray_data_*`: tasks that run, blocks that wait, bytes in the object store).
+Both count committed chunks, and are updated in the one place where the driver learns of a commit. Ray exports the
+metrics at its nodes' endpoints, under the names below with the prefix `ray_`, beside its own metrics of the stages
+between (`ray_data_*`: running tasks, waiting blocks, bytes in the object store).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 from ray.util.metrics import Counter, Histogram
 
 from pipeline.runs.commit import Commit
+from pipeline.runs.record import WorkSummary
 
 # Decoding, the wait for the model, the model, words and counts; keys of `Commit.seconds`.
 STAGES: Final = ("read", "queue", "compute", "rows")
 _BOUNDARIES_S: Final = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000]
-_SHARES: Final = [0.1, 0.25, 0.5, 0.75, 0.9, 1]
+_BOUNDARIES_SHARE: Final = [0.1, 0.25, 0.5, 0.75, 0.9, 1]
 
 
 class Metrics:
-    """The counters of this process; made once Ray is there.
+    """The metrics of this process; made when Ray is connected.
 
-    `sewd_audio_seconds_total`, `sewd_utterances_total`, `sewd_chunks_total`, `sewd_errors_total` by `code`, and as
-    histograms over chunks `sewd_stage_seconds` by `stage`, and `sewd_batch_fill`: of the audio, or the rows, that may
-    be in a chunk, out of which batches are packed; each by `run`.
+    Counters: `sewd_audio_seconds_total`, `sewd_utterances_total`, `sewd_chunks_total`; `sewd_errors_total` by `code`.
+    Histograms over chunks: `sewd_stage_seconds` by `stage`, and `sewd_batch_fill`, the share of the audio, or of the
+    rows, that a chunk may hold; packed batches are made of one chunk. All of them by `run`.
     """
 
     def __init__(self, run: str, chunk_s: float, chunk_rows: int) -> None:
@@ -35,13 +36,17 @@ class Metrics:
         self._utterances = Counter("sewd_utterances_total", "Rows with a transcript.", ("run",))
         self._chunks = Counter("sewd_chunks_total", "Committed chunks.", ("run",))
         self._errors = Counter("sewd_errors_total", "Rows without a transcript.", ("run", "code"))
-        self._stages = Histogram("sewd_stage_seconds", "Of a chunk in a stage, s.", _BOUNDARIES_S, ("run", "stage"))
-        self._fill = Histogram("sewd_batch_fill", "Of what a chunk may hold.", _SHARES, ("run",))
+        self._stages = Histogram(
+            "sewd_stage_seconds", "Time of a chunk in a stage, s.", _BOUNDARIES_S, ("run", "stage")
+        )
+        self._fill = Histogram(
+            "sewd_batch_fill", "Size of a chunk as a share of its maximum.", _BOUNDARIES_SHARE, ("run",)
+        )
 
     def add(self, commit: Commit) -> None:
-        """Count a chunk."""
+        """Count a committed chunk."""
         for counter, value in ((self._audio, commit.audio_s), (self._utterances, commit.utterances), (self._chunks, 1)):
-            if value:  # a counter takes no zero
+            if value:  # Ray's counters refuse 0
                 counter.inc(value, self._run)
         for code, count in commit.error_codes.items():
             self._errors.inc(count, self._run | {"code": code})
@@ -52,20 +57,23 @@ class Metrics:
 
 
 @dataclass(frozen=True)
-class Work:
-    """What one start of the driver got done.
+class AttemptTotals:
+    """Sums over the chunks that one start of the driver committed.
 
     Attributes:
-        actors: recognisers at a time, at most.
-        fixed: as many all the time.
-        chunks: that it committed, with so many `utterances`, `errors` and `audio_s`.
-        seconds: of each stage, summed over its processes.
-        recognizers: the processes that recognised those of this wave: more than `actors` where some died.
-        replaced: how many did in the waves before.
+        actors: recogniser actors, at most.
+        fixed_pool: whether there were as many all the time.
+        chunks: committed chunks.
+        utterances: their rows with a transcript.
+        errors: their rows without one.
+        audio_s: their audio, in seconds.
+        seconds: time in each stage, summed over its processes, in seconds.
+        recognizers: processes that recognised the chunks of this wave: more than `actors` if some died.
+        replaced: recognisers that died in earlier waves.
     """
 
     actors: int
-    fixed: bool = True
+    fixed_pool: bool = True
     chunks: int = 0
     utterances: int = 0
     errors: int = 0
@@ -74,8 +82,8 @@ class Work:
     recognizers: frozenset[str] = frozenset()
     replaced: int = 0
 
-    def add(self, commit: Commit) -> Work:
-        """The same and a chunk more."""
+    def add(self, commit: Commit) -> AttemptTotals:
+        """The sums with one more chunk."""
         return replace(
             self,
             chunks=self.chunks + 1,
@@ -86,26 +94,28 @@ class Work:
             recognizers=self.recognizers | {commit.workers["recognizer"]},
         )
 
-    def next_wave(self) -> Work:
-        """The same, before the recognisers of another wave begin."""
+    def next_wave(self) -> AttemptTotals:
+        """The sums at the start of another wave, which has recognisers of its own."""
         died = max(0, len(self.recognizers) - self.actors)
         return replace(self, recognizers=frozenset(), replaced=self.replaced + died)
 
-    def summary(self, elapsed_s: float) -> dict[str, Any]:
-        """For the record: sums, the speed, and the share of the time in which the recognisers had work.
+    def summary(self, elapsed_s: float) -> WorkSummary:
+        """The sums for the record, with the speed and the share of the time in which the recognisers computed.
 
         Args:
-            elapsed_s: from the moment the first part could flow to the last commit; the actors' start is in it.
+            elapsed_s: seconds from the moment that the first part could start to the last commit; this includes the
+                start of the actors.
         """
-        return {
-            "chunks": self.chunks,
-            "utterances": self.utterances,
-            "errors": self.errors,
-            "audio_s": self.audio_s,
-            "elapsed_s": elapsed_s,
-            "stage_s": self.seconds,
-            "rtfx": self.audio_s / elapsed_s if elapsed_s else None,
-            "model_busy": self.seconds["compute"] / (self.actors * elapsed_s) if elapsed_s and self.fixed else None,
-            "recognizers": self.actors,
-            "recognizers_replaced": self.next_wave().replaced,
-        }
+        fixed_pool_s = self.actors * elapsed_s if self.fixed_pool else 0.0
+        return WorkSummary(
+            chunks=self.chunks,
+            utterances=self.utterances,
+            errors=self.errors,
+            audio_s=self.audio_s,
+            elapsed_s=elapsed_s,
+            stage_s=self.seconds,
+            rtfx=self.audio_s / elapsed_s if elapsed_s else None,
+            model_busy=self.seconds["compute"] / fixed_pool_s if fixed_pool_s else None,
+            recognizers=self.actors,
+            recognizers_replaced=self.next_wave().replaced,
+        )

@@ -1,6 +1,6 @@
-"""Says what is stuck: a run that gets nothing done is silent, and nobody can tell a long chunk from a dead lock.
+"""Warns about a run in which nothing is committed: from outside, a long chunk and a deadlock look the same.
 
-It speaks, and does nothing else: what hangs is ended by whoever knows it to hang (`pipeline.storage.deadline`, Ray).
+It only writes to the log. A process that hangs is ended where that is known (`pipeline.storage.deadline`, Ray).
 """
 
 from __future__ import annotations
@@ -17,34 +17,45 @@ log = logging.getLogger("sewd")
 
 
 @contextlib.contextmanager
-def watching(describe: Callable[[float], str], stall_s: float = STALL_S) -> Iterator[Callable[[], None]]:
-    """Warn when nothing is done for a while, and again each time the silence has doubled.
+def warn_when_stalled(describe: Callable[[float], str], stall_s: float = STALL_S) -> Iterator[Callable[[], None]]:
+    """Log a warning when there was no progress for a while, and again each time that this time has doubled.
 
     Args:
-        describe: what to say after so many seconds; called in a thread of its own.
-        stall_s: the first silence that is worth a word.
+        describe: returns the warning, given the seconds without progress; called in a thread of its own.
+        stall_s: seconds without progress before the first warning.
 
     Yields:
-        What to call whenever something is done.
+        A function to call at each progress.
     """
-    done, ended = threading.Event(), threading.Event()
-
-    def watch() -> None:
-        silence = stall_s
-        waited = 0.0
-        while not ended.is_set():
-            if done.wait(silence - waited):
-                done.clear()
-                silence, waited = stall_s, 0.0
-            else:
-                log.warning(describe(silence))
-                waited, silence = silence, 2 * silence
-
-    watcher = threading.Thread(target=watch, name="sewd-watchdog", daemon=True)
+    progressed, ended = threading.Event(), threading.Event()
+    watcher = threading.Thread(
+        target=watch, args=(progressed, ended, describe, stall_s), name="sewd-watchdog", daemon=True
+    )
     watcher.start()
     try:
-        yield done.set
+        yield progressed.set
     finally:
         ended.set()
-        done.set()
+        progressed.set()
         watcher.join()
+
+
+def watch(
+    progressed: threading.Event, ended: threading.Event, describe: Callable[[float], str], stall_s: float
+) -> None:
+    """The thread of `warn_when_stalled`.
+
+    Args:
+        progressed: set at each progress; cleared here.
+        ended: set, before `progressed`, when the thread is to end.
+        describe: see `warn_when_stalled`.
+        stall_s: see `warn_when_stalled`.
+    """
+    waited_s, warn_after_s = 0.0, stall_s
+    while not ended.is_set():
+        if progressed.wait(warn_after_s - waited_s):
+            progressed.clear()
+            waited_s, warn_after_s = 0.0, stall_s
+        else:
+            log.warning(describe(warn_after_s))
+            waited_s, warn_after_s = warn_after_s, 2 * warn_after_s

@@ -1,97 +1,113 @@
-"""Two runs over the same corpus: what changed, and whether it could be chance. Paired by utterance.
+"""Comparison of two runs over the same corpus, paired by utterance: what changed, and whether it could be chance.
 
-`here` is the run that is looked at, `baseline` the one that it is held against; every difference is here - baseline,
-so that a negative one is an improvement. Utterances that only one run has, or whose references differ, are counted
-and left out; so is one that failed in either, which is why a gate asks for `failed` beside `wer`. Pairs are held in
-memory: about 100 bytes each.
+Every difference is run - baseline, so a negative one is an improvement. Utterances that only one run has, or whose
+references differ, are counted and left out. So is an utterance that failed in either run, which is why a gate should
+check `failed` besides `wer`. Pairs are held in memory: about 100 bytes each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import UsageError
-from pipeline.evaluation.evaluate import required_columns
-from pipeline.evaluation.intervals import PairedBootstrap, SignificanceTest, matched_pairs, mcnemar, paired_bootstrap
-from pipeline.evaluation.reading import READING, EvaluationSettings, facts_of, regrouped, unit_name
-from pipeline.evaluation.tally import counted, units_of
+from pipeline.evaluation.context import run_context
+from pipeline.evaluation.intervals import PairedBootstrap, paired_bootstrap
+from pipeline.evaluation.reading import rebatch, scan_batches
+from pipeline.evaluation.settings import EvaluationSettings
+from pipeline.evaluation.significance import SignificanceTest, matched_pairs, mcnemar
+from pipeline.evaluation.sums import row_summands
+from pipeline.evaluation.tallies import required_columns
+from pipeline.evaluation.units import describe_units, row_units
 from pipeline.runs.commit import DataFile
-from pipeline.runs.run import Run, open_files
+from pipeline.runs.run import Run
 from pipeline.scoring.references import References, load_references
 from pipeline.scoring.rules import Scoring, score
 
+_COUNTS: Final = ("word_errors", "ref_words", "char_errors", "ref_chars", "sentence_errors", "sentences")
 _SCORED: Final = pa.schema(
     [
         ("utt_id", pa.string()),
-        ("reference", pa.int64()),
-        *((name, pa.int64()) for name in ("word_errors", "ref_words", "char_errors", "ref_chars", "wrong", "one")),
+        ("reference_hash", pa.int64()),
+        *((name, pa.int64()) for name in _COUNTS),
         ("unit_kind", pa.int8()),
         ("unit", pa.string()),
     ]
 )
-METRICS: Final = {"wer": ("word_errors", "ref_words"), "cer": ("char_errors", "ref_chars"), "ser": ("wrong", "one")}
+_RUN, _BASELINE = "_run", "_baseline"  # suffixes of the columns of the two runs in the table of pairs
+_METRICS: Final = {
+    "wer": ("word_errors", "ref_words"),
+    "cer": ("char_errors", "ref_chars"),
+    "ser": ("sentence_errors", "sentences"),
+}
+
+
+class RatePair(NamedTuple):
+    """A rate of both runs; None where the reference length is 0."""
+
+    run: float | None
+    baseline: float | None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two runs come to, on the utterances that both of them were scored on.
+    """Result of a comparison, over the utterances that both runs were scored on.
 
     Attributes:
-        utterances: pairs.
-        only_here: scored utterances that only this run has.
-        only_baseline: scored utterances that only the baseline has.
+        utterances: number of pairs.
+        only_in_run: scored utterances that the baseline does not have.
+        only_in_baseline: scored utterances that the run does not have.
         reference_differs: utterances that both have, with different references.
-        failed_here: rows of errors of this run, which has no transcript for them.
-        failed_baseline: those of the baseline.
-        rates: by metric (wer, cer, ser), (here, baseline) over the pairs; both over the length of the references here,
-            which can differ from the baseline's where there are alternatives.
+        failed_in_run: rows of errors of the run, which has no transcript for them.
+        failed_in_baseline: rows of errors of the baseline.
+        rates: by metric (wer, cer, ser), over the pairs. Both rates use the reference lengths of the run, which can
+            differ from the baseline's where there are alternative references.
         bootstraps: by metric.
         tests: matched pairs over words, McNemar over sentences.
-        unit: what the bootstraps draw from.
-        better: pairs with fewer word errors here.
-        worse: pairs with more.
-        best: ids of the pairs with the greatest gain, the greatest first.
-        worst: ids of the pairs with the greatest loss, the greatest first.
+        unit: sampling unit of the bootstraps.
+        better: pairs with fewer word errors in the run.
+        worse: pairs with more word errors in the run.
+        most_improved: ids of the pairs whose word errors fell most, largest change first.
+        most_worsened: ids of the pairs whose word errors rose most, largest change first.
     """
 
     utterances: int
-    only_here: int
-    only_baseline: int
+    only_in_run: int
+    only_in_baseline: int
     reference_differs: int
-    failed_here: int
-    failed_baseline: int
-    rates: Mapping[str, tuple[float | None, float | None]]
+    failed_in_run: int
+    failed_in_baseline: int
+    rates: Mapping[str, RatePair]
     bootstraps: Mapping[str, PairedBootstrap]
     tests: tuple[SignificanceTest, ...]
     unit: str
     better: int
     worse: int
-    best: tuple[str, ...]
-    worst: tuple[str, ...]
+    most_improved: tuple[str, ...]
+    most_worsened: tuple[str, ...]
 
 
-def rules_of(here: Run, baseline: Run, scoring: Scoring | None) -> Scoring:
-    """The rules that both runs are scored under.
+def shared_scoring(run: Run, baseline: Run, scoring: Scoring | None) -> Scoring:
+    """The rules under which both runs are scored: the given ones, else the runs' own.
 
     Raises:
-        UsageError: they have none in common, and none are given.
+        UsageError: no rules are given and those of the runs differ.
     """
-    names = [run.record["config"]["normalizer"] for run in (here, baseline)]
-    if scoring is None and names[0] != names[1]:
+    normalizers = [each.record.normalizer for each in (run, baseline)]
+    if scoring is None and normalizers[0] != normalizers[1]:
         raise UsageError(
-            f"the runs were scored under different normalizers, {names[0]} and {names[1]}: give one by --normalizer"
+            f"the runs were scored under different normalizers, {' and '.join(normalizers)}: choose one by --normalizer"
         )
-    return scoring or Scoring(names[0])
+    return scoring or Scoring(normalizers[0])
 
 
 def compare_runs(
-    here: Run,
+    run: Run,
     baseline: Run,
     scoring: Scoring | None = None,
     *,
@@ -102,135 +118,125 @@ def compare_runs(
     """Pair two runs by utterance and test the difference.
 
     Args:
-        here: the run that is looked at.
-        baseline: the one that it is held against.
+        run: the run.
+        baseline: the run that it is compared with.
         scoring: the rules for both; None: the runs' own, if they agree.
-        unit: as in `EvaluationSettings`; of this run.
-        level: of the intervals.
-        examples: how many utterances to name that got better, and worse.
+        unit: as in `EvaluationSettings`; units are those of `run`.
+        level: nominal coverage of the intervals.
+        examples: how many utterances to list that improved, and that worsened.
 
     Raises:
-        UsageError: no rules in common, or no utterance.
+        UsageError: the runs have no rules or no utterance in common, or ids are not unique.
     """
-    scoring = rules_of(here, baseline, scoring)
-    a, b = (_scored(run, scoring, unit) for run in (here, baseline))
-    pairs = a.join(b, "utt_id", join_type="inner", left_suffix="_a", right_suffix="_b")
-    same = pc.equal(pairs["reference_a"], pairs["reference_b"])
-    both = pairs.num_rows
-    pairs = pairs.filter(same).sort_by("utt_id")
+    scoring = shared_scoring(run, baseline, scoring)
+    run_rows, baseline_rows = (_scored(each, scoring, unit) for each in (run, baseline))
+    joined = run_rows.join(baseline_rows, "utt_id", join_type="inner", left_suffix=_RUN, right_suffix=_BASELINE)
+    same_reference = pc.equal(joined["reference_hash" + _RUN], joined["reference_hash" + _BASELINE])
+    pairs = joined.filter(same_reference).sort_by("utt_id")
     if not pairs.num_rows:
-        raise UsageError(f"{here.uri} and {baseline.uri} share no scored utterance with the same reference")
-    change = pc.subtract(pairs["word_errors_a"], pairs["word_errors_b"])
+        raise UsageError(f"{run.uri} and {baseline.uri} share no scored utterance with the same reference")
+    change = pc.subtract(pairs["word_errors" + _RUN], pairs["word_errors" + _BASELINE])
     pairs = pairs.append_column("change", change)
-    bootstraps = {metric: _bootstrap(pairs, metric, level) for metric in METRICS}
     return Comparison(
         utterances=pairs.num_rows,
-        only_here=a.num_rows - both,
-        only_baseline=b.num_rows - both,
-        reference_differs=both - pairs.num_rows,
-        failed_here=here.rows("errors"),
-        failed_baseline=baseline.rows("errors"),
-        rates={metric: _rates(pairs, metric) for metric in METRICS},
-        bootstraps=bootstraps,
+        only_in_run=run_rows.num_rows - joined.num_rows,
+        only_in_baseline=baseline_rows.num_rows - joined.num_rows,
+        reference_differs=joined.num_rows - pairs.num_rows,
+        failed_in_run=run.rows("errors"),
+        failed_in_baseline=baseline.rows("errors"),
+        rates={metric: _rates(pairs, metric) for metric in _METRICS},
+        bootstraps={metric: _bootstrap(pairs, metric, level) for metric in _METRICS},
         tests=_tests(pairs),
-        unit=unit_name(pairs["unit_kind_a"]),
+        unit=describe_units(pairs["unit_kind" + _RUN]),
         better=pc.sum(pc.less(change, 0), min_count=0).as_py(),
         worse=pc.sum(pc.greater(change, 0), min_count=0).as_py(),
-        best=_most_changed(pairs, "ascending", examples),
-        worst=_most_changed(pairs, "descending", examples),
+        most_improved=_most_changed(pairs, "ascending", examples),
+        most_worsened=_most_changed(pairs, "descending", examples),
     )
 
 
 def _scored(run: Run, scoring: Scoring, unit: str) -> pa.Table:
-    """A row for each scored utterance: its errors and lengths, its unit, a digest of its reference.
+    """One row for each scored utterance, as `_SCORED`: errors and lengths, sampling unit, hash of the reference.
 
     Raises:
-        UsageError: an id comes twice: pairs would be no pairs.
+        UsageError: there is no scored utterance, or an id occurs twice and the runs cannot be paired by it.
     """
     references = [load_references(uri) for uri in scoring.references]
-    scored = run.read(lambda files: _scored_files(run, files["transcripts"], scoring, references, unit))
+    scored = run.read(lambda files: _score_files(run, files["transcripts"], scoring, references, unit))
     if not scored.num_rows:
         raise UsageError(f"{run.uri} has no scored utterance")
-    if (different := pc.count_distinct(scored["utt_id"]).as_py()) != scored.num_rows:
-        raise UsageError(f"{run.uri} has {scored.num_rows - different} utterances whose ids come twice")
+    if (distinct := pc.count_distinct(scored["utt_id"]).as_py()) != scored.num_rows:
+        raise UsageError(
+            f"utterance ids of {run.uri} must be unique to pair runs: {scored.num_rows - distinct} of them are repeated"
+        )
     return scored
 
 
-def _scored_files(
-    run: Run,
-    files: Sequence[DataFile],
-    scoring: Scoring,
-    references: Sequence[References],
-    unit: str,
+def _score_files(
+    run: Run, files: Sequence[DataFile], scoring: Scoring, references: Sequence[References], unit: str
 ) -> pa.Table:
-    stored = run.record["config"]["normalizer"]
+    stored_normalizer = run.record.normalizer
     settings = EvaluationSettings(unit=unit)
-    facts = facts_of(run, files, settings)
-    columns = ["utt_id", *required_columns(settings, scoring, stored, facts), *scoring.sources(stored, texts=True)]
-    columns = list(dict.fromkeys(columns))
-    batches = open_files(run.uri, "transcripts", [file.path for file in files]).to_batches(columns=columns, **READING)
+    context = run_context(run, files, settings)
+    needed = required_columns(settings, scoring, stored_normalizer, context)
+    columns = list(dict.fromkeys(["utt_id", *needed, *scoring.sources(stored_normalizer, texts=True)]))
     tables = [_SCORED.empty_table()]
-    for rows in regrouped(batches):
-        counts = score(rows, scoring, stored, references)
-        summands = counted(rows, counts)
-        kinds, names = units_of(rows, unit, facts.by_object)
-        # References of files are the same for both runs, also where each of them suits another alternative best.
+    for rows in rebatch(scan_batches(run.uri, "transcripts", [file.path for file in files], columns)):
+        counts = score(rows, scoring, stored_normalizer, references)
+        summands = row_summands(rows, counts)
+        units = row_units(rows, unit, context.objects_are_recordings)
+        # Reference files are the same for both runs, even where each run is closest to a different alternative.
         texts = [] if references else counts["normalized_reference"].to_pylist()
-        digests = [None if text is None else hash(text) for text in texts] or [0] * rows.num_rows
+        hashes = [None if text is None else hash(text) for text in texts] or [0] * rows.num_rows
         table = pa.table(
             {
                 "utt_id": rows["utt_id"],
-                "reference": pa.array(digests, pa.int64()),
-                "word_errors": summands["word_errors"],
-                "ref_words": summands["ref_words"],
-                "char_errors": summands["char_errors"],
-                "ref_chars": summands["ref_chars"],
-                "wrong": summands["sentence_errors"],
-                "one": summands["scored"],
-                "unit_kind": kinds,
-                "unit": names.dictionary_decode(),
+                "reference_hash": pa.array(hashes, pa.int64()),
+                **{name: summands[name] for name in _COUNTS if name != "sentences"},
+                "sentences": summands["scored"],
+                "unit_kind": units.kinds,
+                "unit": units.names.dictionary_decode(),
             }
-        )
+        ).select(_SCORED.names)
         tables.append(table.filter(pc.is_valid(table["word_errors"])).cast(_SCORED))
     return pa.concat_tables(tables)
 
 
-def _sums(pairs: pa.Table, columns: list[str]) -> dict[str, Any]:
-    return {name: pc.sum(pairs[name], min_count=0).as_py() for name in columns}
+def _columns(metric: str) -> tuple[str, str, str]:
+    """The columns of a metric in the table of pairs: errors of the run, errors of the baseline, reference length."""
+    errors, length = _METRICS[metric]
+    return errors + _RUN, errors + _BASELINE, length + _RUN
 
 
-def _rates(pairs: pa.Table, metric: str) -> tuple[float | None, float | None]:
-    errors, length = METRICS[metric]
-    sums = _sums(pairs, [f"{errors}_a", f"{errors}_b", f"{length}_a"])
-    reference = sums[f"{length}_a"]
-    return (sums[f"{errors}_a"] / reference, sums[f"{errors}_b"] / reference) if reference else (None, None)
+def _rates(pairs: pa.Table, metric: str) -> RatePair:
+    run_errors, baseline_errors, reference = (pc.sum(pairs[name], min_count=0).as_py() for name in _columns(metric))
+    return RatePair(run_errors / reference, baseline_errors / reference) if reference else RatePair(None, None)
 
 
 def _bootstrap(pairs: pa.Table, metric: str, level: float) -> PairedBootstrap:
-    """Over the units: clusters as sums, single utterances as distinct triples with their number."""
-    errors, length = METRICS[metric]
-    columns = [f"{errors}_a", f"{errors}_b", f"{length}_a"]
-    alone = pc.is_null(pairs["unit_a"])
-    singles = pairs.filter(alone).group_by(columns).aggregate([([], "count_all")])
-    clusters = (
-        pairs.filter(pc.invert(alone)).group_by(["unit_kind_a", "unit_a"]).aggregate([(c, "sum") for c in columns])
-    )
-    values = [
+    """Bootstrap over the units: sums of each speaker or recording, and distinct triples of single utterances."""
+    columns = list(_columns(metric))
+    kind, name = "unit_kind" + _RUN, "unit" + _RUN
+    is_single = pc.is_null(pairs[name])
+    singles = pairs.filter(is_single).group_by(columns).aggregate([([], "count_all")])
+    sums = [(column, "sum") for column in columns]
+    clusters = pairs.filter(pc.invert(is_single)).group_by([kind, name]).aggregate(sums)
+    run_errors, baseline_errors, reference = (
         np.concatenate([clusters[f"{column}_sum"].to_numpy(), singles[column].to_numpy()]).astype(float)
         for column in columns
-    ]
+    )
     multiplicity = np.concatenate([np.ones(clusters.num_rows, np.int64), singles["count_all"].to_numpy()])
-    return paired_bootstrap(values[0], values[1], values[2], multiplicity, level=level)
+    return paired_bootstrap(run_errors, baseline_errors, reference, multiplicity, level=level)
 
 
 def _tests(pairs: pa.Table) -> tuple[SignificanceTest, ...]:
-    columns = ["word_errors_a", "word_errors_b"]
+    columns = ["word_errors" + _RUN, "word_errors" + _BASELINE]
     distinct = pairs.group_by(columns).aggregate([([], "count_all")])
     segments = matched_pairs(*(distinct[name].to_numpy() for name in (*columns, "count_all")))
-    right_a, right_b = (pc.equal(pairs[c], 0) for c in columns)
-    only_a = pc.sum(pc.and_not(right_a, right_b), min_count=0).as_py()
-    only_b = pc.sum(pc.and_not(right_b, right_a), min_count=0).as_py()
-    return segments, mcnemar(only_a, only_b)
+    run_correct, baseline_correct = (pc.equal(pairs[column], 0) for column in columns)
+    only_run = pc.sum(pc.and_not(run_correct, baseline_correct), min_count=0).as_py()
+    only_baseline = pc.sum(pc.and_not(baseline_correct, run_correct), min_count=0).as_py()
+    return segments, mcnemar(only_run, only_baseline)
 
 
 def _most_changed(pairs: pa.Table, order: str, examples: int) -> tuple[str, ...]:

@@ -1,10 +1,10 @@
-"""Rows to look at: named ones, and samples of a run that is too large to show whole."""
+"""Transcripts to show: rows with given ids, and random samples of a run that is too large to show completely."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,98 +16,138 @@ from pipeline.runs.run import Run, open_files
 from pipeline.scoring.references import References, load_references
 from pipeline.scoring.rules import Scoring, score
 
-_GROUPS: Final = 16
-"""Row groups that a sample is drawn from, at least, where there are so many."""
+_MIN_ROW_GROUPS: Final = 16
+"""A sample comes from at least so many row groups, if there are as many."""
+
+
+class Sample(NamedTuple):
+    """A random sample of a table of a run.
+
+    Attributes:
+        rows: the sampled rows.
+        total: number of rows in the table.
+    """
+
+    rows: pa.Table
+    total: int
+
+
+class NormalizedTexts(NamedTuple):
+    """The texts of an utterance as they are compared."""
+
+    utt_id: str
+    reference: str
+    hypothesis: str
 
 
 def rows_by_id(run: Run, utt_ids: Sequence[str], columns: Sequence[str], scoring: Scoring) -> pa.Table:
-    """The named transcripts in the order of their names, with normalised texts and counts under `scoring`.
+    """The transcripts with these ids, in the order of `utt_ids`, with normalised texts and counts under `scoring`.
 
     Args:
         run: the run.
-        utt_ids: names; one that the run has not scored is left out, and of one that it has twice the first is taken.
-        columns: of `transcripts`, beside `utt_id` and `text`.
+        utt_ids: ids. One that the run has no scored utterance for is left out; of a repeated one the first row is
+            returned.
+        columns: columns of `transcripts`, besides `utt_id` and `text`.
         scoring: the rules.
+
+    Raises:
+        UsageError: a file of references does not exist or cannot be read.
     """
-    stored, references = run.record["config"]["normalizer"], _load(scoring)
-    names = list(dict.fromkeys(["utt_id", "text", *columns, *scoring.sources(stored, texts=True)]))
-    wanted = pa.array(utt_ids, pa.string())  # typed: of no names too
-    named = pads.field("utt_id").isin(wanted)
-    found = run.read(lambda files: _open(run, "transcripts", files).to_table(columns=names, filter=named))
-    table = _scored(found, scoring, stored, references)
+    stored_normalizer, references = run.record.normalizer, _load_references(scoring)
+    names = list(dict.fromkeys(["utt_id", "text", *columns, *scoring.sources(stored_normalizer, texts=True)]))
+    ids = pa.array(utt_ids, pa.string())  # typed, for an empty list
+    is_requested = pads.field("utt_id").isin(ids)
+    rows = run.read(lambda files: _open(run, "transcripts", files).to_table(columns=names, filter=is_requested))
+    table = _scored(rows, scoring, stored_normalizer, references)
     table = table.filter(pc.is_valid(table["normalized_reference"]))
-    order = pc.index_in(wanted, table["utt_id"].combine_chunks())
+    order = pc.index_in(ids, table["utt_id"].combine_chunks())
     return table.take(pc.unique(order.drop_null()))
 
 
-def sampled_rows(run: Run, table: str, columns: Sequence[str], rows: int, seed: int = 0) -> tuple[pa.Table, int]:
-    """A seeded sample of `rows` rows, and the number that it was drawn from; all of them where there are no more.
+def sampled_rows(run: Run, table: str, columns: Sequence[str], rows: int, seed: int = 0) -> Sample:
+    """A seeded random sample of a table of a run.
 
     Random rows of a few random row groups: the work is bounded by the sample and not by the run.
+
+    Args:
+        run: the run.
+        table: `transcripts`, `labels` or `errors`.
+        columns: columns to read.
+        rows: size of the sample; all rows where the table has fewer.
+        seed: of the sample.
     """
 
-    def drawn(files: dict[str, list[DataFile]]) -> tuple[pa.Table, int]:
+    def sample(files: dict[str, list[DataFile]]) -> Sample:
         dataset = _open(run, table, files)
-        found = [dataset.schema.empty_table().select(list(columns))]
-        found += _drawn(dataset, columns, rows, seed, lambda drawn: drawn)
-        return pa.concat_tables(found).slice(0, rows), sum(file.rows for file in files[table])
+        empty = dataset.schema.empty_table().select(list(columns))
+        pieces = _draw(dataset, columns, rows, seed, lambda group: group)
+        return Sample(pa.concat_tables([empty, *pieces]).slice(0, rows), sum(file.rows for file in files[table]))
 
-    return run.read(drawn)
+    return run.read(sample)
 
 
-def wrong_rows(run: Run, scoring: Scoring, rows: int, seed: int = 0) -> list[tuple[str, str, str]]:
-    """(utt_id, normalised reference, normalised text) of at most `rows` utterances with errors, drawn as above."""
-    stored, references = run.record["config"]["normalizer"], _load(scoring)
-    columns = list(dict.fromkeys(["utt_id", *scoring.sources(stored, texts=True)]))
+def wrong_rows(run: Run, scoring: Scoring, rows: int, seed: int = 0) -> list[NormalizedTexts]:
+    """A seeded random sample of at most `rows` utterances with errors, drawn as by `sampled_rows`.
 
-    def wrong(drawn: pa.Table) -> pa.Table:
-        table = _scored(drawn, scoring, stored, references)
+    Raises:
+        UsageError: a file of references does not exist or cannot be read.
+    """
+    stored_normalizer, references = run.record.normalizer, _load_references(scoring)
+    columns = list(dict.fromkeys(["utt_id", *scoring.sources(stored_normalizer, texts=True)]))
+
+    def only_wrong(group: pa.Table) -> pa.Table:
+        table = _scored(group, scoring, stored_normalizer, references)
         table = table.filter(pc.not_equal(table["normalized_reference"], table["normalized_text"]))
         return table.select(["utt_id", "normalized_reference", "normalized_text"])
 
-    found = run.read(lambda files: _drawn(_open(run, "transcripts", files), columns, rows, seed, wrong))
-    texts = (zip(*(column.to_pylist() for column in table.columns), strict=True) for table in found)
-    return list(itertools.chain.from_iterable(texts))[:rows]
+    pieces = run.read(lambda files: _draw(_open(run, "transcripts", files), columns, rows, seed, only_wrong))
+    texts = (zip(*(column.to_pylist() for column in piece.columns), strict=True) for piece in pieces)
+    return [NormalizedTexts(*row) for row in itertools.islice(itertools.chain.from_iterable(texts), rows)]
 
 
-def _drawn(
-    dataset: pads.Dataset, columns: Sequence[str], rows: int, seed: int, keep: Callable[[pa.Table], pa.Table]
+def _draw(
+    dataset: pads.Dataset, columns: Sequence[str], rows: int, seed: int, select: Callable[[pa.Table], pa.Table]
 ) -> list[pa.Table]:
-    """Rows that `keep` keeps, `rows` of them or somewhat more: a share of each row group at first, so that a sample is
-    not a run of neighbours, then what is left of them."""
-    share = -(-rows // _GROUPS)
-    found: list[pa.Table] = []
-    held = 0
+    """At least `rows` of the rows that `select` keeps, if there are as many.
+
+    First a part of each row group, so that the sample does not consist of neighbours; then, if these are too few, the
+    rest of each group.
+    """
+    share = -(-rows // _MIN_ROW_GROUPS)
+    pieces: list[pa.Table] = []
+    drawn = 0
     for part in (slice(None, share), slice(share, None)):
         for number, group in enumerate(_row_groups(dataset, seed)):
-            if held >= rows:
-                return found
-            table = keep(group.to_table(schema=dataset.schema, columns=list(columns)))
-            at = np.random.default_rng([seed, number]).permutation(table.num_rows)[part]
-            found.append(table.take(np.sort(at)))
-            held += len(at)
-    return found
+            if drawn >= rows:
+                return pieces
+            table = select(group.to_table(schema=dataset.schema, columns=list(columns)))
+            indices = np.random.default_rng([seed, number]).permutation(table.num_rows)[part]
+            pieces.append(table.take(np.sort(indices)))
+            drawn += len(indices)
+    return pieces
 
 
-def _row_groups(dataset: pads.Dataset, seed: int) -> Iterator[Any]:
-    """All row groups in a seeded random order; files are opened as they come."""
-    files = list(dataset.get_fragments()) if isinstance(dataset, pads.FileSystemDataset) else []  # else it has no rows
+def _row_groups(dataset: pads.Dataset, seed: int) -> Iterator[pads.Fragment]:
+    """All row groups in a seeded random order; a file is opened only when the first of its groups is needed."""
+    # A dataset without files is of another class, and has no rows.
+    files = list(dataset.get_fragments()) if isinstance(dataset, pads.FileSystemDataset) else []
     rng = np.random.default_rng(seed)
-    for file in rng.permutation(len(files)):
-        groups = files[file].split_by_row_group()
-        yield from (groups[at] for at in rng.permutation(len(groups)))
+    for file_index in rng.permutation(len(files)):
+        groups = files[file_index].split_by_row_group()
+        yield from (groups[index] for index in rng.permutation(len(groups)))
 
 
 def _open(run: Run, table: str, files: dict[str, list[DataFile]]) -> pads.Dataset:
     return open_files(run.uri, table, [file.path for file in files[table]])
 
 
-def _load(scoring: Scoring) -> list[References]:
+def _load_references(scoring: Scoring) -> list[References]:
     return [load_references(uri) for uri in scoring.references]
 
 
-def _scored(rows: pa.Table, scoring: Scoring, stored: str, references: Sequence[References]) -> pa.Table:
-    for name, values in score(rows.combine_chunks(), scoring, stored, references).items():
+def _scored(rows: pa.Table, scoring: Scoring, stored_normalizer: str, references: Sequence[References]) -> pa.Table:
+    """The rows with normalised texts and counts under `scoring`."""
+    for name, values in score(rows.combine_chunks(), scoring, stored_normalizer, references).items():
         if name in rows.column_names:
             rows = rows.drop_columns(name)
         rows = rows.append_column(name, values)

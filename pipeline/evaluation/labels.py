@@ -1,56 +1,53 @@
-"""How right the labels of a run are: each classifier's counts, calibration and ranking, from sums over its rows."""
+"""Evaluation of the classifiers of a run: label counts, calibration and ranking, from sums over rows of `labels`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.evaluation.intervals import Interval, rate_interval
-from pipeline.evaluation.label_counts import (
-    Calibration,
-    LabelCounts,
-    ScoreHistogram,
-    calibrate,
-    count_labels,
-    score_histogram,
-)
-from pipeline.evaluation.reading import ANY_RUN, READING, EvaluationSettings, RunFacts, facts_of, regrouped, unit_name
-from pipeline.evaluation.tally import UNITS, merge, tally, unit_keys, unit_sources, units_of
+from pipeline.evaluation.context import DEFAULT_CONTEXT, RunContext, run_context
+from pipeline.evaluation.intervals import Interval
+from pipeline.evaluation.label_counts import LabelCounts, count_labels
+from pipeline.evaluation.label_scores import Calibration, Floats, ScoreHistogram, calibration_sums, score_histogram
+from pipeline.evaluation.reading import rebatch, scan_batches
+from pipeline.evaluation.settings import EvaluationSettings
+from pipeline.evaluation.sums import merge_sums, sum_by_key
+from pipeline.evaluation.units import describe_units, row_units, unit_columns, unit_interval, unit_keys
 from pipeline.runs.commit import DataFile
-from pipeline.runs.run import Run, open_files
+from pipeline.runs.run import Run
 from pipeline.scoring.references import References, load_references
 
 MAX_LABELS: Final = 1000
 OTHER_LABELS: Final = "(other labels)"
 REGRESSION_LABEL: Final = "score"
-"""What the one value of a regression head is called (`pipeline.schemas.LABELS`): it is no label, and not evaluated."""
+"""Name of the only value of a regression head (`pipeline.schemas.LABELS`): not a label, and not evaluated."""
 
 
 @dataclass(frozen=True)
 class LabelEvaluation:
-    """What a classifier comes to.
+    """Result of the evaluation of one classifier.
 
     Attributes:
-        task: its name.
-        counts: rows with a reference label, by that and the label given.
-        no_reference: rows without one.
-        known: labels that the classifier gave, or gave a score.
-        calibration: of its confidence in the label it gave.
-        scores: by label, against the rest; only labels whose score every row has, which needs classifiers of no more
-            labels than the run keeps scores of.
-        interval: of the accuracy; None where the units are too few.
-        unit: what the interval draws from.
+        task: name of the classifier.
+        counts: rows with a reference label, by reference and predicted label.
+        no_reference: rows without a reference label.
+        known_labels: labels that the classifier predicted or scored.
+        calibration: of the score of the predicted label.
+        scores: histogram of each label's scores against the rest. Only for labels that have a score in every row: the
+            classifier must not have more labels than the run stores scores of.
+        interval: confidence interval of the accuracy; None where there are too few units.
+        unit: sampling unit of the interval.
     """
 
     task: str
     counts: LabelCounts
     no_reference: int
-    known: frozenset[str]
+    known_labels: frozenset[str]
     calibration: Calibration
     scores: Mapping[str, ScoreHistogram]
     interval: Interval | None
@@ -60,134 +57,143 @@ class LabelEvaluation:
     def unknown_label(self) -> int:
         """Rows whose reference label the classifier does not have: they count as wrong."""
         support = zip(self.counts.labels, self.counts.support.tolist(), strict=True)
-        return sum(rows for label, rows in support if label not in self.known)
+        return sum(rows for label, rows in support if label not in self.known_labels)
 
 
 @dataclass
-class _Sums:
-    """What the batches of one task add up to."""
+class _TaskSums:
+    """Sums over the batches of one task."""
 
     counts: LabelCounts = field(default_factory=LabelCounts.zero)
     no_reference: int = 0
-    given: set[str] = field(default_factory=set)
-    known: set[str] = field(default_factory=set)
+    predicted_labels: set[str] = field(default_factory=set)
+    known_labels: set[str] = field(default_factory=set)
     calibration: Calibration = field(default_factory=Calibration.zero)
     scores: dict[str, ScoreHistogram] = field(default_factory=dict)
-    incomplete: set[str] = field(default_factory=set)
-    units: list[pa.Table] = field(default_factory=list)
+    incomplete_labels: set[str] = field(default_factory=set)  # labels without a score in some row
+    unit_sums: list[pa.Table] = field(default_factory=list)
+
+    def add(self, rows: pa.Table, settings: EvaluationSettings, context: RunContext) -> None:
+        """Add a batch of rows of this task."""
+        self.predicted_labels |= set(pc.unique(rows["label"]).to_pylist())
+        has_reference = pc.is_valid(rows["reference_label"])
+        self.no_reference += rows.num_rows - pc.sum(has_reference, min_count=0).as_py()
+        scored = _limit_labels(rows.filter(has_reference).combine_chunks())
+        pairs = scored.group_by(["reference_label", "label"]).aggregate([([], "count_all")])
+        self.counts += count_labels(*(pairs[name].to_pylist() for name in pairs.column_names))
+        correct = pc.equal(scored["reference_label"], scored["label"])
+        self.calibration += calibration_sums(_probabilities(scored["score"]), correct.to_numpy())
+        self._add_scores(scored)
+        errors = pc.invert(correct).cast(pa.int64())
+        ones = pa.repeat(pa.scalar(1, pa.int64()), len(scored))
+        keys = unit_keys(row_units(scored, settings.unit, context.objects_are_recordings), errors, ones)
+        self.unit_sums.append(sum_by_key(pa.table({"errors": errors, "rows": ones}), keys, ("errors", "rows")))
+
+    def _add_scores(self, scored: pa.Table) -> None:
+        """Add one-vs-rest scores of each label, from lists of the scores of all labels or only the likeliest."""
+        if not scored.num_rows:  # otherwise every label would be missing from this batch
+            return
+        lists = scored["top_k"].combine_chunks()
+        row_indices = pc.list_parent_indices(lists).to_numpy()
+        flat = pc.list_flatten(lists)
+        labels = pc.struct_field(flat, "label").dictionary_encode()
+        codes = labels.indices.to_numpy()
+        scores = _probabilities(pa.chunked_array([pc.struct_field(flat, "score")]))
+        references = scored["reference_label"]
+        batch_labels = set(labels.dictionary.to_pylist())
+        # A label that is in earlier batches but not in this one, or the reverse, has rows without a score.
+        self.incomplete_labels |= (self.known_labels ^ batch_labels) if self.counts.rows > scored.num_rows else set()
+        self.known_labels |= batch_labels | set(scored["label"].to_pylist())
+        for code, label in enumerate(labels.dictionary.to_pylist()):
+            is_label = codes == code
+            if is_label.sum() < scored.num_rows:
+                self.incomplete_labels.add(label)
+            if label not in self.incomplete_labels:
+                positive = pc.equal(references, label).to_numpy()[row_indices[is_label]]
+                histogram = score_histogram(scores[is_label], positive)
+                self.scores[label] = self.scores.get(label, ScoreHistogram.zero()) + histogram
+
+    def evaluation(self, task: str, level: float) -> LabelEvaluation:
+        """The figures of the task, with an interval of nominal coverage `level`."""
+        units = merge_sums(self.unit_sums)
+        error_rate = unit_interval(units, "errors", "rows", "rows", level)
+        return LabelEvaluation(
+            task=task,
+            counts=self.counts,
+            no_reference=self.no_reference,
+            known_labels=frozenset(self.known_labels),
+            calibration=self.calibration,
+            scores={label: scores for label, scores in self.scores.items() if label not in self.incomplete_labels},
+            interval=error_rate and replace(error_rate, low=1 - error_rate.high, high=1 - error_rate.low),
+            unit=describe_units(units["key_unit_kind"]),
+        )
 
 
 def evaluate_labels(run: Run, settings: EvaluationSettings | None = None) -> tuple[LabelEvaluation, ...]:
-    """Figures of every classifier of a run, by name; over what is committed.
+    """Evaluate every classifier of a run over its committed rows.
 
     Args:
         run: the run.
-        settings: of which the unit, the level and files of references count here; the `label` of a file stands for the
-            stored reference label, the first file that names an utterance before the others.
+        settings: only unit, level and reference files are used. The `label` in a file replaces the stored reference
+            label; of several files the first that contains the utterance is used.
+
+    Returns:
+        One evaluation per classifier, in the order of their names.
+
+    Raises:
+        UsageError: a file of references does not exist or cannot be read.
     """
     settings = settings or EvaluationSettings()
-    files = [load_references(uri) for uri in settings.scoring.references] if settings.scoring else []
+    references = [load_references(uri) for uri in settings.scoring.references] if settings.scoring else []
 
-    def evaluated(named: dict[str, list[DataFile]]) -> tuple[LabelEvaluation, ...]:
-        facts = facts_of(run, named["labels"], replace(settings, by=()))
-        columns = ["task", "label", "score", "top_k", "reference_label", *unit_sources(settings.unit, facts.by_object)]
-        columns = list(dict.fromkeys(columns + (["utt_id"] if files else [])))
-        dataset = open_files(run.uri, "labels", [file.path for file in named["labels"]])
-        return evaluate_label_rows(dataset.to_batches(columns=columns, **READING), settings, files, facts)
+    def evaluate_files(files: dict[str, list[DataFile]]) -> tuple[LabelEvaluation, ...]:
+        context = run_context(run, files["labels"], replace(settings, by=()))
+        columns = ["task", "label", "score", "top_k", "reference_label"]
+        columns += [*unit_columns(settings.unit, context.objects_are_recordings), *(["utt_id"] if references else [])]
+        paths = [file.path for file in files["labels"]]
+        batches = scan_batches(run.uri, "labels", paths, list(dict.fromkeys(columns)))
+        return evaluate_label_rows(batches, settings, references, context)
 
-    return run.read(evaluated)
+    return run.read(evaluate_files)
 
 
 def evaluate_label_rows(
     batches: Iterable[pa.RecordBatch],
     settings: EvaluationSettings,
-    files: Sequence[References] = (),
-    facts: RunFacts = ANY_RUN,
+    references: Sequence[References] = (),
+    context: RunContext = DEFAULT_CONTEXT,
 ) -> tuple[LabelEvaluation, ...]:
-    """The same over rows of `labels`."""
-    tasks: dict[str, _Sums] = {}
-    for rows in regrouped(batches):
-        references = _reference_labels(rows, files)
-        table = rows.set_column(rows.column_names.index("reference_label"), "reference_label", references)
+    """Evaluate every classifier in rows of `labels`; see `evaluate_labels`. Regression heads are skipped."""
+    sums: dict[str, _TaskSums] = {}
+    for rows in rebatch(batches):
+        position = rows.column_names.index("reference_label")
+        table = rows.set_column(position, "reference_label", _reference_labels(rows, references))
         for task in pc.unique(table["task"]).to_pylist():
-            of_task = table.filter(pc.equal(table["task"], task)).combine_chunks()
-            _add(tasks.setdefault(task, _Sums()), of_task, settings, facts)
-    classifiers = [task for task in sorted(tasks) if tasks[task].given != {REGRESSION_LABEL}]
-    return tuple(_evaluation(task, tasks[task], settings) for task in classifiers)
+            task_rows = table.filter(pc.equal(table["task"], task)).combine_chunks()
+            sums.setdefault(task, _TaskSums()).add(task_rows, settings, context)
+    classifiers = [task for task in sorted(sums) if sums[task].predicted_labels != {REGRESSION_LABEL}]
+    return tuple(sums[task].evaluation(task, settings.level) for task in classifiers)
 
 
-def _reference_labels(rows: pa.Table, files: Sequence[References]) -> pa.Array:
-    """Those of the files that have labels; without such a file, the stored ones."""
-    given = [file.taken(file.labels, file.rows_of(rows["utt_id"])) for file in files if any(file.labels)]
-    return pc.coalesce(*given) if given else rows["reference_label"].combine_chunks()
+def _reference_labels(rows: pa.Table, references: Sequence[References]) -> pa.Array:
+    """Labels from the reference files that have labels; without such a file, the stored reference labels."""
+    labels = [file.taken(file.labels, file.rows_of(rows["utt_id"])) for file in references if any(file.labels)]
+    return pc.coalesce(*labels) if labels else rows["reference_label"].combine_chunks()
 
 
-def _add(sums: _Sums, rows: pa.Table, settings: EvaluationSettings, facts: RunFacts) -> None:
-    sums.given |= set(pc.unique(rows["label"]).to_pylist())
-    known = pc.is_valid(rows["reference_label"])
-    sums.no_reference += rows.num_rows - pc.sum(known, min_count=0).as_py()
-    scored = _with_few_labels(rows.filter(known).combine_chunks())
-    pairs = scored.group_by(["reference_label", "label"]).aggregate([([], "count_all")])
-    sums.counts += count_labels(*(pairs[name].to_pylist() for name in pairs.column_names))
-    right = pc.equal(scored["reference_label"], scored["label"])
-    sums.calibration += calibrate(_shares(scored["score"]), right.to_numpy())
-    _add_scores(sums, scored)
-    wrong = pc.invert(right).cast(pa.int64())
-    ones = pa.repeat(pa.scalar(1, pa.int64()), len(scored))
-    keys = unit_keys(*units_of(scored, settings.unit, facts.by_object), wrong, ones)
-    sums.units.append(tally(pa.table({"errors": wrong, "rows": ones}), keys, ("errors", "rows")))
+def _limit_labels(scored: pa.Table) -> pa.Table:
+    """Merge the reference labels that were never predicted, where there are more than any classifier has.
 
-
-def _with_few_labels(scored: pa.Table) -> pa.Table:
-    """Reference labels beyond any classifier's number are texts, not labels: those that it did not give become one."""
+    Such a column holds texts and not labels, and its confusion matrix would be too large.
+    """
     references = scored["reference_label"].combine_chunks()
     if pc.count_distinct(references).as_py() <= MAX_LABELS:
         return scored
-    given = pc.is_in(references, pc.unique(scored["label"]))
-    at = scored.column_names.index("reference_label")
-    return scored.set_column(at, "reference_label", pc.if_else(given, references, OTHER_LABELS))
+    is_predicted = pc.is_in(references, pc.unique(scored["label"]))
+    position = scored.column_names.index("reference_label")
+    return scored.set_column(position, "reference_label", pc.if_else(is_predicted, references, OTHER_LABELS))
 
 
-def _shares(scores: pa.ChunkedArray) -> Any:
-    return np.clip(scores.to_numpy(), 0, 1)  # a softmax in float32 may end a little above 1
-
-
-def _add_scores(sums: _Sums, scored: pa.Table) -> None:
-    """One-vs-rest scores of each label, from lists that hold every label of the classifier or only the likeliest."""
-    if not scored.num_rows:  # of no label can it be said that these rows lack it
-        return
-    lists = scored["top_k"].combine_chunks()
-    row = pc.list_parent_indices(lists).to_numpy()
-    flat = pc.list_flatten(lists)
-    labels = pc.struct_field(flat, "label").dictionary_encode()
-    codes, scores = labels.indices.to_numpy(), _shares(pa.chunked_array([pc.struct_field(flat, "score")]))
-    references = scored["reference_label"]
-    seen = set(labels.dictionary.to_pylist())
-    # A label that an earlier batch had and this one lacks altogether is as incomplete as one that some rows lack.
-    sums.incomplete |= (sums.known ^ seen) if sums.counts.rows > scored.num_rows else set()
-    sums.known |= seen | set(scored["label"].to_pylist())
-    for code, label in enumerate(labels.dictionary.to_pylist()):
-        at = codes == code
-        if at.sum() < scored.num_rows:
-            sums.incomplete.add(label)
-        if label not in sums.incomplete:
-            positive = pc.equal(references, label).to_numpy()[row[at]]
-            sums.scores[label] = sums.scores.get(label, ScoreHistogram.zero()) + score_histogram(scores[at], positive)
-
-
-def _evaluation(task: str, sums: _Sums, settings: EvaluationSettings) -> LabelEvaluation:
-    units = merge(sums.units)
-    rows, errors = units["rows"].to_numpy(), units["errors"].to_numpy()
-    alone = pc.equal(units["key_unit_kind"], UNITS.index("utterance")).to_numpy()
-    multiplicity = np.where(alone, rows, 1)
-    wrong = rate_interval(errors / multiplicity, rows / multiplicity, multiplicity, level=settings.level, share=True)
-    return LabelEvaluation(
-        task=task,
-        counts=sums.counts,
-        no_reference=sums.no_reference,
-        known=frozenset(sums.known),
-        calibration=sums.calibration,
-        scores={label: scores for label, scores in sums.scores.items() if label not in sums.incomplete},
-        interval=wrong and Interval(1 - wrong.high, 1 - wrong.low, wrong.level, wrong.units, wrong.method),
-        unit=unit_name(units["key_unit_kind"]),
-    )
+def _probabilities(scores: pa.ChunkedArray) -> Floats:
+    probabilities: Floats = np.clip(scores.to_numpy(), 0, 1)  # a float32 softmax can be slightly above 1
+    return probabilities

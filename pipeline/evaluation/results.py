@@ -1,41 +1,39 @@
-"""The result of an evaluation: sums, groups and rates."""
+"""Results of an evaluation: sums, rates, groups."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pipeline.evaluation.intervals import Interval
-from pipeline.evaluation.tally import (
-    COUNT_NAMES,
-)
+from pipeline.evaluation.sums import COUNT_NAMES
 from pipeline.scoring.counts import ErrorCounts
 from pipeline.scoring.rules import Scoring
 
-ORDERED: Final = frozenset({"duration", "confidence"})
+_ORDERED: Final = frozenset({"duration", "confidence"})
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Sums over any utterances. Every rate is a view, and None where there is nothing to divide by.
+    """Sums over a set of utterances. Every rate is derived from them, and None where its denominator is 0.
 
     Attributes:
-        utterances: with a transcript.
-        sentences: those that were scored: they have a reference too.
-        sentence_errors: those of them with any word error.
-        words: counts of the scored ones.
-        chars: the same, by character.
-        audio_s: seconds of audio of all.
-        confident: utterances with a confidence: their text is not empty.
+        utterances: utterances with a transcript.
+        scored: those of them that have a reference too.
+        sentence_errors: scored utterances with any word error.
+        words: word counts of the scored utterances.
+        chars: character counts of the scored utterances.
+        audio_s: seconds of audio of all utterances.
+        confident: utterances with a confidence; one with an empty text has none.
         confidence_sum: sum of those confidences.
 
     Raises:
-        ValueError: more sentences are wrong than were scored.
+        ValueError: more sentence errors than scored utterances, or more scored utterances than utterances.
     """
 
     utterances: int
-    sentences: int
+    scored: int
     sentence_errors: int
     words: ErrorCounts
     chars: ErrorCounts
@@ -44,15 +42,15 @@ class Figures:
     confidence_sum: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.sentence_errors <= self.sentences <= self.utterances:
-            raise ValueError(f"more sentences are wrong than there are: {self}")
+        if not 0 <= self.sentence_errors <= self.scored <= self.utterances:
+            raise ValueError(f"sentence errors, scored utterances and utterances must ascend from 0: {self}")
 
     @staticmethod
-    def of(sums: Mapping[str, Any]) -> Figures:
-        """Of one row of a tally."""
+    def from_sums(sums: Mapping[str, Any]) -> Figures:
+        """The figures in one row of a table of sums (`pipeline.evaluation.sums.SUM_COLUMNS`)."""
         return Figures(
             utterances=sums["utterances"],
-            sentences=sums["scored"],
+            scored=sums["scored"],
             sentence_errors=sums["sentence_errors"],
             words=ErrorCounts(*(sums[name] for name in COUNT_NAMES)),
             chars=ErrorCounts(*(sums[f"char_{name}"] for name in COUNT_NAMES)),
@@ -63,12 +61,12 @@ class Figures:
 
     @property
     def sentence_counts(self) -> ErrorCounts:
-        """Sentences as the units: right ones are hits, wrong ones substitutions."""
-        return ErrorCounts(self.sentences - self.sentence_errors, self.sentence_errors, 0, 0)
+        """Counts with sentences as tokens: correct ones are hits, wrong ones substitutions."""
+        return ErrorCounts(self.scored - self.sentence_errors, self.sentence_errors, 0, 0)
 
     @property
     def counts(self) -> dict[str, ErrorCounts]:
-        """By metric: wer of words, cer of characters, ser of sentences."""
+        """By metric: wer over words, cer over characters, ser over sentences."""
         return {"wer": self.words, "cer": self.chars, "ser": self.sentence_counts}
 
     @property
@@ -78,14 +76,20 @@ class Figures:
         return rates | {"mer": self.words.match_error_rate, "wil": self.words.information_lost}
 
     @property
-    def confidence(self) -> float | None:
+    def mean_confidence(self) -> float | None:
         """Mean confidence of the utterances that have one."""
         return self.confidence_sum / self.confident if self.confident else None
 
 
 @dataclass(frozen=True)
 class Group:
-    """The figures of the utterances with one key; `interval` is of the word error rate."""
+    """One group of utterances.
+
+    Attributes:
+        key: name of the group; None for the utterances without the key.
+        figures: sums over the group.
+        interval: confidence interval of its word error rate; None where there is none.
+    """
 
     key: str | None
     figures: Figures
@@ -94,7 +98,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Grouping:
-    """All groups of one grouping; `unit` is what their intervals draw from."""
+    """All groups of one grouping.
+
+    Attributes:
+        by: what the rows are grouped by, see `pipeline.evaluation.group_keys.grouping_key`.
+        unit: sampling unit of the groups' intervals.
+        groups: in ascending order of their keys.
+    """
 
     by: str
     unit: str
@@ -102,39 +112,46 @@ class Grouping:
 
     @property
     def ordered(self) -> bool:
-        """Whether the order of the groups means something."""
-        return self.by in ORDERED
+        """Whether the order of the groups is meaningful: they are bins of a number."""
+        return self.by in _ORDERED
+
+
+class IdSummary(NamedTuple):
+    """How many utterance ids there are of some kind, and the first of them."""
+
+    total: int = 0
+    examples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class ReferenceProblems:
-    """Where references from files and the run do not fit each other: numbers, and the first ids of each kind.
+    """Utterance ids for which reference files and run do not match.
 
     Attributes:
-        missing: utterances with a transcript that no file names: they are not scored.
-        unknown: utterances of the files that the run knows nothing of, neither transcript nor error.
-        duplicate: utterances that one file names more than once, with the same reference.
+        missing: utterances with a transcript that no file contains; they are not scored.
+        unknown: utterances of the files for which the run has neither a transcript nor an error.
+        duplicate: utterances that a file contains more than once, with the same reference.
     """
 
-    missing: tuple[int, tuple[str, ...]]
-    unknown: tuple[int, tuple[str, ...]]
-    duplicate: tuple[int, tuple[str, ...]]
+    missing: IdSummary
+    unknown: IdSummary
+    duplicate: IdSummary
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a run comes to.
+    """Result of an evaluation of a run.
 
     Attributes:
-        figures: over all that is committed.
+        figures: sums over all committed utterances.
         failed: utterances without a transcript: rows of `errors/`.
-        scoring: the rules.
-        unit: what the intervals draw from: speaker, recording, utterance, or several joined by ` or `.
-        intervals: of wer, cer and ser; None where the units are too few.
-        groupings: in the order that they were asked for.
-        worst: ids of the utterances with the most word errors, the worst first: as many as were asked for.
-        spread: number of scored utterances by their own word error rate: one for each bin of `RATE_EDGES`.
-        problems: of references from files; None where there are none.
+        scoring: the rules that the utterances were scored under.
+        unit: sampling unit of the intervals: speaker, recording, utterance, or several joined by ` or `.
+        intervals: confidence intervals of wer, cer and ser; None where there are too few units.
+        groupings: in the order of the settings.
+        worst_utterances: ids of the utterances with the most word errors, worst first; as many as the settings ask for.
+        rate_histogram: number of scored utterances by their own word error rate, for each bin of `RATE_EDGES`.
+        problems: mismatches of reference files and run; None without such files.
     """
 
     figures: Figures
@@ -143,8 +160,8 @@ class Evaluation:
     unit: str
     intervals: Mapping[str, Interval | None]
     groupings: tuple[Grouping, ...] = ()
-    worst: tuple[str, ...] = ()
-    spread: tuple[int, ...] = ()
+    worst_utterances: tuple[str, ...] = ()
+    rate_histogram: tuple[int, ...] = ()
     problems: ReferenceProblems | None = None
 
     @property
@@ -164,21 +181,21 @@ class Evaluation:
 
     @property
     def ser(self) -> float | None:
-        """Share of scored utterances with any word error; None where none was scored."""
+        """Sentence error rate, the share of scored utterances with any word error; None without a scored utterance."""
         return self.figures.rates["ser"]
 
     @property
     def scored(self) -> int:
         """Utterances with a transcript and a reference."""
-        return self.figures.sentences
+        return self.figures.scored
 
     @property
     def no_reference(self) -> int:
-        """Utterances with a transcript, but no reference."""
-        return self.figures.utterances - self.figures.sentences
+        """Utterances with a transcript but without a reference."""
+        return self.figures.utterances - self.figures.scored
 
     @property
     def coverage(self) -> float | None:
-        """Scored utterances / all, failed ones included: how much of the corpus the rates speak for."""
-        everything = self.figures.utterances + self.failed
-        return self.scored / everything if everything else None
+        """Scored utterances / all utterances, failed ones included: the share of the corpus that the rates describe."""
+        total = self.figures.utterances + self.failed
+        return self.scored / total if total else None

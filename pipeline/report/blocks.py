@@ -1,13 +1,15 @@
-"""What a report is made of, before it is HTML or Markdown: sections of tables, figures, facts and notes.
+"""The building blocks of a report before it is HTML or Markdown: sections of tables, figures, facts and notes.
 
-Nothing here is escaped: all text is data until it is written.
+Nothing here is escaped: all text is data until `pipeline.report.render` writes it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal
+
+from pipeline.report.model import Alignment, Interval
 
 Kind = Literal[
     "text",
@@ -26,17 +28,20 @@ Kind = Literal[
 ]
 NUMERIC: Final = frozenset({"count", "change", "rate", "points", "number", "seconds", "range", "p"})
 
+Cell = str | float | Interval | Alignment | None
+"""A value of a table; its column's kind says which of these it is. None: not available."""
+
 
 @dataclass(frozen=True)
 class Column:
-    """A table's column.
+    """A column of a table.
 
     Attributes:
         title: its header.
-        kind: how its values are written. `rate` and `range` are fractions, `points` differences of them, `seconds`
-            are seconds, `name` is an id or a URI, `code` a short one that never breaks, `speech` a transcript,
-            `alignment` a list of [op, reference, hypothesis].
-        bar: draw the value's share of the column's largest behind it.
+        kind: how its values are written. `rate` is a fraction, `range` an interval of fractions, `points` a difference
+            of two, `seconds` are seconds, `name` is an id or a URI, `code` a short id that never breaks, `speech` a
+            transcript, `alignment` a list of (op, reference, hypothesis).
+        bar: draw a bar behind the value, as long as its share of the largest value of the column.
     """
 
     title: str
@@ -46,21 +51,21 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of values, formatted where they are written.
+    """Rows of values, which are formatted when they are written.
 
     Attributes:
         title: its caption.
         columns: one for each value of a row.
-        rows: what is shown.
-        of: how many rows there are in all, where those shown are a cut or a sample.
+        rows: the rows to show.
+        of: number of rows in all, if the shown ones are a part or a sample.
         wide: too wide to stand beside another block.
-        folded: the data of a figure, or a detail: at first closed.
+        folded: closed at first: the data of a figure, or a detail.
     """
 
     block: ClassVar = "table"
     title: str
     columns: Sequence[Column]
-    rows: Sequence[Sequence[Any]]
+    rows: Sequence[Sequence[Cell]]
     of: int | None = None
     wide: bool = False
     folded: bool = False
@@ -68,7 +73,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Counts by reference label (row) and predicted label (column); `of` labels in all."""
+    """Counts by reference label (row) and predicted label (column); `of` is the number of labels in all."""
 
     block: ClassVar = "matrix"
     title: str
@@ -79,19 +84,78 @@ class Matrix:
 
 
 @dataclass(frozen=True)
+class HistogramPlot:
+    """Bars between `edges`, texts, of which there is one more than counts. `title` is read by screen readers."""
+
+    title: str
+    edges: Sequence[str]
+    counts: Sequence[int]
+    x_label: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A labelled value with its interval; `low` and `high` are None without one."""
+
+    label: str
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class IntervalPlot:
+    """A dot and a whisker for each estimate, from the top.
+
+    Attributes:
+        title: read by screen readers.
+        estimates: at least one.
+        line: position of a dashed vertical line, such as the rate of the whole corpus; None: no line.
+        points: the values are differences, labelled in percentage points.
+    """
+
+    title: str
+    estimates: Sequence[Estimate]
+    line: float | None
+    points: bool = False
+
+
+@dataclass(frozen=True)
+class PlottedBin:
+    """Predictions of similar confidence: their mean confidence, their accuracy and their number."""
+
+    confidence: float
+    accuracy: float
+    count: int
+
+
+@dataclass(frozen=True)
+class ReliabilityPlot:
+    """Accuracy over confidence. `bins` has at least one; `title` is read by screen readers."""
+
+    title: str
+    bins: Sequence[PlottedBin]
+    x_label: str
+    y_label: str
+
+
+Plot = HistogramPlot | IntervalPlot | ReliabilityPlot
+
+
+@dataclass(frozen=True)
 class Figure:
-    """A plot, and its numbers if no table beside it has them."""
+    """A plot with its numbers, if no table beside it has them; without a plot, the numbers alone."""
 
     block: ClassVar = "figure"
     title: str
-    svg: str
+    plot: Plot | None
     note: str = ""
     data: Table | None = None
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Names with their values, both text. `prominent`: few, and worth large type."""
+    """Names with their values, both text. `prominent`: few and important, in large type."""
 
     block: ClassVar = "facts"
     items: Sequence[tuple[str, str]]
@@ -100,7 +164,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Note:
-    """A paragraph. `tone` is of what it reports."""
+    """A paragraph. `tone` marks good and bad news."""
 
     block: ClassVar = "note"
     text: str
@@ -112,7 +176,7 @@ Block = Table | Matrix | Figure | Facts | Note
 
 @dataclass(frozen=True)
 class Part:
-    """Blocks that belong together, under a title of their own if there is one."""
+    """Blocks that belong together, under a title of their own unless that is empty."""
 
     title: str
     blocks: Sequence[Block]
@@ -120,7 +184,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Section:
-    """A stretch of the page that the navigation leads to."""
+    """A section of the page, and its link in the navigation (`nav`)."""
 
     id: str
     nav: str
@@ -142,16 +206,16 @@ class Score:
 
 @dataclass(frozen=True)
 class Page:
-    """All that the report says.
+    """The whole page.
 
     Attributes:
-        title: of the run.
-        about: where it comes from.
-        banner: why to be wary of it; empty if the run is done.
-        scores: the first one is the largest; never empty.
-        coverage: how much of the corpus the scores speak for.
+        title: name of the run.
+        about: where the figures come from, as (name, value).
+        banner: why to read the figures with care; empty if the run is done.
+        scores: at least one, of which the first is shown largest.
+        coverage: how much of the corpus the scores cover.
         shares: coverage as (name, utterances), for a bar.
-        sections: in order.
+        sections: in their order.
     """
 
     title: str

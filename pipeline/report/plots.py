@@ -1,8 +1,9 @@
-"""Plots as SVG text: static, printable, and in the colours of the page that holds them.
+"""Draws plots as SVG text: static, printable, and in the colours of the page around them.
 
-matplotlib draws with stand-in colours, which become the page's CSS variables: one SVG serves light and dark. Text
-stays text, in the page's font. Every SVG carries its title for those who do not see it; its numbers belong in a
-table beside it.
+matplotlib draws with placeholder colours, which become the page's CSS variables: one SVG serves light and dark. Text
+stays text, in the page's font. Every SVG has a title for screen readers; its numbers belong in a table beside it.
+
+Importing this module loads matplotlib, which takes a second: `pipeline.report.render` imports it only to draw a plot.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from html import escape
 from typing import Any, Final
 
@@ -21,7 +21,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-WIDTH: Final = 420  # of each plot, in units that are CSS pixels on a desktop: legible on a phone too
+from pipeline.report.blocks import Estimate, HistogramPlot, IntervalPlot, Plot, ReliabilityPlot
+
+WIDTH: Final = 420  # of each plot, in CSS pixels on a desktop; legible on a phone too
 _INK, _ACCENT, _RULE, _MUTED = "#010203", "#010204", "#010205", "#010206"
 _CSS: Final = {_INK: "var(--ink)", _ACCENT: "var(--accent)", _RULE: "var(--rule)", _MUTED: "var(--muted)"}
 _STYLE: Final[dict[Any, object]] = {
@@ -52,29 +54,22 @@ _LABEL: Final = 18  # characters of a label that fit beside a plot
 _LOWEST_ACCURACY: Final = -0.5  # a bin far below would leave no room for the others
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A labelled value with its interval; `low` and `high` are None where there is none."""
-
-    label: str
-    value: float
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
-class ReliabilityBin:
-    """Predictions of about the same confidence: their mean confidence, and how many of them were right."""
-
-    confidence: float
-    accuracy: float
-    count: int
+def draw(plot: Plot) -> str:
+    """The plot as an `<svg>` element, with all its text escaped."""
+    match plot:
+        case HistogramPlot():
+            return _histogram(plot)
+        case IntervalPlot():
+            return _intervals(plot)
+        case ReliabilityPlot():
+            return _reliability(plot)
 
 
-def histogram(title: str, edges: Sequence[str], counts: Sequence[int], *, x_label: str) -> str:
-    """Bars of the same width between `edges` (texts, one more than `counts`), whatever the edges' distances."""
+def _histogram(plot: HistogramPlot) -> str:
+    """Bars of equal width, whatever the distances of the edges."""
+    counts, edges = plot.counts, plot.edges
     left = 24 + 7 * len(f"{max(counts):,}")
-    with _plot(title, 210, left=left, bottom=44) as (axes, svg):
+    with _plot(plot.title, 210, left=left, bottom=44) as (axes, svg):
         axes.bar([i + 0.5 for i in range(len(counts))], counts, width=0.88, color=_ACCENT)
         step = max(1, -(-len(edges) // 8))
         axes.set_xticks(range(0, len(edges), step), edges[::step])
@@ -82,41 +77,35 @@ def histogram(title: str, edges: Sequence[str], counts: Sequence[int], *, x_labe
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.grid(visible=False, axis="x")
-        axes.set_xlabel(x_label)
+        axes.set_xlabel(plot.x_label)
     return svg.getvalue()
 
 
-def intervals(title: str, estimates: Sequence[Estimate], *, line: float | None, points: bool = False) -> str:
-    """A dot and a whisker for each estimate, from the top.
-
-    Args:
-        title: what a screen reader says.
-        estimates: at least one.
-        line: where to draw a dashed vertical: the value of the whole, or that of no difference.
-        points: the values are differences: say percentage points.
-    """
-    with _plot(title, 46 + 19 * len(estimates), left=_margin(estimates), bottom=34, right=14) as (axes, svg):
+def _intervals(plot: IntervalPlot) -> str:
+    estimates = plot.estimates
+    with _plot(plot.title, 46 + 19 * len(estimates), left=_margin(estimates), bottom=34, right=14) as (axes, svg):
         whiskers = [(y, each.low, each.high) for y, each in enumerate(estimates) if each.low is not None]
         if whiskers:
             axes.hlines(*zip(*whiskers, strict=True), color=_ACCENT, linewidth=2, alpha=0.5)
         axes.plot([each.value for each in estimates], range(len(estimates)), "o", color=_ACCENT, clip_on=False)
-        if line is not None:
-            axes.axvline(line, color=_INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        if plot.line is not None:
+            axes.axvline(plot.line, color=_INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         axes.set_yticks(range(len(estimates)), [_label(each.label) for each in estimates])
         axes.tick_params("y", labelcolor=_INK)
         axes.set_ylim(len(estimates) - 0.4, -0.6)
         axes.margins(x=0.04)
-        if not points:
+        if not plot.points:
             axes.set_xlim(max(0, axes.get_xlim()[0]), max(0.01, axes.get_xlim()[1]))
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" pp" if points else " %"))
+        axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" pp" if plot.points else " %"))
         axes.grid(visible=False, axis="y")
     return svg.getvalue()
 
 
-def reliability(title: str, bins: Sequence[ReliabilityBin], *, x_label: str, y_label: str) -> str:
-    """Accuracy over confidence; the area of a dot grows with its count, and the diagonal is perfect calibration."""
-    with _plot(title, 330, left=52, bottom=44, top=26) as (axes, svg):
+def _reliability(plot: ReliabilityPlot) -> str:
+    """Accuracy over confidence: the area of a dot grows with its count, the diagonal is perfect calibration."""
+    bins = plot.bins
+    with _plot(plot.title, 330, left=52, bottom=44, top=26) as (axes, svg):
         largest = max(each.count for each in bins)
         drawn = [max(each.accuracy, _LOWEST_ACCURACY) for each in bins]
         lowest = min(0, *drawn, *(each.confidence for each in bins))
@@ -129,8 +118,8 @@ def reliability(title: str, bins: Sequence[ReliabilityBin], *, x_label: str, y_l
         axes.set_ylim(lowest - 0.02, 1.02)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
-        axes.set_xlabel(x_label)
-        axes.text(-0.02, 1.08, y_label, ha="left", transform=axes.get_yaxis_transform(), rotation_mode="anchor")
+        axes.set_xlabel(plot.x_label)
+        axes.text(-0.02, 1.08, plot.y_label, ha="left", transform=axes.get_yaxis_transform(), rotation_mode="anchor")
     return svg.getvalue()
 
 
@@ -138,10 +127,13 @@ def reliability(title: str, bins: Sequence[ReliabilityBin], *, x_label: str, y_l
 def _plot(
     title: str, height: int, *, left: int, bottom: int, top: int = 12, right: int = 12
 ) -> Iterator[tuple[Axes, io.StringIO]]:
-    """Axes to draw on, and where the SVG is after the block. Margins are in units: no text is measured to find them."""
+    """Axes to draw on, and a buffer that holds the SVG after the block.
+
+    Margins are in units of `WIDTH` and not found by measuring text, whose size depends on the fonts of the machine.
+    """
     svg = io.StringIO()
     with mpl.rc_context({**_STYLE, "svg.hashsalt": title}), warnings.catch_warnings():
-        # Labels come in any script; the fonts that count are the browser's, not those that matplotlib has.
+        # Labels may be in any script: the browser has the fonts for them, matplotlib need not.
         warnings.filterwarnings("ignore", message=r"Glyph \d+", category=UserWarning)
         figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
         inner = (WIDTH - left - right) / WIDTH, (height - top - bottom) / height
@@ -154,12 +146,12 @@ def _plot(
 
 
 def _for_page(svg: str) -> str:
-    """What stands inside `<svg ...>`, without what would reach out of it: styles, fonts, ids that others have too."""
+    """The content of `<svg ...>` without what could affect the rest of the page: styles, fonts, ids of groups."""
     body = re.sub(r".*?<svg[^>]*>", "", svg, count=1, flags=re.DOTALL)
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
     body = re.sub(r'<g id="[^"]*"', "<g", body)
-    body = re.sub(r"font: [^;\"]*?([\d.]+)px[^;\"]*", r"font-size: \1px", body)  # how it is written depends on the
-    body = re.sub(r"font-family: [^;\"]*;? ?", "", body)  # version of matplotlib
+    body = re.sub(r"font: [^;\"]*?([\d.]+)px[^;\"]*", r"font-size: \1px", body)  # versions of matplotlib
+    body = re.sub(r"font-family: [^;\"]*;? ?", "", body)  # write the font in either way
     body = re.sub(r"\s*\n\s*", "\n", body).replace("xlink:href", "href")
     for color, variable in _CSS.items():
         body = body.replace(color, variable)

@@ -1,9 +1,13 @@
-"""The report as text: one HTML file that asks for nothing outside itself, or Markdown. Both say what `page` says."""
+"""Writes a report as one self-contained HTML file, as Markdown or as JSON.
+
+HTML and Markdown have the same content, `pipeline.report.page`, except that only HTML has plots.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -12,51 +16,65 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.report import formats
-from pipeline.report.blocks import NUMERIC, Block, Column, Facts, Figure, Kind, Matrix, Note, Page, Table
-from pipeline.report.page import Report, page
+from pipeline.report.blocks import (
+    NUMERIC,
+    Block,
+    Cell,
+    Column,
+    Facts,
+    Figure,
+    Kind,
+    Matrix,
+    Note,
+    Page,
+    Plot,
+    Table,
+)
+from pipeline.report.model import Alignment, Interval, ReportContent, to_json
+from pipeline.report.page import page
 
-Alignment = Sequence[Sequence[str]]
-
-_FILTERED: Final = 12  # rows from which on a table has a box to filter it
-_WRITTEN: Final[Mapping[Kind, Callable[[Any, int], str]]] = {
+_FILTERED: Final = 12  # tables of at least so many rows get a box to filter them
+_FORMATTERS: Final[Mapping[Kind, Callable[[Any, int], str]]] = {
     "count": lambda value, _: formats.count(value),
     "change": lambda value, _: formats.change(value),
     "rate": formats.percent,
     "points": lambda value, _: formats.points(value),
     "number": lambda value, _: formats.number(value),
     "seconds": lambda value, _: formats.number(value, 1),
-    "range": formats.percent_range,
+    "range": lambda interval, digits: formats.percent_range(interval.low, interval.high, digits),
     "p": lambda value, _: formats.probability(value),
     "alignment": lambda value, _: alignment_text(value),
 }
 
 
-def html(report: Report) -> str:
-    """The report as one HTML file: it works from a disk, and makes no request.
+def html(report: ReportContent) -> str:
+    """The report as one HTML file, which works from a local disk and makes no network requests.
 
-    All text of the report is untrusted and escaped. Should any get through, the page's policy still runs no script but
-    its own, which it names by its hash.
-
-    Raises:
-        KeyError: the dict lacks a key of the report's format.
+    All text of the report is untrusted and escaped. As a second defence, the page's Content-Security-Policy lets no
+    script run but the page's own, which it names by its hash.
     """
     template = _environment().get_template("report.html.jinja")
     text = template.render(page=page(report), FILTERED=_FILTERED, NUMERIC=NUMERIC, NONE=formats.NONE)
-    return text.encode("utf-8", "replace").decode("utf-8")  # file names may hold what is no character
+    return _encodable(text)
 
 
-def markdown(report: Report) -> str:
-    """The report as Markdown, with tables as GitHub reads them; the same content, but for the plots.
+def markdown(report: ReportContent) -> str:
+    """The report as Markdown, with tables in GitHub's syntax; the content of the HTML page without its plots."""
+    return _encodable("\n\n".join(_markdown(page(report))) + "\n")
 
-    Raises:
-        KeyError: the dict lacks a key of the report's format.
-    """
-    text = "\n\n".join(_markdown(page(report))) + "\n"
+
+def json_text(report: ReportContent) -> str:
+    """The report as JSON; `pipeline.report.model` documents its keys."""
+    return json.dumps(to_json(report), ensure_ascii=False, allow_nan=False, indent=1)
+
+
+def _encodable(text: str) -> str:
+    """The text with a question mark for each lone surrogate, which names of files may have and UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def written(table: Table) -> list[list[str]]:
-    """The table's rows as text; percentages of a column have the same number of decimals."""
+    """The rows of a table as text. The percentages of a column have the same number of decimals."""
     digits = [_digits(column, [row[i] for row in table.rows]) for i, column in enumerate(table.columns)]
     return [
         [_cell(column.kind, value, places) for column, value, places in zip(table.columns, row, digits, strict=True)]
@@ -65,31 +83,31 @@ def written(table: Table) -> list[list[str]]:
 
 
 def shown(table: Table | Matrix) -> str:
-    """`20 of 1,234 shown`; empty where all are."""
+    """`20 of 1,234 shown`; empty if all are shown."""
     number_of = len(table.rows) if isinstance(table, Table) else max(len(table.labels), len(table.predicted))
-    return (
-        ""
-        if table.of is None or table.of <= number_of
-        else f"{formats.count(number_of)} of {formats.count(table.of)} shown"
-    )
+    if table.of is None or table.of <= number_of:
+        return ""
+    return f"{formats.count(number_of)} of {formats.count(table.of)} shown"
 
 
 def alignment_text(alignment: Alignment) -> str:
-    """An alignment in one line: `the [cat › hat] [−sat] [+down]`."""
+    """An alignment on one line: `the [cat › hat] [−sat] [+down]`."""
     forms = {"equal": "{0}", "substitute": "[{0} › {1}]", "delete": "[−{0}]", "insert": "[+{1}]"}
     return " ".join(forms[op].format(reference, hypothesis) for op, reference, hypothesis in alignment)
 
 
-def _cell(kind: Kind, value: Any, digits: int) -> str:
+def _cell(kind: Kind, value: Cell, digits: int) -> str:
     if value is None:
         return formats.NONE
-    return _WRITTEN[kind](value, digits) if kind in _WRITTEN else str(value)
+    return _FORMATTERS[kind](value, digits) if kind in _FORMATTERS else str(value)
 
 
-def _digits(column: Column, values: Sequence[Any]) -> int:
-    if column.kind == "range":
-        values = [value["low"] for value in values if value is not None]
-    return formats.percent_digits(values) if column.kind in {"rate", "range"} else 0
+def _digits(column: Column, values: Sequence[Cell]) -> int:
+    """Decimals of the percentages of a column; without meaning in other columns."""
+    if column.kind not in {"rate", "range"}:
+        return 0
+    rates = (value.low if isinstance(value, Interval) else value for value in values)
+    return formats.percent_digits(rate for rate in rates if isinstance(rate, (int, float)))
 
 
 # --- HTML
@@ -111,29 +129,37 @@ def _environment() -> Environment:
 
 
 def _sha256(script: str) -> str:
-    """As a Content-Security-Policy names a script that may run."""
+    """The hash of a script in the form that a Content-Security-Policy allows it by."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _svg(plot: str) -> Markup:
-    """A plot of `pipeline.report.plots`, which escapes what is in it."""
-    return Markup(plot)
+def _svg(plot: Plot | None) -> Markup:
+    """A plot as SVG, whose text is escaped there."""
+    if plot is None:
+        return Markup()
+    from pipeline.report import plots  # noqa: PLC0415  # loads matplotlib, which only plots need
+
+    return Markup(plots.draw(plot))
 
 
 def _shares(table: Table) -> list[list[str]]:
     """For each cell, the style that draws its bar; empty in columns without bars."""
-    largest = [
-        max((row[i] or 0 for row in table.rows), default=0) if column.bar else 0
-        for i, column in enumerate(table.columns)
-    ]
-    return [
-        [f"--w:{100 * (value or 0) / most:.3g}%" if most else "" for value, most in zip(row, largest, strict=True)]
+    numbers = [
+        [
+            value if column.bar and isinstance(value, (int, float)) else 0
+            for column, value in zip(table.columns, row, strict=True)
+        ]
         for row in table.rows
+    ]
+    largest = [max(column) for column in zip(*numbers, strict=True)]
+    return [
+        [f"--w:{100 * value / most:.3g}%" if most else "" for value, most in zip(row, largest, strict=True)]
+        for row in numbers
     ]
 
 
 def _heat(matrix: Matrix) -> list[list[tuple[int, float]]]:
-    """Each count with its share of its row: of the references with that label."""
+    """Each count with its share of its row, which is of the references with that label."""
     return [[(value, value / (sum(row) or 1)) for value in row] for row in matrix.counts]
 
 
@@ -196,6 +222,6 @@ def _rows(header: Sequence[str], rows: Sequence[Sequence[str]], numeric: set[int
 
 
 def _plain(text: str) -> str:
-    """Text on one line, in which Markdown and HTML mean nothing."""
+    """The text on one line, with all syntax of Markdown and HTML escaped."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"([\\`*_\[\]|~>#])", r"\\\1", text)

@@ -1,43 +1,42 @@
-"""Exactly once: content-named data files, and one small commit object a chunk that is written last.
+"""Exactly once: data files named by their content, and one small commit object for each chunk, written last.
 
-The ordering argument. A chunk's data files carry the digest of their own bytes in their names and are put whole
-(`objects.put`: synced and renamed, or one PUT). Only when all of them are there is the commit object put, whose name is
-(part, ordinal) and whose content names them. Therefore:
+The ordering argument. The names of a chunk's data files contain the digest of their bytes, and each file is put whole
+(`objects.put`: synced and renamed, or one PUT). The commit object is put only when all of them are stored; its name is
+(part, chunk), and its content names them. Therefore:
 
-* A commit that can be read names files that are complete: they were there before it.
-* Killed before the commit: files that no commit names. Readers never see them, the next start does the chunk again, and
-  finishing the run removes them.
-* Two attempts at one chunk: each leaves whole files of its own names, and the commit that stands, whichever was put
-  last, names one consistent set. The files of the other are orphans.
+* A commit that can be read names complete files: they were stored before it.
+* Killed before the commit: the files are orphans, named by no commit. Readers never see them, the next start processes
+  the chunk again, and finishing the run removes them.
+* Two attempts at one chunk: each writes complete files under its own names, and the commit that was put last names one
+  consistent set. The files of the other attempt are orphans.
 
-Nothing rests on conditional PUT, which not every store honours. Readers trust commits only: never list the data
+Nothing depends on conditional PUT, which not every store supports. Readers trust commits only: never list the data
 directories of a run that is not done.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import posixpath
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.runs.engine import Engine
 from pipeline.schemas import TABLES
 from pipeline.storage import objects, uris
+from pipeline.storage.parquet import encode_table
+from sewd_model.engine_status import EngineStatus
 
-COMMITS = "commits"
+COMMITS: Final = "commits"
 _NAME = re.compile(r"(?P<part>[0-9a-f]+)-(?P<chunk>\d+)(?P<last>\.last)?\.json")
 
 
-class Name(NamedTuple):
-    """Of a commit object: its part, its chunk, and whether the part ends with it."""
+class CommitName(NamedTuple):
+    """What the name of a commit object says: its part, its chunk, and whether that is the last chunk of the part."""
 
     part_id: str
     chunk: int
@@ -46,7 +45,15 @@ class Name(NamedTuple):
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file that a commit names: its table, its path below the run, rows, bytes, and SHA-256."""
+    """A data file as a commit names it.
+
+    Attributes:
+        table: the table whose rows it holds.
+        path: its path, relative to the run.
+        rows: number of rows.
+        size: in bytes.
+        sha256: digest of its bytes, in hex.
+    """
 
     table: str
     path: str
@@ -57,16 +64,27 @@ class DataFile:
 
 @dataclass(frozen=True)
 class Commit:
-    """What one chunk left: the truth about it.
+    """The result of one chunk, as its commit object records it.
 
     Attributes:
-        first_row: how many rows of the part come before it; the chunks of a part tile its rows.
-        last: the part ends with this chunk, whose totals are `part_rows` and `part_audio_s`.
+        part_id: the part that the chunk belongs to.
+        chunk: ordinal in the part.
+        first_row: number of rows of the part before this chunk; the chunks of a part cover its rows without gaps.
+        last: the chunk is the last of its part, whose totals are `part_rows` and `part_audio_s`.
+        part_rows: rows of the whole part; None unless `last`.
+        part_audio_s: audio of the whole part, in seconds; None unless `last`.
+        utterances: rows with a transcript.
+        errors: rows without one.
+        error_codes: rows without a transcript, by error code.
+        audio_s: audio in the chunk, in seconds.
+        source_bytes: planned input bytes that were processed.
+        attempt: the start of the driver that it belongs to.
         workers: host:pid of the processes that read and recognised it.
         seconds: time spent in each stage.
-        engines: what computed it, of each backbone; after a fallback within the chunk, what went on. Commits of
-            versions that did not tell have none.
-        splits: batches that were halved for want of memory; None: not told.
+        engines: the engine of each backbone that computed it; if one fell back within the chunk, the engine after
+            that. Empty for commits of versions that did not record it.
+        splits: number of times that a batch was halved because memory ran out; None: not recorded.
+        files: its data files.
     """
 
     part_id: str
@@ -83,106 +101,125 @@ class Commit:
     attempt: str
     workers: dict[str, str]
     seconds: dict[str, float]
-    engines: tuple[Engine, ...] = ()
+    engines: tuple[EngineStatus, ...] = ()
     splits: int | None = None
     files: tuple[DataFile, ...] = field(default=())
 
     @property
     def path(self) -> str:
-        """Where it lies below the run: under a hash prefix, so that commits list in parallel."""
+        """Path of the commit object, relative to the run. A hash prefix lets commits be listed in parallel."""
         name = f"{self.part_id}-{self.chunk:05d}{'.last' if self.last else ''}.json"
         return f"{COMMITS}/{self.part_id[:2]}/{name}"
 
     @property
     def engine(self) -> str | None:
-        """What computed it, in words; None: not told."""
+        """A description of what computed the chunk; None: not recorded."""
         return " and ".join(dict.fromkeys(map(str, self.engines))) or None
 
     @property
     def fallback(self) -> str | None:
-        """Why that is not what was asked for, or not the fast one; None where it is."""
+        """Why that is not the requested or the fastest engine; None where it is."""
         return "; ".join(dict.fromkeys(filter(None, (engine.fallback for engine in self.engines)))) or None
 
 
 def write_chunk(run: str, commit: Commit, tables: dict[str, pa.Table]) -> Commit:
-    """Put the tables that hold rows, then the commit that names them; see the module's ordering argument."""
-    files = tuple(_put_table(run, commit, name, table) for name, table in tables.items() if table.num_rows)
+    """Put the tables that have rows, then the commit that names them; see the module's ordering argument.
+
+    Returns:
+        The commit, with its `files`.
+    """
+    stem = f"{commit.part_id}-{commit.chunk:05d}"
+    files = tuple(
+        put_data_file(run, name, stem, table.num_rows, encode_table(table))
+        for name, table in tables.items()
+        if table.num_rows
+    )
     commit = replace(commit, files=files)
-    objects.put(uris.join(run, commit.path), content_of(commit))
+    objects.put(uris.join(run, commit.path), encode_commit(commit))
     return commit
 
 
-def content_of(commit: Commit) -> bytes:
-    """A commit as the object that says it."""
-    return json.dumps(asdict(commit), indent=1).encode()
+def put_data_file(run: str, table: str, stem: str, rows: int, content: bytes) -> DataFile:
+    """Put a Parquet file of `rows` rows of `table`, named by `stem` and the digest of its content."""
+    digest = hashlib.sha256(content).hexdigest()
+    file = DataFile(table, f"{table}/{stem}-{digest[:16]}.parquet", rows, len(content), digest)
+    objects.put(uris.join(run, file.path), content)
+    return file
 
 
-def _put_table(run: str, commit: Commit, name: str, table: pa.Table) -> DataFile:
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    data = buffer.getvalue()
-    digest = hashlib.sha256(data).hexdigest()
-    path = f"{name}/{commit.part_id}-{commit.chunk:05d}-{digest[:16]}.parquet"
-    objects.put(uris.join(run, path), data)
-    return DataFile(name, path, table.num_rows, len(data), digest)
+def encode_commit(commit: Commit) -> bytes:
+    """The content of the commit object."""
+    values = asdict(commit) | {"engines": [_engine_to_json(engine) for engine in commit.engines]}
+    return json.dumps(values, indent=1).encode()
+
+
+# The key of an engine's `batching` in a commit object is `way`: commits that exist keep being read.
+def _engine_to_json(engine: EngineStatus) -> dict[str, Any]:
+    return {"way" if name == "batching" else name: value for name, value in asdict(engine).items()}
+
+
+def _engine_from_json(values: dict[str, Any]) -> EngineStatus:
+    return EngineStatus(**{"batching" if name == "way" else name: value for name, value in values.items()})
 
 
 def commit_objects(run: str) -> list[str]:
-    """The URIs of a run's commits that are objects, in the order of their names. Others may be rolled up already."""
-    found = objects.list_objects(uris.join(run, COMMITS))
-    return [item.uri for item in found if name_of(item.uri) is not None]
+    """The URIs of the commits of a run that are objects of their own, by name; others may have been rolled up."""
+    return [item.uri for item in objects.list_objects(uris.join(run, COMMITS)) if parse_commit_name(item.uri)]
 
 
-def name_of(uri: str) -> Name | None:
+def parse_commit_name(uri: str) -> CommitName | None:
     """What the name of a commit object says; None for other objects."""
     match = _NAME.fullmatch(posixpath.basename(uri))
-    return match and Name(match["part"], int(match["chunk"]), match["last"] is not None)
+    return match and CommitName(match["part"], int(match["chunk"]), match["last"] is not None)
 
 
-def commit_of(data: bytes) -> Commit:
-    """A commit object's content.
+def parse_commit(data: bytes) -> Commit:
+    """The commit that a commit object holds.
 
     Raises:
-        ValueError: it is none.
+        ValueError: `data` is not a commit.
     """
     values = json.loads(data)
     try:
         files = tuple(DataFile(**file) for file in values["files"])
-        engines = tuple(Engine(**engine) for engine in values.get("engines", ()))
+        engines = tuple(_engine_from_json(engine) for engine in values.get("engines", ()))
         commit = Commit(**{**values, "files": files, "engines": engines})
-        counts = (commit.chunk, commit.first_row, commit.utterances, commit.errors, commit.source_bytes)
-        numbers = (*counts, *commit.error_codes.values(), *filter(None, [commit.part_rows, commit.splits]))
-        seconds = (commit.audio_s, commit.seconds["compute"])
-        words = (commit.engine, commit.fallback)
+        counts = [commit.chunk, commit.first_row, commit.utterances, commit.errors, commit.source_bytes]
+        counts += [*commit.error_codes.values(), *filter(None, [commit.part_rows, commit.splits])]
+        times = (commit.audio_s, commit.seconds["compute"])
+        texts = (commit.engine, commit.fallback)
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise ValueError(f"not a commit: {error}") from error
-    if not all(isinstance(number, int) for number in numbers):
-        raise ValueError("not a commit: a count is no number")
-    if not all(isinstance(number, int | float) for number in seconds):
-        raise ValueError("not a commit: a time is no number")
-    if not all(isinstance(word, str | None) for word in words):
-        raise ValueError("not a commit: a word is none")
+    if not all(isinstance(count, int) for count in counts):
+        raise ValueError("not a commit: a count is not an integer")
+    if not all(isinstance(time, int | float) for time in times):
+        raise ValueError("not a commit: a time is not a number")
+    if not all(isinstance(text, str | None) for text in texts):
+        raise ValueError("not a commit: the engine or its fallback is not text")
     if not isinstance(commit.part_id, str) or not isinstance(commit.last, bool):
-        raise ValueError("not a commit: no part is named")
+        raise ValueError("not a commit: it does not name its part")
     return commit
 
 
 def remove_orphans(run: str, files: Iterable[DataFile]) -> int:
-    """Remove all data files but `files`, and temporary files of writers that were killed. Gives their number.
+    """Remove every data file that is not one of `files`, and temporary files of writers that were killed.
 
-    Only where nothing writes to the run any more.
+    Call it only while nothing writes to the run.
+
+    Returns:
+        The number of files removed.
     """
     named = {file.path for file in files}
     base = uris.absolute(run).rstrip("/") + "/"
     orphans = [
-        found.uri
-        for found in objects.list_objects(run)
-        if objects.is_temporary(found.uri) or is_orphan(found.uri.removeprefix(base), named)
+        item.uri
+        for item in objects.list_objects(run)
+        if objects.is_temporary(item.uri) or is_orphan(item.uri.removeprefix(base), named)
     ]
     objects.delete(orphans)
     return len(orphans)
 
 
 def is_orphan(path: str, named: set[str]) -> bool:
-    """Whether `path`, below a run, is a data file and none of those named."""
+    """Whether `path`, relative to a run, is a data file and not in `named`."""
     return path.partition("/")[0] in TABLES and path not in named

@@ -1,22 +1,21 @@
-"""Few large files for many small ones: what finishing a run does to its data.
+"""Merge the many small data files of a run into few large ones, when the run is finished.
 
 A chunk is twenty minutes of audio and a corpus has millions of them; readers of a finished run should open dozens of
 files. The rows of the committed files are written again, in the order of their commits, into files of about
-`FILE_BYTES`; then one object, `compaction.json`, names them. From then on readers take the files from there.
+`FILE_BYTES`; then one object, `compaction.json`, names them. From then on readers use those files.
 
-The ordering argument is that of `pipeline.runs.commit`, one level up. Compacted files carry the digest of their bytes
-in their names and are put whole, and the object that names them is put when all of them are there: it can be read
-only if they are complete. Killed before it: files that nothing names, removed as orphans by the next start, and
-readers go by the commits, whose files are untouched. Killed after it: the small files are the orphans. Commits are
-never touched: they are the truth for resume and for the totals.
+The ordering argument is that of `pipeline.runs.commit`, one level up. The names of compacted files contain the digest
+of their bytes, each is put whole, and `compaction.json` is put when all of them are stored: if it can be read, they are
+complete. Killed before it: the compacted files are orphans, which the next start removes, and readers use the files of
+the commits, which are untouched. Killed after it: the small files are the orphans. Commits are never touched: a resume
+and the totals rely on them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -25,18 +24,25 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from pipeline.runs.commit import DataFile
+from pipeline.runs.commit import DataFile, put_data_file
 from pipeline.schemas import TABLES
 from pipeline.storage import objects, retry, uris
 
 COMPACTION: Final = "compaction.json"
 FILE_BYTES: Final = 256 << 20
-GROUP_FILES: Final = 5000  # that one task opens at most: small files are a matter of requests, not of bytes
+MAX_GROUP_FILES: Final = 5000  # files that one task opens: small files cost requests, not bytes
 ROW_GROUP_ROWS: Final = 1 << 15
+SMALL_RUN_BYTES: Final = 32 << 20  # below this, starting workers takes longer than the work
+
+FileGroup = tuple[str, list[DataFile]]
+"""A table, and the files of it that become one compacted file."""
+
+CompactGroups = Callable[[str, Sequence[FileGroup]], list[DataFile]]
+"""Writes each group of files of a run as one file; where, and how many at a time, is the caller's choice."""
 
 
 def read_compaction(run: str) -> list[DataFile] | None:
-    """The files that the run's rows lie in, if it was compacted; else None."""
+    """The files that hold the rows of the run, if it was compacted; else None."""
     try:
         data = objects.fetch(uris.join(run, COMPACTION))
     except FileNotFoundError:
@@ -45,13 +51,25 @@ def read_compaction(run: str) -> list[DataFile] | None:
 
 
 def write_compaction(run: str, files: Iterable[DataFile]) -> None:
-    """Put the object that names the compacted files: when all of them are there."""
+    """Put the object that names the compacted files. All of them must be stored already."""
     data = json.dumps({"files": [asdict(file) for file in files]}, indent=1).encode()
     objects.put(uris.join(run, COMPACTION), data)
 
 
-def groups_of(files: Iterable[DataFile]) -> Iterator[tuple[str, list[DataFile]]]:
-    """Files of one table in their order, as many as come to about `FILE_BYTES`: what one compacted file is made of."""
+def compact_files(run: str, files: Sequence[DataFile], compact_groups: CompactGroups) -> list[DataFile]:
+    """Write the rows of the committed `files` to few files: by `compact_groups`, or in this process if they are small.
+
+    Returns:
+        The compacted files, which nothing names yet.
+    """
+    groups = list(compaction_groups(files))
+    if sum(file.size for file in files) < SMALL_RUN_BYTES:
+        return [compact_group(run, table, group) for table, group in groups]
+    return compact_groups(run, groups)
+
+
+def compaction_groups(files: Iterable[DataFile]) -> Iterator[FileGroup]:
+    """Group the files of each table, in their order, so that a group has about `FILE_BYTES`."""
     by_table: dict[str, list[DataFile]] = {}
     for file in files:
         by_table.setdefault(file.table, []).append(file)
@@ -59,7 +77,7 @@ def groups_of(files: Iterable[DataFile]) -> Iterator[tuple[str, list[DataFile]]]
         group: list[DataFile] = []
         size = 0
         for file in members:
-            if group and (size + file.size > FILE_BYTES or len(group) == GROUP_FILES):
+            if group and (size + file.size > FILE_BYTES or len(group) == MAX_GROUP_FILES):
                 yield table, group
                 group, size = [], 0
             group.append(file)
@@ -68,16 +86,17 @@ def groups_of(files: Iterable[DataFile]) -> Iterator[tuple[str, list[DataFile]]]
 
 
 def compact_group(run: str, table: str, files: Sequence[DataFile]) -> DataFile:
-    """Write the rows of `files` as one file, in their order, a row group at a time; again, if the weather is bad.
+    """Write the rows of `files` as one file, in their order, a row group at a time; transient errors are retried.
 
     Raises:
-        StorageError: it does not clear.
-        RuntimeError: it would not hold as many rows as its sources are said to.
+        StorageError: storage errors last longer than the retries.
+        FileNotFoundError: one of `files` is lost.
+        RuntimeError: `files` do not hold as many rows as their commits say.
     """
-    return retry.with_retries(run, lambda: _compacted(run, table, files))
+    return retry.with_retries(run, lambda: _merge(run, table, files))
 
 
-def _compacted(run: str, table: str, files: Sequence[DataFile]) -> DataFile:
+def _merge(run: str, table: str, files: Sequence[DataFile]) -> DataFile:
     fs, root = uris.filesystem(run)
     source = pads.dataset([uris.join(root, f.path) for f in files], TABLES[table], "parquet", filesystem=fs)
     rows = 0
@@ -88,23 +107,19 @@ def _compacted(run: str, table: str, files: Sequence[DataFile]) -> DataFile:
                 writer.write_table(group)
                 rows += group.num_rows
         data = path.read_bytes()
-    if rows != sum(file.rows for file in files):
-        raise RuntimeError(
-            f"{run}: {rows} rows read of {sum(file.rows for file in files)} that commits name in {table}"
-        )
-    digest = hashlib.sha256(data).hexdigest()
-    compacted = DataFile(table, f"{table}/all-{digest[:16]}.parquet", rows, len(data), digest)
-    objects.put(uris.join(run, compacted.path), data)
-    return compacted
+    expected = sum(file.rows for file in files)
+    if rows != expected:
+        raise RuntimeError(f"{run}: the files of {table} hold {rows} rows, but their commits name {expected}")
+    return put_data_file(run, table, "all", rows, data)
 
 
 def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Batches joined to at least `ROW_GROUP_ROWS` rows: small row groups are read as slowly as small files."""
-    held: list[pa.RecordBatch] = []
+    """Join batches to at least `ROW_GROUP_ROWS` rows: small row groups are read as slowly as small files."""
+    pending: list[pa.RecordBatch] = []
     for batch in batches:
-        held.append(batch)
-        if sum(b.num_rows for b in held) >= ROW_GROUP_ROWS:
-            yield pa.Table.from_batches(held)
-            held = []
-    if held:
-        yield pa.Table.from_batches(held)
+        pending.append(batch)
+        if sum(b.num_rows for b in pending) >= ROW_GROUP_ROWS:
+            yield pa.Table.from_batches(pending)
+            pending = []
+    if pending:
+        yield pa.Table.from_batches(pending)

@@ -1,7 +1,8 @@
-"""The fingerprint of a run: all that its rows depend on. A resume must match it."""
+"""The fingerprint of a run: everything that its rows depend on. A resume must match it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config import RunConfig
@@ -10,7 +11,14 @@ from pipeline.storage.checkpoints import checkpoint_digest
 
 
 def fingerprint(config: RunConfig) -> dict[str, Any]:
-    """All that a run's rows depend on, by name, so that a resume can say what differs. Heads have a digest each."""
+    """Everything that a run's rows depend on, by name, so that a resume can report what differs.
+
+    Each checkpoint has a digest of its own.
+
+    Raises:
+        UsageError: there is no checkpoint at one of the URIs.
+        StorageError: a checkpoint could not be read.
+    """
     return {
         "schema": SCHEMA_VERSION,
         "inputs": list(config.inputs),
@@ -26,12 +34,12 @@ def fingerprint(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """`name: stored -> wanted` for every entry in which two fingerprints differ."""
-    if "dtype" in wanted:  # runs of before there was a choice
-        stored = {"dtype": "float32"} | stored
+def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
+    """`name: stored -> requested` for every entry in which two fingerprints differ."""
+    if "dtype" in requested:  # runs of versions that computed in float32 only have no entry
+        stored = {"dtype": "float32", **stored}
     return [
-        f"{name}: {stored.get(name)} -> {wanted.get(name)}"
-        for name in dict.fromkeys((*stored, *wanted))
-        if stored.get(name) != wanted.get(name)
+        f"{name}: {stored.get(name)} -> {requested.get(name)}"
+        for name in dict.fromkeys((*stored, *requested))
+        if stored.get(name) != requested.get(name)
     ]

@@ -1,16 +1,16 @@
-"""One driver a run: a lease that its holder renews, and that others watch.
+"""One driver at a time: a lease that its holder renews and that other drivers watch.
 
-A lease is one small object below the run. Whoever finds one of another driver watches it: renewed while it is looked
-at, it is alive, and the newcomer is refused; unchanged for `EXPIRE_S`, its holder is dead, and the newcomer takes it
-over. No clocks are compared: those of two machines differ. A holder on the same machine is asked for directly, so that
-a killed run goes on at once.
+A lease is one small object below the run. A driver that finds the lease of another one watches it: if it is renewed
+while it is watched, its holder is alive, and the new driver is refused; if it does not change for `EXPIRE_S`, its
+holder is dead, and the new driver takes over. Clocks are not compared: those of two machines differ. A holder on the
+same machine is looked up directly, so that a killed run can be resumed at once.
 
-Most stores have no conditional write, so two drivers that start in the same second may both think that they hold it.
-The lease names the one that wrote last; the other finds out at its next renewal, before its next commit, and before
-each change of what it shares with the other (`check`), and gives up. What remains are the moments between such a look
-and the write after it. A commit in them harms nothing: commits of one chunk replace each other whole
-(`pipeline.runs.commit`). A data file that is written in them after the other driver ended is a file that nothing names, and
-`sewd verify` finds it.
+Most stores have no conditional write, so two drivers that start in the same second may both believe that they hold the
+lease. It names the one that wrote last; the other notices at its next renewal, before its next commit, and before each
+change of what the two share (`require_lease`), and gives up. What remains is the time between such a check and the
+write after it. A commit in that time does no harm: commits of one chunk replace each other whole
+(`pipeline.runs.commit`). A data file that is written in that time, after the other driver has finished, is an orphan,
+and `sewd verify` finds it.
 """
 
 from __future__ import annotations
@@ -23,50 +23,87 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from pipeline.errors import LeaseLostError, StorageError, UsageError
 from pipeline.storage import objects, uris
 
 RENEW_S: Final = 10.0
-# Longer than a call to storage is retried for in bad weather: whoever is silent for so long is not only waiting.
+# Longer than a call to storage is retried: a holder that is silent for so long is not only waiting for storage.
 EXPIRE_S: Final = 90.0
-_LOOK_S: Final = 0.5
-_RELEASE_S: Final = 5.0  # for giving it back: in bad weather it is left to expire
+_POLL_S: Final = 0.5
+_RELEASE_S: Final = 5.0  # time to release the lease; if storage does not answer, the lease is left to expire
 
 _held: set[str] = set()  # attempts of this process that hold a lease
 
 
+class Clock(Protocol):
+    """The time, which tests drive themselves. Times are in seconds."""
+
+    def now(self) -> float:
+        """The time of a clock that never goes back."""
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        """Wait for `event`, at most so long; return whether it is set."""
+
+
+class _SystemClock:
+    def now(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        return event.wait(seconds)
+
+
+_SYSTEM_CLOCK: Final = _SystemClock()
+
+
 def lease_uri(run: str) -> str:
-    """Where the lease of a run lies."""
+    """The URI of the lease of a run."""
     return uris.join(run, "control", "lease.json")
 
 
 @contextlib.contextmanager
-def hold(run: str, attempt: str, *, renew_s: float = RENEW_S, expire_s: float = EXPIRE_S) -> Iterator[None]:
-    """Hold the lease of `run` for the driver `attempt`; whether it still does, `check` says.
+def hold_lease(
+    run: str, attempt: str, *, renew_s: float = RENEW_S, expire_s: float = EXPIRE_S, clock: Clock = _SYSTEM_CLOCK
+) -> Iterator[None]:
+    """Hold the lease of `run` for the driver `attempt`; `require_lease` checks that it is still held.
 
-    Waits up to `expire_s` for a holder that is dead, if it cannot be asked.
+    Waits for up to `expire_s` if the lease belongs to a driver whose process cannot be looked up from here.
+
+    Args:
+        run: the RUN directory or prefix.
+        attempt: the start of the driver.
+        renew_s: interval of the renewals (heartbeats), in seconds.
+        expire_s: how long a lease must not change before its holder counts as dead, in seconds.
+        clock: the time, for tests.
 
     Raises:
-        UsageError: another driver is at work.
+        UsageError: another driver is working on the run.
+        StorageError: the lease cannot be read or written.
     """
     uri = lease_uri(run)
-    _wait_until_free(run, uri, expire_s)
+    _wait_until_free(run, uri, expire_s, clock)
     identity = {"attempt": attempt, **_identity()}
-    objects.put(uri, _content(identity, 0))
+    objects.put(uri, _encode(identity, 0))
     _held.add(attempt)
     ended = threading.Event()
 
     def renew() -> None:
         beat = 0
-        while not ended.wait(renew_s):
-            with contextlib.suppress(StorageError):  # in bad weather, again
+        while not clock.wait(ended, renew_s):
+            with contextlib.suppress(StorageError):  # the next renewal tries again
                 if not _is_held(uri, attempt):
                     return  # another driver took it over
                 beat += 1
-                objects.put(uri, _content(identity, beat))
-        with contextlib.suppress(StorageError):  # it expires
+                objects.put(uri, _encode(identity, beat))
+        with contextlib.suppress(StorageError):  # the lease expires
             if _is_held(uri, attempt):
                 objects.delete([uri])
 
@@ -80,58 +117,59 @@ def hold(run: str, attempt: str, *, renew_s: float = RENEW_S, expire_s: float = 
         renewer.join(_RELEASE_S)
 
 
-def check(run: str, attempt: str) -> None:
-    """For whoever is about to write what another driver could be writing too.
+def require_lease(run: str, attempt: str) -> None:
+    """Check that `attempt` holds the lease, before a write that could conflict with another driver's.
 
     Raises:
-        LeaseLostError: the lease is not `attempt`'s any more.
-        StorageError: it cannot be known.
+        LeaseLostError: `attempt` does not hold the lease any more.
+        StorageError: the lease cannot be read.
     """
     if not _is_held(lease_uri(run), attempt):
         raise LeaseLostError(
-            f"{run}: another driver took this run over, and nothing is lost by it; or its control/lease.json was "
-            "removed, or cannot be seen from every machine of the cluster"
+            f"{run}: the lease of this driver is gone. Another driver took over the run, in which case nothing is "
+            "lost; or control/lease.json of the run was removed, or cannot be read from every machine of the cluster"
         )
 
 
-def is_free(run: str) -> bool:
-    """Whether nobody holds the lease of `run`, as far as it can be known without waiting: a driver that was killed on
-    another machine, or on this one before it was started anew, seems to hold it.
+def is_lease_free(run: str) -> bool:
+    """Whether nobody holds the lease of `run`, as far as that is known without waiting.
+
+    A driver that was killed on another machine, or on this machine before its last restart, seems to hold it still.
 
     Raises:
-        StorageError: it cannot be known.
+        StorageError: the lease cannot be read.
     """
-    holder = _holder(lease_uri(run))
-    return not holder or _alive(holder) is False
+    holder = _read_holder(lease_uri(run))
+    return not holder or _is_alive(holder) is False
 
 
 def _is_held(uri: str, attempt: str) -> bool:
-    return _holder(uri).get("attempt") == attempt
+    return _read_holder(uri).get("attempt") == attempt
 
 
-def _wait_until_free(run: str, uri: str, expire_s: float) -> None:
-    first = _holder(uri)
-    alive = _alive(first)
-    deadline = time.monotonic() + expire_s
+def _wait_until_free(run: str, uri: str, expire_s: float, clock: Clock) -> None:
+    first = _read_holder(uri)
+    alive = _is_alive(first)
+    deadline = clock.now() + expire_s
     while first and alive is not False:
-        began = time.monotonic()
-        now = _holder(uri)
-        if not now:
+        began = clock.now()
+        holder = _read_holder(uri)
+        if not holder:
             return
-        if alive or now != first:
+        if alive or holder != first:
             raise UsageError(
-                f"{run}: the driver {now.get('host')}:{now.get('pid')} is at work on this run. "
+                f"{run}: the driver {holder.get('host')}:{holder.get('pid')} is working on this run. "
                 "Let it finish, stop it, or choose another --output"
             )
-        if time.monotonic() - began > 2 * _LOOK_S:  # the weather is bad, for the other one too
-            deadline = time.monotonic() + expire_s
-        if time.monotonic() >= deadline:
+        if clock.now() - began > 2 * _POLL_S:  # storage is slow: the holder may be unable to renew its lease
+            deadline = clock.now() + expire_s
+        if clock.now() >= deadline:
             return
-        time.sleep(min(_LOOK_S, expire_s / 4))
+        clock.sleep(min(_POLL_S, expire_s / 4))
 
 
-def _holder(uri: str) -> dict[str, Any]:
-    """What the lease says; empty where there is none, or none that can be read."""
+def _read_holder(uri: str) -> dict[str, Any]:
+    """The content of the lease; empty if there is no lease, or none that can be parsed."""
     try:
         content = json.loads(objects.fetch(uri))
     except (FileNotFoundError, ValueError):
@@ -139,33 +177,33 @@ def _holder(uri: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _content(identity: dict[str, Any], beat: int) -> bytes:
+def _encode(identity: dict[str, Any], beat: int) -> bytes:
     return json.dumps(identity | {"beat": beat}).encode()
 
 
 def _identity() -> dict[str, Any]:
-    """This process: its machine, the start of the machine, its own numbering of processes, number and start."""
+    """This process: its host, the boot of the host, its PID namespace, its PID and its start time."""
     pid = os.getpid()
-    boot, numbering = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     identity: dict[str, Any] = {"host": socket.gethostname(), "pid": pid, "boot": None, "numbering": None}
     with contextlib.suppress(OSError):  # not Linux
-        identity |= {"boot": boot.read_text().strip(), "numbering": str(numbering.readlink())}
-    return identity | {"born": _born(pid)}
+        identity |= {"boot": boot.read_text().strip(), "numbering": str(namespace.readlink())}
+    return identity | {"born": _start_time(pid)}
 
 
-def _alive(holder: dict[str, Any]) -> bool | None:
-    """Whether the holder's process runs on this machine; None: it cannot be known from here."""
-    mine = _identity()
-    here = ("host", "boot", "numbering")
-    if mine["boot"] is None or any(holder.get(name) != mine[name] for name in here) or holder.get("born") is None:
+def _is_alive(holder: dict[str, Any]) -> bool | None:
+    """Whether the holder's process runs on this machine; None: that cannot be known from here."""
+    own = _identity()
+    place = ("host", "boot", "numbering")
+    if own["boot"] is None or any(holder.get(key) != own[key] for key in place) or holder.get("born") is None:
         return None
-    if (holder["pid"], holder["born"]) == (mine["pid"], mine["born"]):
-        return holder["attempt"] in _held  # this process did not manage to give it back
-    return bool(_born(holder["pid"]) == holder["born"])
+    if (holder["pid"], holder["born"]) == (own["pid"], own["born"]):
+        return holder["attempt"] in _held  # else this process failed to release it
+    return bool(_start_time(holder["pid"]) == holder["born"])
 
 
-def _born(pid: int) -> str | None:
-    """When a process was started, in ticks since the machine was: a pid alone is used again. None: there is none."""
+def _start_time(pid: int) -> str | None:
+    """When a process was started, in ticks since the boot: a PID alone is reused. None: there is no such process."""
     with contextlib.suppress(OSError):
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if state in "ZX" else fields[18]

@@ -1,15 +1,15 @@
-"""What is committed, as one table: from commits that were rolled up, and those that still are objects of their own.
+"""All commits of a run as one table: those that are objects of their own, and those that were rolled up into files.
 
-A run of a million chunks would leave a million commit objects, and opening each costs a request. Whenever
-`ROLL_UP_COMMITS` of them have gathered, the driver writes their content to one Parquet file,
-`commits/rolled/DIGEST.parquet`, and removes the objects.
+A run of a million chunks would leave a million commit objects, and opening each costs a request. Whenever there are
+`ROLL_UP_COMMITS` of them, the driver writes their content to one Parquet file, `commits/rolled/DIGEST.parquet`, and
+removes the objects.
 
 The ordering argument. The file is put whole before the first object is removed, and readers list the objects before
-they list the files: a commit that is no object any more when the objects are listed is in a file when the files are.
-An object that goes away between its listing and its reading is in a file, too, that the later listing shows. Killed
-between, a commit is in both and counts once. Two attempts at one chunk, one of them rolled up: each names one
-consistent set of files, none of which is removed before the run is compacted, and readers agree on which they take:
-the object before a file, and of files the first by name.
+they list the files: a commit that is no longer an object when the objects are listed is in a file when the files are
+listed. An object that is removed between its listing and its reading is in a file, too, which the later listing shows.
+Killed in between, a commit is in both and counts once. Two attempts at one chunk, one of them rolled up: each names one
+consistent set of files, none of which is removed before the run is compacted, and all readers choose the same one: the
+object before a file, and the first of several files by name.
 """
 
 from __future__ import annotations
@@ -18,66 +18,95 @@ import hashlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.runs.commit import COMMITS, Commit, commit_objects, commit_of, name_of
+from pipeline.runs.commit import COMMITS, Commit, CommitName, commit_objects, parse_commit, parse_commit_name
 from pipeline.schemas import field
 from pipeline.storage import objects, uris
+from pipeline.storage.parquet import encode_table
 
-ROLLED = f"{COMMITS}/rolled"
-ROLL_UP_COMMITS = 2_500
-READ_AHEAD = 256  # commits that are read at once: their text waits in memory for its turn
+ROLLED_UP: Final = f"{COMMITS}/rolled"
+ROLL_UP_COMMITS: Final = 2_500
+READ_AHEAD: Final = 256  # commit objects that are read at once and held in memory until they are used
 
-COMMITTED = pa.schema(
+COMMITTED_CHUNKS: Final = pa.schema(
     [
-        field("part_id", pa.string(), "part"),
-        field("chunk", pa.int32(), "ordinal"),
-        field("last", pa.bool_(), "the part ends with it"),
+        field("part_id", pa.string(), "part of the plan"),
+        field("chunk", pa.int32(), "ordinal of the chunk in the part"),
+        field("last", pa.bool_(), "whether it is the last chunk of the part"),
     ]
 )
-_WORDS = pa.dictionary(pa.int32(), pa.string())  # a few, in a million rows
-LEDGER = pa.schema(
+_FEW_STRINGS: Final = pa.dictionary(pa.int32(), pa.string())  # few distinct values in a million rows
+LEDGER: Final = pa.schema(
     [
-        *COMMITTED,
-        field("first_row", pa.int64(), "rows of the part that come before it"),
-        field("part_rows", pa.int64(), "rows of the part, where it is the last"),
+        *COMMITTED_CHUNKS,
+        field("first_row", pa.int64(), "rows of the part before this chunk"),
+        field("part_rows", pa.int64(), "rows of the whole part; null unless this is its last chunk"),
         field("utterances", pa.int64(), "rows with a transcript"),
-        field("errors", pa.int64(), "rows without"),
-        field("error_codes", pa.map_(pa.string(), pa.int64()), "rows without a transcript, by code"),
-        field("audio_s", pa.float64(), "audio transcribed", "s"),
-        field("source_bytes", pa.int64(), "planned bytes got through", "bytes"),
+        field("errors", pa.int64(), "rows without a transcript"),
+        field("error_codes", pa.map_(pa.string(), pa.int64()), "rows without a transcript, by error code"),
+        field("audio_s", pa.float64(), "audio in the chunk", "s"),
+        field("source_bytes", pa.int64(), "planned input bytes that were processed", "bytes"),
         field("compute_s", pa.float64(), "time in the model", "s"),
-        field("engine", _WORDS, "what computed it; null: not told"),
-        field("fallback", _WORDS, "why that is not what was asked for, or not the fast one; null where it is"),
-        field("splits", pa.int64(), "batches that were halved for want of memory; null: not told"),
+        field("engine", _FEW_STRINGS, "description of what computed the chunk; null: not recorded"),
+        field("fallback", _FEW_STRINGS, "why that is not the requested or the fastest engine; null where it is"),
+        field("splits", pa.int64(), "times that a batch was halved because memory ran out; null: not recorded"),
     ]
 )
-TOLD_SINCE = frozenset(("engine", "fallback", "splits"))  # by this version; files of earlier ones lack them
-_ROLLED_FILE = pa.schema([*LEDGER, field("content", pa.string(), "the commit object, as it was")])
+ADDED_COLUMNS: Final = frozenset(("engine", "fallback", "splits"))  # files of earlier versions lack them
+_ROLLED_UP_FILE: Final = pa.schema([*LEDGER, field("content", pa.string(), "content of the commit object, unchanged")])
+_CHUNK_ORDER: Final = [("part_id", "ascending"), ("chunk", "ascending")]
 
 
-_IN_ORDER = [("part_id", "ascending"), ("chunk", "ascending")]
+class Ledger(NamedTuple):
+    """What is committed.
+
+    Attributes:
+        table: one row of schema `LEDGER` for each committed chunk.
+        objects: the content of each commit that is still an object of its own.
+    """
+
+    table: pa.Table
+    objects: list[bytes]
+
+
+@dataclass(frozen=True)
+class NonContiguousChunk:
+    """A committed chunk that does not follow the chunks before it, or does not complete its part as it should.
+
+    Attributes:
+        part_id: its part.
+        chunk: ordinal in the part.
+        first_row: where the chunk begins in the part.
+        rows_before: where the chunks before it end.
+        part_rows: rows of the whole part; None unless the chunk is the last one.
+    """
+
+    part_id: str
+    chunk: int
+    first_row: int
+    rows_before: int
+    part_rows: int | None
 
 
 # ---------------------------------------------------------------------------------------------------- writing
 def roll_up(run: str, contents: Iterable[bytes]) -> None:
     """Put the contents of commit objects as one file, then remove the objects; see the module's ordering argument."""
-    rows = sorted((_row(commit_of(data)) | {"content": data.decode()} for data in contents), key=_key)
+    rows = sorted((_row(parse_commit(data)) | {"content": data.decode()} for data in contents), key=_name)
     if not rows:
         return
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=_ROLLED_FILE), buffer, compression="zstd")
-    data = buffer.getvalue()
-    objects.put(uris.join(run, ROLLED, f"{hashlib.sha256(data).hexdigest()[:16]}.parquet"), data)
-    objects.delete([uris.join(run, commit_of(row["content"].encode()).path) for row in rows])
+    data = encode_table(pa.Table.from_pylist(rows, schema=_ROLLED_UP_FILE))
+    objects.put(uris.join(run, ROLLED_UP, f"{hashlib.sha256(data).hexdigest()[:16]}.parquet"), data)
+    objects.delete([uris.join(run, parse_commit(row["content"].encode()).path) for row in rows])
 
 
-def ledger_of(commits: Iterable[Commit]) -> pa.Table:
+def ledger_table(commits: Iterable[Commit]) -> pa.Table:
     """Commits as a table of schema `LEDGER`."""
     return pa.Table.from_pylist([_row(commit) for commit in commits], schema=LEDGER)
 
@@ -87,82 +116,77 @@ def _row(commit: Commit) -> dict[str, Any]:
     return values | {"error_codes": list(commit.error_codes.items()), "compute_s": commit.seconds["compute"]}
 
 
-def _key(row: dict[str, Any]) -> tuple[str, int, bool]:
-    return row["part_id"], row["chunk"], row["last"]
+def _name(row: dict[str, Any]) -> CommitName:
+    return CommitName(row["part_id"], row["chunk"], row["last"])
 
 
 # ---------------------------------------------------------------------------------------------------- reading
-def committed(run: str) -> pa.Table:
-    """Part, chunk and whether it is the last (`COMMITTED`) of all that is committed; opens no commit object."""
-    names = [name_of(uri) for uri in commit_objects(run)]
-    objects = pa.Table.from_pylist([name._asdict() for name in names if name is not None], schema=COMMITTED)
-    return _each_once([objects, *_read(rolled_files(run), COMMITTED.names)])
+def read_committed_chunks(run: str) -> pa.Table:
+    """A row of schema `COMMITTED_CHUNKS` for each committed chunk; opens no commit object."""
+    names = [parse_commit_name(uri) for uri in commit_objects(run)]
+    table = pa.Table.from_pylist([name._asdict() for name in names if name], schema=COMMITTED_CHUNKS)
+    return _without_duplicates([table, *_read_files(rolled_up_files(run), COMMITTED_CHUNKS.names)])
 
 
-def ledger(run: str, also: list[bytes] | None = None) -> pa.Table:
-    """One row of schema `LEDGER` for each chunk that is committed.
-
-    Args:
-        run: the RUN directory or prefix.
-        also: is given the content of each commit that is still an object, if it is not None.
+def read_ledger(run: str) -> Ledger:
+    """Everything that is committed.
 
     Raises:
         FileNotFoundError: a commit that was listed is lost.
     """
     contents: list[bytes] = []
-    gone: list[str] = []
-    for uri, data in read_objects(commit_objects(run)):
+    removed: list[str] = []
+    for uri, data in fetch_commit_objects(commit_objects(run)):
         if data is None:
-            gone.append(uri)
+            removed.append(uri)
         else:
             contents.append(data)
-    if also is not None:
-        also += contents
-    table = _each_once([ledger_of(map(commit_of, contents)), *_read(rolled_files(run), LEDGER.names)])
-    _check_rolled(gone, table)
-    return table
+    committed = ledger_table(map(parse_commit, contents))
+    table = _without_duplicates([committed, *_read_files(rolled_up_files(run), LEDGER.names)])
+    _check_rolled_up(removed, table)
+    return Ledger(table, contents)
 
 
 def read_commits(run: str) -> Iterator[Commit]:
-    """Every commit of a run once: the objects in the order of their names, a few at a time, then those rolled up.
+    """Every commit of a run once: the objects by name, a few at a time, then those that were rolled up.
 
     Raises:
         FileNotFoundError: a commit that was listed is lost.
     """
-    seen: set[tuple[str, int, bool]] = set()
-    gone: list[str] = []
-    for uri, data in read_objects(commit_objects(run)):
+    seen: set[CommitName] = set()
+    removed: list[str] = []
+    for uri, data in fetch_commit_objects(commit_objects(run)):
         if data is None:
-            gone.append(uri)
+            removed.append(uri)
             continue
-        commit = commit_of(data)
-        seen.add((commit.part_id, commit.chunk, commit.last))
+        commit = parse_commit(data)
+        seen.add(CommitName(commit.part_id, commit.chunk, commit.last))
         yield commit
-    files = rolled_files(run)
-    keys = _read(files, COMMITTED.names)
-    each = _each_once(keys) if keys else COMMITTED.empty_table()
-    _check_rolled(gone, each)
-    twice = sum(map(len, keys)) > len(each)  # then what was read has to be remembered, else not
+    files = rolled_up_files(run)
+    tables = _read_files(files, COMMITTED_CHUNKS.names)
+    chunks = _without_duplicates(tables) if tables else COMMITTED_CHUNKS.empty_table()
+    _check_rolled_up(removed, chunks)
+    has_duplicates = sum(map(len, tables)) > len(chunks)  # only then the names have to be remembered
     for uri in files:
-        for row in _table(uri, [*COMMITTED.names, "content"]).to_pylist():
-            if _key(row) not in seen:
-                yield commit_of(row["content"].encode())
-                if twice:
-                    seen.add(_key(row))
+        for row in _read_file(uri, [*COMMITTED_CHUNKS.names, "content"]).to_pylist():
+            if _name(row) not in seen:
+                yield parse_commit(row["content"].encode())
+                if has_duplicates:
+                    seen.add(_name(row))
 
 
-def rolled_files(run: str) -> list[str]:
-    """The URIs of the files that hold commits which were rolled up, by name."""
-    found = objects.list_objects(uris.join(run, ROLLED))
-    return [item.uri for item in found if item.uri.endswith(".parquet") and not objects.is_temporary(item.uri)]
+def rolled_up_files(run: str) -> list[str]:
+    """The URIs of the files that hold rolled-up commits, by name."""
+    stored = objects.list_objects(uris.join(run, ROLLED_UP))
+    return [item.uri for item in stored if item.uri.endswith(".parquet") and not objects.is_temporary(item.uri)]
 
 
-def read_objects(paths: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
-    """Each object's content; None where it is gone, which it is once it was rolled up."""
-    with ThreadPoolExecutor(uris.CONNECTIONS) as pool:
+def fetch_commit_objects(paths: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
+    """Each URI and the content of its object; None if the object was removed, as it is once it is rolled up."""
+    with ThreadPoolExecutor(uris.MAX_CONNECTIONS) as pool:
         for start in range(0, len(paths), READ_AHEAD):
-            some = paths[start : start + READ_AHEAD]
-            yield from zip(some, pool.map(_fetch, some), strict=True)
+            batch = paths[start : start + READ_AHEAD]
+            yield from zip(batch, pool.map(_fetch, batch), strict=True)
 
 
 def _fetch(uri: str) -> bytes | None:
@@ -172,93 +196,95 @@ def _fetch(uri: str) -> bytes | None:
         return None
 
 
-def _read(files: Sequence[str], columns: Sequence[str]) -> list[pa.Table]:
-    with ThreadPoolExecutor(uris.CONNECTIONS) as pool:
-        return list(pool.map(lambda uri: _table(uri, columns), files))
+def _read_files(files: Sequence[str], columns: Sequence[str]) -> list[pa.Table]:
+    with ThreadPoolExecutor(uris.MAX_CONNECTIONS) as pool:
+        return list(pool.map(lambda uri: _read_file(uri, columns), files))
 
 
-def _table(uri: str, columns: Sequence[str]) -> pa.Table:
-    # Whole, and not by columns: it is a few MB, and each range would be a request.
+def _read_file(uri: str, columns: Sequence[str]) -> pa.Table:
+    # Fetched whole, not by columns: the file is a few MB, and each range would be a request.
     file = pq.ParquetFile(io.BytesIO(objects.fetch(uri)))
     table = file.read([name for name in columns if name in file.schema_arrow.names])
-    for name in TOLD_SINCE.intersection(columns).difference(table.column_names):
-        table = table.append_column(name, pa.nulls(len(table), _ROLLED_FILE.field(name).type))
-    return table.select(columns).cast(pa.schema([_ROLLED_FILE.field(name) for name in columns]))
+    for name in ADDED_COLUMNS.intersection(columns).difference(table.column_names):
+        table = table.append_column(name, pa.nulls(len(table), _ROLLED_UP_FILE.field(name).type))
+    return table.select(columns).cast(pa.schema([_ROLLED_UP_FILE.field(name) for name in columns]))
 
 
-def _each_once(tables: Sequence[pa.Table]) -> pa.Table:
-    """The rows of the tables without those that an earlier one has.
+def _without_duplicates(tables: Sequence[pa.Table]) -> pa.Table:
+    """The rows of the tables, without those that an earlier table has.
 
-    A chunk that was committed both as the last of its part and as another is twice in it: two attempts saw different
-    inputs, and `non_contiguous_chunks` says so.
+    A chunk that was committed both as the last of its part and as an earlier one stays twice: two attempts saw
+    different inputs, which `non_contiguous_chunks` reports.
     """
     table = pa.concat_tables(tables)
-    numbered = table.select(COMMITTED.names).append_column("row", pa.array(np.arange(len(table))))
-    first = numbered.group_by(COMMITTED.names).aggregate([("row", "min")])["row_min"]
+    numbered = table.select(COMMITTED_CHUNKS.names).append_column("row", pa.array(np.arange(len(table))))
+    first = numbered.group_by(COMMITTED_CHUNKS.names).aggregate([("row", "min")])["row_min"]
     return table if len(first) == len(table) else table.take(pa.array(np.sort(first.to_numpy())))
 
 
-def _check_rolled(gone: Sequence[str], table: pa.Table) -> None:
-    if not gone:
+def _check_rolled_up(removed: Sequence[str], table: pa.Table) -> None:
+    """Check that every commit object that was removed after it was listed is in `table`."""
+    if not removed:
         return
-    there = {(row["part_id"], row["chunk"], row["last"]) for row in table.select(COMMITTED.names).to_pylist()}
-    for uri in gone:
-        name = name_of(uri)
-        if name not in there:
+    names = {_name(row) for row in table.select(COMMITTED_CHUNKS.names).to_pylist()}
+    for uri in removed:
+        if parse_commit_name(uri) not in names:
             raise FileNotFoundError(uri)
 
 
-# ------------------------------------------------------------------------------------------------ what it says
+# --------------------------------------------------------------------------------------------------- queries
 def parts_done(table: pa.Table) -> pa.Array:
-    """Ids of the parts whose chunks 0..last are all there, of a table that has the columns of `COMMITTED`."""
+    """Ids of the parts whose chunks 0..last are all in `table`, which has the columns of `COMMITTED_CHUNKS`."""
     if not table.num_rows:
         return pa.array([], pa.string())
     parts = table["part_id"].combine_chunks().dictionary_encode()
-    part, chunk = parts.indices.to_numpy(), table["chunk"].to_numpy()
-    end = np.full(len(parts.dictionary), -1)
-    ends = table["last"].to_numpy()
-    np.maximum.at(end, part[ends], chunk[ends])
-    wanted = chunk <= end[part]
-    chunks = np.unique(np.stack([part[wanted], chunk[wanted]]), axis=1)
-    there = np.bincount(chunks[0], minlength=len(end))
-    return parts.dictionary.filter(pa.array((end >= 0) & (there == end + 1)))
+    part, chunk, is_last = parts.indices.to_numpy(), table["chunk"].to_numpy(), table["last"].to_numpy()
+    last_chunk = np.full(len(parts.dictionary), -1)
+    np.maximum.at(last_chunk, part[is_last], chunk[is_last])
+    needed = chunk <= last_chunk[part]
+    distinct = np.unique(np.stack([part[needed], chunk[needed]]), axis=1)
+    committed = np.bincount(distinct[0], minlength=len(last_chunk))
+    return parts.dictionary.filter(pa.array((last_chunk >= 0) & (committed == last_chunk + 1)))
 
 
-def chunks_of(table: pa.Table, parts: pa.Array) -> dict[str, list[int]]:
-    """The committed chunks of some parts, in order."""
+def chunks_by_part(table: pa.Table, parts: pa.Array) -> dict[str, list[int]]:
+    """The committed chunks of `parts`, in order."""
     chunks: dict[str, list[int]] = {}
-    some = table.filter(pc.is_in(table["part_id"], parts)).select(["part_id", "chunk"])
-    some = some.group_by(["part_id", "chunk"]).aggregate([]).sort_by(_IN_ORDER)
-    for part, chunk in zip(some["part_id"].to_pylist(), some["chunk"].to_pylist(), strict=True):
+    rows = table.filter(pc.is_in(table["part_id"], parts)).select(["part_id", "chunk"])
+    rows = rows.group_by(["part_id", "chunk"]).aggregate([]).sort_by(_CHUNK_ORDER)
+    for part, chunk in zip(rows["part_id"].to_pylist(), rows["chunk"].to_pylist(), strict=True):
         chunks.setdefault(part, []).append(chunk)
     return chunks
 
 
-def non_contiguous_chunks(table: pa.Table) -> list[dict[str, Any]]:
-    """The rows of a ledger that do not follow on those before them in their part, with their number as `before`.
+def non_contiguous_chunks(table: pa.Table) -> list[NonContiguousChunk]:
+    """The chunks of a ledger that do not begin where the chunks before them in their part end.
 
-    Also a last one whose rows do not complete the part's. Chunks of one part that were read at different times saw
-    different inputs, if there are any. Where chunks before one are not committed yet, it must not begin before the end
-    of those that are.
+    A last chunk that does not complete the rows of its part is reported, too. The cause is that the chunks of one part
+    were read at different times and saw different inputs. Where the chunks just before a chunk are not committed yet,
+    it must only not begin before the end of those that are.
     """
     if not table.num_rows:
         return []
-    table = table.sort_by(_IN_ORDER)
+    table = table.sort_by(_CHUNK_ORDER)
     part = table["part_id"].combine_chunks().dictionary_encode().indices.to_numpy()
-    chunk, first = table["chunk"].to_numpy(), table["first_row"].to_numpy()
-    end = first + table["utterances"].to_numpy() + table["errors"].to_numpy()
-    same = np.r_[False, part[1:] == part[:-1]]
-    before = np.where(same, np.r_[0, end[:-1]], 0)
-    follows = chunk == np.where(same, np.r_[0, chunk[:-1] + 1], 0)
-    begins_right = np.where(follows, first == before, first >= before)
-    rows = table["part_rows"].fill_null(-1).to_numpy()
-    wrong = ~begins_right | (table["last"].to_numpy() & (rows != end))
-    found: list[dict[str, Any]] = table.filter(pa.array(wrong)).to_pylist()
-    return [row | {"before": int(number)} for row, number in zip(found, before[wrong], strict=True)]
+    chunk, first_row = table["chunk"].to_numpy(), table["first_row"].to_numpy()
+    end = first_row + table["utterances"].to_numpy() + table["errors"].to_numpy()
+    same_part = np.r_[False, part[1:] == part[:-1]]
+    rows_before = np.where(same_part, np.r_[0, end[:-1]], 0)
+    is_next = chunk == np.where(same_part, np.r_[0, chunk[:-1] + 1], 0)
+    begins_right = np.where(is_next, first_row == rows_before, first_row >= rows_before)
+    part_rows = table["part_rows"].fill_null(-1).to_numpy()
+    wrong = ~begins_right | (table["last"].to_numpy() & (part_rows != end))
+    names = ["part_id", "chunk", "first_row", "part_rows"]
+    rows = table.select(names).filter(pa.array(wrong)).to_pylist()
+    return [
+        NonContiguousChunk(**row, rows_before=int(number)) for row, number in zip(rows, rows_before[wrong], strict=True)
+    ]
 
 
 def error_codes(table: pa.Table) -> dict[str, int]:
-    """Rows of a ledger that failed, by code."""
+    """The rows of a ledger that failed, by error code."""
     entries = table["error_codes"].combine_chunks()
     codes = pa.table({"code": entries.keys, "count": entries.items})
     sums = codes.group_by("code").aggregate([("count", "sum")]).sort_by("code")
@@ -266,7 +292,7 @@ def error_codes(table: pa.Table) -> dict[str, int]:
 
 
 def utterances_by(table: pa.Table, column: str) -> dict[str | None, int]:
-    """Transcripts of a ledger by what its rows say in `column`: `engine` or `fallback`."""
-    some = table.select([column, "utterances"]).filter(pc.greater(table["utterances"], 0)).unify_dictionaries()
-    sums = some.group_by(column).aggregate([("utterances", "sum")])
+    """The transcripts of a ledger by the value of `column`: `engine` or `fallback`."""
+    rows = table.select([column, "utterances"]).filter(pc.greater(table["utterances"], 0)).unify_dictionaries()
+    sums = rows.group_by(column).aggregate([("utterances", "sum")])
     return dict(zip(sums[column].to_pylist(), sums["utterances_sum"].to_pylist(), strict=True))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,103 +13,111 @@ import pyarrow.compute as pc
 from pipeline.config import RunConfig
 from pipeline.corpus.plan import plan
 from pipeline.errors import InputChangedError, LeaseLostError, StorageError, UsageError
-from pipeline.runs.commit import COMMITS, DataFile, remove_orphans
-from pipeline.runs.compact import COMPACTION, compact_group, groups_of, read_compaction, write_compaction
+from pipeline.runs.commit import COMMITS, remove_orphans
+from pipeline.runs.compact import COMPACTION, CompactGroups, compact_files, read_compaction, write_compaction
 from pipeline.runs.fingerprint import differences
 from pipeline.runs.lease import lease_uri
-from pipeline.runs.ledger import (
-    committed,
-    ledger,
-    non_contiguous_chunks,
-    parts_done,
-)
-from pipeline.runs.run import PLAN_FILE, QUARANTINE, RECORD, Run, Totals, now, write_plan
+from pipeline.runs.ledger import non_contiguous_chunks, parts_done, read_committed_chunks, read_ledger
+from pipeline.runs.record import RunRecord
+from pipeline.runs.run import PLAN_FILE, QUARANTINE, RECORD, Run, now, write_plan
 from pipeline.runs.status import RunStatus
+from pipeline.runs.totals import Totals
 from pipeline.schemas import TABLES
 from pipeline.storage import objects, uris
 
-SMALL_RUN_BYTES = 32 << 20
-# What lies in a run, by what goes first when it is overwritten; `control` holds the lease.
-COMMITS_OF_A_RUN = (COMMITS, COMPACTION)
-DATA_OF_A_RUN = (*TABLES, QUARANTINE, "metrics", PLAN_FILE)
+# What a run stores, in the order in which it is removed. Not `control`: it holds the lease, which the driver keeps.
+_COMMIT_ENTRIES: Final = (COMMITS, COMPACTION)
+_DATA_ENTRIES: Final = (*TABLES, QUARANTINE, "metrics", PLAN_FILE)
 
 
-def save_failure(run: Run, reason: str, check_lease: Callable[[], None]) -> None:
-    # The reason is already on its way to the user. Where RUN itself cannot be written, that is no news; and where
-    # another driver works on it now, the record is that one's.
-    with contextlib.suppress(StorageError, LeaseLostError):
-        check_lease()
-        run.save(status=RunStatus.FAILED, reason=reason)
+def find_existing_run(config: RunConfig, fingerprint: Mapping[str, Any]) -> Run | None:
+    """The run at `config.output` to resume; None if there is none, or if it is to be overwritten.
 
-
-def existing_run(config: RunConfig, wanted: dict[str, Any]) -> Run | None:
-    """The run at `output` to go on with, if there is one; it must be the one that is wanted."""
+    Raises:
+        UsageError: there is a run that must not be resumed: a new one is required (`existing="refuse"`), its
+            fingerprint differs, or it is partly removed.
+    """
     if config.existing == "overwrite" or not objects.exists(uris.join(config.output, RECORD)):
         return None
     run = Run.open(config.output)
     if run.status == RunStatus.OVERWRITTEN:
-        raise UsageError(f"{run.uri} holds what is left of a run that was being overwritten: ask for that again")
+        raise UsageError(f"{run.uri} holds the rest of a run that was being overwritten; repeat the overwrite")
     if config.existing == "refuse":
-        raise UsageError(f"{run.uri} holds a run already ({run.status}), and a new one was asked for")
-    if different := differences(run.record["fingerprint"], wanted):
-        raise UsageError(f"{run.uri} holds another run; choose another --output. It differs in " + "; ".join(different))
+        raise UsageError(f"{run.uri} already holds a run ({run.status}), and a new run was requested")
+    if different := differences(run.record.fingerprint, fingerprint):
+        raise UsageError(
+            f"{run.uri} holds a different run; choose another --output. It differs in " + "; ".join(different)
+        )
     return run
 
 
-def plan_run(config: RunConfig) -> pa.Table:
-    """The parts of a new run; nothing is written, for another driver may be at the same."""
+def plan_new_run(config: RunConfig) -> pa.Table:
+    """The parts of a new run, of schema `PLAN`. Writes nothing: another driver may be starting the same run.
+
+    Raises:
+        UsageError: `config.output` is a file or holds something else than a run, or the inputs hold no audio.
+    """
     if _is_object(config.output):
         raise UsageError(f"{config.output} is a file; a run is a directory or prefix")
-    ours = (uris.join(config.output, PLAN_FILE), lease_uri(config.output))  # of one that was killed while it began
-    there = [o.uri for o in objects.list_objects(config.output)]
-    others = any(uri not in ours and not objects.is_temporary(uri) for uri in there)
-    if others and uris.join(config.output, RECORD) not in there:
+    stored = [item.uri for item in objects.list_objects(config.output)]
+    # A driver that was killed while it created the run leaves these and temporary files.
+    leftovers = (uris.join(config.output, PLAN_FILE), lease_uri(config.output))
+    foreign = any(uri not in leftovers and not objects.is_temporary(uri) for uri in stored)
+    if foreign and uris.join(config.output, RECORD) not in stored:
         raise UsageError(f"{config.output} is not empty and holds no run")
     return plan(config.inputs, int(config.part_mib * 2**20), config.limit)
 
 
-def clear(config: RunConfig) -> None:
-    """Remove a run, if there is one: commits first, so that readers see nothing of what is half gone, the record last.
-
-    What is not a run's stays, and so does the lease, which is this driver's.
-
-    Raises:
-        UsageError: it is not to be removed: its workers may write still, or what is to be read lies in it.
-    """
-    record = uris.join(config.output, RECORD)
-    if not objects.exists(record):
-        return
-    run = Run.open(config.output)
-    if "fingerprint" not in run.record:
-        raise UsageError(f"{run.uri}: its {RECORD} is somebody else's")
-    if run.status == RunStatus.RUNNING:
-        raise UsageError(
-            f"{run.uri}: its driver ended without a word, and its workers may write still: "
-            "go on with it (without --overwrite) and stop it, or choose another --output"
-        )
-    base = run.uri.rstrip("/") + "/"
-    for uri in (*config.inputs, config.model, *config.tasks.values()):
-        if f"{uri}/".startswith(base):
-            raise UsageError(f"{uri} lies in {run.uri}, which is to be overwritten")
-    run.save(status=RunStatus.OVERWRITTEN)
-    there = [item.uri for item in objects.list_objects(run.uri)]
-    for names in (COMMITS_OF_A_RUN, DATA_OF_A_RUN):
-        objects.delete([uri for uri in there if uri.removeprefix(base).partition("/")[0] in names])
-    objects.delete([record])
-
-
-def create(config: RunConfig, wanted: dict[str, Any], parts: pa.Table) -> Run:
+def create_run(config: RunConfig, fingerprint: Mapping[str, Any], parts: pa.Table) -> Run:
+    """Store the plan, then the record of a new run."""
     write_plan(config.output, parts)
     record = {
         "status": RunStatus.RUNNING,
         "created": now(),
-        "fingerprint": wanted,
+        "fingerprint": fingerprint,
         "config": asdict(config),
         "parts": parts.num_rows,
         "input_bytes": sum(parts["bytes"].to_pylist()),
         "attempts": [],
     }
-    return Run(config.output, record).save()
+    return Run(config.output, RunRecord(record)).save()
+
+
+def remove_run(config: RunConfig) -> None:
+    """Remove the run at `config.output`, if there is one.
+
+    Commits are removed first, so that readers never see part of the data, and the record last. Files that do not belong
+    to a run stay, and so does the lease, which the calling driver holds.
+
+    Raises:
+        UsageError: the run must not be removed: its workers may still be writing, it contains an input or a model, or
+            its record is not one of this program.
+    """
+    record = uris.join(config.output, RECORD)
+    if not objects.exists(record):
+        return
+    run = Run.open(config.output)
+    if not run.record.fingerprint:
+        raise UsageError(f"{run.uri}: its {RECORD} was not written by this program")
+    if run.status == RunStatus.RUNNING:
+        raise UsageError(
+            f"{run.uri}: its driver was killed, and its workers may still be writing: "
+            "resume the run (without --overwrite) and stop it, or choose another --output"
+        )
+    if run.status == RunStatus.UNKNOWN:
+        raise UsageError(
+            f"{run.uri}: its status {run.record.values.get('status')!r} is unknown to this version; "
+            "choose another --output"
+        )
+    base = run.uri.rstrip("/") + "/"
+    for uri in (*config.inputs, config.model, *config.tasks.values()):
+        if f"{uri}/".startswith(base):
+            raise UsageError(f"{uri} is inside {run.uri}, which is to be overwritten")
+    run.save(status=RunStatus.OVERWRITTEN)
+    stored = [item.uri for item in objects.list_objects(run.uri)]
+    for entries in (_COMMIT_ENTRIES, _DATA_ENTRIES):
+        objects.delete([uri for uri in stored if uri.removeprefix(base).partition("/")[0] in entries])
+    objects.delete([record])
 
 
 def _is_object(uri: str) -> bool:
@@ -119,55 +127,59 @@ def _is_object(uri: str) -> bool:
         return False
 
 
-def missing_parts(run: Run) -> int:
-    """How many parts of the plan are not done."""
-    plan = run.plan(["part_id"])["part_id"]
-    return len(plan) - (pc.sum(pc.is_in(plan, parts_done(committed(run.uri))), min_count=0).as_py() or 0)
+def count_unfinished_parts(run: Run) -> int:
+    """Number of parts of the plan whose chunks are not all committed."""
+    ids = run.plan(["part_id"])["part_id"]
+    return len(ids) - (pc.sum(pc.is_in(ids, parts_done(read_committed_chunks(run.uri))), min_count=0).as_py() or 0)
 
 
-# Writes each group of files as one; where and how many at a time is the caller's choice.
-CompactGroups = Callable[[str, Sequence[tuple[str, list[DataFile]]]], list[DataFile]]
+def finish_run(run: Run, check_lease: Callable[[], None], compact_groups: CompactGroups) -> Run:
+    """Check that every part is committed, compact the data files, remove orphans, and set the status to done.
 
+    Compaction takes minutes, during which another driver may have taken over the run: the lease is checked before each
+    step that changes what readers see.
 
-def finish(run: Run, check_lease: Callable[[], None], compact_groups: CompactGroups) -> Run:
-    """Check that the plan is committed whole, compact its files, remove what nothing names, and call the run done.
-
-    Compaction takes minutes, in which a driver that was thought dead may have been replaced: each step that changes
-    what readers see asks for the lease.
+    Raises:
+        LeaseLostError: another driver took over.
+        InputChangedError: the chunks of a part do not fit together.
+        RuntimeError: a part is not committed.
     """
-    if missing := missing_parts(run):
-        raise RuntimeError(f"{run.uri}: {missing} parts of the plan have no complete commit after the last wave")
-    table = ledger(run.uri)
+    if missing := count_unfinished_parts(run):
+        raise RuntimeError(f"{run.uri}: {missing} parts of the plan are not completely committed after the last wave")
+    table = read_ledger(run.uri).table
     check_contiguous(run, table)
     files = read_compaction(run.uri)
     if files is None:
-        files = compact(run, compact_groups)
+        committed = [file for commit in run.commits() for file in commit.files]
+        files = compact_files(run.uri, committed, compact_groups)
         check_lease()
         write_compaction(run.uri, files)
     check_lease()
     remove_orphans(run.uri, files)
     check_lease()
-    return run.save(status=RunStatus.DONE, finished=now(), totals=asdict(Totals.of(table)), reason=None)
-
-
-def compact(run: Run, compact_groups: CompactGroups) -> list[DataFile]:
-    """Write the committed rows to few files: by `compact_groups`, or here, where they are small."""
-    files = [file for commit in run.commits() for file in commit.files]
-    groups = list(groups_of(files))
-    if sum(file.size for file in files) < SMALL_RUN_BYTES:  # less work than workers for it would be
-        return [compact_group(run.uri, table, group) for table, group in groups]
-    return compact_groups(run.uri, groups)
+    return run.save(status=RunStatus.DONE, finished=now(), totals=Totals.from_ledger(table), reason=None)
 
 
 def check_contiguous(run: Run, table: pa.Table) -> None:
-    """Every part's chunks follow each other row by row, from its first to its last.
+    """Check that every part's chunks follow each other row by row, from its first row to its last.
 
     Raises:
-        InputChangedError: they do not. Chunks of one part that were read at different times saw different inputs:
-            a file that a manifest names was replaced, or came, or went.
+        InputChangedError: they do not. Chunks of one part that were read at different times saw different inputs: a
+            file that a manifest names was replaced, added or removed.
     """
-    for row in non_contiguous_chunks(table):
+    for chunk in non_contiguous_chunks(table):
         raise InputChangedError(
-            f"{run.uri}: the files of part {row['part_id']} changed between two starts of the run: chunk "
-            f"{row['chunk']} begins at row {row['first_row']}, and {row['before']} come before it. Start a new run"
+            f"{run.uri}: the files of part {chunk.part_id} changed between two starts of the run: chunk {chunk.chunk} "
+            f"begins at row {chunk.first_row}, but the chunks before it hold {chunk.rows_before} rows. Start a new run"
         )
+
+
+def record_failure(run: Run, reason: str, check_lease: Callable[[], None]) -> None:
+    """Set the status to failed, if the run can be written and this driver still holds its lease.
+
+    The caller reports `reason` to the user in any case. That the run cannot be written too would add nothing, and if
+    another driver has taken over, the record belongs to it.
+    """
+    with contextlib.suppress(StorageError, LeaseLostError):
+        check_lease()
+        run.save(status=RunStatus.FAILED, reason=reason)

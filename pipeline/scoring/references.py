@@ -21,7 +21,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.corpus.manifest import UtteranceMeta, parse_meta, relative_id, split_rows
+from pipeline.corpus.metadata import UtteranceMeta, parse_meta, split_rows
+from pipeline.corpus.naming import relative_id
 from pipeline.errors import AudioError, UsageError
 from pipeline.storage import objects, uris
 

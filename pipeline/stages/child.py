@@ -19,21 +19,20 @@ from typing import Final
 from pipeline.cluster.ray_private import current_node, node_is_alive
 from pipeline.errors import ErrorCode, RunFailedError, StorageError
 from pipeline.runs.run import QUARANTINE
-from pipeline.stages.quarantine import DEATHS, START, Place, Record, Skipped, Step, StepsFrom
+from pipeline.stages.quarantine import DEATHS, START, Position, Record, Skipped, Step, StepsFrom
 from pipeline.storage import objects, uris
-from pipeline.storage.deadline import HUNG, tell_of_waits, within
+from pipeline.storage.deadline import DEADLINE_SIGNAL, on_pause_change, with_deadline
 
-MAX_FAILED_STARTS: Final = 5  # of children that did not get as far as to read
+MAX_FAILED_STARTS: Final = 5  # children that die before their first step
 MARK_AFTER_S: Final = 0.5
 
-# What the interpreter says of an exception that nobody caught: a bug, and no file's fault.
+# Printed by the interpreter for an uncaught exception, which is a bug and not the fault of a file.
 _BUG: Final = "Traceback (most recent call last):"
-_WITH_ITS_WORKER: Final = "the worker, perhaps for the memory that it took"
-GO_ON: Final = True
+CONTINUE: Final = True
 
 
 class ChildDiedError(Exception):
-    """A child ended before it was through."""
+    """A child process ended before its last step."""
 
     def __init__(self, code: ErrorCode, how: str) -> None:
         super().__init__(how)
@@ -42,54 +41,55 @@ class ChildDiedError(Exception):
 
 
 def run_in_child(run: str, name: str, steps_from: StepsFrom, seconds: float) -> Iterator[Step]:
-    """The steps of a part, or of a chunk in the model, that a process died of before, made by children.
+    """Yield the steps of a part, or of a chunk in the model, that killed a process before; children take the steps.
 
     Args:
-        run: URI of the run, below which the record lies.
-        name: of the part or chunk.
-        steps_from: makes them; is pickled.
-        seconds: to wait for a step.
+        run: URI of the run; its quarantine holds the record.
+        name: name of the part or chunk.
+        steps_from: takes the steps; is pickled.
+        seconds: deadline of a step.
 
     Raises:
-        StorageError: as `steps_from` raises it, and for the record.
-        RunFailedError: no child can be started, or they die also of what is left out.
+        StorageError: from `steps_from`, or for the record.
+        RunFailedError: children die before their first step, or of an utterance that is skipped.
     """
     uri = uris.join(run, QUARANTINE, f"{name}.json")
-    record = _fetch(uri)
-    if record.at is not None:
-        if node_is_alive(record.machine):
-            record = record.after_death(record.at, ErrorCode.CRASHED, f"with {_WITH_ITS_WORKER}")
+    record = _fetch_record(uri)
+    if record.working_at is not None:
+        if node_is_alive(record.node):
+            how = "with its worker, perhaps for lack of memory"
+            record = record.after_death(record.working_at, ErrorCode.CRASHED, how)
         else:
-            record = replace(record, at=None, machine="")
+            record = replace(record, working_at=None, node="")
         objects.put(uri, record.content())
-    place, failed_starts = START, 0
+    position, failed_starts = START, 0
     while True:
-        begun = marked = False
+        started = marked = False
         try:
-            with _child(steps_from, place, record.aside, seconds) as steps:
+            with _child(steps_from, position, record.skipped, seconds) as steps:
                 for step in steps:
                     if step is None:
-                        if begun and not marked:
-                            objects.put(uri, replace(record, at=place, machine=current_node()).content())
+                        if started and not marked:
+                            objects.put(uri, replace(record, working_at=position, node=current_node()).content())
                             marked = True
                         continue
                     if marked:
                         objects.put(uri, record.content())
                         marked = False
-                    begun, place = True, step.then
+                    started, position = True, step.next
                     yield step
             return
         except ChildDiedError as death:
-            if begun:
-                if record.deaths.get(place, 0) >= DEATHS:
-                    raise RunFailedError(f"{name}: processes die at {place}, though it is left out") from death
-                record = record.after_death(place, death.code, death.how)
+            if started:
+                if record.deaths.get(position, 0) >= DEATHS:
+                    raise RunFailedError(f"{name}: processes die at {position}, although it is skipped") from death
+                record = record.after_death(position, death.code, death.how)
                 objects.put(uri, record.content())
             elif (failed_starts := failed_starts + 1) >= MAX_FAILED_STARTS:
-                raise RunFailedError(f"{name}: a process to work on it died as it started, {death}") from death
+                raise RunFailedError(f"{name}: child processes die when they start, the last one {death}") from death
 
 
-def _fetch(uri: str) -> Record:
+def _fetch_record(uri: str) -> Record:
     try:
         return Record.parse(objects.fetch(uri))
     except FileNotFoundError:
@@ -98,47 +98,49 @@ def _fetch(uri: str) -> Record:
 
 @contextlib.contextmanager
 def _child(
-    steps_from: StepsFrom, place: Place, aside: Mapping[int, Skipped], seconds: float
+    steps_from: StepsFrom, position: Position, skipped: Mapping[int, Skipped], seconds: float
 ) -> Iterator[Iterator[Step | None]]:
-    """A process that reads from `place` on; gives its steps, and None now and then while it works on one.
+    """Start a child process at `position`; yields its steps, and None now and then while it works on one.
 
-    They end in `ChildDiedError` where it dies before it is through.
+    The steps raise `ChildDiedError` if the child dies before its last step.
     """
-    ours, theirs = Pipe()
-    with tempfile.TemporaryFile() as words, ours:
+    pipe, child_end = Pipe()
+    with tempfile.TemporaryFile() as child_stderr, pipe:
         process = subprocess.Popen(
-            [sys.executable, "-c", f"from pipeline.stages.child import serve; serve({theirs.fileno()})"],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.PIPE,  # open for as long as this process lives
+            # -P: a `pipeline.py` in the working directory must not hide this package.
+            [sys.executable, "-P", "-c", f"from pipeline.stages.child import serve; serve({child_end.fileno()})"],
+            pass_fds=[child_end.fileno()],
+            stdin=subprocess.PIPE,  # stays open while this process lives
             stdout=subprocess.DEVNULL,
-            stderr=words,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},  # also what Ray brought here with the job
+            stderr=child_stderr,
+            # With what Ray brought here with the job, and without the working directory.
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
-        theirs.close()
+        child_end.close()
 
         def steps() -> Iterator[Step | None]:
-            waits = False
+            waits_for_storage = False
             try:
-                ours.send((steps_from, place, aside, seconds))
+                pipe.send((steps_from, position, skipped, seconds))
                 while True:
-                    if not ours.poll(MARK_AFTER_S):
-                        if not waits:
+                    if not pipe.poll(MARK_AFTER_S):
+                        if not waits_for_storage:
                             yield None
                         continue
-                    answer = ours.recv()
+                    answer = pipe.recv()
                     if answer is None:
                         return
                     if isinstance(answer, bool):
-                        waits = answer
+                        waits_for_storage = answer
                         continue
                     if isinstance(answer, StorageError):
                         raise answer
                     yield answer
-                    ours.send(GO_ON)
+                    pipe.send(CONTINUE)
             except (EOFError, OSError) as error:
                 status = process.wait()
-                words.seek(0)
-                raise _cause(status, words.read().decode(errors="replace"), seconds) from error
+                child_stderr.seek(0)
+                raise _cause(status, child_stderr.read().decode(errors="replace"), seconds) from error
 
         try:
             yield steps()
@@ -147,34 +149,37 @@ def _child(
             process.communicate()
 
 
-def _cause(status: int, words: str, seconds: float) -> Exception:
-    """Why a child ended, by its exit status and what it said."""
-    if status == -HUNG:
-        return ChildDiedError(ErrorCode.HUNG, f"after {seconds:g} s without a sign of life")
-    if status == 1 and _BUG in words.splitlines():
-        return RuntimeError(f"a process that reads or recognises with care failed: {words}")
+def _cause(status: int, stderr: str, seconds: float) -> Exception:
+    """Why a child ended, by its exit status and its standard error."""
+    if status == -DEADLINE_SIGNAL:
+        return ChildDiedError(ErrorCode.HUNG, f"after {seconds:g} s without progress")
+    if status == 1 and _BUG in stderr.splitlines():
+        return RuntimeError(f"a child process failed: {stderr}")
     how = f"by {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
     return ChildDiedError(ErrorCode.CRASHED, how)
 
 
 def serve(descriptor: int) -> None:
-    """The child: sends the steps that it is asked for, then None; or the `StorageError` that it met.
+    """Run in the child: send each step, and None after the last; or the `StorageError` that occurred.
 
-    Between them, True as it begins to wait for storage, and False when it goes on.
-    It goes on when it is told to: were it ahead, its parent would not know the place at which it died.
+    In between it sends True when it starts to wait for storage, and False when it continues. It takes the next step
+    only when the parent asks for it: otherwise the parent would not know at which position the child died.
+
+    Args:
+        descriptor: file descriptor of the pipe to the parent.
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     pipe = Connection(descriptor)
-    sending = threading.Lock()  # storage is waited for in several threads
+    sending = threading.Lock()  # several threads wait for storage
 
     def send(message: Step | StorageError | bool | None) -> None:
         with sending:
             pipe.send(message)
 
-    steps_from, place, aside, seconds = pipe.recv()
-    tell_of_waits(send)
+    steps_from, position, skipped, seconds = pipe.recv()
+    on_pause_change(send)
     try:
-        for step in itertools.chain([Step(place)], within(seconds, steps_from(place, aside))):
+        for step in itertools.chain([Step(position)], with_deadline(seconds, steps_from(position, skipped))):
             send(step)
             pipe.recv()
         send(None)
@@ -183,5 +188,5 @@ def serve(descriptor: int) -> None:
 
 
 def _end_with_parent() -> None:
-    os.read(sys.stdin.fileno(), 1)  # nothing is ever written: it returns when the parent is gone
+    os.read(sys.stdin.fileno(), 1)  # the parent writes nothing: this returns when the parent ends
     os._exit(0)

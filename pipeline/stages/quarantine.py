@@ -1,26 +1,27 @@
-"""Utterances that kill or hang the process which decodes or recognises them: found, and set aside as one row each.
+"""Quarantine: utterances that kill or hang the process that decodes or recognises them become one error row each.
 
-A part is read in Ray's own process first, as fast as can be, and nothing is written about it. A process that dies, or
-hangs and ends itself (`pipeline.storage.deadline`), takes the whole part along, and Ray gives it to another process: an attempt
-that knows by its number that it is not the first. From then on the part is read in a child of that process, which hands
-over what it reads step by step. So when the child dies it is known what came next: the place at which it died. Where
-`DEATHS` processes die at one place, what lies there is set aside, and the next child goes on behind it.
+A part is first read in Ray's own process, at full speed, and nothing is recorded. A process that dies, or hangs and
+ends itself (`pipeline.storage.deadline`), takes its whole part with it. Ray gives the part to another process, which
+knows by the number of its attempt that it is not the first. From then on the part is read in a child process
+(`pipeline.stages.child`) that hands over what it reads step by step. So when the child dies, the position at which it
+died is known. If `DEATHS` processes die at one position, the utterance there is skipped, and the next child continues
+after it.
 
-Ray's process may die along with its child: of the machine, which means nothing, or because Ray kills it for the memory
-that its child takes, and that takes a while. So a place at which a child works for `MARK_AFTER_S` without a step (what
-it waits for storage is no work) is marked in storage until one comes, and an attempt that finds a mark counts a death
-there, if the machine of the one that left it is alive.
+Ray's process may die together with its child: with the node, which says nothing about the utterance, or because Ray
+kills it for the memory of its child, which takes a while. So if a child works on one step for `MARK_AFTER_S` (waiting
+for storage does not count), its position is recorded in storage until the step comes. An attempt that finds such a
+record counts a death at that position, if the node of the attempt that wrote it is still alive.
 
-What is set aside is recorded in one object a part, below the run, before any row after it is given out. Whoever reads
-the part again, at this start of the driver or a later one, leaves out the same: its chunks stay as they were.
+Skipped utterances are recorded in one object per part, below the run, before any later row is handed out. Whoever
+reads the part again, in this start of the driver or a later one, skips the same, so its chunks stay the same.
 
-The cost: a part that no process dies of costs no request to storage, and one more of a run (the records are listed
-when the driver starts). Were each first attempt to leave a mark, a million parts on S3 would cost a million requests
-of 50 ms, for a case of one in a million.
+Cost: a part that kills no process needs no request to storage, and a run needs one more (the records are listed when
+the driver starts). If each first attempt left a marker, a million parts on S3 would need a million requests of 50 ms
+each, for a case of one in a million.
 
-A chunk in the model is the same with rows in the place of utterances. There Ray gives no number of the attempt, but an
-actor knows that it was started again, and gets the chunks once more that the one before it had: it leaves a mark
-(`attempt_marker`) while it works on one of those, as fast as ever, and only where it finds one does it take care.
+A chunk in the model is handled likewise, with rows in place of utterances. Ray numbers no attempts there, but an actor
+knows that it was restarted, and gets the chunks of the actor before it again. While it works on one of those at full
+speed, it leaves a marker (`attempt_marker`); only if it finds one does it use a child process.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple, Self
 
 from pipeline.cluster.ray_private import current_node, node_is_alive
@@ -40,26 +41,28 @@ from pipeline.storage import objects, uris
 DEATHS: Final = 2
 
 
-class Place(NamedTuple):
-    """A place in a part: before row `row` of its utterance `utterance`, or, -1, before that one is begun."""
+class Position(NamedTuple):
+    """A position in a part: before row `row` of utterance `utterance`; row -1 is before the utterance is opened."""
 
     utterance: int
     row: int
 
 
-START: Final = Place(0, -1)
+START: Final = Position(0, -1)
 
 
 @dataclass(frozen=True)
 class Step:
-    """What reading a part comes to: an utterance (of `size` planned bytes), a row of it, or nothing but a place.
+    """One step of reading a part: an utterance begins, a row is read, or only the position advances.
 
     Attributes:
-        then: the place where reading goes on.
-        where: the utterance, for messages.
+        next: the position after this step.
+        size: planned bytes of the utterance that begins.
+        row: the row that was read.
+        where: location of the utterance, for messages.
     """
 
-    then: Place
+    next: Position
     size: int = 0
     row: dict[str, Any] | None = None
     where: str = ""
@@ -67,70 +70,70 @@ class Step:
 
 @dataclass(frozen=True)
 class Skipped:
-    """The row at a place is this error. What follows of the same utterance, or of a container (-1), is not read."""
+    """The error that replaces the row at a position. The rest of the utterance, or of a container (-1), is not read."""
 
-    place: Place
+    position: Position
     code: ErrorCode
     message: str
 
     @property
     def error(self) -> AudioError:
-        """As what decoding would have raised."""
+        """The error in the form in which decoding raises errors."""
         return AudioError(self.code, self.message)
 
 
-# Steps of a part, or of a chunk, from a place on, but for what is set aside, by utterance.
-StepsFrom = Callable[[Place, Mapping[int, Skipped]], Iterator[Step]]
+# The steps of a part, or of a chunk, from a position on; utterances to skip are given by number.
+StepsFrom = Callable[[Position, Mapping[int, Skipped]], Iterator[Step]]
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of a part of which processes die.
+    """The quarantine record of a part that killed processes.
 
     Attributes:
-        at: the place at which an attempt has been for a while, or was when it died, on `machine`.
-        deaths: of processes, by place.
-        aside: what is set aside, by utterance.
+        working_at: position at which an attempt has worked for a while, or died, on `node`.
+        node: Ray's id of that node.
+        deaths: number of processes that died, by position.
+        skipped: skipped utterances, by number.
     """
 
-    at: Place | None = None
-    machine: str = ""
-    deaths: Mapping[Place, int] = field(default_factory=dict)
-    aside: Mapping[int, Skipped] = field(default_factory=dict)
+    working_at: Position | None = None
+    node: str = ""
+    deaths: Mapping[Position, int] = field(default_factory=dict)
+    skipped: Mapping[int, Skipped] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, content: str | bytes | None) -> Self:
-        """Of the object's content; of None, that nothing is known."""
+        """Parse the content of a record's object; None gives an empty record."""
         if content is None:
             return cls()
         values = json.loads(content)
-        aside = [Skipped(Place(*a["place"]), ErrorCode(a["code"]), a["message"]) for a in values["aside"]]
+        skipped = [Skipped(Position(*s["place"]), ErrorCode(s["code"]), s["message"]) for s in values["aside"]]
         return cls(
-            at=values["at"] and Place(*values["at"]),
-            machine=values["machine"],
-            deaths={Place(*place): count for place, count in values["deaths"]},
-            aside={a.place.utterance: a for a in aside},
+            working_at=values["at"] and Position(*values["at"]),
+            node=values["machine"],
+            deaths={Position(*position): count for position, count in values["deaths"]},
+            skipped={skip.position.utterance: skip for skip in skipped},
         )
 
     def content(self) -> bytes:
-        """What `parse` reads."""
-        aside = [asdict(entry) for entry in self.aside.values()]
-        return json.dumps(
-            {"at": self.at, "machine": self.machine, "deaths": list(self.deaths.items()), "aside": aside}
-        ).encode()
+        """The content of the record's object, as `parse` reads it."""
+        skipped = [{"place": s.position, "code": s.code, "message": s.message} for s in self.skipped.values()]
+        values = {"at": self.working_at, "machine": self.node, "deaths": list(self.deaths.items()), "aside": skipped}
+        return json.dumps(values).encode()
 
-    def after_death(self, place: Place, code: ErrorCode, how: str) -> Self:
-        """One more process died at a place; where it is one too many, what lies there is set aside."""
-        deaths = self.deaths.get(place, 0) + 1
-        aside = dict(self.aside)
+    def after_death(self, position: Position, code: ErrorCode, how: str) -> Self:
+        """The record after one more death at a position; the last allowed death skips the utterance there."""
+        deaths = self.deaths.get(position, 0) + 1
+        skipped = dict(self.skipped)
         if deaths >= DEATHS:
-            aside[place.utterance] = Skipped(place, code, f"{deaths} processes ended at this, the last one {how}")
-        return replace(self, at=None, machine="", deaths={**self.deaths, place: deaths}, aside=aside)
+            skipped[position.utterance] = Skipped(position, code, f"{deaths} processes died of it, the last one {how}")
+        return replace(self, working_at=None, node="", deaths={**self.deaths, position: deaths}, skipped=skipped)
 
 
 @contextlib.contextmanager
 def attempt_marker(run: str, name: str) -> Iterator[bool]:
-    """Work on something of which a process may have died; tells whether one did, in an earlier attempt_marker."""
+    """Mark work that may kill this process; yields whether an earlier attempt at it died."""
     uri = uris.join(run, "control", f"trial-{name}")
     try:
         died = node_is_alive(objects.fetch(uri).decode())
@@ -143,11 +146,11 @@ def attempt_marker(run: str, name: str) -> Iterator[bool]:
         objects.delete([uri])
 
 
-def records(run: str) -> dict[str, str]:
-    """The content of each record of a run, by part (or by part and chunk, which the model died of)."""
+def read_records(run: str) -> dict[str, str]:
+    """The content of each record of a run, by part (or by part and chunk, for what killed the model)."""
     found = objects.list_directory(uris.join(run, QUARANTINE))
     files = [item.uri for item in found if not objects.is_temporary(item.uri)]
-    with ThreadPoolExecutor(uris.CONNECTIONS) as pool:
+    with ThreadPoolExecutor(uris.MAX_CONNECTIONS) as pool:
         contents = pool.map(objects.fetch, files)
         return {_part_of(uri): content.decode() for uri, content in zip(files, contents, strict=True)}
 

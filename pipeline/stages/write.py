@@ -1,4 +1,4 @@
-"""The last stage: numbers become words, error counts and labels, and each chunk is committed; a Ray CPU task."""
+"""The write stage, a Ray CPU task: numbers become words, error counts and labels, and each chunk is committed."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.runs.commit import Commit, content_of, write_chunk
-from pipeline.runs.engine import Engine
-from pipeline.runs.lease import check
+from pipeline.runs.commit import Commit, encode_commit, write_chunk
+from pipeline.runs.lease import require_lease
 from pipeline.schemas import ERRORS, LABELS, TRANSCRIPTS, field
 from pipeline.scoring.counts import score_columns
 from sewd_model import CTCTokenizer, GreedyPath, words
+from sewd_model.engine_status import EngineStatus
 
-TOP_K = 10  # as many as most classifiers have: only then does a run know every score, which an AUROC needs
-
-MAX_FAILED_TOLD = 20
+TOP_K = 10  # most classifiers have fewer labels: then a run holds every score, which an AUROC needs
+MAX_FAILED_REPORTED = 20
 _FAILED = pa.struct([(name, pa.string()) for name in ("utt_id", "uri", "stage", "code", "message")])
 
-# What the driver sees of a chunk: ids and counters only.
+# All that the driver sees of a chunk: ids and counters.
 CHUNK_STATS = pa.schema(
     [
         field("commit", pa.binary(), "the commit object"),
@@ -33,15 +32,15 @@ CHUNK_STATS = pa.schema(
 
 
 @dataclass(frozen=True)
-class SinkSettings:
+class WriteSettings:
     """How numbers become rows.
 
     Attributes:
         run: the RUN directory or prefix.
         attempt: id of this start of the driver.
-        tokenizer: of the CTC head.
-        frame_s: seconds a frame.
-        normalizer: what references and hypotheses go through before they are compared.
+        tokenizer: tokenizer of the CTC head.
+        frame_s: seconds per frame.
+        normalizer: normalisation of references and hypotheses before they are compared.
         classifiers: (task, labels by index) of each classification head, in the run's order.
     """
 
@@ -53,15 +52,20 @@ class SinkSettings:
     classifiers: tuple[tuple[str, tuple[str, ...]], ...]
 
 
-def write_chunks(chunks: pa.Table, settings: SinkSettings) -> pa.Table:
-    """Write and commit each chunk of a `RECOGNIZED_CHUNK` table; gives one row of `CHUNK_STATS` for each."""
+def write_chunks(chunks: pa.Table, settings: WriteSettings) -> pa.Table:
+    """Write and commit each chunk of a `RECOGNIZED_CHUNK` table; returns one row of `CHUNK_STATS` for each.
+
+    Raises:
+        StorageError: the run could not be written.
+        LeaseLostError: another driver has taken over the run.
+    """
     return pa.Table.from_pylist(
         [_write(chunks.slice(index, 1), settings) for index in range(chunks.num_rows)], schema=CHUNK_STATS
     )
 
 
-def _write(chunk: pa.Table, settings: SinkSettings) -> dict[str, Any]:
-    began = time.perf_counter()
+def _write(chunk: pa.Table, settings: WriteSettings) -> dict[str, Any]:
+    started = time.perf_counter()
     head = chunk.drop_columns("rows").to_pylist()[0]
     rows = pa.Table.from_struct_array(chunk["rows"].combine_chunks().flatten())
     lineage = {
@@ -70,12 +74,12 @@ def _write(chunk: pa.Table, settings: SinkSettings) -> dict[str, Any]:
     }
     for name, column in lineage.items():
         rows = rows.append_column(name, column)
-    failed = pc.is_valid(rows["code"])
-    errors = rows.filter(failed)
-    sound = rows.filter(pc.invert(failed))
+    is_error = pc.is_valid(rows["code"])
+    errors = rows.filter(is_error)
+    recognized = rows.filter(pc.invert(is_error))
     tables = {
-        "transcripts": transcripts(sound, settings),
-        "labels": labels(sound, settings),
+        "transcripts": transcripts(recognized, settings),
+        "labels": labels(recognized, settings),
         "errors": errors.select(ERRORS.names).cast(ERRORS),
     }
     commit = Commit(
@@ -85,7 +89,7 @@ def _write(chunk: pa.Table, settings: SinkSettings) -> dict[str, Any]:
         last=head["last"],
         part_rows=head["part_rows"],
         part_audio_s=head["part_audio_s"],
-        utterances=len(sound),
+        utterances=len(recognized),
         errors=len(errors),
         error_codes={e["values"]: e["counts"] for e in pc.value_counts(errors["code"]).to_pylist()},
         audio_s=head["audio_s"],
@@ -96,21 +100,21 @@ def _write(chunk: pa.Table, settings: SinkSettings) -> dict[str, Any]:
             "read": head["read_s"],
             "queue": head["queue_s"],
             "compute": head["compute_s"],
-            "rows": time.perf_counter() - began,
+            "rows": time.perf_counter() - started,
         },
-        engines=tuple(Engine(**engine) for engine in head["engines"]),
+        engines=tuple(EngineStatus(**engine) for engine in head["engines"]),
         splits=head["splits"],
     )
-    check(settings.run, settings.attempt)
+    require_lease(settings.run, settings.attempt)
     commit = write_chunk(settings.run, commit, tables)
     return {
-        "commit": content_of(commit),
-        "failed": errors.slice(0, MAX_FAILED_TOLD).select(_FAILED.names).to_pylist(),
+        "commit": encode_commit(commit),
+        "failed": errors.slice(0, MAX_FAILED_REPORTED).select(_FAILED.names).to_pylist(),
     }
 
 
-def transcripts(rows: pa.Table, settings: SinkSettings) -> pa.Table:
-    """Sound rows of `RECOGNIZED_ROW` (and their part and chunk) as a table of schema `TRANSCRIPTS`."""
+def transcripts(rows: pa.Table, settings: WriteSettings) -> pa.Table:
+    """Rows of `RECOGNIZED_ROW` without errors, with part and chunk, as a table of schema `TRANSCRIPTS`."""
     texts, word_lists, confidences = [], [], []
     names = ("token_ids", "start_frames", "end_frames", "probabilities", "num_frames", "start_s")
     columns = (rows[name].to_pylist() for name in names)
@@ -137,13 +141,13 @@ def transcripts(rows: pa.Table, settings: SinkSettings) -> pa.Table:
         confidences.append(_geometric_mean(path.probabilities))
     text = pa.array(texts, pa.string())
     references = rows["reference"].combine_chunks()
-    made = {
+    columns_made = {
         "text": text,
         "words": pa.array(word_lists, TRANSCRIPTS.field("words").type),
         "confidence": pa.array(confidences, pa.float32()),
         **score_columns(text, references, settings.normalizer),
     }
-    return _assemble(rows, made, TRANSCRIPTS)
+    return _assemble(rows, columns_made, TRANSCRIPTS)
 
 
 def _geometric_mean(probabilities: np.ndarray) -> float | None:
@@ -151,23 +155,24 @@ def _geometric_mean(probabilities: np.ndarray) -> float | None:
     return math.exp(math.fsum(logs) / len(logs)) if len(logs) else None
 
 
-def labels(rows: pa.Table, settings: SinkSettings) -> pa.Table:
+def labels(rows: pa.Table, settings: WriteSettings) -> pa.Table:
     """One row of schema `LABELS` for each utterance and classifier, by utterance."""
-    indices, made = [], []
+    indices, label_rows = [], []
     for index, by_classifier in enumerate(rows["label_scores"].to_pylist()):
         for (task, names), scores in zip(settings.classifiers, by_classifier, strict=True):
             order = sorted(range(len(scores)), key=lambda i: -scores[i])[:TOP_K]
             top = [{"label": "score" if len(scores) == 1 else names[i], "score": scores[i]} for i in order]
             indices.append(index)
-            made.append({"task": task, **top[0], "top_k": top})
-    taken = rows.take(pa.array(indices, pa.int64()))
+            label_rows.append({"task": task, **top[0], "top_k": top})
+    repeated = rows.take(pa.array(indices, pa.int64()))
     columns = {
-        name: pa.array([row[name] for row in made], LABELS.field(name).type)
+        name: pa.array([row[name] for row in label_rows], LABELS.field(name).type)
         for name in ("task", "label", "score", "top_k")
     }
-    return _assemble(taken, columns, LABELS)
+    return _assemble(repeated, columns, LABELS)
 
 
-def _assemble(rows: pa.Table, made: dict[str, pa.Array], schema: pa.Schema) -> pa.Table:
-    columns = [made[f.name] if f.name in made else rows[f.name] for f in schema]
+def _assemble(rows: pa.Table, new: dict[str, pa.Array], schema: pa.Schema) -> pa.Table:
+    """A table of the new columns, and of those of `rows` for the rest of the schema."""
+    columns = [new[f.name] if f.name in new else rows[f.name] for f in schema]
     return pa.Table.from_arrays(columns, names=schema.names).cast(schema)

@@ -1,12 +1,12 @@
-"""Disentangled attention over one clip without index tables.
+"""Disentangled attention (DeBERTa, arXiv 2006.03654) within one clip, without index tables.
 
-A position term needs, for query q and key k, a product with the vector of the offset q - k. Products with all offsets
-are one matrix product; in its rows the wanted entries of the next row start one column earlier, so they are a strided
-view of it: a row stride one less than the width. Bucketed offsets change nothing but the vectors, which are laid out
-offset by offset first. Queries of the one term, keys of the other, go in strips: the fewer at a time, the fewer of the
-products are not wanted.
+A position term needs, for query q and key k, a product with the vector of the offset q - k. The products of all queries
+with all offsets are one matrix product. In its rows, the entries that the next query needs start one column earlier, so
+the needed entries are a strided view: its row stride is one less than the width. Buckets of offsets only change the
+vectors, which are first laid out offset by offset. Queries (of one term) and keys (of the other) are processed in
+strips: the fewer at a time, the fewer products are computed that no entry needs.
 
-Heads go one by one: a head's matrices stay in the processor's cache from the first product to the last.
+Heads are processed one by one: the matrices of a head stay in the processor's cache from the first product to the last.
 """
 
 import math
@@ -18,25 +18,27 @@ import torch
 from torch import Tensor
 
 from sewd_model.model import SelfAttention
-from sewd_model.packed.crew import Share
-from sewd_model.packed.products import Linear, product
+from sewd_model.packed.layers import Linear
+from sewd_model.packed.products import OneDNNLinear, product
+from sewd_model.packed.thread_pool import MapParts
 
-# Queries whose scores are in memory at a time: 2.4 MB a head for clips of 30 s.
+# Queries whose scores are in memory at the same time: 2.4 MB a head for clips of 30 s.
 TILE = 768
-# Queries or keys whose products with offsets are computed at a time. With fewer, less is computed in vain, in more
-# products, each of which costs 20 microseconds beside its work: for clips of 750, all at once cost a twentieth more of
-# the whole model's time, 128 no less.
+# Queries or keys whose products with offsets are computed together. Fewer waste less, but in more products, each of
+# which costs 20 microseconds besides its work. For clips of 750 squeezed frames, all at once costs a twentieth of the
+# whole model's time, and 128 saves nothing over 256.
 STRIP = 256
 
 
 @dataclass(frozen=True)
 class PackedAttention:
-    """What `SelfAttention` computes for clips alone, from projections of all of them at once.
+    """What `SelfAttention` computes, for clips laid end to end.
 
     Attributes:
-        projection: to queries, keys and values side by side; 1 / sqrt(d * terms) is in the queries.
-        position_keys: `(heads, 2 * span, d)`, a row a bucket; None without "c2p".
-        position_queries: the same of "p2c", scaled in place of the keys; None without "p2c".
+        num_heads: attention heads.
+        projection: to queries, keys and values side by side; queries are scaled by 1 / sqrt(d * terms).
+        position_keys: `(heads, 2 * span, d)`, one row per bucket; None without "c2p".
+        position_queries: the same for "p2c", scaled in place of the keys; None without "p2c".
     """
 
     num_heads: int
@@ -45,60 +47,69 @@ class PackedAttention:
     position_queries: Tensor | None
 
     @classmethod
-    def of(cls, attention: SelfAttention, table: Tensor | None, linear: type[Linear]) -> Self:
-        """Prepare the weights; `table` (2 * span, hidden) is the relative position table."""
-        projection = linear.of(
+    def from_module(cls, attention: SelfAttention, table: Tensor | None, linear: type[Linear]) -> Self:
+        """Prepare the weights.
+
+        Args:
+            attention: of the reference model.
+            table: `(2 * span, hidden)`, the relative position table; None without relative attention.
+            linear: the type of the projection.
+        """
+        projection = linear.from_modules(
             attention.query_proj, attention.key_proj, attention.value_proj, scales=(attention.scale, 1.0, 1.0)
         )
         keys = queries = None
         if table is not None and attention.uses_c2p:
-            keys = Linear.of(attention.key_proj if attention.share_att_key else attention.pos_key_proj)(table)
-            keys = _split(keys, attention.num_heads)
+            project_key = attention.key_proj if attention.share_att_key else attention.pos_key_proj
+            keys = _split_heads(OneDNNLinear.from_modules(project_key)(table), attention.num_heads)
         if table is not None and attention.uses_p2c:
-            project = attention.query_proj if attention.share_att_key else attention.pos_query_proj
-            queries = _split(Linear.of(project, scales=(attention.scale,))(table), attention.num_heads)
+            project_query = attention.query_proj if attention.share_att_key else attention.pos_query_proj
+            scaled = OneDNNLinear.from_modules(project_query, scales=(attention.scale,))
+            queries = _split_heads(scaled(table), attention.num_heads)
         return cls(attention.num_heads, projection, keys, queries)
 
-    def __call__(self, blocks: list[Tensor], lengths: list[int], buckets: Tensor, share: Share) -> Tensor:
+    def __call__(self, blocks: list[Tensor], lengths: list[int], buckets: Tensor, map_parts: MapParts) -> Tensor:
         """Attend within each clip.
 
         Args:
-            blocks: `(rows, hidden)` each, together all clips' frames, clip after clip.
+            blocks: `(rows, hidden)` each; together the frames of all clips, clip after clip.
             lengths: squeezed frames of each clip.
-            buckets: `(2 * longest - 1,)`, what `position_buckets` gives for the longest clip; not read without
-                relative attention.
-            share: works off the blocks, then the heads.
+            buckets: `(2 * longest - 1,)`, from `position_buckets` for the longest clip; not read without relative
+                attention.
+            map_parts: runs the blocks, then the heads.
 
         Returns:
             The context, `(sum(lengths), hidden)`.
         """
         total, heads = sum(lengths), self.num_heads
         depth = blocks[0].shape[1] // heads
-        parts = blocks[0].new_empty(3 * heads, total, depth)
+        projected = blocks[0].new_empty(3 * heads, total, depth)
         context = blocks[0].new_empty(total, heads, depth)
 
         def project(block: tuple[Tensor, Tensor]) -> None:
-            rows, of_rows = block
-            of_rows.copy_(self.projection(rows).view(len(rows), 3 * heads, depth).transpose(0, 1))
+            rows, output = block
+            output.copy_(self.projection(rows).view(len(rows), 3 * heads, depth).transpose(0, 1))
 
-        share(project, list(zip(blocks, torch.split(parts, [len(rows) for rows in blocks], dim=1), strict=True)))
+        outputs = torch.split(projected, [len(rows) for rows in blocks], dim=1)
+        map_parts(project, list(zip(blocks, outputs, strict=True)))
 
         def attend(head: int) -> None:
             keys, queries = self.position_keys, self.position_queries
-            # Offset by offset, from longest - 1 downwards or to it upwards.
-            downwards = None if keys is None else torch.index_select(keys[head], 0, buckets.flip(0))
-            upwards = None if queries is None else torch.index_select(queries[head], 0, buckets)
-            own = torch.split(parts[head::heads], lengths, dim=1)
-            for (query, key, value), of_clip in zip(own, torch.split(context[:, head], lengths), strict=True):
-                _attend(query, key, value, downwards, upwards, of_clip)
+            # One row per offset: keys from offset longest - 1 down, queries up to it.
+            keys_down = None if keys is None else torch.index_select(keys[head], 0, buckets.flip(0))
+            queries_up = None if queries is None else torch.index_select(queries[head], 0, buckets)
+            clips = torch.split(projected[head::heads], lengths, dim=1)
+            contexts = torch.split(context[:, head], lengths)
+            for (query, key, value), clip_context in zip(clips, contexts, strict=True):
+                _attend(query, key, value, keys_down, queries_up, clip_context)
 
-        share(attend, range(heads))
+        map_parts(attend, range(heads))
         return context.flatten(1)
 
 
-def _split(rows: Tensor, num_parts: int) -> Tensor:
-    """Lay `(L, parts * d)` out as `(parts, L, d)`, contiguous."""
-    return rows.view(len(rows), num_parts, -1).transpose(0, 1).contiguous()
+def _split_heads(rows: Tensor, num_heads: int) -> Tensor:
+    """Lay `(L, heads * d)` out as `(heads, L, d)`, contiguous."""
+    return rows.view(len(rows), num_heads, -1).transpose(0, 1).contiguous()
 
 
 def _attend(
@@ -109,13 +120,15 @@ def _attend(
     position_queries: Tensor | None,
     context: Tensor,
 ) -> None:
-    """Attention of one head in one clip.
+    """Compute one head in one clip.
 
     Args:
-        query: `(S, d)`, contiguous, and so are `key` and `value`.
-        position_keys: `(offsets, d)`, from the greatest offset `query - key` downwards, or None.
-        position_queries: `(offsets, d)`, from the least offset upwards, or None.
-        context: `(S, d)`, where the result goes.
+        query: `(S, d)`, contiguous, as are `key` and `value`.
+        key: `(S, d)`.
+        value: `(S, d)`.
+        position_keys: `(offsets, d)`, from the greatest offset `query - key` down, or None.
+        position_queries: `(offsets, d)`, from the least offset up, or None.
+        context: `(S, d)`, where the result is written.
     """
     length = len(query)
     for start, height in _cut(length, TILE):
@@ -138,7 +151,7 @@ def _attend(
 
 
 def _cut(length: int, most: int) -> Iterator[tuple[int, int]]:
-    """Start and length of pieces of at most so many, about equal: none of a frame or two."""
+    """Yield start and length of pieces of at most `most`, of about equal size, so that none is tiny."""
     size = math.ceil(length / math.ceil(length / most))
     for start in range(0, length, size):
         yield start, min(size, length - start)

@@ -1,118 +1,132 @@
-"""Matrix products in int8 for inference on processors: a scale for each output channel, and one for the rows at hand.
+"""Matrix products in int8 for inference on processors: one scale per output channel, and one for the rows of a call.
 
-Weights are rounded to int8 when they are packed, rows to uint8 when they come, between their least and their greatest
-value. The sums are exact, and oneDNN scales them, adds the bias and applies the activation in float32. With AVX-512
-VNNI it does three to four times as many products a second as in float32; rounding costs a tenth of what that saves.
-Rows that go through one call share a scale, so a clip keeps its own result only where no other is in the call. For
-clips of a second that undoes what is gained.
+Weights are quantized to int8 when they are packed, rows to uint8 in each call, between their minimum and their maximum.
+The sums are exact; oneDNN scales them, adds the bias and applies the activation in float32. With AVX-512 VNNI it computes
+three to four times as many products a second as in float32; quantization costs a tenth of what that saves. The rows of
+one call share a scale, so a clip keeps its result bit for bit only if it is alone in the call. For clips of a second
+that cancels the gain.
 
-Heads, position tables, the first and the positional convolution, and attention within a clip stay in float32: all but
-the last are little work, and of that both factors would have to be rounded anew for each clip, head and layer.
+The heads, the position tables, the first and the positional convolution, and attention within a clip stay in float32.
+All but the last are little work; for attention both factors would have to be quantized for each clip, head and layer.
 
-The convolutions do too, or are in bfloat16. In recordings, the features of one clip's frames differ in size by a factor
-of 500: a scale for all of them leaves nothing of the quiet ones, and the LayerNorm behind makes that as loud as the
-rest. A single convolution in int8 changes the bundled model's logits by a third of their spread, and all of them its
-word error rate from 4 to 15 %; all other products together change logits by a hundredth. With a scale for each frame
-oneDNN could not apply the activation, and they would take 0.7 of their time in float32; in bfloat16, where the
-processor has such products, it is 0.5, and logits change by a thousandth.
+The other convolutions stay in float32 too, or use bfloat16. In recordings, the features of one clip's frames differ in
+size by a factor of 500: one scale for all of them leaves nothing of the quiet frames, and the LayerNorm that follows
+makes those as loud as the rest. A single convolution in int8 changes the bundled model's logits by a third of their
+spread, and all of them raise its word error rate from 4 to 15 %; all other products together change logits by a
+hundredth. With a scale per frame oneDNN could not apply the activation, and the convolutions would take 0.7 of their
+time in float32. bfloat16, where the processor has such products, takes 0.5, and changes logits by a thousandth.
 """
 
 import functools
 import logging
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from sewd_model.packed.products import Linear, fused_activation
+from sewd_model.packed.layers import Linear
+from sewd_model.packed.products import OneDNNLinear, fused_activation
 
 log = logging.getLogger(__name__)
 
-# The float32 of 1.5 * 2**23 + n has n in its lowest bits, if |n| < 2**22: adding rounds, and a view takes the integer.
+# The float32 of 1.5 * 2**23 + n has n in its lowest bits, if |n| < 2**22: the addition rounds, and a view as integers
+# reads n.
 _TO_BITS = 1.5 * 2**23
 _TINY = torch.finfo(torch.float32).tiny
 
-MISSING = "this machine has no int8 products, or none that are exact: computing in float32"
+FALLBACK_REASON = "this machine has no int8 products, or none that are exact: computing in float32"
 
 
-def kinds() -> tuple[type[Linear], type[Linear]]:
-    """The products of the convolutions and of all that follows, as far as this machine has them; else in float32."""
-    if not _exact():
-        log.warning(MISSING)
-        return Linear, Linear
-    has_bfloat16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return (BFloat16Linear if has_bfloat16() else Linear), Int8Linear
+class LinearTypes(NamedTuple):
+    """The types of linear maps that a model in int8 uses.
+
+    Attributes:
+        convolution: for the convolutions of the feature extractor after the first.
+        linear: for the projections and the transformer layers.
+    """
+
+    convolution: type[Linear]
+    linear: type[Linear]
+
+
+def linear_types() -> LinearTypes:
+    """Return the best types for this machine; float32 for all, with a warning in the log, without exact int8."""
+    if not _is_exact():
+        log.warning(FALLBACK_REASON)
+        return LinearTypes(OneDNNLinear, OneDNNLinear)
+    has_bfloat16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # since torch 2.6
+    return LinearTypes(BFloat16Linear if has_bfloat16() else OneDNNLinear, Int8Linear)
 
 
 @functools.cache
-def _exact() -> bool:
-    """Whether int8 products are here, and large ones come out right: processors without VNNI sum pairs in 16 bits."""
+def _is_exact() -> bool:
+    """Whether int8 products exist and large sums are right: processors without VNNI add pairs in 16 bits."""
     rows = torch.full((16, 64), 2.0)
     try:
-        found = Int8Linear.pack(torch.ones(32, 64), None)(rows)
+        result = Int8Linear.pack(torch.ones(32, 64), None)(rows)
     except (AttributeError, RuntimeError):  # torch is built without the operators, or oneDNN has no kernel for them
         return False
-    return bool(((found - 128.0).abs() < 1e-3).all())
+    return bool(((result - 128.0).abs() < 1e-3).all())
 
 
 @dataclass(frozen=True)
 class Int8Linear(Linear):
-    """A linear map of rows by products in int8, and an activation.
+    """A linear map of rows by products in int8, and an activation; the result is float32.
 
     Attributes:
         scales: of the output channels, `(out,)`.
     """
 
-    own_rows: ClassVar[bool] = False
+    rows_independent: ClassVar[bool] = False
     dtype: ClassVar[str] = "int8"
     scales: Tensor = field(kw_only=True)
 
     @classmethod
     def pack(cls, weight: Tensor, bias: Tensor | None, activation: str = "linear") -> Self:
-        """Round the weight, and lay it out for many products."""
+        """Quantize the weight, and convert it to the layout that is fastest for many products."""
         scales = weight.abs().amax(1).clamp(min=_TINY) / 127
         rounded = (weight / scales[:, None]).round().to(torch.int8)
         return cls(torch.ops.onednn.qlinear_prepack(rounded, None), bias, activation, scales=scales)
 
-    def __call__(self, hidden: Tensor) -> Tensor:
-        """Map `(T, in)`, of any strides, to `(T, out)`."""
-        rows, scale, zero = _round(hidden)
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Map `(rows, in)`, of any strides, to `(rows, out)`."""
+        quantized, scale, zero = _quantize(rows)
         zeros = torch.zeros(len(self.scales), dtype=torch.int32)
         to_float32 = (1.0, 0, torch.float32)
-        fused, variant, rest = fused_activation(self.activation)
+        fused, variant, remaining = fused_activation(self.activation)
         result: Tensor = torch.ops.onednn.qlinear_pointwise(
-            *(rows, scale, zero), *(self.weight, self.scales, zeros), self.bias, *to_float32, *(fused, [], variant)
+            *(quantized, scale, zero), *(self.weight, self.scales, zeros), self.bias, *to_float32, *(fused, [], variant)
         )
-        return rest(result)
+        return remaining(result)
 
 
-def _round(rows: Tensor) -> tuple[Tensor, float, int]:
-    """Rows in uint8, a scale and a zero point: `(uint8 - zero) * scale` is within half a scale of what they were.
+def _quantize(rows: Tensor) -> tuple[Tensor, float, int]:
+    """Return rows as uint8, a scale and a zero point: `(uint8 - zero) * scale` is within half a scale of the input.
 
-    Zeros stay zeros. Where there is a number that is none, the scale is none.
+    Zeros stay zeros. If a value is not finite, the scale is NaN.
     """
     least, greatest = (bound.item() for bound in torch.aminmax(rows))
     if not math.isfinite(greatest - least):
         return torch.zeros(rows.shape, dtype=torch.uint8), math.nan, 0
     least, greatest = min(least, 0.0), max(greatest, 0.0)
     scale = max((greatest - least) / 254, _TINY)
-    zero = math.floor(-least / scale) + 1  # then least comes to 0 or 1, greatest to 254 or 255: nothing wraps
+    zero = math.floor(-least / scale) + 1  # maps least to 0 or 1, greatest to 254 or 255: nothing wraps around
     bits = torch.add(torch.tensor(_TO_BITS + zero), rows, alpha=1 / scale)
     return bits.view(torch.int32).to(torch.uint8), scale, zero
 
 
-class BFloat16Linear(Linear):
-    """A linear map of rows by products in bfloat16, which are summed in float32; gives bfloat16."""
+class BFloat16Linear(OneDNNLinear):
+    """A linear map of rows by products in bfloat16, summed in float32; the result is bfloat16."""
 
     dtype: ClassVar[str] = "bfloat16"
 
     @classmethod
     def pack(cls, weight: Tensor, bias: Tensor | None, activation: str = "linear") -> Self:
-        """Convert the weight, and lay it out for many products."""
+        """Convert the weight to bfloat16, and to the layout that is fastest for many products."""
         return super().pack(weight.bfloat16(), None if bias is None else bias.bfloat16(), activation)
 
-    def __call__(self, hidden: Tensor) -> Tensor:
-        """Map `(T, in)`, of any strides, to `(T, out)`."""
-        return super().__call__(hidden.bfloat16())
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Map `(rows, in)`, of any strides, to `(rows, out)`."""
+        return super().__call__(rows.bfloat16())

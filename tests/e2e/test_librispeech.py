@@ -98,7 +98,7 @@ def test_killed_with_9_and_started_again_every_row_is_the_same(
     undisturbed = pipeline.transcribe(
         pipeline.RunConfig(inputs=(str(source),), output=str(tmp_path / "calm"), model=str(sew_d_tiny), **options)
     )
-    total = undisturbed.record["totals"]["chunks"]
+    total = undisturbed.record.totals.chunks
     assert total >= 20
 
     command = [sys.executable, "-m", "jobs.transcribe", str(source), "--output", str(tmp_path / "killed")]
@@ -116,7 +116,7 @@ def test_killed_with_9_and_started_again_every_row_is_the_same(
     assert done.returncode == 0, done.stderr
 
     killed = pipeline.Run.open(str(tmp_path / "killed"))
-    assert len(killed.record["attempts"]) == kills + 1
+    assert len(killed.record.attempts) == kills + 1
     assert len({commit.attempt for commit in killed.commits()}) == kills + 1, (
         "every start must have committed something"
     )

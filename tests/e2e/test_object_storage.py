@@ -57,7 +57,7 @@ def gate(endpoint: str) -> Iterator[Callable]:
     with s3.web_server(GateHandler) as server:
         server.upstream = endpoint.removeprefix("http://")
         server.denied = lambda method, path: False
-        with s3.at(f"http://127.0.0.1:{server.server_port}"):
+        with s3.use_endpoint(f"http://127.0.0.1:{server.server_port}"):
             yield lambda denied: setattr(server, "denied", denied)
 
 
@@ -126,9 +126,9 @@ def test_rights_that_are_lost_after_listing_fail_the_run_without_error_rows(tmp_
         assert "Traceback" not in refused.stderr
         failed = pipeline.Run.open(str(tmp_path / "run"))
         assert failed.status == "failed"
-        assert failed.record["reason"].startswith("s3://speech/corpus/1/07.flac: PermissionError")
-        assert len(failed.record["reason"].splitlines()) == 1
-        assert refused.stderr.strip().splitlines()[-1] == "sewd: " + failed.record["reason"]
+        assert failed.record.reason.startswith("s3://speech/corpus/1/07.flac: PermissionError")
+        assert len(failed.record.reason.splitlines()) == 1
+        assert refused.stderr.strip().splitlines()[-1] == "sewd: " + failed.record.reason
         assert corpora.rows_of(failed, "errors") == []
 
         deny(lambda method, path: False)

@@ -1,4 +1,4 @@
-"""The report in a real browser: Debian's Chromium through its driver. Skipped where they are not installed."""
+"""The HTML report in Debian's Chromium, through its driver. Skipped if they are not installed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def file(tmp_path_factory):
 
 @pytest.fixture
 def page(browser, file):
-    """The page just opened on a desktop in the light, after which it has complained of nothing."""
+    """The page on a desktop with a light theme; after the test, checks that the browser logged no error."""
     emulate(browser, size=DESKTOP, scheme="light")
     browser.get_log("performance")
     browser.get(file.as_uri())
@@ -74,7 +74,7 @@ def worst(page):
 
 
 def column(table, index):
-    """Texts of the column in the rows that are shown."""
+    """Texts of a column in the visible rows."""
     return table.parent.execute_script(
         "return [...arguments[0].querySelectorAll('tbody tr')].filter((row) => row.checkVisibility())"
         ".map((row) => row.cells[arguments[1]].innerText.trim())",
@@ -100,7 +100,7 @@ def screenshot(page, tmp_path, name):
         (Path(folder) / f"report-{name}.png").write_bytes(base64.b64decode(png))
 
 
-def test_it_makes_no_request_but_for_itself(page, file):
+def test_the_page_makes_no_network_request(page, file):
     messages = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
     urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
 
@@ -108,7 +108,7 @@ def test_it_makes_no_request_but_for_itself(page, file):
     assert {url for url in urls if not url.startswith("data:")} == {file.as_uri()}
 
 
-def test_a_table_is_sorted_by_click(page):
+def test_clicking_a_header_sorts_the_table(page):
     table = worst(page)
     button = table.find_elements(By.CSS_SELECTOR, "th button")[2]
     header = button.find_element(By.XPATH, "..")
@@ -128,7 +128,7 @@ def test_a_table_is_sorted_by_click(page):
     assert [int(name.split("-")[0]) for name in names] == sorted(int(name.split("-")[0]) for name in names)
 
 
-def test_a_table_is_sorted_by_keyboard_and_what_has_no_value_comes_last(page):
+def test_the_keyboard_sorts_a_table_with_missing_values_last(page):
     table = worst(page)
     button = table.find_elements(By.CSS_SELECTOR, "th button")[5]
 
@@ -142,7 +142,7 @@ def test_a_table_is_sorted_by_keyboard_and_what_has_no_value_comes_last(page):
     assert page.switch_to.active_element == button
 
 
-def test_a_table_is_filtered_and_says_how_much_is_left(page):
+def test_filtering_a_table_shows_how_many_rows_match(page):
     table = worst(page)
     rows, box = len(column(table, 0)), table.find_element(By.CSS_SELECTOR, "input")
     status = table.find_element(By.TAG_NAME, "output")
@@ -162,7 +162,7 @@ def test_a_table_is_filtered_and_says_how_much_is_left(page):
     assert status.text == ""
 
 
-def test_the_theme_is_the_systems_until_the_button_is_pressed(page, tmp_path):
+def test_the_theme_follows_the_system_until_the_button_is_pressed(page, tmp_path):
     light, plot = color(page, "backgroundColor"), "return getComputedStyle(document.querySelector('.plot text')).fill"
     ink = page.execute_script(plot)
     screenshot(page, tmp_path, "light")
@@ -180,23 +180,23 @@ def test_the_theme_is_the_systems_until_the_button_is_pressed(page, tmp_path):
     screenshot(page, tmp_path, "dark")
 
 
-def test_transcripts_are_text_in_their_own_direction(page):
-    ways = dict(
+def test_transcripts_are_escaped_and_have_their_own_direction(page):
+    directions = dict(
         page.execute_script(
             "return [...document.querySelectorAll('#worst td.a')]"
             ".map((cell) => [cell.innerText, getComputedStyle(cell).direction])"
         )
     )
 
-    def way(start):
-        return next(way for text, way in ways.items() if text.startswith(start))
+    def direction(start):
+        return next(direction for text, direction in directions.items() if text.startswith(start))
 
-    assert way("<script>alert(1)</script>") == way("{{ 7*7 }}") == way("a | b") == "ltr"
-    assert way("שלום") == way("مرحبا") == "rtl"
+    assert direction("<script>alert(1)</script>") == direction("{{ 7*7 }}") == direction("a | b") == "ltr"
+    assert direction("שלום") == direction("مرحبا") == "rtl"
     assert page.execute_script("return [document.images.length, document.scripts.length]") == [0, 1]
 
 
-def test_errors_are_told_apart_without_colour(page):
+def test_kinds_of_errors_differ_without_colour(page):
     looks = page.execute_script(
         """
         const look = (selector, pseudo) => {
@@ -209,7 +209,7 @@ def test_errors_are_told_apart_without_colour(page):
     assert looks == ["line-through", "underline", '"["', '"]"']
 
 
-def test_the_keyboard_reaches_everything_visibly(page):
+def test_the_keyboard_reaches_all_controls_with_visible_focus(page):
     body = page.find_element(By.TAG_NAME, "body")
     body.send_keys(Keys.TAB)
     skip = page.switch_to.active_element
@@ -243,7 +243,7 @@ def test_a_phone_never_scrolls_sideways(page, tmp_path, make):
         screenshot(page, tmp_path, "phone")
 
 
-def test_print_is_light_whole_and_without_controls(page):
+def test_print_is_light_complete_and_without_controls(page):
     light = color(page, "backgroundColor")
     page.find_element(By.ID, "theme").click()
     emulate(page, scheme="dark", media="print")

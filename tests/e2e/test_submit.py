@@ -1,4 +1,4 @@
-"""Verbs as jobs on a real head: the log comes as it is written, the exit code is the verb's, secrets stay there."""
+"""Verbs as jobs on a real head: the log is followed, the exit code is the verb's, secrets are never sent."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tests.support import corpora
 from tests.support.command import sewd
 from tests.support.heads import head
 
-SECRET = "this-is-nobody-elses-business"
-# `sewd`, also where the tests were started by a shell's `&`, which has its children ignore Ctrl-C.
+SECRET = "a-value-that-must-not-be-sent"
+# `sewd` that reacts to Ctrl-C also if the tests were started by a shell's `&`, whose children ignore it.
 INTERRUPTIBLE = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -50,7 +50,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def long_corpus(tmp_path_factory):
-    """More than is transcribed before a test has looked at it, in chunks of one file."""
+    """More than is transcribed before a test looks at it, in chunks of one file."""
     folder = tmp_path_factory.mktemp("long")
     for index in range(400):
         corpora.write_audio(folder / f"{index:03d}.wav", 4.0, index)
@@ -61,7 +61,7 @@ def submit(cluster, *arguments, options=(), timeout=300):
     return sewd("submit", "--address", cluster.address, *options, "--", *arguments, timeout=timeout)
 
 
-def job_of(text: str) -> str:
+def job_name(text: str) -> str:
     return re.search(r"^job (\S+):", text, re.MULTILINE).group(1)
 
 
@@ -72,60 +72,60 @@ def wait_for(condition, seconds=90):
         time.sleep(0.2)
 
 
-def test_a_run_by_a_job_is_the_run_here_and_its_log_is_ours(cluster, corpus, small_ctc, tmp_path, local_ray):
-    there = submit(
-        cluster, "transcribe", corpus, "--model", small_ctc, "--output", tmp_path / "there", "--threads", "1"
+def test_a_run_by_a_job_equals_a_local_run_and_its_log_is_shown_here(cluster, corpus, small_ctc, tmp_path, local_ray):
+    submitted = submit(
+        cluster, "transcribe", corpus, "--model", small_ctc, "--output", tmp_path / "job", "--threads", "1"
     )
-    assert there.returncode == 0, there.stderr + there.stdout
-    assert "12" in there.stdout
-    here = pipeline.transcribe(pipeline.RunConfig((str(corpus),), str(tmp_path / "here"), str(small_ctc), threads=1))
-    assert corpora.rows_of(pipeline.Run.open(str(tmp_path / "there"))) == corpora.rows_of(here)
+    assert submitted.returncode == 0, submitted.stderr + submitted.stdout
+    assert "12" in submitted.stdout
+    local = pipeline.transcribe(pipeline.RunConfig((str(corpus),), str(tmp_path / "local"), str(small_ctc), threads=1))
+    assert corpora.rows_of(pipeline.Run.open(str(tmp_path / "job"))) == corpora.rows_of(local)
 
-    name = job_of(there.stderr)
+    name = job_name(submitted.stderr)
     listed = sewd("jobs", "list", "--address", cluster.address)
     assert name in listed.stdout
     logs = sewd("jobs", "logs", name, "--address", cluster.address)
-    assert logs.stdout == there.stdout, "streamed and fetched, the log is the same"
+    assert logs.stdout == submitted.stdout, "the fetched log equals the streamed one"
     followed = sewd("jobs", "logs", name, "--follow", "--address", cluster.address)
-    assert (followed.stdout, followed.returncode) == (there.stdout, 0)
-    assert sewd("jobs", "stop", name, "--address", cluster.address).stdout == f"job {name} had ended\n"
+    assert (followed.stdout, followed.returncode) == (submitted.stdout, 0)
+    assert sewd("jobs", "stop", name, "--address", cluster.address).stdout == f"job {name} has already ended\n"
 
 
 @pytest.mark.slow
-def test_the_code_travels_small_and_without_data(cluster):
+def test_the_submitted_code_is_small_and_without_data(cluster):
     done = submit(cluster, "status", "/nowhere/run")
     assert done.returncode == 2
-    found = jobs_api.details(jobs_api.connect(cluster.address), job_of(done.stderr))
-    modules = found.runtime_env["py_modules"]
+    job = jobs_api.details(jobs_api.connect(cluster.address), job_name(done.stderr))
+    modules = job.runtime_env["py_modules"]
     assert len(modules) == 3
     assert all(uri.startswith("gcs://") for uri in modules)
-    kept = re.compile(r"__pycache__|demo_corpus")
+    excluded = re.compile(r"__pycache__|demo_corpus")
     sizes = [
         path.stat().st_size
         for folder in jobs_api.runtime_env({})["py_modules"]
         for path in Path(folder).rglob("*")
-        if path.is_file() and not kept.search(str(path))
+        if path.is_file() and not excluded.search(str(path))
     ]
     assert sum(sizes) < 20 * 2**20
 
 
 @pytest.mark.slow
-def test_failed_rows_and_refusals_exit_as_they_do_here(cluster, corpus, small_ctc, tmp_path):
+def test_failed_rows_and_usage_errors_exit_as_they_do_locally(cluster, corpus, small_ctc, tmp_path):
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "good.wav").write_bytes((corpus / "00.wav").read_bytes())
     (broken / "bad.wav").write_bytes(b"RIFF")
-    some = submit(cluster, "transcribe", broken, "--model", small_ctc, "--output", tmp_path / "some")
-    assert some.returncode == 3, some.stderr + some.stdout
-    gone = submit(cluster, "transcribe", tmp_path / "nothing", "--model", small_ctc, "--output", tmp_path / "gone")
-    assert gone.returncode == 2
-    assert "sewd: " in gone.stdout, "the job's line of what is wrong"
+    partial = submit(cluster, "transcribe", broken, "--model", small_ctc, "--output", tmp_path / "partial")
+    assert partial.returncode == 3, partial.stderr + partial.stdout
+    missing = submit(cluster, "transcribe", tmp_path / "none", "--model", small_ctc, "--output", tmp_path / "missing")
+    assert missing.returncode == 2
+    assert "sewd: " in missing.stdout, "the job's error message"
     strict = submit(cluster, "transcribe", broken, "--model", small_ctc, "--output", tmp_path / "strict", "--strict")
     assert strict.returncode == 1
     assert "exit code 1" in strict.stderr
 
 
-def test_what_a_verb_would_refuse_is_not_submitted(cluster):
+def test_a_command_with_a_usage_error_is_not_submitted(cluster):
     before = len(jobs_api.jobs(jobs_api.connect(cluster.address)))
     assert submit(cluster, "transcribe", "x", "--outptu", "y").returncode == 2
     assert submit(cluster, "transcrib", "x").returncode == 2
@@ -134,24 +134,24 @@ def test_what_a_verb_would_refuse_is_not_submitted(cluster):
 
 
 @pytest.mark.slow
-def test_secrets_are_asked_for_by_name_and_never_sent(cluster, tmp_path):
+def test_secrets_are_required_by_name_and_never_sent(cluster, tmp_path):
     options = ("--require-env", "SEWD_TEST_TOKEN", "--env", "AWS_REGION=eu-west-1")
     done = submit(cluster, "status", tmp_path, options=options)
     assert done.returncode == 2
-    assert "no run" in done.stdout.lower(), "the verb itself was reached"
-    found = jobs_api.details(jobs_api.connect(cluster.address), job_of(done.stderr))
-    assert SECRET not in json.dumps(found.model_dump(), default=str)
-    assert found.runtime_env["env_vars"]["AWS_REGION"] == "eu-west-1"
+    assert "no run" in done.stdout.lower(), "the verb itself ran"
+    job = jobs_api.details(jobs_api.connect(cluster.address), job_name(done.stderr))
+    assert SECRET not in json.dumps(job.model_dump(), default=str)
+    assert job.runtime_env["env_vars"]["AWS_REGION"] == "eu-west-1"
     lacking = submit(cluster, "status", tmp_path, options=("--require-env", "SEWD_TEST_TOKEN,X", "--detach"))
     assert lacking.returncode == 2
-    lacking = submit(cluster, "status", tmp_path, options=("--require-env", "SEWD_NOT_THERE"))
+    lacking = submit(cluster, "status", tmp_path, options=("--require-env", "SEWD_UNSET"))
     assert lacking.returncode == 2
-    assert "the cluster's environment lacks SEWD_NOT_THERE" in lacking.stdout
+    assert "the cluster's environment lacks SEWD_UNSET" in lacking.stdout
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("choice", ["detach", "stop"])
-def test_ctrl_c_leaves_the_job_or_stops_it(cluster, long_corpus, small_ctc, tmp_path, choice):
+def test_ctrl_c_detaches_from_the_job_or_stops_it(cluster, long_corpus, small_ctc, tmp_path, choice):
     run = tmp_path / "run"
     verb = (
         "transcribe",
@@ -172,23 +172,23 @@ def test_ctrl_c_leaves_the_job_or_stops_it(cluster, long_corpus, small_ctc, tmp_
         wait_for(lambda: any((run / "commits").rglob("*.json")) or child.poll() is not None)
         assert child.poll() is None, child.communicate()
         child.send_signal(signal.SIGINT)
-        _, said = child.communicate(timeout=90)
+        _, messages = child.communicate(timeout=90)
     finally:
         child.kill()
     assert child.returncode == 130
-    name = job_of(said)
+    name = job_name(messages)
     client = jobs_api.connect(cluster.address)
     if choice == "detach":
-        assert f"detached: job {name} goes on" in said
+        assert f"detached: job {name} continues" in messages
         assert jobs_api.details(client, name).status.value == "RUNNING"
-        assert "asked to stop" in sewd("jobs", "stop", name, "--address", cluster.address).stdout
+        assert "stopping job" in sewd("jobs", "stop", name, "--address", cluster.address).stdout
     wait_for(lambda: jobs_api.details(client, name).status.value == "STOPPED")
     assert sewd("jobs", "logs", name, "-f", "--address", cluster.address).returncode == 130
     assert pipeline.Run.open(str(run)).totals().utterances < 400
 
 
-def scraped(cluster, run) -> dict[str, float]:
-    """What Prometheus would get of the project's own metrics of a run: values by name, summed over labels."""
+def scrape(cluster, run) -> dict[str, float]:
+    """The project's own metrics of a run as Prometheus would scrape them: values by name, summed over labels."""
     with urllib.request.urlopen(cluster.metrics, timeout=10) as answer:
         lines = answer.read().decode().splitlines()
     values: dict[str, float] = {}
@@ -199,42 +199,42 @@ def scraped(cluster, run) -> dict[str, float]:
     return values
 
 
-def test_prometheus_sees_audio_rows_errors_and_times(cluster, long_corpus, small_ctc, tmp_path):
+def test_the_metrics_count_audio_rows_errors_and_times(cluster, long_corpus, small_ctc, tmp_path):
     broken = tmp_path / "broken.wav"
     broken.write_text("no audio")
     verb = ("transcribe", broken, long_corpus, "--model", small_ctc, "--output", tmp_path / "run")
     sizes = ("--chunk-seconds", "4", "--part-mib", "0.2")
-    name = job_of(submit(cluster, *verb, *sizes, options=("--detach",)).stderr)
+    name = job_name(submit(cluster, *verb, *sizes, options=("--detach",)).stderr)
     try:
-        wait_for(lambda: agree(scraped(cluster, tmp_path / "run")))
+        wait_for(lambda: consistent(scrape(cluster, tmp_path / "run")))
     finally:
         jobs_api.stop(jobs_api.connect(cluster.address), name)
 
 
-def agree(seen: dict[str, float]) -> bool:
-    """Clips of 4 s and one broken file, in chunks; Ray exports one metric after the other while the run goes on."""
-    audio_s, utterances = seen.get("ray_sewd_audio_seconds_total", 0), seen.get("ray_sewd_utterances_total")
-    stages, chunks = seen.get("ray_sewd_stage_seconds_count"), seen.get("ray_sewd_chunks_total", 0)
+def consistent(values: dict[str, float]) -> bool:
+    """Whether they fit clips of 4 s and one broken file; Ray exports one metric after the other during the run."""
+    audio_s, utterances = values.get("ray_sewd_audio_seconds_total", 0), values.get("ray_sewd_utterances_total")
+    stages, chunks = values.get("ray_sewd_stage_seconds_count"), values.get("ray_sewd_chunks_total", 0)
     sums = (
         audio_s >= 8
         and audio_s == 4 * (utterances or 0)
-        and stages == 4 * chunks == 4 * seen.get("ray_sewd_batch_fill_count", 0)
+        and stages == 4 * chunks == 4 * values.get("ray_sewd_batch_fill_count", 0)
     )
     return (
         sums
-        and seen["ray_sewd_batch_fill_sum"] <= 1.1 * chunks
-        and seen["ray_sewd_errors_total"] == 1
-        and seen["ray_sewd_stage_seconds_sum"] > 0
+        and values["ray_sewd_batch_fill_sum"] <= 1.1 * chunks
+        and values["ray_sewd_errors_total"] == 1
+        and values["ray_sewd_stage_seconds_sum"] > 0
     )
 
 
-def test_a_job_that_is_not_there(cluster):
-    for verb in (("logs", "nobody"), ("logs", "nobody", "-f"), ("stop", "nobody")):
+def test_an_unknown_job_is_a_usage_error(cluster):
+    for verb in (("logs", "unknown"), ("logs", "unknown", "-f"), ("stop", "unknown")):
         done = sewd("jobs", *verb, "--address", cluster.address)
-        assert (done.returncode, done.stderr) == (2, "sewd: there is no job nobody\n")
+        assert (done.returncode, done.stderr) == (2, "sewd: there is no job unknown\n")
 
 
-def test_no_cluster_there():
+def test_an_address_without_a_cluster_is_a_usage_error():
     done = sewd("jobs", "list", "--address", "http://127.0.0.1:9")
     assert done.returncode == 2
     assert done.stderr.startswith("sewd: no Ray jobs at http://127.0.0.1:9")
@@ -243,16 +243,16 @@ def test_no_cluster_there():
 
 
 @pytest.mark.slow
-def test_a_head_that_is_lost_is_said(monkeypatch):
+def test_the_loss_of_the_head_is_reported(monkeypatch):
     monkeypatch.setattr(jobs_api, "_RECONNECT_S", 2.0)
     with (
         tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder,
         head(Path(folder)) as started,
     ):
         client = jobs_api.connect(started.address)
-        name = client.submit_job(entrypoint="echo begun; sleep 600")
+        name = client.submit_job(entrypoint="echo started; sleep 600")
         written: list[str] = []
-        timer = threading.Timer(0, lambda: (wait_for(lambda: "begun" in "".join(written)), started.kill()))
+        timer = threading.Timer(0, lambda: (wait_for(lambda: "started" in "".join(written)), started.kill()))
         timer.start()
         with pytest.raises(pipeline.RunFailedError, match=f"stopped answering while job {name} ran"):
             jobs_api.follow(client, name, jobs_api.Log(written.append))

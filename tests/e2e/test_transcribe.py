@@ -1,14 +1,20 @@
-"""The main job's contracts on small corpora: stages apart, composition, long audio, channels, labels, stops."""
+"""The main job's contracts on small corpora: stages, composition, long audio, channels, labels, stops, resumes.
+
+A Ray Data execution takes seconds to start, and a process with a Ray of its own more. So tests that only read a run
+share it, and tests of how a driver ends start from a copy of a run whose chunks are committed.
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow.dataset as pads
@@ -20,14 +26,17 @@ import transformers
 
 import pipeline
 from pipeline.cluster.object_store import data_context
-from pipeline.cluster.resources import Resources, machines
+from pipeline.cluster.resources import Resources, cluster_nodes
+from pipeline.driver import dataset
 from pipeline.driver import transcribe as driver
-from pipeline.driver.transcribe import _Execution, _load_models
+from pipeline.driver.dataset import build_dataset, configure_stages
+from pipeline.driver.models import load_model_info
 from pipeline.errors import LeaseLostError
 from pipeline.runs import lifecycle
-from pipeline.runs.lease import hold, lease_uri
+from pipeline.runs.fingerprint import fingerprint
+from pipeline.runs.lease import hold_lease, lease_uri
 from pipeline.runs.verify import verify
-from pipeline.stages.recognize import RecognizeSettings
+from pipeline.stages.recognize import Recognizer, RecognizeSettings
 from pipeline.stages.write import TOP_K
 from pipeline.storage import objects
 from pipeline.storage.checkpoints import checkpoint_digest
@@ -35,12 +44,18 @@ from tests.support import corpora
 from tests.support.command import command, sewd
 from tests.support.oracle import Reference, samples
 
+CLIPS = 30
+WAIT_S = 60.0  # for what takes milliseconds, on a busy machine
+# Several parts, and several chunks in each.
+SMALL_CHUNKS = {"threads": 1, "chunk_s": 4, "chunk_rows": 2, "part_mib": 0.2}
+SMALL_CHUNKS_COMMAND = ("--threads", 1, "--chunk-seconds", 4, "--chunk-rows", 2, "--part-mib", 0.2)
+
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    """Forty clips with side-car references, of several formats and rates."""
+def corpus(tmp_path_factory) -> Path:
+    """Clips with side-car references, in each combination of three formats and four rates."""
     folder = tmp_path_factory.mktemp("corpus")
-    for index in range(40):
+    for index in range(CLIPS):
         rate = (8_000, 16_000, 22_050, 44_100)[index % 4]
         kind = ("wav", "flac", "ogg")[index % 3]
         corpora.write_audio(folder / f"{index % 5}/{index:02d}.{kind}", 0.5 + index / 10, index, rate)
@@ -48,18 +63,61 @@ def corpus(tmp_path_factory):
     return folder
 
 
-def transcribe(corpus, output, model, **options):
-    return pipeline.transcribe(
-        pipeline.RunConfig(inputs=(str(corpus),), output=str(output), model=str(model), **options)
-    )
+def configuration(corpus, output, model, **options) -> pipeline.RunConfig:
+    return pipeline.RunConfig(inputs=(str(corpus),), output=str(output), model=str(model), **options)
 
 
-def test_texts_are_the_references_on_each_clip_alone_also_resampled(tmp_path, local_ray, corpus, small_ctc):
-    run = transcribe(corpus, tmp_path / "run", small_ctc, chunk_s=30)
+def transcribe(corpus, output, model, **options) -> pipeline.Run:
+    return pipeline.transcribe(configuration(corpus, output, model, **options))
 
+
+def planned_run(config) -> pipeline.Run:
+    """A run of which only the plan exists."""
+    return lifecycle.create_run(config, fingerprint(config), lifecycle.plan_new_run(config))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, local_ray, corpus, small_ctc, small_classifier) -> pipeline.Run:
+    """A finished run of one part, one chunk and one actor, with labels. Not to be changed."""
+    output = tmp_path_factory.mktemp("whole") / "run"
+    return transcribe(corpus, output, small_ctc, threads=1, classifiers=(f"keyword={small_classifier}",))
+
+
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory, local_ray, corpus, small_ctc) -> pipeline.Run:
+    """A run of `SMALL_CHUNKS` whose driver was killed between the last commit and compaction. Not to be changed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver, "finish_run", lambda run, *_: run.save(status="failed"))
+        return transcribe(corpus, tmp_path_factory.mktemp("committed") / "run", small_ctc, actors=2, **SMALL_CHUNKS)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, committed, corpus, small_ctc) -> pipeline.Run:
+    """The same, finished by another start of the driver. Not to be changed."""
+    output = copy(committed, tmp_path_factory.mktemp("finished") / "run")
+    return transcribe(corpus, output, small_ctc, **SMALL_CHUNKS)
+
+
+def copy(run: pipeline.Run, output: Path) -> Path:
+    return shutil.copytree(run.uri, output)
+
+
+def in_process(capsys, monkeypatch, *arguments: object) -> tuple[int, str]:
+    """Exit code and output of `sewd ARGUMENTS`, in this process."""
+    from jobs.console import run as run_app
+    from jobs.main import app
+
+    monkeypatch.setattr("sys.argv", ["sewd", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        run_app(app)
+    return ended.value.code, capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------------------- results
+def test_texts_equal_the_reference_on_each_clip_alone_also_resampled(whole, corpus, small_ctc):
     reference = Reference(small_ctc)
-    rows = corpora.rows_of(run)
-    assert len(rows) == 40
+    rows = corpora.rows_of(whole)
+    assert len(rows) == CLIPS
     for row in rows:
         path = next(corpus.glob(row["utt_id"] + ".[wfo]*"))
         assert reference.expect(samples(path)).allows(row["text"]), row["utt_id"]
@@ -70,92 +128,19 @@ def test_texts_are_the_references_on_each_clip_alone_also_resampled(tmp_path, lo
         assert ends[-1] <= row["duration_s"] + 0.02
 
 
-def test_chunks_and_actors_change_no_row(tmp_path, local_ray, corpus, small_ctc):
-    drop = ("part_id", "chunk")
-    calm = corpora.rows_of(transcribe(corpus, tmp_path / "a", small_ctc, threads=1), drop=drop)
-    split = transcribe(corpus, tmp_path / "b", small_ctc, actors=2, threads=1, chunk_s=7, chunk_rows=3, part_mib=0.2)
-
-    assert split.record["parts"] > 3
-    assert split.record["totals"]["chunks"] > 10
-    corpora.assert_same_transcripts(corpora.rows_of(split, drop=drop), calm)
+def test_rows_do_not_depend_on_chunks_and_actors(whole, finished):
+    assert (whole.record.parts, whole.record.totals.chunks) == (1, 1)
+    assert finished.record.parts > 3
+    assert finished.record.totals.chunks > 10
+    rows, expected = (corpora.rows_of(run, drop=("part_id", "chunk")) for run in (finished, whole))
+    corpora.assert_same_transcripts(rows, expected)
 
 
-def test_reading_and_recognising_run_in_processes_of_their_own(tmp_path, local_ray, corpus, small_ctc):
-    run = transcribe(corpus, tmp_path / "run", small_ctc, part_mib=0.2)
-
-    commits = list(run.commits())
-    readers = {commit.workers["reader"] for commit in commits}
-    recognizers = {commit.workers["recognizer"] for commit in commits}
-    assert not readers & recognizers
-    assert len(recognizers) == 1
-
-
-@pytest.mark.parametrize(
-    "resources", [Resources(1, 1, 2.5, 0, 0.25, 0.25, 2, 1), Resources(2, 1, 1.25, 0, 0.25, 0.25, 4, 1)]
-)
-def test_ray_fuses_no_two_stages(resources, tmp_path, local_ray, corpus, small_ctc):
-    run = transcribe(corpus, tmp_path / "run", small_ctc, limit=1)
-    config = pipeline.RunConfig(inputs=(str(corpus),), output=run.uri, model=str(small_ctc))
-    execution = _Execution(run, config, _load_models(config), machines("local"), resources, "0", lambda _: None)
-
-    with hold(run.uri, "0"), ray.data.DataContext.current(data_context(machines("local"), resources, 1e6)):
-        wave = [run.plan().append_column("committed", [[[]]]).append_column("record", [[None]])]
-        dataset = execution.dataset(wave).materialize()
-
-    stats = dataset.stats()
-    for stage in ("MapBatches(read_parts)", "MapBatches(Recognizer)", "MapBatches(write_chunks)"):
-        assert f"{stage}:" in stats
-    assert "->" not in stats
-
-
-def test_ray_takes_the_stages_also_with_gpus(tmp_path, local_ray, corpus, small_ctc):
-    run = transcribe(corpus, tmp_path / "run", small_ctc, limit=1)
-    config = pipeline.RunConfig(inputs=(str(corpus),), output=run.uri, model=str(small_ctc))
-    resources = Resources(2, 1, 1, 0.5, 1, 0.25, 4, 1)
-    execution = _Execution(run, config, _load_models(config), machines("local"), resources, "0", lambda _: None)
-    assert execution.dataset([run.plan()]) is not None  # it refuses requests that it does not like
-
-
-def test_heads_keep_their_digests_when_a_resume_names_them_in_another_order(
-    tmp_path, local_ray, corpus, small_ctc, small_classifier, monkeypatch
-):
-    heads = (f"a={small_classifier}", "b=bundled")
-    run = transcribe(corpus, tmp_path / "run", small_ctc, limit=1, classifiers=heads)
-    config = pipeline.RunConfig(
-        inputs=(str(corpus),), output=run.uri, model=str(small_ctc), classifiers=tuple(reversed(heads))
-    )
-    made = []
-    monkeypatch.setattr(driver, "RecognizeSettings", lambda **values: made.append(values))
-    resources = Resources(1, 1, 1, 0, 0.25, 0.25, 2, 1)
-    models = _load_models(config)
-    _Execution(run, config, models, machines("local"), resources, "0", lambda _: None).dataset([run.plan()])
-    (settings,) = made
-    assert settings["classifiers"] == ("bundled", str(small_classifier))
-    assert settings["digests"] == tuple(map(checkpoint_digest, (str(small_ctc), "bundled", str(small_classifier))))
-
-
-@pytest.mark.parametrize("dtype", ["float32", "int8"])
-def test_the_recognisers_compute_in_the_dtype_that_is_asked_for(
-    tmp_path, local_ray, corpus, small_ctc, monkeypatch, dtype
-):
-    made = []
-    monkeypatch.setattr(
-        driver, "RecognizeSettings", lambda **values: made.append(values) or RecognizeSettings(**values)
-    )
-    run = transcribe(corpus, tmp_path / "run", small_ctc, limit=2, threads=1, dtype=dtype)
-    assert made[0]["dtype"] == run.record["config"]["dtype"] == run.record["fingerprint"]["dtype"] == dtype
-    assert len(corpora.rows_of(run)) == 2
-
-
-def test_labels_are_transformers_labels_and_come_from_the_same_pass(
-    tmp_path, local_ray, corpus, small_ctc, small_classifier
-):
-    run = transcribe(corpus, tmp_path / "run", small_ctc, classifiers=(f"keyword={small_classifier}",))
-
+def test_labels_equal_those_of_transformers_and_come_from_the_same_pass(whole, corpus, small_classifier):
     model = transformers.SEWDForSequenceClassification.from_pretrained(small_classifier).eval()
     features = transformers.Wav2Vec2FeatureExtractor.from_pretrained(small_classifier)
-    rows = corpora.rows_of(run, "labels")
-    assert len(rows) == 40
+    rows = corpora.rows_of(whole, "labels")
+    assert len(rows) == CLIPS
     for row in rows:
         audio = samples(next(corpus.glob(row["utt_id"] + ".[wfo]*")))
         with torch.inference_mode():
@@ -168,7 +153,7 @@ def test_labels_are_transformers_labels_and_come_from_the_same_pass(
         assert [top["label"] for top in row["top_k"]] == [f"word{index}" for index in order[:TOP_K]]
 
 
-def test_long_audio_is_cut_into_segments_that_tile_it(tmp_path, local_ray, small_ctc):
+def test_long_audio_is_cut_into_segments_without_gaps(tmp_path, local_ray, small_ctc):
     corpora.write_audio(tmp_path / "in" / "long.wav", seconds=130, seed=3)
     (tmp_path / "in" / "long.txt").write_text("of the whole recording")
 
@@ -187,7 +172,7 @@ def test_long_audio_is_cut_into_segments_that_tile_it(tmp_path, local_ray, small
         assert all(row["start_s"] <= word["start_s"] for word in row["words"])
 
 
-def test_channels_split_are_utterances_of_their_own(tmp_path, local_ray, small_ctc):
+def test_split_channels_are_separate_utterances(tmp_path, local_ray, small_ctc):
     left, right = corpora.noise_bursts(2, 1), corpora.noise_bursts(2, 2)
     (tmp_path / "in").mkdir()
     soundfile.write(tmp_path / "in" / "call.wav", np.stack([left, right], 1), 16_000, subtype="FLOAT")
@@ -201,86 +186,114 @@ def test_channels_split_are_utterances_of_their_own(tmp_path, local_ray, small_c
     assert reference.expect(right).allows(rows[1]["text"])
 
 
-def test_a_run_that_is_done_is_left_as_it_is(tmp_path, local_ray, corpus, small_ctc):
-    first = transcribe(corpus, tmp_path / "run", small_ctc, limit=5)
-    again = transcribe(corpus, tmp_path / "run", small_ctc, limit=5)
-
-    assert again.record == first.record
-    assert len(corpora.rows_of(again)) == 5
-
-
-def test_another_model_or_option_is_refused_with_what_differs(tmp_path, local_ray, corpus, small_ctc, small_classifier):
-    transcribe(corpus, tmp_path / "run", small_ctc, limit=5)
-
-    with pytest.raises(pipeline.UsageError, match=r"limit: 5 -> 6"):
-        transcribe(corpus, tmp_path / "run", small_ctc, limit=6)
-    with pytest.raises(pipeline.UsageError, match="classifiers: "):
-        transcribe(corpus, tmp_path / "run", small_ctc, limit=5, classifiers=(str(small_classifier),))
+# -------------------------------------------------------------------------------------------------------------- stages
+def test_reading_and_recognising_run_in_separate_processes(whole, committed):
+    for run, actors in ((whole, 1), (committed, 2)):
+        commits = list(run.commits())
+        readers = {commit.workers["reader"] for commit in commits}
+        recognizers = {commit.workers["recognizer"] for commit in commits}
+        assert not readers & recognizers
+        assert 1 <= len(recognizers) <= actors
 
 
-def test_a_stop_finishes_what_is_in_the_model_and_the_next_start_does_the_rest(tmp_path, local_ray, corpus, small_ctc):
-    calm = transcribe(corpus, tmp_path / "calm", small_ctc, chunk_rows=1, part_mib=0.2)
+@pytest.mark.parametrize(
+    "resources",
+    [
+        Resources(1, 1, 2.5, 0, 0.25, 0.25, 2, 1),
+        Resources(2, 1, 1.25, 0, 0.25, 0.25, 4, 1),
+        Resources(2, 1, 1, 0.5, 1, 0.25, 4, 1),  # Ray has conditions of its own for stages with GPUs
+    ],
+)
+def test_ray_does_not_fuse_stages(resources, tmp_path, local_ray, corpus, small_ctc, capsys):
+    config = configuration(corpus, tmp_path / "run", small_ctc, limit=1)
+    run = planned_run(config)
+    stages = configure_stages(run, config, load_model_info(config), resources, "0")
+
+    with ray.data.DataContext.current(data_context(cluster_nodes("local"), resources, 1e6)):
+        build_dataset(stages, [run.plan()]).explain()
+
+    plan = capsys.readouterr().out.partition("Physical Plan (Optimized)")[2]
+    for stage in ("MapBatches(read_parts)", "MapBatches(Recognizer)", "MapBatches(write_chunks)"):
+        assert f"[{stage}]" in plan
+    assert "->" not in plan
+
+
+def test_heads_keep_their_digests_when_a_resume_names_them_in_another_order(
+    tmp_path, corpus, small_ctc, small_classifier
+):
+    heads = (f"a={small_classifier}", "b=bundled")
+    run = planned_run(configuration(corpus, tmp_path / "run", small_ctc, limit=1, classifiers=heads))
+    config = configuration(corpus, tmp_path / "run", small_ctc, limit=1, classifiers=tuple(reversed(heads)))
+    resources = Resources(1, 1, 1, 0, 0.25, 0.25, 2, 1)
+    recognize = configure_stages(run, config, load_model_info(config), resources, "0").recognize
+    assert recognize.classifiers == ("bundled", str(small_classifier))
+    assert recognize.digests == tuple(map(checkpoint_digest, (str(small_ctc), "bundled", str(small_classifier))))
+
+
+def test_the_recognisers_compute_in_float32_by_default(whole):
+    assert whole.record.config["dtype"] == whole.record.fingerprint["dtype"] == "float32"
+    assert {commit.engines[0].dtype for commit in whole.commits()} == {"float32"}
+
+
+def test_the_recognisers_compute_in_the_requested_dtype(tmp_path, local_ray, corpus, small_ctc, monkeypatch):
+    settings = []
+
+    def recorded(**values):
+        settings.append(RecognizeSettings(**values))
+        return settings[-1]
+
+    monkeypatch.setattr(dataset, "RecognizeSettings", recorded)
+    run = transcribe(corpus, tmp_path / "run", small_ctc, limit=2, threads=1, dtype="int8")
+    assert settings[0].dtype == run.record.config["dtype"] == run.record.fingerprint["dtype"] == "int8"
+    assert len(corpora.rows_of(run)) == 2
+
+
+# --------------------------------------------------------------------------------------------------------------- stops
+class WaitsForStop(Recognizer):
+    """Holds its fourth chunk until the run is stopped."""
+
+    def recognize(self, waveforms):
+        deadline = time.monotonic() + WAIT_S
+        while self.chunks == 3 and not objects.exists(self.settings.stop_uri):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return super().recognize(waveforms)
+
+
+def test_a_stop_finishes_the_chunk_in_the_model_and_the_next_start_does_the_rest(
+    tmp_path, local_ray, corpus, small_ctc, finished, monkeypatch
+):
     stop = threading.Event()
 
     def stop_at_the_third(progress):
         if progress.totals.chunks >= 3:
             stop.set()
 
-    config = pipeline.RunConfig(
-        inputs=(str(corpus),), output=str(tmp_path / "run"), model=str(small_ctc), chunk_rows=1, part_mib=0.2
-    )
+    config = configuration(corpus, tmp_path / "run", small_ctc, **SMALL_CHUNKS)
+    monkeypatch.setattr(dataset, "Recognizer", WaitsForStop)
     stopped = pipeline.transcribe(config, stop_at_the_third, stop)
+    monkeypatch.undo()
 
     assert stopped.status == "stopped"
-    assert 3 <= stopped.record["totals"]["chunks"] < 40
+    assert stopped.record.totals.chunks == 4
     assert not list((tmp_path / "run" / "control").glob("*"))
     done = pipeline.transcribe(config)
     assert done.status == "done"
-    assert corpora.rows_of(done) == corpora.rows_of(calm)
+    assert corpora.rows_of(done) == corpora.rows_of(finished)
 
 
-def test_commits_come_while_reading_goes_on_and_a_stop_ends_that_too(tmp_path, local_ray, small_ctc):
-    for index in range(40):
-        corpora.write_audio(tmp_path / "in" / f"{index:02d}.wav", seconds=30, seed=index)
+def test_chunks_are_committed_while_reading_continues_and_a_stop_ends_the_reading(tmp_path, local_ray, small_ctc):
+    first = corpora.write_audio(tmp_path / "in" / "00.wav", seconds=30)
+    for index in range(1, 40):
+        os.link(first, tmp_path / "in" / f"{index:02d}.wav")
     stop = threading.Event()
-    config = pipeline.RunConfig(
-        inputs=(tmp_path / "in",), output=tmp_path / "run", model=small_ctc, part_mib=0.001, threads=1
-    )
-    # Forty parts. Were the sink starved, or a stop not looked for before a part, nearly all would be done at the end.
+    config = configuration(tmp_path / "in", tmp_path / "run", small_ctc, part_mib=0.001, threads=1)
+    # 40 parts. If writers were starved, or if the stop was not looked for before each part, nearly all would be done.
     stopped = pipeline.transcribe(config, lambda progress: progress.totals.chunks and stop.set(), stop)
 
     assert stopped.status == "stopped"
-    assert stopped.record["totals"]["chunks"] <= 20
-
-
-def test_chunks_that_were_cut_from_different_inputs_are_no_run(tmp_path, local_ray, small_ctc):
-    for index in range(6):
-        corpora.write_audio(tmp_path / f"{index}.wav", seconds=1, seed=index)
-    corpora.write_manifest(tmp_path / "m.jsonl", [{"audio_filepath": f"{index}.wav"} for index in range(6)])
-    run = transcribe(tmp_path / "m.jsonl", tmp_path / "run", small_ctc, chunk_s=2)
-    commits = sorted((tmp_path / "run").glob("commits/*/*.json"))
-    assert len(commits) == 3
-    commits[2].unlink()
-    run.save(status="failed")
-    corpora.write_audio(tmp_path / "0.wav", seconds=9, seed=0)
-
-    with pytest.raises(pipeline.StorageError, match="changed between two starts"):
-        transcribe(tmp_path / "m.jsonl", tmp_path / "run", small_ctc, chunk_s=2)
-
-
-def test_a_worker_that_dies_at_every_try_fails_the_run(tmp_path, local_ray, corpus, small_ctc, monkeypatch):
-    tries = tmp_path / "tries"
-
-    def die(parts, settings):
-        with tries.open("a") as file:
-            file.write("x")
-        os._exit(1)
-
-    monkeypatch.setattr(driver, "read_parts", die)
-    with pytest.raises(pipeline.RunFailedError, match="workers died again and again"):
-        transcribe(corpus, tmp_path / "run", small_ctc)
-    assert tries.read_text() == "xxxxx"
-    assert pipeline.Run.open(tmp_path / "run").status == "failed"
+    assert stopped.record.parts == 40
+    assert stopped.record.totals.chunks <= 20
 
 
 @pytest.mark.parametrize("signum", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
@@ -298,169 +311,280 @@ def test_a_signal_stops_the_command_cleanly(signum, tmp_path, corpus, small_ctc)
         0.2,
     )
     process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not list((tmp_path / "run").glob("commits/*/*.json")):
-        assert process.poll() is None
-        time.sleep(0.05)
-    if signum == signal.SIGTERM:  # and a second command meanwhile is refused
+    wait_for_a_commit(process, tmp_path / "run")
+    if signum == signal.SIGTERM:  # a second command is refused meanwhile
         os.kill(process.pid, signal.SIGSTOP)
         second = sewd(*arguments)
         os.kill(process.pid, signal.SIGCONT)
         assert second.returncode == 2
         assert second.stderr.count("\n") == 1
-        assert f":{process.pid} is at work on this run" in second.stderr
+        assert f":{process.pid} is working on this run" in second.stderr
     os.kill(process.pid, signum)
     out, err = process.communicate(timeout=120)
 
     run = pipeline.Run.open(str(tmp_path / "run"))
     assert "stopping" in err
     assert "Traceback" not in err
-    # On a fast machine the last chunk may have been the one in the model.
+    # On a fast machine the last chunk may have been in the model.
     assert (process.returncode, run.status) in [(130, "stopped"), (0, "done")], out + err
 
 
-def test_a_driver_that_slept_while_another_did_its_work_gives_up_and_harms_nothing(
-    tmp_path, local_ray, corpus, small_ctc
-):
-    options = {"chunk_rows": 1, "part_mib": 0.2, "limit": 15}
-    calm = transcribe(corpus, tmp_path / "calm", small_ctc, **options)
-    arguments = ("transcribe", corpus, "-o", tmp_path / "run", "--model", small_ctc, "--chunk-rows", 1)
-    sleeper = subprocess.Popen(
-        command(*arguments, "--part-mib", 0.2, "--limit", 15), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    while not list((tmp_path / "run").glob("commits/*/*.json")):
-        assert sleeper.poll() is None
-        time.sleep(0.05)
-    os.kill(sleeper.pid, signal.SIGSTOP)
-    # From another machine it would look dead by now.
-    (tmp_path / "run" / "control" / "lease.json").unlink()
-    done = transcribe(corpus, tmp_path / "run", small_ctc, **options)
-    os.kill(sleeper.pid, signal.SIGCONT)
-    _, err = sleeper.communicate(timeout=120)
+def wait_for_a_commit(process: subprocess.Popen, output: Path) -> None:
+    while not list(output.glob("commits/*/*.json")):
+        assert process.poll() is None
+        time.sleep(0.02)
 
-    assert sleeper.returncode == 1, err
-    assert "took this run over" in err
-    assert "Traceback" not in err
-    assert pipeline.Run.open(tmp_path / "run").status == "done"
-    assert corpora.rows_of(done) == corpora.rows_of(calm)
-    assert verify(pipeline.Run.open(tmp_path / "run")).problems == ()
+
+# ------------------------------------------------------------------------------------------------------------ failures
+def test_a_worker_that_dies_at_every_try_fails_the_run(tmp_path, local_ray, corpus, small_ctc, monkeypatch):
+    tries = tmp_path / "tries"
+
+    def die(parts, settings):
+        with tries.open("a") as file:
+            file.write("x")
+        os._exit(1)
+
+    monkeypatch.setattr(dataset, "read_parts", die)
+    with pytest.raises(pipeline.RunFailedError, match="workers died at every try"):
+        transcribe(corpus, tmp_path / "run", small_ctc)
+    assert tries.read_text() == "xxxxx"
+    assert pipeline.Run.open(tmp_path / "run").status == "failed"
 
 
 @pytest.mark.parametrize("stage", ["read_parts", "write_chunks"])
-def test_what_a_stage_says_of_the_weather_arrives_as_it_was_said(
+def test_a_storage_error_of_a_stage_is_raised_with_its_message(
     stage, tmp_path, local_ray, corpus, small_ctc, monkeypatch
 ):
     def fail(chunks, settings):
         raise pipeline.StorageError("no room is left")
 
-    monkeypatch.setattr(driver, stage, fail)
+    monkeypatch.setattr(dataset, stage, fail)
     with pytest.raises(pipeline.StorageError, match=r"^no room is left$"):
         transcribe(corpus, tmp_path / "run", small_ctc, limit=2)
-    assert pipeline.Run.open(tmp_path / "run").record["reason"] == "no room is left"
+    assert pipeline.Run.open(tmp_path / "run").record.reason == "no room is left"
 
 
-def test_a_driver_that_is_refused_has_touched_nothing(tmp_path, corpus, small_ctc):
-    with hold(str(tmp_path / "run"), "other"), pytest.raises(pipeline.UsageError, match="is at work on this run"):
+def test_chunks_that_were_cut_from_different_inputs_are_refused(tmp_path, local_ray, small_ctc):
+    for index in range(6):
+        corpora.write_audio(tmp_path / f"{index}.wav", seconds=1, seed=index)
+    corpora.write_manifest(tmp_path / "m.jsonl", [{"audio_filepath": f"{index}.wav"} for index in range(6)])
+    run = transcribe(tmp_path / "m.jsonl", tmp_path / "run", small_ctc, chunk_s=2)
+    commits = sorted((tmp_path / "run").glob("commits/*/*.json"))
+    assert len(commits) == 3
+    commits[2].unlink()
+    run.save(status="failed")
+    corpora.write_audio(tmp_path / "0.wav", seconds=9, seed=0)
+
+    with pytest.raises(pipeline.StorageError, match="changed between two starts"):
+        transcribe(tmp_path / "m.jsonl", tmp_path / "run", small_ctc, chunk_s=2)
+
+
+# ---------------------------------------------------------------------------------------------------- several drivers
+def test_a_driver_that_was_replaced_while_it_slept_gives_up_and_changes_nothing(
+    tmp_path, local_ray, corpus, small_ctc, finished
+):
+    arguments = ("transcribe", corpus, "-o", tmp_path / "run", "--model", small_ctc, *SMALL_CHUNKS_COMMAND)
+    sleeper = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for_a_commit(sleeper, tmp_path / "run")
+    os.kill(sleeper.pid, signal.SIGSTOP)
+    # From another machine it would look dead by now.
+    (tmp_path / "run" / "control" / "lease.json").unlink()
+    done = transcribe(corpus, tmp_path / "run", small_ctc, **SMALL_CHUNKS)
+    os.kill(sleeper.pid, signal.SIGCONT)
+    _, err = sleeper.communicate(timeout=120)
+
+    assert sleeper.returncode == 1, err
+    assert "took over the run" in err
+    assert "Traceback" not in err
+    assert pipeline.Run.open(tmp_path / "run").status == "done"
+    assert corpora.rows_of(done) == corpora.rows_of(finished)
+    assert verify(pipeline.Run.open(tmp_path / "run")).problems == ()
+
+
+def test_a_driver_that_is_refused_has_written_nothing(tmp_path, corpus, small_ctc):
+    with hold_lease(str(tmp_path / "run"), "other"), pytest.raises(pipeline.UsageError, match="is working on this run"):
         transcribe(corpus, tmp_path / "run", small_ctc, limit=2)
     assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("point", ["compact", "remove_orphans"])
-def test_a_driver_whose_run_was_taken_over_while_it_finished_changes_nothing(
-    point, tmp_path, local_ray, corpus, small_ctc, monkeypatch
+@pytest.mark.parametrize("point", ["compact_files", "remove_orphans"])
+def test_a_driver_that_is_replaced_while_it_finishes_the_run_changes_nothing(
+    point, tmp_path, corpus, small_ctc, committed, monkeypatch
 ):
-    do = getattr(lifecycle, point)
-    lease = tmp_path / "run" / "control" / "lease.json"
+    output = copy(committed, tmp_path / "run")
+    step = getattr(lifecycle, point)
+    lease = output / "control" / "lease.json"
 
-    def slowly(*arguments):
+    def replaced_meanwhile(*arguments):
         lease.write_text('{"attempt": "other"}')
-        return do(*arguments)
+        return step(*arguments)
 
-    monkeypatch.setattr(lifecycle, point, slowly)
+    monkeypatch.setattr(lifecycle, point, replaced_meanwhile)
     with pytest.raises(LeaseLostError):
-        transcribe(corpus, tmp_path / "run", small_ctc, limit=2)
-    assert pipeline.Run.open(tmp_path / "run").status == "running"
-    assert (tmp_path / "run" / "compaction.json").exists() == (point == "remove_orphans")
-    assert len(corpora.rows_of(pipeline.Run.open(tmp_path / "run"))) == 2
+        transcribe(corpus, output, small_ctc, **SMALL_CHUNKS)
+    assert pipeline.Run.open(output).status == "running"
+    assert (output / "compaction.json").exists() == (point == "remove_orphans")
+    assert corpora.rows_of(output) == corpora.rows_of(committed)
     assert lease.exists()
 
 
-def test_a_driver_whose_run_was_taken_over_leaves_no_word_of_its_own_failure(
-    tmp_path, local_ray, corpus, small_ctc, monkeypatch
-):
+def test_a_driver_that_was_replaced_does_not_record_its_failure(tmp_path, corpus, small_ctc, committed, monkeypatch):
+    output = copy(committed, tmp_path / "run")
+
     def fail(*_):
-        (tmp_path / "run" / "control" / "lease.json").write_text('{"attempt": "other"}')
+        (output / "control" / "lease.json").write_text('{"attempt": "other"}')
         raise pipeline.StorageError("the network is gone")
 
-    monkeypatch.setattr(lifecycle, "missing_parts", fail)
+    monkeypatch.setattr(lifecycle, "count_unfinished_parts", fail)
     with pytest.raises(pipeline.StorageError, match="the network is gone"):
-        transcribe(corpus, tmp_path / "run", small_ctc, limit=2)
-    assert pipeline.Run.open(tmp_path / "run").status == "running"
+        transcribe(corpus, output, small_ctc, **SMALL_CHUNKS)
+    assert pipeline.Run.open(output).status == "running"
 
 
-def test_a_part_that_was_half_committed_is_taken_up_where_it_was(tmp_path, local_ray, corpus, small_ctc):
-    want = corpora.rows_of(transcribe(corpus, tmp_path / "whole", small_ctc, chunk_rows=5))
-    with pytest.MonkeyPatch.context() as patch:  # ends before its files are compacted, as a driver killed there does
-        patch.setattr(driver, "finish", lambda run, *_: run.save(status="failed"))
-        transcribe(corpus, tmp_path / "run", small_ctc, chunk_rows=5)
-    commits = sorted((tmp_path / "run").glob("commits/*/*.json"))
+# ------------------------------------------------------------------------------------------------------------- resumes
+def test_a_half_committed_part_resumes_without_repeating_committed_chunks(
+    tmp_path, corpus, small_ctc, committed, finished
+):
+    output = copy(committed, tmp_path / "run")
+    commits = sorted(output.glob("commits/*/*.json"))
     kept = {path: path.stat().st_mtime_ns for path in commits[::2]}
     for path in commits[1::2]:
         path.unlink()
 
-    again = transcribe(corpus, tmp_path / "run", small_ctc, chunk_rows=5)
+    resumed = transcribe(corpus, output, small_ctc, **SMALL_CHUNKS)
 
-    assert corpora.rows_of(again) == want
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "a committed chunk was done again"
-    lying = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").glob("transcripts/*")}
-    assert lying == {file.path for file in again.files()["transcripts"]}, "orphans are removed when the run is done"
-    assert len(lying) == 1, "the files of a run that is done are compacted"
-    globbed = pads.dataset([str(path) for path in (tmp_path / "run").glob("transcripts/*.parquet")])
-    assert globbed.count_rows() == len(want)
+    assert corpora.rows_of(resumed) == corpora.rows_of(finished)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "a committed chunk was processed again"
+    stored = {str(path.relative_to(output)) for path in output.glob("transcripts/*")}
+    assert stored == {file.path for file in resumed.files()["transcripts"]}, "orphaned files are removed at the end"
+    assert len(stored) == 1, "the files of a finished run are compacted"
+    globbed = pads.dataset([str(path) for path in output.glob("transcripts/*.parquet")])
+    assert globbed.count_rows() == CLIPS
 
 
 @pytest.mark.parametrize("point", ["write_compaction", "remove_orphans"])
-def test_a_driver_that_dies_while_it_finishes_loses_and_doubles_nothing(point, tmp_path, local_ray, corpus, small_ctc):
-    class Killed(BaseException):
+def test_a_driver_that_dies_while_it_finishes_loses_and_duplicates_nothing(
+    point, tmp_path, corpus, small_ctc, committed, finished
+):
+    class KilledError(BaseException):
         pass
 
     def die(*_):
-        raise Killed
+        raise KilledError
 
+    output = copy(committed, tmp_path / "run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lifecycle, point, die)
-        with pytest.raises(Killed):
-            transcribe(corpus, tmp_path / "run", small_ctc, chunk_rows=5)
-    left = pipeline.Run.open(tmp_path / "run")
-    assert left.status == "running"
-    rows = corpora.rows_of(left)
+        with pytest.raises(KilledError):
+            transcribe(corpus, output, small_ctc, **SMALL_CHUNKS)
+    killed = pipeline.Run.open(output)
+    assert killed.status == "running"
+    assert corpora.rows_of(killed) == corpora.rows_of(finished)
 
-    again = transcribe(corpus, tmp_path / "run", small_ctc, chunk_rows=5)
+    resumed = transcribe(corpus, output, small_ctc, **SMALL_CHUNKS)
 
-    assert again.status == "done"
-    assert corpora.rows_of(again) == rows
-    lying = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").glob("transcripts/*")}
-    assert lying == {file.path for file in again.files()["transcripts"]}
+    assert resumed.status == "done"
+    assert corpora.rows_of(resumed) == corpora.rows_of(finished)
+    stored = {str(path.relative_to(output)) for path in output.glob("transcripts/*")}
+    assert stored == {file.path for file in resumed.files()["transcripts"]}
 
 
-def test_the_command_resumes_and_reports(tmp_path, corpus, small_ctc):
-    arguments = ("transcribe", corpus, "--output", tmp_path / "run", "--model", small_ctc, "--limit", 6)
-    done = sewd(*arguments)
+def test_a_finished_run_is_returned_unchanged(corpus, small_ctc, finished):
+    again = transcribe(corpus, finished.uri, small_ctc, **SMALL_CHUNKS)
+
+    assert again.record == finished.record
+    assert len(corpora.rows_of(again)) == CLIPS
+
+
+def test_another_model_or_option_is_refused_with_the_difference(corpus, small_ctc, small_classifier, finished):
+    with pytest.raises(pipeline.UsageError, match=r"limit: None -> 6"):
+        transcribe(corpus, finished.uri, small_ctc, limit=6)
+    with pytest.raises(pipeline.UsageError, match="classifier: "):
+        transcribe(corpus, finished.uri, small_ctc, classifiers=(str(small_classifier),))
+
+
+def test_an_existing_run_is_resumed_or_refused_as_requested(corpus, small_ctc, finished):
+    with pytest.raises(pipeline.UsageError, match="already holds a run"):
+        transcribe(corpus, finished.uri, small_ctc, existing="refuse", **SMALL_CHUNKS)
+    with pytest.raises(pipeline.UsageError, match=r"max_segment_s: 60\.0 -> 30\.0"):
+        transcribe(corpus, finished.uri, small_ctc, max_segment_s=30, **SMALL_CHUNKS)
+    with pytest.raises(pipeline.UsageError, match="dtype: float32 -> int8"):
+        transcribe(corpus, finished.uri, small_ctc, dtype="int8", **SMALL_CHUNKS)
+    assert transcribe(corpus, finished.uri, small_ctc, **SMALL_CHUNKS).record.created == finished.record.created
+
+
+# ---------------------------------------------------------------------------------------------------------- overwriting
+def test_a_run_is_overwritten_by_a_new_one_as_requested(tmp_path, local_ray, corpus, small_ctc, finished, monkeypatch):
+    output = copy(finished, tmp_path / "run")
+    with pytest.raises(pipeline.UsageError, match="nothing there"):
+        transcribe(tmp_path / "nothing there", output, small_ctc, existing="overwrite")
+    assert pipeline.Run.open(output).status == "done"
+
+    delete = objects.delete
+
+    def delete_one(uris):
+        delete(uris[:1])
+        if uris != [lease_uri(str(output))]:  # which the thread that renews it removes
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(objects, "delete", delete_one)
+    with pytest.raises(ZeroDivisionError):
+        transcribe(corpus, output, small_ctc, threads=1, limit=3, existing="overwrite")
+    monkeypatch.undo()
+    with pytest.raises(pipeline.UsageError, match="was being overwritten"):
+        transcribe(corpus, output, small_ctc, threads=1, limit=3)
+
+    run = transcribe(corpus, output, small_ctc, threads=1, limit=3, existing="overwrite")
+    assert len(corpora.rows_of(run)) == 3
+    assert verify(run).problems == ()
+
+
+def test_overwriting_removes_only_the_run_and_no_run_that_may_be_written_to(tmp_path, local_ray, small_ctc, finished):
+    output = copy(finished, tmp_path / "run")
+    run = pipeline.Run.open(output)
+    corpora.write_audio(tmp_path / "in" / "a.wav", 1.0)
+    (output / "notes.txt").write_text("mine")
+    inside = corpora.write_audio(output / "in" / "b.wav", 1.0).parent
+    with pytest.raises(pipeline.UsageError, match="is inside"):
+        transcribe(inside, output, small_ctc, threads=1, existing="overwrite")
+    run.save(status="running")
+    with pytest.raises(pipeline.UsageError, match="its workers may"):
+        transcribe(tmp_path / "in", output, small_ctc, threads=1, existing="overwrite")
+    assert len(corpora.rows_of(run)) == CLIPS
+    run.save(status="stopped")
+    new = transcribe(tmp_path / "in", output, small_ctc, threads=1, existing="overwrite")
+    assert len(corpora.rows_of(new)) == 1
+    assert (output / "notes.txt").read_text() == "mine"
+    assert (inside / "b.wav").exists()
+
+
+def test_a_directory_without_a_run_is_not_overwritten(tmp_path, corpus, small_ctc):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(pipeline.UsageError, match="is not empty and holds no run"):
+        transcribe(corpus, tmp_path, small_ctc, existing="overwrite")
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+# --------------------------------------------------------------------------------------------------------- the command
+def test_the_command_transcribes_and_its_run_is_reported_and_evaluated(
+    tmp_path, corpus, small_ctc, capsys, monkeypatch
+):
+    done = sewd("transcribe", corpus, "--output", tmp_path / "run", "--model", small_ctc, "--limit", 6)
     assert done.returncode == 0, done.stderr
     assert "6 transcripts" in done.stdout
     assert "Traceback" not in done.stderr
 
-    status = sewd("status", tmp_path / "run")
-    assert status.returncode == 0
-    assert "1 of 1 done" in status.stdout
+    code, out = in_process(capsys, monkeypatch, "status", tmp_path / "run")
+    assert code == 0
+    assert "1 of 1 done" in out
 
-    evaluated = sewd("evaluate", tmp_path / "run")
-    assert evaluated.returncode == 0
-    assert "WER" in evaluated.stdout
-    assert "6 scored, 0 without a reference, 0 failed" in evaluated.stdout
+    code, out = in_process(capsys, monkeypatch, "evaluate", tmp_path / "run")
+    assert code == 0
+    assert "WER" in out
+    assert "6 scored, 0 without a reference, 0 failed" in out
 
 
-# ------------------------------------------------------------------------------------- runs that are there already
-def test_the_log_has_an_object_for_each_chunk_and_failed_row(tmp_path, small_ctc):
+def test_the_log_has_an_object_for_each_chunk_and_failed_row(tmp_path, small_ctc, capsys, monkeypatch):
     corpora.write_audio(tmp_path / "in" / "a.wav", 1.0)
     corpora.write_audio(tmp_path / "in" / "b.wav", 1.0)
     (tmp_path / "in" / "broken.wav").write_bytes(b"RIFF")
@@ -474,67 +598,4 @@ def test_the_log_has_an_object_for_each_chunk_and_failed_row(tmp_path, small_ctc
     assert sorted((chunk["chunk"], chunk["utterances"], chunk["errors"]) for chunk in chunks) == [(0, 2, 0), (1, 0, 1)]
     (failed,) = (event for event in events if event["event"] == "row failed")
     assert (failed["utt_id"], failed["code"], failed["part_id"]) == ("broken", "TRUNCATED", chunks[0]["part_id"])
-    assert sewd(*arguments, "--log", tmp_path / "nowhere" / "log").returncode == 2
-
-
-def test_a_run_that_is_there_is_gone_on_with_or_refused_as_asked(tmp_path, local_ray, corpus, small_ctc):
-    output = tmp_path / "run"
-    first = transcribe(corpus, output, small_ctc, threads=1)
-    with pytest.raises(pipeline.UsageError, match="holds a run already"):
-        transcribe(corpus, output, small_ctc, threads=1, existing="refuse")
-    with pytest.raises(pipeline.UsageError, match=r"max_segment_s: 60\.0 -> 30\.0"):
-        transcribe(corpus, output, small_ctc, threads=1, max_segment_s=30)
-    with pytest.raises(pipeline.UsageError, match="dtype: float32 -> int8"):
-        transcribe(corpus, output, small_ctc, threads=1, dtype="int8")
-    assert transcribe(corpus, output, small_ctc, threads=1).record["created"] == first.record["created"]
-
-
-def test_a_run_is_overwritten_by_a_new_one_as_asked(tmp_path, local_ray, corpus, small_ctc, monkeypatch):
-    output = tmp_path / "run"
-    transcribe(corpus, output, small_ctc, threads=1, max_segment_s=2)
-    with pytest.raises(pipeline.UsageError, match="nothing there"):
-        transcribe(tmp_path / "nothing there", output, small_ctc, existing="overwrite")
-    assert pipeline.Run.open(output).status == "done"
-
-    delete = objects.delete
-
-    def delete_one(uris):
-        delete(uris[:1])
-        if uris != [lease_uri(str(output))]:  # which a thread of its own gives back
-            raise ZeroDivisionError
-
-    monkeypatch.setattr(objects, "delete", delete_one)
-    with pytest.raises(ZeroDivisionError):
-        transcribe(corpus, output, small_ctc, threads=1, limit=3, existing="overwrite")
-    monkeypatch.undo()
-    with pytest.raises(pipeline.UsageError, match="was being overwritten: ask for that again"):
-        transcribe(corpus, output, small_ctc, threads=1, limit=3)
-
-    run = transcribe(corpus, output, small_ctc, threads=1, limit=3, existing="overwrite")
-    assert len(corpora.rows_of(run)) == 3
-    assert verify(run).problems == ()
-
-
-def test_overwriting_takes_no_more_than_the_run_and_no_run_that_may_be_written_to(tmp_path, local_ray, small_ctc):
-    output = tmp_path / "run"
-    corpora.write_audio(tmp_path / "in" / "a.wav", 1.0)
-    run = transcribe(tmp_path / "in", output, small_ctc, threads=1)
-    (output / "notes.txt").write_text("mine")
-    inside = corpora.write_audio(output / "in" / "b.wav", 1.0).parent
-    with pytest.raises(pipeline.UsageError, match="lies in"):
-        transcribe(inside, output, small_ctc, threads=1, existing="overwrite")
-    run.save(status="running")
-    with pytest.raises(pipeline.UsageError, match="its workers may write still"):
-        transcribe(tmp_path / "in", output, small_ctc, threads=1, existing="overwrite")
-    assert len(corpora.rows_of(run)) == 1
-    run.save(status="stopped")
-    transcribe(tmp_path / "in", output, small_ctc, threads=1, existing="overwrite")
-    assert (output / "notes.txt").read_text() == "mine"
-    assert (inside / "b.wav").exists()
-
-
-def test_what_is_no_run_is_not_overwritten(tmp_path, corpus, small_ctc):
-    (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(pipeline.UsageError, match="is not empty and holds no run"):
-        transcribe(corpus, tmp_path, small_ctc, existing="overwrite")
-    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert in_process(capsys, monkeypatch, *arguments, "--log", tmp_path / "nowhere" / "log")[0] == 2

@@ -1,4 +1,4 @@
-"""A recogniser that packs its batches on the CPU as on a GPU, one of little memory."""
+"""A recogniser that uses the GPU engine on the CPU, with little memory."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import torch
 
 from pipeline.stages import recognize
 from pipeline.stages.recognize import Recognizer
+from sewd_model import engines
 from sewd_model.packed import gpu, gpu_batches
 
-SAMPLES = 40_000  # that there is room for
+SAMPLES = 40_000  # that fit in its memory
 
 
 class SmallDevice(Recognizer):
-    """Of few samples at a time it gives what the model gives."""
+    """Works like the model, for few samples at a time."""
 
     def _load(self):
-        recognize._packed = lambda heads, dtype, *_: recognize._on_device(heads, dtype, torch.device("cpu"))
+        recognize.load_engine = lambda heads, device, dtype, *_: engines._load_on_device(heads, device, dtype)
         gpu_batches.DeviceEngine.lay_out = _lay_out
         super()._load()
 
 
 class Disagreeing(SmallDevice):
-    """One whose packed batches come out wrong."""
+    """A device whose packed batches give wrong results."""
 
     def _load(self):
         gpu.PackedDeviceModel.split = _negated

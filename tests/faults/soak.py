@@ -199,7 +199,7 @@ def soak(options: argparse.Namespace, work: Path) -> int:
         began = time.monotonic()
         if (status := made.drive(str(corpus), calm, work / "driver.log").wait()) != 0:
             raise RuntimeError(f"the undisturbed run ended with {status}: see {work}/driver.log")
-        chunks = pipeline.Run.open(calm).record["totals"]["chunks"]
+        chunks = pipeline.Run.open(calm).record.totals.chunks
         say(f"undisturbed: {chunks} chunks in {time.monotonic() - began:.0f} s")
         soaking = Soak(made, work, corpus, calm, runs, options.gap, choose)
         soaking.go(kinds[len(done) :], log)

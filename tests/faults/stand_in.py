@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline.driver import transcribe as driver
+from pipeline.driver import dataset
 from pipeline.runs import commit
 from pipeline.stages.read import read_parts
 from pipeline.stages.recognize import Recognizer, RecognizeSettings
@@ -28,9 +28,9 @@ MARKS = "SEWD_STAND_IN_MARKS"  # environment: directory that tells which process
 
 def install() -> None:
     """In this process, which is to become a driver."""
-    driver.read_parts = slow_read
-    driver.Recognizer = StandIn
-    driver.write_chunks = slow_write
+    dataset.read_parts = slow_read
+    dataset.Recognizer = StandIn
+    dataset.write_chunks = slow_write
 
 
 def _pause() -> None:

@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 import pipeline
+from pipeline.driver import dataset
 from pipeline.driver import transcribe as driver
 from pipeline.runs.verify import verify
 from tests.faults import deadly, deadly_model
@@ -23,7 +24,7 @@ DROP = ("part_id", "chunk")
 @pytest.fixture
 def deadly_decoder(monkeypatch):
     """Ray's workers, and their children, die of the files of `deadly`."""
-    hook, read_parts = HOOK, driver.read_parts
+    hook, read_parts = HOOK, dataset.read_parts
 
     def read(parts, settings):
         if (directory := hook.rpartition("/")[0]) not in sys.path:
@@ -31,7 +32,7 @@ def deadly_decoder(monkeypatch):
             runpy.run_path(hook)
         return read_parts(parts, settings)
 
-    monkeypatch.setattr(driver, "read_parts", read)
+    monkeypatch.setattr(dataset, "read_parts", read)
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_a_file_that_crashes_its_decoder_costs_one_row(tmp_path, local_ray, soun
     corpora.write_audio(sound / "h.wav", seed=1, rate=deadly.SEGFAULT)
     run = transcribe(sound, tmp_path / "run", small_ctc)
 
-    assert run.record["parts"] == 1
+    assert run.record.parts == 1
     assert errors_of(run) == {"h": ("CRASHED", "decode")}
     assert "SIGSEGV" in corpora.rows_of(run, "errors")[0]["message"]
     assert corpora.rows_of(run, drop=DROP) == corpora.rows_of(calm, drop=DROP)
@@ -124,18 +125,18 @@ def test_a_recording_keeps_the_segments_before_the_one_that_kills_and_a_resume_c
     # Now with half of the commits, and a decoder that would read it all: what was set aside stays so.
     stopped = tmp_path / "stopped"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(driver, "finish", lambda run, *_: run.save(status="failed"))
+        patch.setattr(driver, "finish_run", lambda run, *_: run.save(status="failed"))
         transcribe(sound, stopped, small_ctc, **options)
     for path in sorted(stopped.glob("commits/*/*.json"))[1::2]:
         path.unlink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(driver, "read_parts", _read_parts)
+        patch.setattr(dataset, "read_parts", _read_parts)
         again = transcribe(sound, stopped, small_ctc, **options)
     assert corpora.rows_of(again) == rows
     assert corpora.rows_of(again, "errors") == corpora.rows_of(run, "errors")
 
 
-_read_parts = driver.read_parts
+_read_parts = dataset.read_parts
 
 
 def test_storage_that_is_waited_for_is_no_hang(tmp_path, local_ray, small_ctc, monkeypatch):
@@ -143,7 +144,7 @@ def test_storage_that_is_waited_for_is_no_hang(tmp_path, local_ray, small_ctc, m
     samples = np.zeros(16_000, np.float32)
     (tmp_path / "in").mkdir()
     soundfile.write(tmp_path / "in" / "a.wav", samples, 16_000)
-    read_parts = driver.read_parts
+    read_parts = dataset.read_parts
 
     def slowly(parts, settings):
         import time
@@ -159,7 +160,7 @@ def test_storage_that_is_waited_for_is_no_hang(tmp_path, local_ray, small_ctc, m
         finally:
             objects.LocalFileSystem.cat_file = fetch
 
-    monkeypatch.setattr(driver, "read_parts", slowly)
+    monkeypatch.setattr(dataset, "read_parts", slowly)
     run = transcribe(tmp_path / "in", tmp_path / "run", small_ctc, deadline_s=2)
     assert errors_of(run) == {}
     assert len(corpora.rows_of(run)) == 1
@@ -178,7 +179,7 @@ def test_an_utterance_that_kills_the_model_costs_one_row(deed, code, tmp_path, l
     for index in range(6):
         corpora.write_audio(tmp_path / "in" / f"{index}.wav", 1.0, index)
     calm = transcribe(tmp_path / "in", tmp_path / "calm", small_ctc)
-    monkeypatch.setattr(driver, "Recognizer", deadly_model.Deadly)
+    monkeypatch.setattr(dataset, "Recognizer", deadly_model.Deadly)
     corpora.write_audio(tmp_path / "in" / "3x.wav", deed, 7)
     run = transcribe(tmp_path / "in", tmp_path / "run", small_ctc, deadline_s=15.0)
 
@@ -186,15 +187,15 @@ def test_an_utterance_that_kills_the_model_costs_one_row(deed, code, tmp_path, l
     # The rows beside it were gone through one by one: their confidences may differ in the last digits.
     drop = (*DROP, "confidence", "words")
     assert corpora.rows_of(run, drop=drop) == corpora.rows_of(calm, drop=drop)
-    assert run.record["totals"]["audio_s"] == pytest.approx(6.0)
+    assert run.record.totals.audio_s == pytest.approx(6.0)
     assert not list((tmp_path / "run" / "control").glob("trial-*"))
     assert verify(run).problems == ()
     assert [commit.engines[0].budget_s for commit in run.commits() if commit.errors] == [None], "one by one"
 
 
 def test_a_model_that_kills_every_process_fails_the_run(tmp_path, local_ray, sound, small_ctc, monkeypatch):
-    monkeypatch.setattr(driver, "Recognizer", deadly_model.NeverReady)
-    monkeypatch.setattr(driver, "MAX_ACTOR_RESTARTS", 2)
-    with pytest.raises(pipeline.RunFailedError, match="workers died again and again"):
+    monkeypatch.setattr(dataset, "Recognizer", deadly_model.NeverReady)
+    monkeypatch.setattr(dataset, "MAX_ACTOR_RESTARTS", 2)
+    with pytest.raises(pipeline.RunFailedError, match="workers died at every try"):
         transcribe(sound, tmp_path / "run", small_ctc)
     assert pipeline.Run.open(tmp_path / "run").status == "failed"

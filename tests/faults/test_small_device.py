@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pipeline
+from pipeline.driver import dataset
 from pipeline.driver import transcribe as driver
 from pipeline.runs.verify import verify
 from pipeline.storage import objects, uris
@@ -27,21 +28,21 @@ def test_a_run_tells_what_computed_it_also_where_that_changed_between_two_starts
         return pipeline.transcribe(pipeline.RunConfig(output=str(tmp_path / name), **config))
 
     calm = transcribe("calm")
-    (packed,) = calm.record["totals"]["engines"]
+    (packed,) = calm.record.totals.engines
     assert packed.startswith("packed float32 on cpu ")
     assert packed.endswith(", batches of 20 s")
     assert calm.totals().warnings == []
 
-    monkeypatch.setattr(driver, "Recognizer", small_device.SmallDevice)
+    monkeypatch.setattr(dataset, "Recognizer", small_device.SmallDevice)
     with monkeypatch.context() as patch:  # ends before its files are compacted, as a driver killed there does
-        patch.setattr(driver, "finish", lambda run, *_: run.save(status="failed"))
+        patch.setattr(driver, "finish_run", lambda run, *_: run.save(status="failed"))
         transcribe("run")
     first, second = sorted(pipeline.Run.open(tmp_path / "run").commits(), key=lambda commit: commit.chunk)
     assert [commit.engines[0].budget_s for commit in (first, second)] == [BUDGET_S, BUDGET_S]
     assert [commit.splits for commit in (first, second)] == [1, 1], "of four clips there is room for two"
     objects.delete([uris.join(str(tmp_path / "run"), second.path)])
 
-    monkeypatch.setattr(driver, "Recognizer", small_device.Disagreeing)
+    monkeypatch.setattr(dataset, "Recognizer", small_device.Disagreeing)
     run = transcribe("run")
     totals = run.totals()
     assert totals.engines == {first.engine: 4, first.engine.replace("packed", "clip by clip").partition(",")[0]: 4}
@@ -54,7 +55,7 @@ def test_a_run_tells_what_computed_it_also_where_that_changed_between_two_starts
 
     warnings = [
         f"warning: 4 of 8 transcripts, or their labels, were computed by a fallback: {reason}",
-        "warning: times that a batch was halved for want of memory: 1",
+        "warning: a batch was halved 1 time because memory ran out",
     ]
     arguments = ("--model", small_ctc, "--chunk-rows", 4, "--threads", 1)
     for verb in (("transcribe", tmp_path / "in", "-o", run.uri, *arguments), ("status", run.uri), ("report", run.uri)):
@@ -73,7 +74,7 @@ def test_the_record_of_a_version_that_did_not_tell_is_read(tmp_path, local_ray, 
     corpora.write_audio(tmp_path / "in" / "a.wav", 1.0)
     config = pipeline.RunConfig(inputs=(str(tmp_path / "in"),), output=str(tmp_path / "run"), model=str(small_ctc))
     run = pipeline.transcribe(config)
-    totals = {name: value for name, value in run.record["totals"].items() if name not in NEW}
+    totals = {name: value for name, value in run.record.values["totals"].items() if name not in NEW}
     run.save(totals=totals)
     old = pipeline.transcribe(config)
     assert (old.totals().utterances, old.totals().engines, old.totals().warnings) == (1, {}, [])

@@ -9,6 +9,8 @@ import pytest
 
 from jobs import finetune as verb
 from pipeline.errors import UsageError
+from pipeline.settings import default_of
+from pipeline.training.settings import DataSettings
 from tests.support.command import sewd
 from tests.support.tones import write_config, write_corpus
 
@@ -80,7 +82,7 @@ def test_weights_and_names_are_read():
     assert verb._named("clean=a/b.jsonl") == ("clean", "a/b.jsonl")
     assert verb._named("a/b.jsonl") == ("b", "a/b.jsonl")
     assert verb._join("5:1.25") == (5, 1.25)
-    assert verb._join("3") == (3, verb.DEFAULT_JOIN_BELOW_S)
+    assert verb._join("3") == (3, default_of(DataSettings, "join_below_s"))
 
 
 def test_without_its_extra_it_names_the_extra(monkeypatch, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from jobs.console import run as run_app
 from jobs.main import app
 from pipeline.evaluation.evaluate import evaluate_run
-from pipeline.evaluation.reading import EvaluationSettings
+from pipeline.evaluation.settings import EvaluationSettings
 from tests.support import runs
 
 SPEAKERS = 12
@@ -105,16 +105,26 @@ def test_a_gate_on_nothing_fails(sewd, folder):
 def test_compare_prints_differences_tests_and_examples(sewd, folder):
     code, out, _ = sewd("compare", folder / "here", folder / "there", "--fail-if", "wer > baseline + 0.2")
     assert code == 0
-    assert "improved with" in out
+    assert f"run:      {folder / 'here'}\nbaseline: {folder / 'there'}" in out
+    assert "P(improved)" in out
     assert "100.00%" in out
     assert "McNemar: p = " in out
-    assert "better: 133 of 200 utterances" in out
-    assert "worse: 0 of 200 utterances" in out
+    assert "133 utterances better, 0 worse, 67 the same" in out
+    assert "most improved:" in out
+    assert "most worsened:" not in out
     assert "<script>" in out
 
     code, _, err = sewd("compare", folder / "there", folder / "here", "--fail-if", "wer > baseline + 0.2")
     assert code == 4
     assert "failed: wer > baseline + 0.2: it is " in err
+
+
+def test_compare_of_equal_runs_claims_no_improvement(sewd, folder):
+    code, out, _ = sewd("compare", folder / "here", folder / "here")
+    assert code == 0
+    assert "50.00%" not in out
+    assert "0 utterances better, 0 worse, 200 the same" in out
+    assert "most improved:" not in out
 
 
 @pytest.mark.parametrize("kind", ["html", "md", "json"])
@@ -139,7 +149,7 @@ def test_report_lies_beside_the_run_unless_told_otherwise_and_keeps_the_gate(sew
     assert code == 4
     assert "failed > 0.5" in err
     page = (folder / "here" / "report.html").read_text()
-    assert "fail if failed &gt; 0.5" in page
+    assert "the run fails if failed &gt; 0.5" in page
     assert "USD" in page
 
 
@@ -158,13 +168,13 @@ def test_report_of_a_corpus_without_references(sewd, folder, tmp_path):
     ("arguments", "words"),
     [
         (["evaluate", "HERE", "--by", "colour"], ["cannot group by 'colour'", "speaker"]),
-        (["evaluate", "HERE", "--unit", "word"], ["there is no unit 'word'", "recording"]),
+        (["evaluate", "HERE", "--unit", "word"], ["unknown unit 'word'", "recording"]),
         (["evaluate", "HERE", "--level", "95"], ["level"]),
         (["evaluate", "HERE", "--normalizer", "odd"], ["odd", "basic, none"]),
         (["evaluate", "HERE", "--refs", "nowhere.jsonl"], ["no references at", "nowhere.jsonl"]),
-        (["evaluate", "HERE", "--fail-if", "good"], ["'good' is no condition"]),
+        (["evaluate", "HERE", "--fail-if", "good"], ["'good' is not a condition"]),
         (["evaluate", "HERE", "--fail-if", "wer > baseline"], ["needs a baseline"]),
-        (["evaluate", "HERE", "--fail-if", "speed > 1"], ["no metric 'speed'", "wer"]),
+        (["evaluate", "HERE", "--fail-if", "speed > 1"], ["unknown metric 'speed'", "wer"]),
         (["compare", "HERE", "nowhere"], ["no run at", "nowhere"]),
         (["compare", "HERE", "BARE"], ["bare", "no scored utterance"]),
         (["report", "HERE", "--output", "report.pdf"], ["report.pdf", ".html, .md, .json"]),

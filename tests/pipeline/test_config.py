@@ -1,4 +1,4 @@
-"""What a run is asked to do: checked in one line, and known again by its fingerprint."""
+"""The configuration of a run: wrong values are reported on one line, and a fingerprint identifies the run."""
 
 import dataclasses
 import json
@@ -59,24 +59,27 @@ def write_checkpoint(path):
         ({"gpus_per_actor": -1}, "gpus-per-actor", "greater than or equal to 0"),
         ({"dtype": "float64"}, "dtype", "'float32', 'bfloat16', 'float16' or 'int8'"),
         ({"treads": 4}, "treads", "Unexpected keyword"),
-        ({"classifiers": ("=dir",)}, "classifiers", "neither DIR nor NAME=DIR"),
-        ({"classifiers": ("name=",)}, "classifiers", "neither DIR nor NAME=DIR"),
-        ({"classifiers": ("a/emotion", "b/emotion")}, "classifiers", "two are called emotion"),
+        ({"classifiers": ("=dir",)}, "classifier", "neither DIR nor NAME=DIR"),
+        ({"classifiers": ("name=",)}, "classifier", "neither DIR nor NAME=DIR"),
+        ({"classifiers": ("a/emotion", "b/emotion")}, "classifier", "two have the name emotion"),
+        ({"classifiers": ("",)}, "classifier", "at least 1"),
+        ({"actors": 2, "min_actors": 3}, "actors", "3:2 is not a range"),
+        ({"min_actors": 0}, "actors", "greater than or equal to 1"),
     ],
 )
-def test_a_wrong_value_is_one_line_that_begins_with_its_name(changes, name, words):
+def test_a_wrong_value_is_reported_on_one_line_that_begins_with_its_option(changes, name, words):
     with pytest.raises(UsageError, match=f"^{name}: .*({words})") as caught:
         config(**changes)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["inputs", "output"])
-def test_a_missing_value_is_one_line_too(name):
+def test_a_missing_value_is_reported_on_one_line(name):
     with pytest.raises(UsageError, match=f"^{name}: "):
         make_config(**{key: value for key, value in WANTED.items() if key != name})
 
 
-def test_paths_are_made_absolute_once_and_for_all(tmp_path, monkeypatch):
+def test_paths_are_made_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = config(inputs=("corpus/*.wav", "s3://bucket/c/"), output="./run/", classifiers=("x=cls",))
     assert made.inputs == (f"{tmp_path}/corpus/*.wav", "s3://bucket/c")
@@ -107,7 +110,7 @@ def test_the_bundled_model_is_the_default_and_keeps_its_name(tmp_path, monkeypat
         (".", "{name}", "{cwd}"),
     ],
 )
-def test_tasks_are_called_by_their_name_or_directory(tmp_path, monkeypatch, spec, task, uri):
+def test_a_task_has_the_given_name_or_that_of_its_directory(tmp_path, monkeypatch, spec, task, uri):
     monkeypatch.chdir(tmp_path)
     wanted = {task.format(name=tmp_path.name): uri.format(cwd=tmp_path)}
     assert config(classifiers=(spec,)).tasks == wanted
@@ -117,26 +120,26 @@ def test_tasks_are_called_by_their_name_or_directory(tmp_path, monkeypatch, spec
 
 
 @pytest.mark.parametrize("name", ["config.json", "vocab.json", "preprocessor_config.json", "model.safetensors"])
-def test_the_digest_sees_what_results_depend_on(checkpoint, name):
+def test_the_digest_depends_on_every_file_that_results_depend_on(checkpoint, name):
     before = checkpoint_digest(str(checkpoint))
     (checkpoint / name).write_text(name.upper())
     assert checkpoint_digest(str(checkpoint)) != before
 
 
 @pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "pytorch_model.bin", "tokenizer_config.json"])
-def test_the_digest_sees_a_file_that_is_added(checkpoint, name):
+def test_the_digest_depends_on_added_files(checkpoint, name):
     before = checkpoint_digest(str(checkpoint))
     (checkpoint / name).write_text("x")
     assert checkpoint_digest(str(checkpoint)) != before
 
 
-def test_the_digest_sees_by_which_name_a_file_goes(checkpoint):
+def test_the_digest_depends_on_the_names_of_files(checkpoint):
     before = checkpoint_digest(str(checkpoint))
     (checkpoint / "vocab.json").rename(checkpoint / "tokenizer_config.json")  # the same bytes at the same place
     assert checkpoint_digest(str(checkpoint)) != before
 
 
-def test_the_digest_ignores_what_results_do_not_depend_on(checkpoint):
+def test_the_digest_ignores_files_that_results_do_not_depend_on(checkpoint):
     before = checkpoint_digest(str(checkpoint))
     (checkpoint / "checkpoint-500").mkdir()
     for name in ("README.md", "optimizer.pt", "training_args.bin", "trainer_state.json", ".gitattributes"):
@@ -146,7 +149,7 @@ def test_the_digest_ignores_what_results_do_not_depend_on(checkpoint):
     assert checkpoint_digest(str(checkpoint)) == before
 
 
-def test_the_digest_is_the_same_wherever_the_checkpoint_lies(checkpoint, tmp_path):
+def test_the_digest_does_not_depend_on_where_the_checkpoint_is_stored(checkpoint, tmp_path):
     here = checkpoint_digest(str(checkpoint))
     assert checkpoint_digest(str(checkpoint.rename(tmp_path / "elsewhere"))) == here
     with s3.moto_server():
@@ -156,7 +159,7 @@ def test_the_digest_is_the_same_wherever_the_checkpoint_lies(checkpoint, tmp_pat
         assert checkpoint_digest(f"{base}/model") == here
 
 
-def test_no_checkpoint_is_a_usage_error(tmp_path):
+def test_a_missing_checkpoint_is_a_usage_error(tmp_path):
     (tmp_path / "nested" / "deeper").mkdir(parents=True)
     (tmp_path / "nested" / "deeper" / "config.json").write_text("{}")
     (tmp_path / "file").write_text("x")
@@ -165,7 +168,7 @@ def test_no_checkpoint_is_a_usage_error(tmp_path):
             checkpoint_digest(str(tmp_path / name))
 
 
-def test_a_checkpoint_that_may_not_be_read_is_not_taken_for_none(monkeypatch):
+def test_a_checkpoint_that_must_not_be_read_is_not_reported_as_missing(monkeypatch):
     monkeypatch.setattr(retry, "BACKOFF_S", 0)
     with s3.forbidden_server(), pytest.raises(StorageError):
         checkpoint_digest("s3://bucket/model")
@@ -188,7 +191,7 @@ def test_a_checkpoint_that_may_not_be_read_is_not_taken_for_none(monkeypatch):
         {"classifiers": ("emotion={model}",)},
     ],
 )
-def test_the_fingerprint_sees_what_rows_depend_on(checkpoint, changes):
+def test_the_fingerprint_depends_on_what_rows_depend_on(checkpoint, changes):
     changes = {
         k: tuple(s.format(model=checkpoint) for s in v) if isinstance(v, tuple) else v for k, v in changes.items()
     }
@@ -213,12 +216,12 @@ def test_the_fingerprint_sees_what_rows_depend_on(checkpoint, changes):
         {"threads": 8},
     ],
 )
-def test_the_fingerprint_ignores_how_the_work_is_done(checkpoint, changes):
+def test_the_fingerprint_ignores_how_the_work_is_distributed(checkpoint, changes):
     assert fingerprint(config(model=str(checkpoint))) == fingerprint(config(model=str(checkpoint), **changes))
 
 
-def test_every_field_is_known_to_one_of_the_two_lists_above():
-    seen = {
+def test_every_field_is_in_one_of_the_two_lists_above():
+    included = {
         "inputs",
         "limit",
         "channels",
@@ -234,10 +237,10 @@ def test_every_field_is_known_to_one_of_the_two_lists_above():
         *("output", "part_mib", "max_error_rate", "strict", "deadline_s", "existing", "address"),
         *("actors", "min_actors", "gpus_per_actor", "cpus_per_actor", "threads"),
     }
-    assert seen | ignored == {field.name for field in dataclasses.fields(config())}
+    assert included | ignored == {field.name for field in dataclasses.fields(config())}
 
 
-def test_the_fingerprint_sees_weights_by_their_bytes_and_not_by_their_place(checkpoint, tmp_path):
+def test_the_fingerprint_depends_on_the_bytes_of_weights_and_not_on_their_path(checkpoint, tmp_path):
     before = fingerprint(config(model=str(checkpoint)))
     moved = checkpoint.rename(tmp_path / "moved")
     assert fingerprint(config(model=str(moved))) == before
@@ -245,12 +248,12 @@ def test_the_fingerprint_sees_weights_by_their_bytes_and_not_by_their_place(chec
     assert [d.partition(":")[0] for d in differences(before, fingerprint(config(model=str(moved))))] == ["model"]
 
 
-def test_a_fingerprint_is_the_same_after_it_was_stored(checkpoint):
+def test_a_fingerprint_is_the_same_after_it_was_stored_as_json(checkpoint):
     made = fingerprint(config(model=str(checkpoint), classifiers=(f"x={checkpoint}",)))
     assert differences(json.loads(json.dumps(made)), made) == []
 
 
-def test_a_run_of_before_there_were_dtypes_is_one_in_float32(checkpoint):
+def test_a_fingerprint_without_dtype_is_one_of_float32(checkpoint):
     made = fingerprint(config(model=str(checkpoint)))
     stored = {name: value for name, value in made.items() if name != "dtype"}
     assert differences(stored, made) == []

@@ -1,4 +1,4 @@
-"""Runs made of rows, without audio or a model: what evaluation, comparison and reports are tested on."""
+"""Runs made of given rows, without audio or a model, for tests of evaluation, comparison and reports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 import pipeline
 from pipeline.runs.commit import Commit, write_chunk
-from pipeline.runs.compact import compact_group, groups_of, write_compaction
+from pipeline.runs.compact import compact_group, compaction_groups, write_compaction
 from pipeline.runs.ledger import read_commits
 from pipeline.runs.run import Run
 from pipeline.schemas import ERRORS, LABELS, SCHEMA_VERSION, TRANSCRIPTS
@@ -43,7 +43,7 @@ WORDS = [
 
 
 def transcripts(rows: Sequence[dict], normalizer: str = "basic") -> pa.Table:
-    """Rows of `text` and whatever else of `TRANSCRIPTS`; what is left out is made up."""
+    """A table of `TRANSCRIPTS` from rows with at least `text`; missing columns get default values."""
     filled = [
         {"utt_id": f"u{index:06d}", "uri": f"audio/u{index:06d}.wav", "start_s": 0.0, "duration_s": 2.0}
         | {"words": [], "confidence": 0.9 if row["text"] else None, "part_id": "0", "chunk": 0}
@@ -57,7 +57,7 @@ def transcripts(rows: Sequence[dict], normalizer: str = "basic") -> pa.Table:
 
 
 def labels(rows: Sequence[dict]) -> pa.Table:
-    """Rows of `label`, `reference_label`, `scores` by label, and whatever else of `LABELS`."""
+    """A table of `LABELS` from rows with `label` or `scores` by label; missing columns get default values."""
     filled = []
     for index, row in enumerate(rows):
         given = dict(row)
@@ -73,7 +73,7 @@ def labels(rows: Sequence[dict]) -> pa.Table:
 
 
 def errors(rows: Sequence[dict]) -> pa.Table:
-    """Rows of whatever of `ERRORS`."""
+    """A table of `ERRORS`; missing columns get default values."""
     filled = [
         {"utt_id": f"broken{index}", "uri": f"audio/broken{index}.wav", "stage": "decode", "code": "UNDECODABLE"}
         | {"message": "no audio", "part_id": "0", "chunk": 0}
@@ -93,7 +93,7 @@ def write_run(
     normalizer: str = "basic",
     status: str = "done",
 ) -> Run:
-    """Commit the rows chunk by chunk, as the sink does, and write the record of a run that is `status`."""
+    """Commit the rows chunk by chunk, as the last stage does, and write the record of a run with this status."""
     path.mkdir(parents=True)
     part = hashlib.sha256(str(path).encode()).hexdigest()[:16]
     chunks = range(max(1, -(-transcripts.num_rows // chunk_rows)))
@@ -101,9 +101,8 @@ def write_run(
         rows = transcripts.slice(chunk * chunk_rows, chunk_rows)
         last = chunk == chunks[-1]
         tables = {"transcripts": rows}
-        tables |= {"labels": labels, "errors": errors} if last and labels is not None and errors is not None else {}
-        tables |= {"labels": labels} if last and labels is not None else {}
-        tables |= {"errors": errors} if last and errors is not None else {}
+        if last:
+            tables |= {name: table for name, table in (("labels", labels), ("errors", errors)) if table is not None}
         write_chunk(str(path), _commit(part, chunk, rows, errors if last else None, chunk * chunk_rows, last), tables)
     totals = {"chunks": len(chunks), "utterances": transcripts.num_rows, "errors": errors.num_rows if errors else 0}
     audio_s = sum(filter(None, transcripts["duration_s"].to_pylist()))
@@ -127,19 +126,19 @@ def _commit(part: str, chunk: int, rows: pa.Table, errors: pa.Table | None, firs
     audio_s = sum(filter(None, rows["duration_s"].to_pylist()))
     failed = errors.num_rows if errors is not None else 0
     seconds = {"read": 0.1, "queue": 0.0, "compute": audio_s / 50, "rows": 0.1}
-    everything = first + rows.num_rows + failed if last else None
-    return Commit(part, chunk, first, last, everything, None, rows.num_rows, failed, {}, audio_s, 1, "0", {}, seconds)
+    part_rows = first + rows.num_rows + failed if last else None
+    return Commit(part, chunk, first, last, part_rows, None, rows.num_rows, failed, {}, audio_s, 1, "0", {}, seconds)
 
 
 def compact(run: Run) -> Run:
-    """What finishing a run does to its files."""
+    """Compact the files of a run, as finishing it does."""
     files = [file for commit in read_commits(run.uri) for file in commit.files]
-    write_compaction(run.uri, [compact_group(run.uri, table, group) for table, group in groups_of(files)])
+    write_compaction(run.uri, [compact_group(run.uri, table, group) for table, group in compaction_groups(files)])
     return run
 
 
 def random_rows(number: int, seed: int = 0, *, speakers: int = 20, wrong: float = 0.1, **fixed) -> list[dict]:
-    """Utterances of a small vocabulary with errors in them; some speakers err more than others."""
+    """Utterances of a small vocabulary with word errors, of which some speakers have more than others."""
     rng = np.random.default_rng(seed)
     skill = wrong * rng.gamma(2, 0.5, speakers or 1)
     rows = []

@@ -1,4 +1,4 @@
-"""Variables of a job: names travel, values of secrets never do."""
+"""Environment variables of a job: names of secrets are sent, values never."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pipeline.cluster.job_environment import REQUIRED_VARIABLE, check_arguments,
 from pipeline.errors import UsageError
 
 
-def test_settings_are_sent_and_names_asked_for():
+def test_settings_are_sent_with_their_values_and_required_variables_by_name():
     assert job_variables(["AWS_REGION=eu-west-1", "EMPTY=", "URL=a=b"], ["AWS_ACCESS_KEY_ID", "HF_TOKEN"]) == {
         "AWS_REGION": "eu-west-1",
         "EMPTY": "",
@@ -37,31 +37,31 @@ def test_settings_are_sent_and_names_asked_for():
         "STRIPE_KEY",
     ],
 )
-def test_what_is_named_like_a_secret_is_refused_without_its_value(name):
+def test_a_variable_named_like_a_secret_is_refused_and_its_value_is_not_repeated(name):
     with pytest.raises(UsageError, match=name) as refused:
         job_variables([f"{name}=hush"], [])
     assert "hush" not in str(refused.value)
 
 
 @pytest.mark.parametrize("setting", ["NAME", "=x", "1A=x", "A B=x", ""])
-def test_what_is_no_setting_is_refused(setting):
+def test_a_setting_without_a_valid_name_and_value_is_refused(setting):
     with pytest.raises(UsageError, match="NAME=VALUE"):
         job_variables([setting], [])
 
 
-def test_a_value_given_with_a_name_is_refused_and_not_repeated():
+def test_a_value_given_with_a_required_name_is_refused_and_not_repeated():
     with pytest.raises(UsageError, match="values are never sent") as refused:
         job_variables([], ["AWS_SECRET_ACCESS_KEY=hush"])
     assert "hush" not in str(refused.value)
 
 
-def test_in_a_job_what_is_missing_is_named(monkeypatch):
+def test_required_variables_that_are_not_set_in_the_job_are_named(monkeypatch):
     check_environment()
-    monkeypatch.setenv(REQUIRED_VARIABLE, "THERE,GONE,EMPTY")
-    monkeypatch.setenv("THERE", "x")
+    monkeypatch.setenv(REQUIRED_VARIABLE, "SET,UNSET,EMPTY")
+    monkeypatch.setenv("SET", "x")
     monkeypatch.setenv("EMPTY", "")
-    monkeypatch.delenv("GONE", raising=False)
-    with pytest.raises(UsageError, match="lacks GONE, EMPTY:"):
+    monkeypatch.delenv("UNSET", raising=False)
+    with pytest.raises(UsageError, match="lacks UNSET, EMPTY:"):
         check_environment()
 
 
@@ -74,14 +74,14 @@ def test_in_a_job_what_is_missing_is_named(monkeypatch):
         "https://account.blob.core.windows.net/a.wav?sv=1&sig=hush",
     ],
 )
-def test_values_that_look_like_secrets_are_refused_wherever_they_stand(value):
-    for attempt in (lambda: job_variables([f"PLAIN={value}"], []), lambda: check_arguments(["transcribe", value])):
+def test_a_value_that_looks_like_a_secret_is_refused_in_settings_and_arguments(value):
+    for check in (lambda: job_variables([f"PLAIN={value}"], []), lambda: check_arguments(["transcribe", value])):
         with pytest.raises(UsageError, match="can read what a job is submitted with") as refused:
-            attempt()
+            check()
         assert "hush" not in str(refused.value)
 
 
-def test_plain_arguments_pass():
+def test_arguments_without_secrets_pass():
     check_arguments(
         ["transcribe", "s3://bucket/a@b:c/", "https://host:8080/x?y=1", "--output", "s3://r", "-n", "a:b@c"]
     )

@@ -1,4 +1,4 @@
-"""The RayJob that is printed has the structure of KubeRay's `ray.io/v1`, and says what was asked for."""
+"""The printed RayJob has the structure of KubeRay's `ray.io/v1`, and the requested content."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import yaml
 from pipeline.cluster.kuberay import ray_job
 from tests.support.command import sewd
 
-# The fields of RayJobSpec, RayClusterSpec, HeadGroupSpec, WorkerGroupSpec that are used, and their types, as KubeRay's
-# ray-operator/apis/ray/v1 has them.
+# The fields of RayJobSpec, RayClusterSpec, HeadGroupSpec, WorkerGroupSpec that are used, with their types, from
+# KubeRay's ray-operator/apis/ray/v1.
 JOB = {
     "entrypoint": str,
     "runtimeEnvYAML": str,
@@ -27,44 +27,44 @@ GROUP = HEAD | {"groupName": str, "replicas": int, "minReplicas": int, "maxRepli
 CONTAINER = {"name": str, "image": str, "resources": dict, "envFrom": list}
 
 
-def check(values, fields):
+def check_fields(values, fields):
     assert {name: type(value) for name, value in values.items()} == fields
 
 
-def made(**changes):
-    given = {
+def manifest(**changes):
+    arguments = {
         "command": ["transcribe", "s3://a b/", "--output", "s3://r", "--address", "auto"],
         "variables": {"AWS_REGION": "eu-west-1"},
         "image": "registry/sewd:1",
         "workers": 8,
         "secrets": ["s3-keys"],
     }
-    return yaml.safe_load(ray_job(**(given | changes)))
+    return yaml.safe_load(ray_job(**(arguments | changes)))
 
 
-def test_it_has_the_structure_of_a_ray_job():
-    job = made()
+def test_the_manifest_has_the_structure_of_a_ray_job():
+    job = manifest()
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     assert job["metadata"] == {"generateName": "sewd-transcribe-"}
-    check(job["spec"], JOB)
+    check_fields(job["spec"], JOB)
     cluster = job["spec"]["rayClusterSpec"]
-    check(cluster, CLUSTER)
-    check(cluster["headGroupSpec"], HEAD)
+    check_fields(cluster, CLUSTER)
+    check_fields(cluster["headGroupSpec"], HEAD)
     [group] = cluster["workerGroupSpecs"]
-    check(group, GROUP)
+    check_fields(group, GROUP)
     for template in (cluster["headGroupSpec"]["template"], group["template"]):
         [container] = template["spec"]["containers"]
-        check(container, CONTAINER)
+        check_fields(container, CONTAINER)
         assert container["image"] == "registry/sewd:1"
         assert container["envFrom"] == [{"secretRef": {"name": "s3-keys"}}]
         assert container["resources"]["limits"] == container["resources"]["requests"]
     for parameters in (cluster["headGroupSpec"]["rayStartParams"], group["rayStartParams"]):
-        assert all(isinstance(value, str) for value in parameters.values()), "KubeRay takes strings alone"
+        assert all(isinstance(value, str) for value in parameters.values()), "KubeRay accepts only strings"
 
 
-def test_it_says_what_was_asked_for():
-    spec = made()["spec"]
-    command = ["python", "-m", "jobs.main", "transcribe", "s3://a b/", "--output", "s3://r", "--address", "auto"]
+def test_the_manifest_has_the_requested_command_variables_and_nodes():
+    spec = manifest()["spec"]
+    command = ["python", "-P", "-m", "jobs.main", "transcribe", "s3://a b/", "--output", "s3://r", "--address", "auto"]
     assert shlex.split(spec["entrypoint"]) == command
     assert yaml.safe_load(spec["runtimeEnvYAML"]) == {"env_vars": {"AWS_REGION": "eu-west-1"}}
     cluster = spec["rayClusterSpec"]
@@ -75,29 +75,29 @@ def test_it_says_what_was_asked_for():
     [worker] = group["template"]["spec"]["containers"]
     assert worker["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert (
-        made(secrets=[])["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["envFrom"]
+        manifest(secrets=[])["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["envFrom"]
         == []
     )
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         (["--image", "x", "--workers", "0"], "workers"),
         (["--image", "x", "--workers", "some"], "workers"),
         ([], "--image"),
     ],
 )
-def test_what_makes_no_manifest_is_refused(options, words):
+def test_a_request_without_image_or_workers_is_refused(options, message):
     done = sewd("submit", "--kuberay", *options, "--", "status", "run")
     assert done.returncode == 2
-    assert words in done.stderr
+    assert message in done.stderr
     assert done.stdout == ""
 
 
-def test_the_command_prints_it():
+def test_the_command_prints_the_manifest():
     done = sewd("submit", "--kuberay", "--image", "x:1", "--require-env", "HF_TOKEN", "--", "status", "run")
     assert done.returncode == 0
     spec = yaml.safe_load(done.stdout)["spec"]
-    assert spec["entrypoint"] == "python -m jobs.main status run"
+    assert spec["entrypoint"] == "python -P -m jobs.main status run"
     assert "HF_TOKEN" in spec["runtimeEnvYAML"]

@@ -432,7 +432,7 @@ def test_weather_in_a_shard_is_no_broken_archive(tmp_path, monkeypatch):
                 raise PermissionError("the key has expired")
             return super().read(size)
 
-    monkeypatch.setattr(objects, "open_read", lambda uri: objects._GuardedFile(Expiring(path.read_bytes()), uri))
+    monkeypatch.setattr(objects, "open_read", lambda uri: objects.RetryingFile(Expiring(path.read_bytes()), uri))
     with pytest.raises(StorageError, match="expired"):
         list(read_part(part))
 
@@ -528,7 +528,7 @@ def test_weather_in_parquet_is_no_corrupt_file(tmp_path, monkeypatch):
         def read(self, size=-1):
             raise PermissionError("the key has expired")
 
-    monkeypatch.setattr(objects, "open_read", lambda uri: objects._GuardedFile(Expired(b"x" * 1000), uri))
+    monkeypatch.setattr(objects, "open_read", lambda uri: objects.RetryingFile(Expired(b"x" * 1000), uri))
     with pytest.raises(StorageError, match="expired"):
         list(read_part(part))
 

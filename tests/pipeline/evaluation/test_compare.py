@@ -57,7 +57,7 @@ def measured(rows):
     return np.array([[edits(row["reference"], row["text"]) for row in side] for side in rows])
 
 
-def test_rates_and_changes_are_those_of_brute_force(pair, found):
+def test_rates_and_changes_match_brute_force(pair, found):
     a, b = measured(pair[2])
     change = a[:, 0] - b[:, 0]
     for metric, (errors, length) in RATES.items():
@@ -69,12 +69,12 @@ def test_rates_and_changes_are_those_of_brute_force(pair, found):
     ids = [f"u{index:06d}" for index in range(ROWS)]
     by_gain = sorted(range(ROWS), key=lambda i: (change[i], i))
     by_loss = sorted(range(ROWS), key=lambda i: (-change[i], i))
-    assert list(found.best) == [ids[i] for i in by_gain[:10] if change[i] < 0]
-    assert list(found.worst) == [ids[i] for i in by_loss[:10] if change[i] > 0]
-    assert (found.utterances, found.only_here, found.only_baseline, found.reference_differs) == (ROWS, 0, 0, 0)
+    assert list(found.most_improved) == [ids[i] for i in by_gain[:10] if change[i] < 0]
+    assert list(found.most_worsened) == [ids[i] for i in by_loss[:10] if change[i] > 0]
+    assert (found.utterances, found.only_in_run, found.only_in_baseline, found.reference_differs) == (ROWS, 0, 0, 0)
 
 
-def test_tests_are_scipys(pair, found):
+def test_significance_tests_match_scipy(pair, found):
     a, b = measured(pair[2])
     segments, sentences = found.tests
     student = stats.ttest_rel(a[:, 0], b[:, 0])
@@ -88,7 +88,7 @@ def test_tests_are_scipys(pair, found):
 
 
 @pytest.mark.parametrize("metric", RATES)
-def test_bootstraps_draw_from_the_units(pair, found, metric):
+def test_bootstraps_resample_the_units(pair, found, metric):
     rows = pair[2]
     a, b = measured(rows)
     units = [row.get("speaker") or index for index, row in enumerate(rows[0])]
@@ -107,11 +107,11 @@ def test_bootstraps_draw_from_the_units(pair, found, metric):
 
 def test_swapping_the_runs_mirrors_everything(pair, found):
     swapped = compare_runs(pair[1], pair[0], examples=10)
-    assert (swapped.better, swapped.worse, swapped.best, swapped.worst) == (
+    assert (swapped.better, swapped.worse, swapped.most_improved, swapped.most_worsened) == (
         found.worse,
         found.better,
-        found.worst,
-        found.best,
+        found.most_worsened,
+        found.most_improved,
     )
     assert (swapped.utterances, swapped.unit) == (found.utterances, found.unit)
     for metric, bootstrap in found.bootstraps.items():
@@ -132,9 +132,15 @@ def test_batches_and_compaction_do_not_matter(pair, found, monkeypatch):
     assert compare_runs(pair[0], runs.compact(pair[1]), examples=10) == found
 
 
-def test_a_run_is_no_better_than_itself(pair):
+def test_a_run_does_not_differ_from_itself(pair):
     found = compare_runs(pair[0], pair[0])
-    assert (found.utterances, found.better, found.worse, found.best, found.worst) == (ROWS, 0, 0, (), ())
+    assert (found.utterances, found.better, found.worse, found.most_improved, found.most_worsened) == (
+        ROWS,
+        0,
+        0,
+        (),
+        (),
+    )
     for metric, bootstrap in found.bootstraps.items():
         assert found.rates[metric][0] == found.rates[metric][1]
         assert (bootstrap.difference, bootstrap.probability_of_improvement) == (0, 0.5)
@@ -150,18 +156,18 @@ def rows_by_id(**texts):
     return [{"utt_id": utt_id, "reference": r, "text": t} for utt_id, (r, t) in texts.items()]
 
 
-def test_what_cannot_be_paired_is_counted_and_left_out(tmp_path):
+def test_utterances_that_cannot_be_paired_are_counted_and_left_out(tmp_path):
     here = rows_by_id(both=("a b", "a"), mine=("c", "c"), other=("d e", "d e"), none=(None, "x"), half=("y", "y"))
     base = rows_by_id(both=("A, b", "a b"), its=("f", "x"), one=("g", "g"), other=("d", "d"), none=(None, "x"))
     base += rows_by_id(half=(None, "y"))
     found = compare_runs(written(tmp_path / "a", here), written(tmp_path / "b", base))
-    assert (found.utterances, found.only_here, found.only_baseline, found.reference_differs) == (1, 2, 2, 1)
+    assert (found.utterances, found.only_in_run, found.only_in_baseline, found.reference_differs) == (1, 2, 2, 1)
     assert found.rates["wer"] == (0.5, 0.0)
-    assert (found.better, found.worse, found.worst) == (0, 1, ("both",))
+    assert (found.better, found.worse, found.most_worsened) == (0, 1, ("both",))
     assert found.bootstraps["wer"].interval is None
 
 
-def test_empty_references_have_no_rate_and_are_pairs(tmp_path):
+def test_empty_references_are_paired_but_have_no_rate(tmp_path):
     runs_ = [written(tmp_path / name, rows_by_id(u=("", text))) for name, text in (("a", "x"), ("b", "x y"))]
     found = compare_runs(*runs_)
     assert found.rates == {"wer": (None, None), "cer": (None, None), "ser": (1.0, 1.0)}
@@ -183,37 +189,43 @@ def test_runs_without_scored_utterances_are_refused(tmp_path, rows):
             compare_runs(here, baseline)
 
 
-def test_ids_that_come_twice_are_refused(tmp_path):
+def test_repeated_ids_are_refused(tmp_path):
     once = written(tmp_path / "a", rows_by_id(u=("a", "a")))
     twice = written(tmp_path / "b", [*rows_by_id(u=("a", "a")), *rows_by_id(v=("a", "a"), u=("a", "b"))])
     for here, baseline in ((once, twice), (twice, once)):
-        with pytest.raises(UsageError, match=r"/b has 1 utterances whose ids come twice"):
+        with pytest.raises(UsageError, match=r"/b must be unique .* 1 of them are repeated"):
             compare_runs(here, baseline)
 
 
 # Rules
 
 
-def test_runs_under_different_normalizers_need_one_in_common(tmp_path):
+def test_runs_under_different_normalizers_need_an_explicit_one(tmp_path):
     rows = rows_by_id(u=("A b!", "a B"), v=("c", "C"))
     here = written(tmp_path / "a", rows, normalizer="none")
     baseline = written(tmp_path / "b", rows, normalizer="basic")
-    with pytest.raises(UsageError, match="none and basic: give one by --normalizer"):
+    with pytest.raises(UsageError, match="none and basic: choose one by --normalizer"):
         compare_runs(here, baseline)
     assert compare_runs(here, baseline, Scoring("basic")).rates["wer"] == (0.0, 0.0)
     assert compare_runs(here, baseline, Scoring("none")).rates["wer"] == (1.0, 1.0)
 
 
-def test_references_of_files_stand_for_those_of_both_runs(tmp_path):
+def test_reference_files_replace_the_references_of_both_runs(tmp_path):
     here = written(tmp_path / "a", rows_by_id(u=("x", "a b"), v=("y", "c")))
     baseline = written(tmp_path / "b", rows_by_id(u=("z", "a"), v=(None, "c d")))
     (tmp_path / "text").write_text("u a b\nv c d\nw e\n")
     found = compare_runs(here, baseline, Scoring("basic", (str(tmp_path / "text"),)))
     assert found.rates["wer"] == (0.25, 0.25)
-    assert (found.utterances, found.better, found.worse, found.best, found.worst) == (2, 1, 1, ("u",), ("v",))
+    assert (found.utterances, found.better, found.worse, found.most_improved, found.most_worsened) == (
+        2,
+        1,
+        1,
+        ("u",),
+        ("v",),
+    )
 
 
-def test_alternatives_that_suit_each_run_best_are_the_same_reference(tmp_path):
+def test_different_best_alternatives_of_the_runs_count_as_the_same_reference(tmp_path):
     here = written(tmp_path / "a", rows_by_id(u=(None, "color"), v=(None, "a")))
     baseline = written(tmp_path / "b", rows_by_id(u=(None, "colour"), v=(None, "a")))
     files = []
@@ -225,7 +237,7 @@ def test_alternatives_that_suit_each_run_best_are_the_same_reference(tmp_path):
     assert found.rates["wer"] == (0.0, 0.0)
 
 
-def test_compounds_are_tolerated_in_both(tmp_path):
+def test_the_compounds_rule_applies_to_both_runs(tmp_path):
     here = written(tmp_path / "a", rows_by_id(u=("ice cream", "icecream")))
     baseline = written(tmp_path / "b", rows_by_id(u=("ice cream", "ice dream")))
     assert compare_runs(here, baseline).rates["wer"] == (1.0, 0.5)

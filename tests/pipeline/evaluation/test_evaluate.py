@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UsageError
 from pipeline.evaluation import evaluate as evaluate_module
-from pipeline.evaluation import reading
-from pipeline.evaluation.evaluate import evaluate_run, evaluation_of, required_columns, tally_batches
+from pipeline.evaluation import context, reading, summary, tallies
+from pipeline.evaluation.evaluate import evaluate_run
 from pipeline.evaluation.intervals import rate_interval
-from pipeline.evaluation.reading import EvaluationSettings
+from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.evaluation.results import Figures
+from pipeline.evaluation.summary import evaluation_from_tallies
 from pipeline.evaluation.tables import METRICS_SCHEMA, metrics_table, write_metrics
+from pipeline.evaluation.tallies import required_columns, tally_batches
 from pipeline.runs.commit import remove_orphans
 from pipeline.runs.compact import read_compaction
 from pipeline.scoring.counts import ErrorCounts
@@ -49,7 +51,7 @@ BASIC = Scoring("basic")
 def evaluated(tables, settings=None, failed=0, scoring=BASIC, stored="basic"):
     settings = settings or EvaluationSettings()
     batches = [batch for table in tables for batch in table.to_batches()]
-    return evaluation_of(tally_batches(batches, settings, scoring, stored), failed, settings, scoring)
+    return evaluation_from_tallies(tally_batches(batches, settings, scoring, stored), failed, settings, scoring)
 
 
 def of(rows, settings=None, failed=0):
@@ -97,8 +99,8 @@ def test_a_rate_is_a_ratio_of_sums_and_not_a_mean_of_rates():
 @pytest.mark.parametrize("unit", ["auto", "speaker", "recording", "utterance"])
 @hypothesis_settings(max_examples=25)
 @given(rows=ROWS, cuts=st.lists(st.integers(0, 30), max_size=4))
-def test_batches_order_and_path_do_not_matter(unit, rows, cuts):
-    settings = EvaluationSettings(by=("speaker", "duration", "channel"), unit=unit, worst=3)
+def test_batches_order_and_stored_counts_do_not_matter(unit, rows, cuts):
+    settings = EvaluationSettings(by=("speaker", "duration", "channel"), unit=unit, num_worst=3)
     table = runs.transcripts(rows)
     expected = evaluated([table], settings, 3)
     edges = [0, *sorted(cuts), len(rows)]
@@ -117,20 +119,20 @@ def same(found, expected):
         assert dataclasses.replace(ours, audio_s=0, confidence_sum=0) == dataclasses.replace(
             theirs, audio_s=0, confidence_sum=0
         )
-    return (found.intervals, found.unit, found.worst, found.spread) == (
+    return (found.intervals, found.unit, found.worst_utterances, found.rate_histogram) == (
         expected.intervals,
         expected.unit,
-        expected.worst,
-        expected.spread,
+        expected.worst_utterances,
+        expected.rate_histogram,
     )
 
 
 @given(rows=ROWS)
-def test_tallies_of_batches_add_up_to_the_tallies_of_all(rows):
-    settings = EvaluationSettings(by=("speaker",), worst=2)
+def test_tallies_of_parts_add_up_to_the_tallies_of_all_rows(rows):
+    settings = EvaluationSettings(by=("speaker",), num_worst=2)
     table = runs.transcripts(rows)
     halves = [tally_batches(t.to_batches(), settings, BASIC, "basic") for t in (table.slice(0, 11), table.slice(11))]
-    assert same(evaluation_of(halves[0] + halves[1], 0, settings, BASIC), evaluated([table], settings))
+    assert same(evaluation_from_tallies(halves[0] + halves[1], 0, settings, BASIC), evaluated([table], settings))
 
 
 @given(rows=ROWS)
@@ -142,10 +144,12 @@ def test_the_groups_of_a_grouping_add_up_to_the_corpus(rows):
         assert sum((f.chars for f in figures), start=ErrorCounts.zero()) == found.figures.chars
         assert sum(f.utterances for f in figures) == found.figures.utterances == len(rows)
         assert sum(f.sentence_errors for f in figures) == found.figures.sentence_errors
-    assert sum(found.spread) == sum(bool(row["reference"] and normalize(row["reference"], "basic")) for row in rows)
+    assert sum(found.rate_histogram) == sum(
+        bool(row["reference"] and normalize(row["reference"], "basic")) for row in rows
+    )
 
 
-def test_groups_hold_the_figures_of_their_rows():
+def test_groups_have_the_figures_of_their_rows():
     rows = runs.random_rows(400, speakers=7, tags=json.dumps({"lang": "en", "take": 2}))
     for index in range(0, 400, 5):
         rows[index] |= {"tags": None, "speaker": None}
@@ -161,12 +165,12 @@ def test_groups_hold_the_figures_of_their_rows():
         for group in grouping.groups:
             alone = of(by_key[group.key])
             assert group.figures.words == alone.figures.words
-            assert group.figures.sentences == alone.scored
+            assert group.figures.scored == alone.scored
     assert [group.key for group in found.groupings[3].groups] == [None]
     assert [group.key for group in found.groupings[4].groups] == [None]
 
 
-def test_durations_fall_into_bins_that_have_their_lower_end():
+def test_duration_bins_include_their_lower_end():
     seconds = [0.0, 0.99, 1.0, 4.99, 5.0, 59.9, 60.0, 1e5, None]
     found = of(
         [{"text": "a", "reference": "a", "duration_s": s} for s in seconds], EvaluationSettings(by=("duration",))
@@ -175,7 +179,7 @@ def test_durations_fall_into_bins_that_have_their_lower_end():
     assert counts == {"0-1 s": 2, "1-2 s": 1, "2-5 s": 1, "5-10 s": 1, "30-60 s": 1, "60 s and more": 2, None: 1}
 
 
-def test_confidences_are_cut_into_tenths_of_the_utterances(tmp_path):
+def test_confidences_are_grouped_by_decile(tmp_path):
     rng = np.random.default_rng(0)
     values = rng.beta(8, 1, 5000)
     rows = [{"text": "a", "reference": "a", "confidence": float(v)} for v in values]
@@ -189,11 +193,11 @@ def test_confidences_are_cut_into_tenths_of_the_utterances(tmp_path):
         assert group.figures.utterances == 500
         low, high = np.quantile(values, [tenth / 10, (tenth + 1) / 10])
         assert [float(end) for end in group.key.split("-")] == pytest.approx([low, high], abs=0.0006)
-        assert low < group.figures.confidence < high
+        assert low < group.figures.mean_confidence < high
     assert [group.figures.utterances for group in grouping.groups if group.key is None] == [7]
 
 
-def test_deciles_that_lie_close_have_names_of_their_own(tmp_path):
+def test_deciles_with_close_ends_have_distinct_names(tmp_path):
     values = 1 - np.random.default_rng(0).beta(1, 3000, 500)
     rows = [{"text": "a", "reference": "a", "confidence": float(v)} for v in values]
     run = runs.write_run(tmp_path / "run", runs.transcripts(rows))
@@ -202,7 +206,7 @@ def test_deciles_that_lie_close_have_names_of_their_own(tmp_path):
 
 
 @pytest.mark.parametrize("confidence", [0.0, 0.5, 1.0])
-def test_equal_confidences_stay_together(tmp_path, confidence):
+def test_equal_confidences_are_in_one_bin(tmp_path, confidence):
     rows = [{"text": "a", "reference": "a", "confidence": confidence}] * 20
     run = runs.write_run(tmp_path / "run", runs.transcripts(rows))
     (grouping,) = evaluate_run(run, EvaluationSettings(by=("confidence",))).groupings
@@ -223,7 +227,7 @@ def by_unit(rows, key):
     return tuple(zip(*sorted(units.values()), strict=True))
 
 
-def test_the_unit_is_the_speaker_where_he_is_known():
+def test_the_unit_is_the_speaker_where_known():
     rows = runs.random_rows(300, speakers=25)
     found = of(rows)
     assert found.unit == "speaker"
@@ -242,7 +246,7 @@ def test_pieces_of_a_recording_are_one_unit_where_speakers_are_unknown():
     assert (plain.unit, plain.intervals["wer"].units) == ("utterance", 300)
 
 
-def test_pieces_that_a_manifest_names_are_one_unit_by_their_object(tmp_path):
+def test_pieces_of_one_object_in_a_manifest_are_one_unit_unless_it_is_a_shard(tmp_path):
     rows = runs.random_rows(300, speakers=0)
     for index, row in enumerate(rows):
         row |= {"utt_id": f"own-{index}", "uri": f"tapes/{index % 30}.wav", "start_s": float(index // 30)}
@@ -255,12 +259,12 @@ def test_pieces_that_a_manifest_names_are_one_unit_by_their_object(tmp_path):
     assert (found.unit, found.intervals["wer"].units) == ("utterance", 300)
 
 
-def test_an_empty_name_is_no_speaker():
+def test_an_empty_name_is_not_a_speaker():
     found = of([row | {"speaker": ""} for row in runs.random_rows(50)])
     assert (found.unit, found.intervals["wer"].units) == ("utterance", 50)
 
 
-def test_single_utterances_are_units_and_counted_by_multiplicity():
+def test_single_utterances_are_units_counted_by_multiplicity():
     rows = runs.random_rows(300, speakers=0)
     for index, row in enumerate(rows):
         row["utt_id"] = f"take#{index}"  # no piece of a recording as the pipeline cuts them
@@ -272,7 +276,7 @@ def test_single_utterances_are_units_and_counted_by_multiplicity():
     assert found.intervals["wer"].low == pytest.approx(expected.low, rel=1e-9)
 
 
-def test_units_of_several_kinds_are_named():
+def test_mixed_kinds_of_units_are_described():
     rows = runs.random_rows(60, speakers=12)
     for index in range(0, 60, 4):
         rows[index] |= {"speaker": None, "utt_id": f"r{index // 8}#{index}-{index + 1}"}
@@ -283,10 +287,10 @@ def test_units_of_several_kinds_are_named():
     assert found.intervals["wer"].units == 12 + 8 + 15
 
 
-def test_inside_a_speaker_the_utterance_is_the_unit():
+def test_within_one_speaker_the_unit_is_the_utterance():
     (grouping,) = of(runs.random_rows(300, speakers=5), EvaluationSettings(by=("speaker",))).groupings
     assert grouping.unit == "utterance"
-    assert [group.interval.units for group in grouping.groups] == [g.figures.sentences for g in grouping.groups]
+    assert [group.interval.units for group in grouping.groups] == [g.figures.scored for g in grouping.groups]
 
 
 def test_too_few_units_have_no_interval():
@@ -295,13 +299,14 @@ def test_too_few_units_have_no_interval():
     assert found.wer is not None
 
 
-def test_rows_without_a_reference_are_no_units():
+def test_rows_without_a_reference_are_not_units():
     rows = [*runs.random_rows(40, speakers=12), *({"text": "x", "speaker": f"other{i}"} for i in range(50))]
     assert of(rows).intervals["wer"].units == 12
 
 
 def test_groups_beyond_the_limit_have_no_interval(monkeypatch):
-    monkeypatch.setattr(evaluate_module, "MAX_INTERVALS", 3)
+    monkeypatch.setattr(tallies, "MAX_INTERVALS", 3)
+    monkeypatch.setattr(summary, "MAX_INTERVALS", 3)
     (grouping,) = of(runs.random_rows(300, speakers=4), EvaluationSettings(by=("speaker",))).groupings
     assert [group.interval for group in grouping.groups] == [None] * 4
 
@@ -311,19 +316,19 @@ def test_groups_beyond_the_limit_have_no_interval(monkeypatch):
 
 def test_the_worst_utterances_are_those_with_the_most_word_errors():
     rows = runs.random_rows(200)
-    found = of(rows, EvaluationSettings(worst=10))
+    found = of(rows, EvaluationSettings(num_worst=10))
     errors = {}
     for index, row in enumerate(rows):
         words = jiwer.process_words(row["reference"], row["text"])
         errors[f"u{index:06d}"] = words.substitutions + words.deletions + words.insertions
-    assert list(found.worst) == sorted((i for i in errors if errors[i]), key=lambda i: (-errors[i], i))[:10]
-    assert of(pairs(("a", "a")), EvaluationSettings(worst=10)).worst == ()
+    assert list(found.worst_utterances) == sorted((i for i in errors if errors[i]), key=lambda i: (-errors[i], i))[:10]
+    assert of(pairs(("a", "a")), EvaluationSettings(num_worst=10)).worst_utterances == ()
 
 
 # Coverage
 
 
-def test_unscored_and_failed_rows_lower_the_coverage_and_touch_no_rate():
+def test_unscored_and_failed_rows_lower_the_coverage_but_change_no_rate():
     scored = pairs(("a b", "a c"), ("d", "d"))
     alone = of(scored)
     among = of([*scored, *pairs(("x", None), ("", None))], failed=4)
@@ -334,14 +339,14 @@ def test_unscored_and_failed_rows_lower_the_coverage_and_touch_no_rate():
 
 @pytest.mark.parametrize("stored", ["basic", None])
 @pytest.mark.parametrize("rows", [[], pairs(("x", None))])
-def test_nothing_scored_gives_no_rates(rows, stored):
-    settings = EvaluationSettings(by=("speaker", "confidence", "duration"), worst=4)
+def test_without_scored_rows_there_are_no_rates(rows, stored):
+    settings = EvaluationSettings(by=("speaker", "confidence", "duration"), num_worst=4)
     found = evaluated([runs.transcripts(rows)], settings, stored=stored)
     assert set(found.rates.values()) == {None}
     assert set(found.intervals.values()) == {None}
     assert found.coverage == (0.0 if rows else None)
     assert found.figures.words == found.figures.chars == ErrorCounts.zero()
-    assert sum(found.spread) == 0
+    assert sum(found.rate_histogram) == 0
 
 
 def test_insertions_against_empty_references_stay_in_the_numerator():
@@ -354,9 +359,9 @@ def test_insertions_against_empty_references_stay_in_the_numerator():
     assert (only_silence.figures.words.insertions, only_silence.ser) == (3, 0.5)
 
 
-def test_the_spread_counts_utterances_by_their_own_rate():
+def test_the_rate_histogram_counts_utterances_by_their_own_rate():
     rows = pairs(("a", "a"), ("x " * 1 + "a " * 19, "a " * 20), ("a x", "a b"), ("x y", "a"), ("x", ""), ("x", None))
-    spread = of(rows).spread
+    spread = of(rows).rate_histogram
     assert (spread[0], spread[1], spread[10], spread[20], sum(spread)) == (1, 1, 1, 1, 4)
 
 
@@ -364,8 +369,8 @@ def test_the_spread_counts_utterances_by_their_own_rate():
 
 
 @pytest.mark.parametrize("stored", ["basic", "none", None])
-def test_the_required_columns_are_enough_and_none_too_many(stored):
-    settings = EvaluationSettings(by=("speaker", "duration", "tags.x"), worst=2)
+def test_the_required_columns_are_sufficient_and_necessary(stored):
+    settings = EvaluationSettings(by=("speaker", "duration", "tags.x"), num_worst=2)
     table = runs.transcripts(random_pairs(0, 20))
     columns = required_columns(settings, BASIC, stored)
     assert same(evaluated([table.select(columns)], settings, stored=stored), evaluated([table], settings))
@@ -379,14 +384,14 @@ def replaced(table, name, values):
     return table.set_column(at, table.schema.field(name), pa.array(values, table.schema.field(name).type))
 
 
-def test_stored_counts_are_taken_as_they_are_and_other_ones_are_not():
+def test_stored_counts_are_used_only_under_the_same_rules():
     marked = replaced(runs.transcripts(pairs(("a", "a"))), "insertions", [7])
     assert evaluated([marked]).figures.words.insertions == 7
     assert evaluated([marked], stored=None).figures.words.insertions == 0
     assert evaluated([marked], scoring=Scoring("none")).figures.words.insertions == 0
 
 
-def test_batches_are_let_go_as_the_next_one_comes():
+def test_a_batch_is_released_before_the_next_but_one_is_read():
     handed_over, most_alive = [], 0
 
     def batches():
@@ -400,11 +405,11 @@ def test_batches_are_let_go_as_the_next_one_comes():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "BATCH_ROWS", 3)
         tallies = tally_batches(batches(), EvaluationSettings(), BASIC, "basic")
-    assert evaluation_of(tallies, 0, EvaluationSettings(), BASIC).scored == 18
+    assert evaluation_from_tallies(tallies, 0, EvaluationSettings(), BASIC).scored == 18
     assert most_alive <= 2
 
 
-def test_half_filled_columns_are_refused():
+def test_partially_filled_count_columns_are_refused():
     table = runs.transcripts(pairs(("a", "a"), ("b", None)))
     for wrong in ([None, None], [1, 1]):
         with pytest.raises(ValueError, match="not filled in the same rows"):
@@ -433,18 +438,18 @@ def test_sums_do_not_overflow_the_stored_type():
         (lambda: EvaluationSettings(by=("words",)), "cannot group by 'words'"),
         (lambda: EvaluationSettings(unit="word"), "auto, speaker, recording, utterance"),
         (lambda: EvaluationSettings(level=1.0), "between"),
-        (lambda: EvaluationSettings(worst=-1), "negative"),
+        (lambda: EvaluationSettings(num_worst=-1), "negative"),
     ],
 )
-def test_what_makes_no_sense_is_refused(settings, message):
+def test_invalid_settings_are_refused(settings, message):
     with pytest.raises(UsageError, match=message):
         settings()
 
 
-def test_impossible_figures_are_refused():
+def test_inconsistent_figures_are_refused():
     zero = ErrorCounts.zero()
     for numbers in ((1, 2, 0), (2, 1, 2), (1, 1, -1)):
-        with pytest.raises(ValueError, match="wrong than there are"):
+        with pytest.raises(ValueError, match="must ascend from 0"):
             Figures(*numbers, zero, zero, 0.0, 0, 0.0)
 
 
@@ -455,7 +460,7 @@ def test_a_run_is_evaluated_from_its_files(tmp_path):
     rows = runs.random_rows(500, speakers=20)
     table = runs.transcripts(rows)
     run = runs.write_run(tmp_path / "run", table, errors=runs.errors([{}, {}, {}]), chunk_rows=30)
-    settings = EvaluationSettings(by=("speaker", "duration"), worst=5)
+    settings = EvaluationSettings(by=("speaker", "duration"), num_worst=5)
     found = evaluate_run(run, settings)
     assert same(found, evaluated([table], settings, 3))
     assert found.failed == 3
@@ -470,13 +475,13 @@ def test_ray_tasks_give_the_same_figures(tmp_path, local_ray, monkeypatch):
     refs.write_text("".join(json.dumps({"id": f"u{i:06d}", "text": "one two"}) + "\n" for i in range(10, 510)))
     run = runs.write_run(tmp_path / "run", runs.transcripts(rows), chunk_rows=40)
     for scoring in (None, Scoring("none", (str(refs),), compounds=True)):
-        settings = EvaluationSettings(scoring, by=("speaker", "confidence"), worst=5)
+        settings = EvaluationSettings(scoring, by=("speaker", "confidence"), num_worst=5)
         here, there = evaluate_run(run, settings), evaluate_run(run, settings, "auto")
         assert same(there, here)
         assert there.problems == here.problems
 
 
-def test_references_from_files_take_the_place_of_stored_ones(tmp_path):
+def test_reference_files_replace_the_stored_references(tmp_path):
     rows = pairs(("a b c", "x"), ("d", "d"), ("e", "e"))
     refs = tmp_path / "refs.txt"
     refs.write_text("u000000 a b\nu000001 d\nu000001 d\nbroken0 z\nstranger y\n")
@@ -489,14 +494,14 @@ def test_references_from_files_take_the_place_of_stored_ones(tmp_path):
     assert found.problems.duplicate == (1, ("u000001",))
 
 
-def test_files_of_labels_alone_leave_the_stored_references(tmp_path):
+def test_reference_files_with_only_labels_leave_the_stored_references(tmp_path):
     refs = tmp_path / "labels.csv"
     refs.write_text("utt_id,label\nu000000,yes\n")
     run = runs.write_run(tmp_path / "run", runs.transcripts(pairs(("a b", "a c"))))
     assert evaluate_run(run, EvaluationSettings(Scoring("basic", (str(refs),)))).wer == 0.5
 
 
-def test_references_of_a_run_without_transcripts_are_named(tmp_path, local_ray):
+def test_unknown_references_are_listed_for_a_run_without_transcripts(tmp_path, local_ray):
     refs = tmp_path / "refs.txt"
     refs.write_text("broken0 a\nother b\n")
     run = runs.write_run(tmp_path / "run", runs.transcripts([]), errors=runs.errors([{}]))
@@ -505,7 +510,7 @@ def test_references_of_a_run_without_transcripts_are_named(tmp_path, local_ray):
         assert (found.failed, found.problems.unknown) == (1, (1, ("other",)))
 
 
-def test_a_run_that_is_finished_meanwhile_is_read_again(tmp_path):
+def test_a_run_that_is_compacted_during_the_evaluation_is_read_again(tmp_path):
     run = runs.write_run(tmp_path / "run", runs.transcripts(runs.random_rows(60)), chunk_rows=10)
     calls = []
 
@@ -514,19 +519,19 @@ def test_a_run_that_is_finished_meanwhile_is_read_again(tmp_path):
         if len(calls) == 1:
             runs.compact(run)
             remove_orphans(run.uri, read_compaction(run.uri))
-        return evaluate_module.open_files(run.uri, "transcripts", [f.path for f in files["transcripts"]]).count_rows()
+        return reading.open_files(run.uri, "transcripts", [f.path for f in files["transcripts"]]).count_rows()
 
     assert run.read(read) == 60
     assert calls == [6, 1]
     (tmp_path / "run" / run.files()["transcripts"][0].path).unlink()
     with pytest.raises(FileNotFoundError):
-        run.read(lambda files: read(files) and reading.confidence_deciles(run, files["transcripts"]))
+        run.read(lambda files: read(files) and context.confidence_deciles(run, files["transcripts"]))
 
 
 # The table of metrics
 
 
-def test_metrics_hold_counts_rates_and_intervals_of_corpus_and_groups(tmp_path):
+def test_metrics_have_counts_rates_and_intervals_of_corpus_and_groups(tmp_path):
     rows = runs.random_rows(300, speakers=12)
     run = runs.write_run(tmp_path / "run", runs.transcripts([*rows, {"text": "x"}]), errors=runs.errors([{}] * 2))
     found = evaluate_run(run, EvaluationSettings(by=("speaker", "duration")))
@@ -561,7 +566,7 @@ def test_metrics_have_null_rates_where_nothing_was_scored():
     assert table["failed"].to_pylist() == [1, 1, 1]
 
 
-def test_metrics_fields_tell_their_meaning():
+def test_metrics_fields_have_a_description():
     assert all(field.metadata[b"meaning"] for field in METRICS_SCHEMA)
     assert METRICS_SCHEMA.metadata[b"sewd.table"] == b"metrics"
     assert METRICS_SCHEMA.metadata[b"sewd.schema_version"]

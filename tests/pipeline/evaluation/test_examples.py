@@ -41,7 +41,7 @@ def ids(found):
 
 
 @pytest.mark.parametrize("number", [0, 1, 99, 100, 101, 250, 999])
-def test_a_sample_is_bounded_and_of_distinct_rows(run, number):
+def test_a_sample_has_the_requested_number_of_distinct_rows(run, number):
     found, total = sampled_rows(run, "transcripts", ["utt_id", "text"], number)
     assert (found.num_rows, total) == (number, ROWS)
     assert found.column_names == ["utt_id", "text"]
@@ -49,7 +49,7 @@ def test_a_sample_is_bounded_and_of_distinct_rows(run, number):
 
 
 @pytest.mark.parametrize("number", [1000, 1001, 10**9])
-def test_a_run_that_is_small_enough_is_taken_whole(run, rows, number):
+def test_a_sample_larger_than_the_run_is_the_whole_run(run, rows, number):
     found, total = sampled_rows(run, "transcripts", ["text", "utt_id"], number)
     assert (found.num_rows, total) == (ROWS, ROWS)
     assert dict(zip(ids(found), found["text"].to_pylist(), strict=True)) == {
@@ -57,38 +57,38 @@ def test_a_run_that_is_small_enough_is_taken_whole(run, rows, number):
     }
 
 
-def test_the_seed_decides(run):
+def test_a_sample_depends_on_its_seed(run):
     samples = [ids(sampled_rows(run, "transcripts", ["utt_id"], 150, seed)[0]) for seed in range(6)]
     assert samples[0] == ids(sampled_rows(run, "transcripts", ["utt_id"], 150, 0)[0])
     assert len({tuple(sample) for sample in samples}) > 3
 
 
-def test_every_part_of_the_run_can_be_drawn(run):
+def test_every_part_of_the_run_can_be_sampled(run):
     drawn = {ids(sampled_rows(run, "transcripts", ["utt_id"], 1, seed)[0])[0][:5] for seed in range(60)}
     assert len(drawn) >= 8  # of ten
 
 
-def test_a_sample_is_no_run_of_neighbours(run):
+def test_a_sample_does_not_consist_of_neighbouring_rows(run):
     found, _ = sampled_rows(run, "transcripts", ["utt_id"], 2 * CHUNK)
     assert len({utt_id[:5] for utt_id in ids(found)}) == 10
     numbers = [int(utt_id[1:]) for utt_id in ids(found)]
     assert sum(b - a == 1 for a, b in pairwise(numbers)) < CHUNK
 
 
-def test_a_sample_reads_few_row_groups_of_many(rows, tmp_path):
+def test_a_sample_reads_a_limited_number_of_row_groups(rows, tmp_path):
     run = runs.write_run(tmp_path / "run", runs.transcripts(rows), chunk_rows=10)
     found, _ = sampled_rows(run, "transcripts", ["utt_id"], 32)
     assert len({utt_id[:6] for utt_id in ids(found)}) == 16
 
 
-def test_uneven_row_groups_fill_a_sample_all_the_same(rows, tmp_path):
+def test_row_groups_of_unequal_size_fill_a_sample(rows, tmp_path):
     run = runs.write_run(tmp_path / "run", runs.transcripts(rows[:501]), chunk_rows=500)
     for number in (1, 400, 501, 1000):
         found, _ = sampled_rows(run, "transcripts", ["utt_id"], number)
         assert len(set(ids(found))) == min(number, 501)
 
 
-def test_a_table_without_rows_gives_none(run):
+def test_a_sample_of_an_empty_table_is_empty(run):
     found, total = sampled_rows(run, "labels", ["utt_id", "task"], 10)
     assert (found.num_rows, total, found.column_names) == (0, 0, ["utt_id", "task"])
 
@@ -106,7 +106,7 @@ def expected_wrong(rows, normalizer="basic"):
 
 
 @pytest.mark.parametrize("normalizer", ["basic", "none"])
-def test_wrong_rows_are_all_that_are_wrong_and_no_others(run, rows, normalizer):
+def test_wrong_rows_are_exactly_the_utterances_with_errors(run, rows, normalizer):
     found = wrong_rows(run, Scoring(normalizer), ROWS)
     assert len(found) == len(set(found))
     assert set(found) == expected_wrong(rows, normalizer)
@@ -114,7 +114,7 @@ def test_wrong_rows_are_all_that_are_wrong_and_no_others(run, rows, normalizer):
 
 
 @pytest.mark.parametrize("number", [0, 1, 50, 120])
-def test_few_wrong_rows_are_as_many_as_asked_and_seeded(run, rows, number):
+def test_a_sample_of_wrong_rows_has_the_requested_size_and_is_seeded(run, rows, number):
     found = wrong_rows(run, BASIC, number, seed=3)
     assert len(found) == number
     assert set(found) <= expected_wrong(rows)
@@ -122,7 +122,7 @@ def test_few_wrong_rows_are_as_many_as_asked_and_seeded(run, rows, number):
     assert number < 50 or found != wrong_rows(run, BASIC, number, seed=4)
 
 
-def test_wrong_is_what_the_references_of_files_say(run, tmp_path):
+def test_wrong_rows_are_found_by_reference_files(run, tmp_path):
     (tmp_path / "text").write_text("u000000 nothing like it\nu000999 neither is this\nother x\n")
     found = wrong_rows(run, Scoring("basic", (str(tmp_path / "text"),)), ROWS)
     assert {(utt_id, wanted) for utt_id, wanted, _ in found} == {
@@ -131,14 +131,14 @@ def test_wrong_is_what_the_references_of_files_say(run, tmp_path):
     }
 
 
-def test_compounds_are_not_wrong(tmp_path):
+def test_compounds_are_not_errors_under_the_compounds_rule(tmp_path):
     rows = [{"text": "ice cream", "reference": "icecream"}, {"text": "ice x", "reference": "icey"}]
     run = runs.write_run(tmp_path / "run", runs.transcripts(rows))
     assert [row[0] for row in wrong_rows(run, BASIC, 9)] == ["u000000", "u000001"]
     assert [row[0] for row in wrong_rows(run, Scoring("basic", compounds=True), 9)] == ["u000001"]
 
 
-def test_a_run_without_rows_has_none_wrong(tmp_path):
+def test_a_run_without_rows_has_no_examples(tmp_path):
     run = runs.write_run(tmp_path / "run", runs.transcripts([]))
     assert wrong_rows(run, BASIC, 9) == []
     assert sampled_rows(run, "transcripts", ["text"], 9)[0].num_rows == 0
@@ -149,7 +149,7 @@ def test_a_run_without_rows_has_none_wrong(tmp_path):
 
 
 @pytest.mark.parametrize("scoring", [BASIC, Scoring("none"), Scoring("basic", compounds=True)])
-def test_named_rows_come_in_the_order_of_their_names(run, rows, scoring):
+def test_rows_by_id_are_in_the_order_of_the_ids(run, rows, scoring):
     names = ["u000999", "nobody", "u000001", "u000500", "u000501"]
     found = rows_by_id(run, names, ["speaker", "duration_s"], scoring)
     known = [name for name in names if name != "nobody"]
@@ -163,7 +163,7 @@ def test_named_rows_come_in_the_order_of_their_names(run, rows, scoring):
         assert (row["hits"] is None) == (reference is None)
 
 
-def test_named_rows_are_scored_under_the_references_of_files(run, tmp_path):
+def test_rows_by_id_are_scored_against_reference_files(run, tmp_path):
     (tmp_path / "text").write_text("u000003 a b c\n")
     found = rows_by_id(run, ["u000003", "u000001"], [], Scoring("basic", (str(tmp_path / "text"),)))
     assert (found["utt_id"].to_pylist(), found["ref_words"].to_pylist()) == (["u000003"], [3])
@@ -171,5 +171,5 @@ def test_named_rows_are_scored_under_the_references_of_files(run, tmp_path):
         rows_by_id(run, ["u000003"], [], Scoring("basic", (str(tmp_path / "none"),)))
 
 
-def test_no_name_gives_no_row(run):
+def test_no_ids_return_no_rows(run):
     assert rows_by_id(run, [], [], BASIC).num_rows == 0

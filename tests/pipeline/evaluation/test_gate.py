@@ -5,10 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import UsageError
-from pipeline.evaluation.evaluate import evaluation_of, tally_batches
-from pipeline.evaluation.gate import Verdict, figures, judge, parse_condition
+from pipeline.evaluation.gate import Verdict, check_condition, gate_figures, parse_condition
 from pipeline.evaluation.labels import evaluate_label_rows
-from pipeline.evaluation.reading import EvaluationSettings
+from pipeline.evaluation.settings import EvaluationSettings
+from pipeline.evaluation.summary import evaluation_from_tallies
+from pipeline.evaluation.tallies import tally_batches
 from pipeline.scoring.rules import Scoring
 from tests.support import runs
 
@@ -17,7 +18,7 @@ BASE = {"wer": 8.0, "cer": 4.0, "accuracy.key-word.v2": 97.0}
 
 
 def fails(text, here=HERE, baseline=BASE):
-    return judge(parse_condition(text), here, baseline).failed
+    return check_condition(parse_condition(text), here, baseline).failed
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def fails(text, here=HERE, baseline=BASE):
         ("accuracy.key-word.v2 < baseline - 0.4", True),
     ],
 )
-def test_conditions(text, failed):
+def test_a_condition_fails_a_run_where_it_holds(text, failed):
     assert fails(text) is failed
 
 
@@ -54,13 +55,13 @@ def test_conditions(text, failed):
     ("text", "limit"), [("wer > 3", 3), ("wer > baseline", 8), ("wer > baseline - 3", 5), ("wer > baseline * 2", 16)]
 )
 def test_the_verdict_names_value_and_limit(text, limit):
-    verdict = judge(parse_condition(f" {text} "), HERE, BASE)
+    verdict = check_condition(parse_condition(f" {text} "), HERE, BASE)
     assert verdict == Verdict(text, 10.0, limit, limit < 10.0)
 
 
 @pytest.mark.parametrize("op", [">", ">=", "<", "<="])
 @given(share=st.integers(0, 1000), change=st.integers(0, 100))
-def test_a_limit_that_is_just_met_is_met_whatever_floats_make_of_it(op, share, change):
+def test_rounding_of_floats_does_not_decide_at_the_limit(op, share, change):
     """7 % is 7 although 100 * 0.07 is not."""
     failed = "=" in op
     assert fails(f"wer {op} {share / 10}", {"wer": 100 * (share / 1000)}) is failed
@@ -70,7 +71,7 @@ def test_a_limit_that_is_just_met_is_met_whatever_floats_make_of_it(op, share, c
 
 @pytest.mark.parametrize("op", [">", ">=", "<", "<="])
 @given(value=st.integers(0, 10**6), limit=st.integers(0, 10**6))
-def test_every_operator_is_its_own(op, value, limit):
+def test_each_operator_compares_as_its_name_says(op, value, limit):
     expected = {">": value > limit, ">=": value >= limit, "<": value < limit, "<=": value <= limit}[op]
     assert fails(f"wer {op} {limit}", {"wer": float(value)}) is expected
     assert fails(f"wer {op} baseline", {"wer": float(value)}, {"wer": float(limit)}) is expected
@@ -82,13 +83,13 @@ wer > BASELINE|wer > 3 and cer > 2|wer > nan|wer > 1e3|wer > 3 %%|__import__('os
 
 
 @pytest.mark.parametrize("text", ["", "wer > 3\ncer > 2", *NONSENSE.replace("\n", "|").split("|")])
-def test_what_is_no_condition_is_refused(text):
-    with pytest.raises(UsageError, match="is no condition: write METRIC"):
+def test_text_that_is_not_a_condition_is_refused(text):
+    with pytest.raises(UsageError, match="is not a condition: write METRIC"):
         parse_condition(text)
 
 
 @given(text=st.text(max_size=20))
-def test_any_string_is_a_condition_or_refused(text):
+def test_any_string_is_parsed_or_refused(text):
     try:
         parsed = parse_condition(text)
     except UsageError:
@@ -102,17 +103,17 @@ def test_any_string_is_a_condition_or_refused(text):
     ("here", "baseline", "limit"),
     [(None, 4.0, "3"), (None, 4.0, "baseline"), (4.0, None, "baseline + 1"), (None, None, "baseline * 2")],
 )
-def test_what_cannot_be_judged_fails(op, here, baseline, limit):
+def test_a_condition_that_cannot_be_checked_fails(op, here, baseline, limit):
     assert fails(f"cer {op} {limit}", {"cer": here}, {"cer": baseline})
 
 
-def test_a_metric_that_only_this_run_has_fails_against_a_baseline():
-    verdict = judge(parse_condition("accuracy.new > baseline"), {"accuracy.new": 99.0}, {})
+def test_a_metric_that_the_baseline_lacks_fails_against_it():
+    verdict = check_condition(parse_condition("accuracy.new > baseline"), {"accuracy.new": 99.0}, {})
     assert (verdict.failed, verdict.value, verdict.limit) == (True, 99.0, None)
 
 
-def test_an_unknown_metric_is_refused_and_the_known_ones_named():
-    with pytest.raises(UsageError, match=r"no metric 'war'; there are .*cer, wer"):
+def test_an_unknown_metric_is_refused_with_the_known_ones():
+    with pytest.raises(UsageError, match=r"unknown metric 'war'; choose one of .*cer, wer"):
         fails("war > 3")
 
 
@@ -126,21 +127,21 @@ def test_a_baseline_must_be_given(limit):
 def evaluation(rows, failed=0):
     settings, scoring = EvaluationSettings(), Scoring("basic")
     batches = runs.transcripts(rows).to_batches()
-    return evaluation_of(tally_batches(batches, settings, scoring, "basic"), failed, settings, scoring)
+    return evaluation_from_tallies(tally_batches(batches, settings, scoring, "basic"), failed, settings, scoring)
 
 
-def test_figures_are_percent():
+def test_gate_figures_are_percentages():
     rows = [{"text": "a x c d", "reference": "a b c d"}, {"text": "e"}]
     labelled = [{"scores": {"on": 0.9, "off": 0.1}, "reference_label": r} for r in ("on", "on", "on", "off")]
     tasks = evaluate_label_rows(runs.labels(labelled).to_batches(), EvaluationSettings())
-    found = figures(evaluation(rows, failed=2), tasks)
+    found = gate_figures(evaluation(rows, failed=2), tasks)
     expected = {"wer": 25, "cer": 100 / 7, "ser": 100, "mer": 25, "wil": 100 * (1 - 9 / 16), "coverage": 25}
     expected |= {"failed": 50, "accuracy.keyword": 75, "macro_f1.keyword": 100 * (6 / 7) / 2}
     assert found == pytest.approx(expected)
 
 
-def test_figures_of_nothing_are_none_and_fail():
-    found = figures(evaluation([]), [])
+def test_gate_figures_without_rows_are_none_and_fail():
+    found = gate_figures(evaluation([]), [])
     assert set(found) == {"wer", "cer", "ser", "mer", "wil", "coverage", "failed"}
     assert set(found.values()) == {None}
     assert all(fails(f"{name} < 50", found) and fails(f"{name} > 50", found) for name in found)

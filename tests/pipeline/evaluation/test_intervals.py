@@ -6,20 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
-from statsmodels.stats.weightstats import ztest
 
 from pipeline.evaluation.intervals import (
     BOOTSTRAP_UNITS,
     FEWEST_UNITS,
-    matched_pairs,
-    mcnemar,
     paired_bootstrap,
     rate_interval,
 )
 
 UNITS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30), st.integers(0, 50)), min_size=1, max_size=40)
-SEGMENTS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=2, max_size=60)
 RELAXED = settings(max_examples=50, deadline=None)
 FEW = {"resamples": 200}
 
@@ -79,13 +74,13 @@ def coverage(interval_of, draw, n, runs, resamples):
 # Coverage
 
 
-def test_at_60_speakers_the_interval_covers_what_it_says():
+def test_at_60_speakers_the_coverage_is_nominal():
     within, _, _, width = coverage(studentized, speakers, 60, runs=2000, resamples=200)
     assert 0.93 <= within <= 0.97
     assert width < 0.8
 
 
-def test_at_16_speakers_it_is_honest_where_the_percentile_bootstrap_is_not():
+def test_at_16_speakers_the_coverage_is_nominal_unlike_that_of_the_percentile_bootstrap():
     assert coverage(studentized, speakers, 16, runs=1000, resamples=200)[0] >= 0.93
     assert coverage(percentile, speakers, 16, runs=1000, resamples=200)[0] < 0.91
 
@@ -106,7 +101,7 @@ def test_coverage_by_number_of_units(draw):
 # The interval
 
 
-def test_of_many_units_alike_in_size_it_is_the_t_interval_of_their_log_mean():
+def test_many_units_of_equal_size_give_the_t_interval_of_the_log_mean():
     errors, words = np.random.default_rng(0).poisson(5, 400), np.full(400, 50)
     interval = rate_interval(errors, words)
     mean = errors.mean()
@@ -116,7 +111,7 @@ def test_of_many_units_alike_in_size_it_is_the_t_interval_of_their_log_mean():
     assert (interval.level, interval.units) == (0.95, 400)
 
 
-def test_it_agrees_with_scipys_bootstrap_where_units_are_many():
+def test_many_units_give_the_interval_of_scipys_bootstrap():
     errors, words = speakers(np.random.default_rng(1), 1000)
     ours = rate_interval(errors, words)
 
@@ -129,7 +124,7 @@ def test_it_agrees_with_scipys_bootstrap_where_units_are_many():
     assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=0.1 * width)
 
 
-def test_bootstrap_and_sums_meet_where_one_takes_over():
+def test_the_interval_is_continuous_where_sums_replace_the_bootstrap():
     errors, words = speakers(np.random.default_rng(2), BOOTSTRAP_UNITS + 1)
     below, above = rate_interval(errors[:-1], words[:-1]), rate_interval(errors, words)
     assert below.method == "symmetric studentized bootstrap, log scale"
@@ -137,7 +132,7 @@ def test_bootstrap_and_sums_meet_where_one_takes_over():
     assert below.high - below.low == pytest.approx(above.high - above.low, rel=0.06)
 
 
-def test_ten_million_units_take_sums_alone():
+def test_ten_million_units_are_computed_from_sums():
     rng = np.random.default_rng(3)
     words, counts = rng.integers(1, 40, 5000), rng.integers(1, 4000, 5000)
     errors = rng.binomial(words, 0.1)
@@ -149,7 +144,7 @@ def test_ten_million_units_take_sums_alone():
 
 @given(units=UNITS, times=st.integers(1, 4), seed=st.integers(0, 99))
 @RELAXED
-def test_multiplicity_is_repetition_and_order_is_nothing(units, times, seed):
+def test_multiplicity_equals_repetition_and_order_does_not_matter(units, times, seed):
     errors, _, words = np.array(units).T
     expanded = np.random.default_rng(seed).permutation(np.repeat(np.stack([errors, words]), times, axis=1), axis=1)
     interval = rate_interval(errors, words, np.full(len(units), times), **FEW)
@@ -170,12 +165,12 @@ def test_the_interval_scales_with_the_unit_of_the_reference(units, factor):
         assert (scaled.low * factor, scaled.high * factor) == pytest.approx((ours.low, ours.high), rel=1e-6)
 
 
-def test_the_seed_alone_decides():
+def test_the_interval_depends_only_on_units_and_seed():
     units = speakers(np.random.default_rng(4), 20)
     assert rate_interval(*units, seed=1) == rate_interval(*units, seed=1) != rate_interval(*units, seed=2)
 
 
-def test_a_higher_level_is_wider():
+def test_a_higher_level_gives_a_wider_interval():
     units = speakers(np.random.default_rng(5), 30)
     widths = [(i.high - i.low, i.level) for i in (rate_interval(*units, level=level) for level in (0.8, 0.95, 0.99))]
     assert widths == sorted(widths)
@@ -183,11 +178,11 @@ def test_a_higher_level_is_wider():
 
 
 @pytest.mark.parametrize("n", range(FEWEST_UNITS + 2))
-def test_below_ten_units_there_is_none(n):
+def test_fewer_than_ten_units_have_no_interval(n):
     assert (rate_interval(np.arange(n), np.full(n, 20)) is None) == (n < FEWEST_UNITS)
 
 
-def test_units_without_reference_count_but_are_not_the_ten():
+def test_units_without_reference_are_used_but_do_not_count_toward_the_ten():
     errors, words = np.array([1, 2] * 5 + [3]), np.array([20] * 10 + [0])
     with_insertions, without = rate_interval(errors, words), rate_interval(errors[:10], words[:10])
     assert with_insertions.units == 11
@@ -197,7 +192,7 @@ def test_units_without_reference_count_but_are_not_the_ten():
     assert rate_interval(np.ones(20), np.zeros(20)) is None
 
 
-def test_a_unit_of_more_than_half_the_words_leaves_no_interval():
+def test_there_is_no_interval_where_one_unit_has_more_than_half_of_the_words():
     errors = np.arange(11)
     assert rate_interval(errors, [100, *[10] * 10]) is not None
     assert rate_interval(errors, [101, *[10] * 10]) is None
@@ -205,7 +200,7 @@ def test_a_unit_of_more_than_half_the_words_leaves_no_interval():
 
 @pytest.mark.parametrize("units", [10, 60, 5000])
 @pytest.mark.parametrize("share", [True, False])
-def test_units_all_alike_get_the_worst_case_of_those_not_met(units, share):
+def test_units_of_equal_rates_get_the_clopper_pearson_bound_of_unseen_units(units, share):
     bound = 1 - 0.025 ** (1 / units)  # Clopper and Pearson's at 0 of n
     words = np.arange(units) % 7 + 3
     expected = {0: (0, bound), 1: (1 - bound, 1)} | ({} if share else {3: (3 * (1 - bound), 3)})
@@ -215,7 +210,7 @@ def test_units_all_alike_get_the_worst_case_of_those_not_met(units, share):
         assert "Clopper-Pearson" in interval.method
 
 
-def test_one_unit_that_differs_is_enough_for_the_interval():
+def test_one_differing_unit_is_enough_for_the_bootstrap_interval():
     for differing in (0, 2):
         interval = rate_interval([differing, *[1] * 19], [10] * 20)
         assert interval.low < (19 + differing) / 200 < interval.high
@@ -226,7 +221,7 @@ def test_one_unit_that_differs_is_enough_for_the_interval():
 
 @given(wrong=st.lists(st.integers(0, 4), min_size=12, max_size=30))
 @RELAXED
-def test_a_share_stays_within_one_and_mirrors_its_complement(wrong):
+def test_a_share_stays_within_0_and_1_and_mirrors_its_complement(wrong):
     errors, sentences, many = np.array(wrong), np.full(len(wrong), 4), np.full(len(wrong), 1000)
     few = rate_interval(errors, sentences, share=True, **FEW)
     assert 0 <= few.low <= errors.mean() / 4 <= few.high <= 1
@@ -246,71 +241,9 @@ def test_a_share_stays_within_one_and_mirrors_its_complement(wrong):
         (([1, 2], [1, 1]), {"share": True}, "share"),
     ],
 )
-def test_what_cannot_be_is_refused(arguments, settings, message):
+def test_invalid_input_is_refused(arguments, settings, message):
     with pytest.raises(ValueError, match=message):
         rate_interval(*arguments, **settings)
-
-
-# Matched pairs
-
-
-@given(segments=SEGMENTS)
-@RELAXED
-def test_matched_pairs_is_the_paired_statistic_under_the_normal_distribution(segments):
-    a, b = np.array(segments, dtype=float).T
-    test = matched_pairs(a, b)
-    assert test.n == len(segments)
-    if np.ptp(a - b) == 0:
-        assert (test.statistic, test.p_value) == ((0, 1) if (a == b).all() else (None, None))
-    else:
-        assert (test.statistic, test.p_value) == pytest.approx(ztest(a - b), rel=1e-6, abs=1e-12)
-        assert test.statistic == pytest.approx(stats.ttest_rel(a, b).statistic, rel=1e-6, abs=1e-12)
-
-
-@given(segments=SEGMENTS, times=st.integers(1, 5))
-@RELAXED
-def test_matched_pairs_weighs_by_multiplicity_and_mirrors(segments, times):
-    a, b = np.array(segments).T
-    test, mirrored = matched_pairs(a, b, np.full(len(a), times)), matched_pairs(b, a, np.full(len(a), times))
-    assert test == matched_pairs(np.repeat(a, times), np.repeat(b, times))
-    if test.statistic is None:
-        assert mirrored == test
-    else:
-        assert (mirrored.statistic, mirrored.p_value) == pytest.approx((-test.statistic, test.p_value), abs=1e-12)
-
-
-def test_matched_pairs_of_fewer_than_two_segments_is_not_defined():
-    for errors in ([], [1]):
-        test = matched_pairs(errors, errors)
-        assert (test.statistic, test.p_value, test.n) == (None, None, len(errors))
-
-
-def test_matched_pairs_refuses_what_cannot_be():
-    with pytest.raises(ValueError, match="lengths"):
-        matched_pairs([1], [1, 2])
-    with pytest.raises(ValueError, match="negative"):
-        matched_pairs([1, 2], [1, -2])
-
-
-# McNemar
-
-
-@given(a=st.integers(0, 400), b=st.integers(0, 400))
-@RELAXED
-def test_mcnemar_is_that_of_statsmodels(a, b):
-    test, oracle = mcnemar(a, b), statsmodels_mcnemar([[7, a], [b, 5]], exact=True)
-    assert test.statistic == oracle.statistic
-    assert test.p_value == pytest.approx(oracle.pvalue, rel=1e-9)
-    assert test.n == a + b
-    assert test.p_value == mcnemar(b, a).p_value
-
-
-def test_mcnemar_of_millions_and_of_nothing():
-    assert mcnemar(0, 0).p_value == 1
-    assert mcnemar(5_000_000, 5_000_000).p_value == 1
-    assert mcnemar(5_000_000, 5_010_000).p_value == pytest.approx(2 * stats.norm.sf(10_000 / np.sqrt(10_010_000)), 0.01)
-    with pytest.raises(ValueError, match="negative"):
-        mcnemar(3, -1)
 
 
 # Paired bootstrap
@@ -341,13 +274,13 @@ def test_swapping_the_runs_mirrors_the_comparison(units):
 
 @given(units=UNITS, times=st.integers(1, 4), seed=st.integers(0, 99))
 @RELAXED
-def test_a_comparison_takes_multiplicity_as_repetition(units, times, seed):
+def test_a_comparison_treats_multiplicity_as_repetition(units, times, seed):
     triples = np.array(units).T
     expanded = np.random.default_rng(seed).permutation(np.repeat(triples, times, axis=1), axis=1)
     assert paired_bootstrap(*triples, np.full(len(units), times), **FEW) == paired_bootstrap(*expanded, **FEW)
 
 
-def test_the_probability_is_that_of_bisani_and_ney():
+def test_the_probability_of_improvement_is_that_of_bisani_and_ney():
     rng = np.random.default_rng(6)
     b, words = speakers(rng, 30)
     a = np.maximum(b + rng.integers(-11, 8, 30), 0)
@@ -358,7 +291,7 @@ def test_the_probability_is_that_of_bisani_and_ney():
     assert paired_bootstrap(a, b, words).probability_of_improvement == pytest.approx(expected, abs=0.03)
 
 
-def test_many_units_take_the_normal_distribution():
+def test_many_units_use_the_normal_distribution():
     rng = np.random.default_rng(7)
     b, words = speakers(rng, BOOTSTRAP_UNITS + 1)
     a = np.maximum(b + rng.integers(-5, 5, len(b)), 0)
@@ -368,7 +301,7 @@ def test_many_units_take_the_normal_distribution():
     assert large.probability_of_improvement == pytest.approx(small.probability_of_improvement, abs=0.02)
 
 
-def test_a_difference_covers_what_it_says():
+def test_the_interval_of_a_difference_has_nominal_coverage():
     rng, covered, runs = np.random.default_rng(8), 0, 1000
     for run in range(runs):
         b, words = speakers(rng, 60)
@@ -379,7 +312,7 @@ def test_a_difference_covers_what_it_says():
 
 
 @pytest.mark.parametrize("units", [10, 5000])
-def test_runs_that_are_the_same_are_even(units):
+def test_identical_runs_have_no_interval_and_a_probability_of_one_half(units):
     errors, words = np.arange(units) % 5, np.full(units, 9)
     same = paired_bootstrap(errors, errors, words)
     assert (same.difference, same.interval, same.probability_of_improvement) == (0, None, 0.5)
@@ -390,12 +323,12 @@ def test_runs_that_are_the_same_are_even(units):
     assert paired_bootstrap(errors + 9, errors, words).probability_of_improvement == 0
 
 
-def test_a_comparison_of_few_units_has_a_difference_and_no_more():
+def test_a_comparison_of_few_units_has_only_a_difference():
     few = paired_bootstrap([1, 2], [2, 3], [10, 10])
     assert (few.difference, few.interval, few.probability_of_improvement, few.units) == (-0.1, None, None, 2)
 
 
-def test_a_comparison_refuses_what_cannot_be():
+def test_a_comparison_refuses_invalid_input():
     with pytest.raises(ValueError, match="lengths"):
         paired_bootstrap([1], [1, 2], [1, 2])
     with pytest.raises(ValueError, match="negative"):

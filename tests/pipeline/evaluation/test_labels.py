@@ -8,7 +8,7 @@ from pipeline.errors import UsageError
 from pipeline.evaluation import reading
 from pipeline.evaluation.intervals import rate_interval
 from pipeline.evaluation.labels import evaluate_label_rows, evaluate_labels
-from pipeline.evaluation.reading import EvaluationSettings
+from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.scoring.references import References
 from pipeline.scoring.rules import Scoring
 from tests.support import runs
@@ -51,7 +51,7 @@ def file_of(named):
 def plain(found):
     """What can be compared with ==: sums of floats but for the order they were added in."""
     confidence = np.round(found.calibration.confidence, 4).tolist()
-    calibration = (found.calibration.rows.tolist(), found.calibration.right.tolist(), confidence)
+    calibration = (found.calibration.rows.tolist(), found.calibration.correct.tolist(), confidence)
     return dataclasses.asdict(dataclasses.replace(found, calibration=None, counts=None, scores={})) | {
         "calibration": calibration,
         "counts": (found.counts.labels, found.counts.confusion.tolist()),
@@ -65,7 +65,7 @@ def plain(found):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_figures_are_scikit_learns(seed):
+def test_figures_match_scikit_learn(seed):
     rows = random_rows(400, seed)
     found = one(rows)
     references, given = columns(rows)
@@ -76,14 +76,14 @@ def test_figures_are_scikit_learns(seed):
     for average in ("macro", "micro"):
         ours = getattr(found.counts, f"{average}_f1")
         assert ours == pytest.approx(metrics.f1_score(references, given, average=average))
-    assert set(found.scores) == set(NAMES) == found.known
+    assert set(found.scores) == set(NAMES) == found.known_labels
     for label in NAMES:
         theirs = metrics.roc_auc_score([r == label for r in references], [row["scores"][label] for row in rows])
         assert found.scores[label].auroc == pytest.approx(theirs, abs=1e-12)
     assert (found.no_reference, found.unknown_label, found.task) == (0, 0, "keyword")
 
 
-def test_auroc_of_any_scores_is_within_its_tolerance():
+def test_auroc_of_arbitrary_scores_is_within_its_tolerance():
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 3, (500, 3))
     shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
@@ -101,7 +101,7 @@ def test_auroc_of_any_scores_is_within_its_tolerance():
         assert abs(found.scores[label].auroc - theirs) <= found.scores[label].auroc_tolerance + 1e-6  # float32
 
 
-def test_calibration_is_of_the_score_of_the_label_that_was_given():
+def test_calibration_uses_the_score_of_the_predicted_label():
     rows = random_rows(300, 5)
     found = one(rows)
     references, given = columns(rows)
@@ -109,7 +109,7 @@ def test_calibration_is_of_the_score_of_the_label_that_was_given():
     right = np.array(references) == np.array(given)
     bins = np.maximum(np.ceil(score * 15).astype(int) - 1, 0)
     gaps = [abs(right[bins == b].sum() - score[bins == b].sum()) for b in range(15)]
-    assert found.calibration.expected_error == pytest.approx(sum(gaps) / 300, abs=1e-6)
+    assert found.calibration.expected_calibration_error == pytest.approx(sum(gaps) / 300, abs=1e-6)
 
 
 # Scores that are not all there
@@ -119,16 +119,16 @@ def truncated(rows, keep=2):
     return [row | {"scores": dict(sorted(row["scores"].items(), key=lambda item: -item[1])[:keep])} for row in rows]
 
 
-def test_a_truncated_list_of_scores_gives_no_auroc():
+def test_truncated_lists_of_scores_have_no_auroc():
     found = one(truncated(random_rows(200)))
     assert found.scores == {}
-    assert found.known == set(NAMES)
+    assert found.known_labels == set(NAMES)
     assert found.counts.rows == found.calibration.rows.sum() == 200
 
 
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("batch", [1, 7, 100, 1000])
-def test_one_row_that_lacks_a_label_costs_that_label_its_auroc_in_any_cut(monkeypatch, batch, first):
+def test_a_label_without_a_score_in_one_row_has_no_auroc_in_any_split_into_batches(monkeypatch, batch, first):
     monkeypatch.setattr(reading, "BATCH_ROWS", batch)
     rows = random_rows(60)
     lacking = {"scores": {"down": 0.9, "left": 0.1, "right": 0.0}, "reference_label": "down"}
@@ -140,7 +140,7 @@ def test_one_row_that_lacks_a_label_costs_that_label_its_auroc_in_any_cut(monkey
 
 
 @pytest.mark.parametrize("batch", [1, 3, 50, 64, 10_000])
-def test_batches_in_any_cut_give_the_same(monkeypatch, batch):
+def test_any_split_into_batches_gives_the_same_result(monkeypatch, batch):
     rows = random_rows(150, references=[*NAMES, "unheard"])
     for index in range(40, 110):  # whole batches without a reference
         rows[index]["reference_label"] = None
@@ -173,7 +173,7 @@ def test_labels_that_the_classifier_does_not_have_count_as_wrong():
     assert set(found.scores) == set(NAMES)
 
 
-def test_rows_without_a_reference_label_touch_no_figure():
+def test_rows_without_a_reference_label_change_no_figure():
     rows = random_rows(100)
     more = [{"scores": dict.fromkeys(NAMES, 0.25), "reference_label": None}] * 30
     found, alone = one([*rows, *more]), one(rows)
@@ -181,18 +181,23 @@ def test_rows_without_a_reference_label_touch_no_figure():
     assert plain(found) | {"no_reference": 0} == plain(alone)
 
 
-def test_no_reference_label_at_all():
+def test_without_reference_labels_there_are_no_figures():
     found = one([row | {"reference_label": None} for row in random_rows(20)])
     assert (found.no_reference, found.counts.rows, found.unknown_label) == (20, 0, 0)
-    assert {found.counts.accuracy, found.counts.macro_f1, found.calibration.expected_error, found.interval} == {None}
+    assert {
+        found.counts.accuracy,
+        found.counts.macro_f1,
+        found.calibration.expected_calibration_error,
+        found.interval,
+    } == {None}
     assert found.scores == {}
 
 
-def test_no_rows_give_no_task():
+def test_without_rows_there_is_no_task():
     assert evaluated([]) == ()
 
 
-def test_each_task_has_its_own_figures_by_name():
+def test_each_task_has_its_own_figures_in_the_order_of_names():
     rows = random_rows(50, 1, task="b"), random_rows(60, 2, task="a")
     found = evaluated([*rows[0], *rows[1]])
     assert [task.task for task in found] == ["a", "b"]
@@ -205,15 +210,15 @@ def test_regression_heads_are_skipped():
     assert [task.task for task in evaluated([*values, *random_rows(5)])] == ["keyword"]
 
 
-def test_a_score_a_little_above_one_is_one():
+def test_a_score_slightly_above_one_counts_as_one():
     found = one([{"scores": {"a": 1.0000001}, "reference_label": "a"}])
-    assert found.calibration.expected_error == 0
+    assert found.calibration.expected_calibration_error == 0
 
 
 # Units
 
 
-def test_the_interval_draws_from_speakers():
+def test_the_interval_uses_speakers_as_units():
     rows = random_rows(300)
     for index, row in enumerate(rows):
         row["speaker"] = f"s{index % 20}"
@@ -230,7 +235,7 @@ def test_the_interval_draws_from_speakers():
     assert one(rows, EvaluationSettings(level=0.5)).interval.low > found.interval.low
 
 
-def test_the_interval_draws_from_utterances_where_speakers_are_unknown():
+def test_the_interval_uses_recordings_or_utterances_where_speakers_are_unknown():
     rows = random_rows(300)
     found = one(rows)
     references, given = columns(rows)
@@ -247,7 +252,7 @@ def test_the_interval_draws_from_utterances_where_speakers_are_unknown():
 # References from files
 
 
-def test_labels_of_files_stand_for_the_stored_ones_and_the_first_file_goes_first():
+def test_labels_in_files_replace_the_stored_ones_and_the_first_file_has_precedence():
     rows = [{"scores": {"a": 0.9, "b": 0.1}, "reference_label": "b"} for _ in range(4)]
     files = [file_of({"u000000": "a", "u000001": None}), file_of({"u000000": "b", "u000001": "b", "u000002": "a"})]
     found = one(rows, files=files)
@@ -255,7 +260,7 @@ def test_labels_of_files_stand_for_the_stored_ones_and_the_first_file_goes_first
     assert found.no_reference == 1
 
 
-def test_labels_of_a_run(tmp_path):
+def test_the_labels_of_a_run_are_evaluated_from_its_files(tmp_path):
     rows = random_rows(40)
     run = runs.write_run(tmp_path / "run", runs.transcripts([{"text": "a"}] * 40), runs.labels(rows))
     assert [plain(task) for task in evaluate_labels(run)] == [plain(one(rows))]
@@ -267,6 +272,6 @@ def test_labels_of_a_run(tmp_path):
         evaluate_labels(run, EvaluationSettings(scoring=Scoring("basic", (str(tmp_path / "none"),))))
 
 
-def test_a_run_without_labels(tmp_path):
+def test_a_run_without_labels_has_no_label_evaluation(tmp_path):
     run = runs.write_run(tmp_path / "run", runs.transcripts([{"text": "a"}]))
     assert evaluate_labels(run) == ()

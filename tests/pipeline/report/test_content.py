@@ -1,4 +1,4 @@
-"""The dict that a report is rendered from: true to the run, plain values, and whole whatever the run lacks."""
+"""The content of a report: its figures are those of the run, it serialises to JSON, and empty runs have one too."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import pytest
 
 from pipeline.evaluation.evaluate import evaluate_run
 from pipeline.evaluation.gate import Verdict
-from pipeline.evaluation.reading import EvaluationSettings
+from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.report import render
-from pipeline.report.content import WORST, Cost, ReportSettings, report
+from pipeline.report.content import WORST, ReportSettings, build_report
+from pipeline.report.model import Coverage, ErrorMessage, GateResult, to_json
+from pipeline.report.summary import Cost
 from tests.support import reports, runs
 
 
@@ -32,123 +34,129 @@ def run(rows, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def told(run):
-    return report(run, settings=ReportSettings(EvaluationSettings(by=("tags.lang",)), cost=Cost(6.0, "EUR")))
+def report(run):
+    return build_report(run, settings=ReportSettings(EvaluationSettings(by=("tags.lang",)), cost=Cost(6.0, "EUR")))
 
 
-def same_shape(made, example, where="report"):
-    """Every key that the renderer's example has is there, at every depth where both have something."""
-    if where.endswith(("fingerprint", "config", "versions")):  # of whatever the run has
+def assert_same_shape(made, example, where="report"):
+    """Every key of the example is in the made report, at every depth where both have something."""
+    if where.endswith(("fingerprint", "config", "versions")):  # their keys are the run's
         return
     if isinstance(made, dict) and isinstance(example, dict):
         missing = set(example) - set(made)
         assert not missing, f"{where}: {missing}"
         for key in set(made) & set(example):
-            same_shape(made[key], example[key], f"{where}.{key}")
+            assert_same_shape(made[key], example[key], f"{where}.{key}")
     if isinstance(made, list) and isinstance(example, list) and made and example:
-        same_shape(made[0], example[0], f"{where}[0]")
+        assert_same_shape(made[0], example[0], f"{where}[0]")
 
 
-def test_it_has_all_that_the_renderer_is_tested_on(told, run):
-    same_shape(told, reports.full())
-    same_shape(report(run, run), reports.full())
+def test_reports_have_the_shape_that_the_renderer_is_tested_on(report, run):
+    assert_same_shape(to_json(report), to_json(reports.full()))
+    assert_same_shape(to_json(build_report(run, run)), to_json(reports.full()))
 
 
-def test_it_is_plain_json(told):
-    assert json.loads(json.dumps(told, allow_nan=False)) == json.loads(json.dumps(told))
+def test_the_json_report_is_plain_json(report):
+    assert json.loads(json.dumps(to_json(report), allow_nan=False)) == to_json(report)
+    assert json.loads(render.json_text(report)) == to_json(report)
 
 
-def test_its_figures_are_those_of_the_evaluation(told, run):
-    found = evaluate_run(run)
-    assert {each["metric"]: each["rate"] for each in told["headline"]} == found.rates
-    wer = told["headline"][0]
-    assert (wer["interval"]["low"], wer["interval"]["units"]) == (found.intervals["wer"].low, 15)
-    assert told["coverage"] == {"rows": 408, "scored": 400, "no_reference": 0, "failed": 8, "share": 400 / 408}
-    assert sum(told["distribution"]["counts"]) == 400
-    assert [grouping["by"] for grouping in told["groups"]] == ["tags.lang", "speaker", "duration", "confidence"]
-    assert len(told["confidence"]["bins"]) == 10
-    for each in told["confidence"]["bins"]:
-        assert each["low"] <= each["confidence"] <= each["high"] + 1e-3
+def test_figures_are_those_of_the_evaluation(report, run):
+    evaluation = evaluate_run(run)
+    assert {each.metric: each.rate for each in report.headline} == evaluation.rates
+    wer = report.headline[0]
+    assert (wer.interval.low, wer.interval.units) == (evaluation.intervals["wer"].low, 15)
+    assert report.coverage == Coverage(rows=408, scored=400, no_reference=0, failed=8, share=400 / 408)
+    assert sum(report.distribution.counts) == 400
+    assert [grouping.by for grouping in report.groups] == ["tags.lang", "speaker", "duration", "confidence"]
+    assert len(report.confidence.bins) == 10
+    for each in report.confidence.bins:
+        assert each.low <= each.confidence <= each.high + 1e-3
 
 
-def test_speed_and_cost_come_from_the_record(told):
-    audio_s = told["run"]["audio_s"]
-    assert told["run"]["wall_s"] == 60
-    assert told["run"]["rtfx"] == pytest.approx(audio_s / 60)
-    assert told["run"]["compute_rtfx"] == pytest.approx(50)
-    assert told["run"]["cost"]["total"] == pytest.approx(0.1)
-    assert told["run"]["cost"]["per_audio_hour"] == pytest.approx(0.1 / (audio_s / 3600))
+def test_speed_and_cost_come_from_the_record(report):
+    audio_s = report.run.audio_s
+    assert report.run.wall_s == 60
+    assert report.run.rtfx == pytest.approx(audio_s / 60)
+    assert report.run.compute_rtfx == pytest.approx(50)
+    assert report.run.cost.total == pytest.approx(0.1)
+    assert report.run.cost.per_audio_hour == pytest.approx(0.1 / (audio_s / 3600))
 
 
-def test_the_worst_are_shown_aligned(told, rows):
-    worst = told["worst"]
+def test_the_worst_utterances_are_aligned(report, rows):
+    worst = report.worst
     by_id = {f"u{index:06d}": row for index, row in enumerate(rows)}
     wrong = [row for row in rows if row["text"] != row["reference"]]
-    assert (worst["shown"], worst["of"]) == (min(len(wrong), WORST), len(wrong))
-    errors = [row["counts"]["errors"] for row in worst["rows"]]
+    assert (worst.shown, worst.of) == (min(len(wrong), WORST), len(wrong))
+    errors = [utterance.counts.errors for utterance in worst.rows]
     assert errors == sorted(errors, reverse=True)
-    for row in worst["rows"]:
-        source = by_id[row["utt_id"]]
-        steps = row["alignment"]
-        assert " ".join(filter(None, (wanted for _, wanted, _ in steps))) == source["reference"]
-        assert " ".join(filter(None, (found for _, _, found in steps))) == source["text"]
+    for utterance in worst.rows:
+        source = by_id[utterance.utt_id]
+        assert " ".join(filter(None, (reference for _, reference, _ in utterance.alignment))) == source["reference"]
+        assert " ".join(filter(None, (hypothesis for _, _, hypothesis in utterance.alignment))) == source["text"]
         words = jiwer.process_words(source["reference"], source["text"])
-        assert row["counts"]["errors"] == words.substitutions + words.deletions + words.insertions
+        assert utterance.counts.errors == words.substitutions + words.deletions + words.insertions
 
 
-def test_confusions_count_what_the_alignments_show(told):
-    found = told["confusions"]
-    assert found["sampled"] == found["of"] == told["headline"][2]["counts"]["errors"]
-    counts = told["headline"][0]["counts"]
+def test_confusions_sum_to_the_error_counts(report):
+    confusions = report.confusions
+    assert confusions.sampled == confusions.of == report.headline[2].counts.errors
+    counts = report.headline[0].counts
     for kind in ("substitutions", "deletions", "insertions"):
-        shown = [each["count"] for each in found[kind]]
+        shown = [each.count for each in getattr(confusions, kind)]
         assert shown == sorted(shown, reverse=True)
-        assert sum(shown) <= counts[kind]
-    assert sum(each["count"] for each in found["deletions"]) == counts["deletions"]
-    assert found["insertions"][0]["hypothesis"] == "um"
+        assert sum(shown) <= getattr(counts, kind)
+    assert sum(each.count for each in confusions.deletions) == counts.deletions
+    assert confusions.insertions[0].hypothesis == "um"
 
 
-def test_errors_are_grouped_by_code_and_by_words(told):
-    assert [(each["code"], each["count"], each["share"]) for each in told["errors"]] == [
+def test_errors_are_grouped_by_code_and_by_message(report):
+    assert [(each.code, each.count, each.share) for each in report.errors] == [
         ("UNDECODABLE", 7, 7 / 8),
         ("MISSING", 1, 1 / 8),
     ]
-    assert told["errors"][0]["messages"] == [{"message": "ends at byte #", "count": 7}]
-    assert len(told["errors"][0]["examples"]) == 5
+    assert report.errors[0].messages == [ErrorMessage("ends at byte #", 7)]
+    assert len(report.errors[0].examples) == 5
 
 
-def test_labels_are_described(told):
-    (task,) = told["classification"]
-    assert (task["accuracy"], task["scored"]) == (0.5, 100)
-    assert task["interval"]["units"] == 20
-    assert sum(map(sum, task["confusion"]["matrix"])) == 100
-    assert [(row["label"], row["count"]) for row in told["corpus"]["labels"][0]["labels"]] == [("no", 50), ("yes", 50)]
+def test_labels_are_evaluated_and_counted(report):
+    (task,) = report.classification
+    assert (task.accuracy, task.scored) == (0.5, 100)
+    assert task.interval.units == 20
+    assert sum(map(sum, task.confusion.matrix)) == 100
+    assert [(each.label, each.count) for each in report.corpus.labels[0].labels] == [("no", 50), ("yes", 50)]
 
 
-def test_the_corpus_is_described_without_references(told, rows):
-    corpus = told["corpus"]
+def test_the_corpus_is_described_without_references(report, rows):
+    corpus = report.corpus
     words = sum(len(row["text"].split()) for row in rows)
     seconds = sum(row["duration_s"] for row in rows)
-    assert corpus["utterances"] == 400
-    assert corpus["words"] == words
-    assert corpus["speech_share"] == pytest.approx(0.25 * words / seconds)
-    assert sum(corpus["durations"]["counts"]) == 400
-    assert corpus["empty_texts"] == sum(row["text"] == "" for row in rows)
-    assert corpus["by_tag"][0]["values"][0]["utterances"] == 400
+    assert corpus.utterances == 400
+    assert corpus.words == words
+    assert corpus.speech_share == pytest.approx(0.25 * words / seconds)
+    assert sum(corpus.durations.counts) == 400
+    assert corpus.empty_texts == sum(row["text"] == "" for row in rows)
+    assert corpus.by_tag[0].values[0].utterances == 400
 
 
-def test_a_gate_and_a_comparison_are_told(run, rows, tmp_path):
-    other = [row | {"text": row["reference"]} for row in rows]
-    baseline = runs.write_run(tmp_path / "other", runs.transcripts(other))
+def test_gate_and_comparison_are_reported(run, rows, tmp_path):
+    correct = [row | {"text": row["reference"]} for row in rows]
+    baseline = runs.write_run(tmp_path / "other", runs.transcripts(correct))
     verdict = Verdict("wer > baseline", 9.0, 0.0, failed=True)
-    told = report(run, baseline, gate=[verdict])
-    assert told["gate"] == [{"condition": "wer > baseline", "value": 9.0, "limit": 0.0, "failed": True}]
-    compared = told["comparison"]
-    assert compared["changes"]["better"] == 0
-    assert compared["metrics"][0]["difference"] == pytest.approx(told["headline"][0]["rate"])
-    assert compared["worse"][0]["difference"] == compared["worse"][0]["here"]["errors"] > 0
-    assert compared["worse"][0]["baseline"]["errors"] == 0
-    assert "Against the baseline" in render.html(told)
+    report = build_report(run, baseline, gate=[verdict])
+    assert report.gate == [GateResult("wer > baseline", value=9.0, limit=0.0, failed=True)]
+    compared = report.comparison
+    assert compared.changes.better == 0
+    assert compared.metrics[0].difference == pytest.approx(report.headline[0].rate)
+    assert compared.worse[0].difference == compared.worse[0].here.errors > 0
+    assert compared.worse[0].baseline.errors == 0
+    assert "Comparison with the baseline" in render.html(report)
+
+
+def test_a_comparison_of_a_run_with_itself_reports_no_difference(run):
+    report = build_report(run, run)
+    assert report.comparison.changes.same == report.comparison.paired.utterances == 400
+    assert "No difference: both runs have the same error rates" in render.markdown(report)
 
 
 @pytest.mark.parametrize(
@@ -164,10 +172,10 @@ def test_a_gate_and_a_comparison_are_told(run, rows, tmp_path):
     ],
     ids=str,
 )
-def test_whatever_a_run_lacks_the_report_is_whole(made, tmp_path):
+def test_runs_with_missing_values_have_a_complete_report(made, tmp_path):
     for name, errors in (("sound", None), ("broken", runs.errors([{}]))):
         run = runs.write_run(tmp_path / name, runs.transcripts(made), errors=errors, status="running")
-        told = report(run)
-        json.dumps(told, allow_nan=False)
-        assert "coverage" in render.html(told).lower()
-        assert "overage" in render.markdown(told)
+        report = build_report(run)
+        json.dumps(to_json(report), allow_nan=False)
+        assert "coverage" in render.html(report).lower()
+        assert "overage" in render.markdown(report)

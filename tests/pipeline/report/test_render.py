@@ -1,19 +1,141 @@
-"""Reports as HTML and Markdown: all is said, no text of theirs becomes markup, and nothing that is missing breaks."""
+"""Reports as HTML, Markdown and JSON: complete, without markup from the data, and whole if values are missing."""
 
 from __future__ import annotations
 
 import functools
+import json
 import re
+import subprocess
+import sys
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 
 import pytest
 
 from pipeline.report import blocks, formats, page, plots, render
+from pipeline.report.model import Changes, ConfusionMatrix, Interval, to_json
 from tests.support import reports
 
 VOID = {"meta", "link", "input", "br"}
 SHAPES = {"path", "use", "rect", "line"}
+
+INTERVAL = dict.fromkeys(("low", "high", "level", "units", "method", "unit"))
+COUNTS = dict.fromkeys(("hits", "substitutions", "deletions", "insertions", "reference", "errors", "rate"))
+HISTOGRAM = {"edges": [None], "counts": [None]}
+COVERAGE = dict.fromkeys(("rows", "scored", "no_reference", "failed", "share"))
+HEADLINE = {"metric": None, "rate": None, "interval": INTERVAL, "counts": COUNTS}
+RUN = {
+    **dict.fromkeys(("uri", "status", "started", "finished", "wall_s", "audio_s", "compute_s", "rtfx", "compute_rtfx")),
+    **dict.fromkeys(("utterances", "errors", "chunks")),
+    "engines": [dict.fromkeys(("engine", "transcripts"))],
+    "warnings": [None],
+    "attempts": None,
+    "starts": [None],
+    "cost": dict.fromkeys(("per_hour", "currency", "total", "per_audio_hour")),
+}
+PROBLEM = {"count": None, "examples": [None]}
+CONFUSION = {"reference": None, "hypothesis": None, "count": None, "examples": [None]}
+CHANGED_TEXT = {"text": None, "errors": None, "alignment": [[None]]}
+CHANGED = {
+    **dict.fromkeys(("utt_id", "duration_s", "reference", "difference")),
+    "here": CHANGED_TEXT,
+    "baseline": CHANGED_TEXT,
+}
+BIN = dict.fromkeys(("low", "high", "count", "confidence", "accuracy"))
+FORMAT_1 = {
+    **dict.fromkeys(("format", "title", "generated", "version")),
+    "run": RUN,
+    "coverage": COVERAGE,
+    "scoring": dict.fromkeys(("normalizer", "references", "compounds", "unit", "level")),
+    "headline": [HEADLINE],
+    "reference_problems": {"missing": PROBLEM, "unknown": PROBLEM, "duplicate": {"count": None, "examples": None}},
+    "distribution": HISTOGRAM,
+    "groups": [
+        {
+            **dict.fromkeys(("by", "ordered", "unit", "total", "shown")),
+            "groups": [
+                {
+                    **dict.fromkeys(("key", "utterances", "audio_s")),
+                    **dict.fromkeys(("words", "chars", "sentences"), COUNTS),
+                    "interval": INTERVAL,
+                }
+            ],
+        }
+    ],
+    "confidence": {"bins": [dict.fromkeys(("low", "high", "utterances", "confidence", "accuracy"))]},
+    "confusions": {
+        **dict.fromkeys(("sampled", "of")),
+        **{key: [CONFUSION] for key in ("substitutions", "deletions", "insertions")},
+    },
+    "worst": {
+        **dict.fromkeys(("shown", "of")),
+        "rows": [
+            {
+                **dict.fromkeys(("utt_id", "uri", "start_s", "duration_s", "speaker", "confidence", "reference")),
+                "text": None,
+                "counts": COUNTS,
+                "alignment": [[None]],
+            }
+        ],
+    },
+    "classification": [
+        {
+            **dict.fromkeys(("task", "scored", "no_reference", "unknown_label", "accuracy")),
+            "interval": INTERVAL,
+            **dict.fromkeys(("balanced_accuracy", "macro_f1", "micro_f1")),
+            "classes": [dict.fromkeys(("label", "precision", "recall", "f1", "support", "predicted", "auroc"))],
+            "confusion": {"labels": [None], "predicted": [None], "matrix": [[None]]},
+            "calibration": {"ece": None, "bins": [BIN]},
+        }
+    ],
+    "errors": [
+        {
+            **dict.fromkeys(("code", "count", "share")),
+            "examples": [dict.fromkeys(("utt_id", "uri", "message"))],
+            "messages": [dict.fromkeys(("message", "count"))],
+        }
+    ],
+    "corpus": {
+        **dict.fromkeys(("hours", "utterances", "sampled", "of", "speech_share", "words", "words_per_second")),
+        "durations": HISTOGRAM,
+        "confidences": HISTOGRAM,
+        "empty_texts": None,
+        "labels": [{"task": None, "labels": [dict.fromkeys(("label", "count", "share", "mean_score"))]}],
+        "by_tag": [{"tag": None, "values": [dict.fromkeys(("value", "utterances", "hours", "failed"))]}],
+        "samples": [dict.fromkeys(("utt_id", "text", "confidence", "duration_s"))],
+    },
+    "lineage": {
+        "model": None,
+        "classifiers": [None],
+        "inputs": [None],
+        "fingerprint": {"model": None, "inputs": {"rows": None, "plan": None}},
+        "config": dict.fromkeys(("chunk_s", "max_segment_s", "precision", "vad", "strict")),
+        "versions": dict.fromkeys(("sewd-pipeline", "torch", "ray")),
+    },
+    "gate": [dict.fromkeys(("condition", "value", "limit", "failed"))],
+    "comparison": {
+        "baseline": {
+            **dict.fromkeys(("uri", "title", "model")),
+            "headline": [HEADLINE],
+            "coverage": COVERAGE,
+            "run": RUN,
+        },
+        "paired": dict.fromkeys(("utterances", "only_here", "only_baseline", "reference_differs")),
+        "metrics": [
+            {
+                **dict.fromkeys(("metric", "here", "baseline", "difference")),
+                "interval": INTERVAL,
+                "probability_of_improvement": None,
+            }
+        ],
+        "tests": [dict.fromkeys(("name", "statistic", "p_value", "n", "detail"))],
+        "changes": dict.fromkeys(("better", "worse", "same")),
+        "better": [CHANGED],
+        "worse": [CHANGED],
+    },
+}
+"""The keys of the JSON report, in their order; a list has the keys of its first item."""
 
 
 class Parsed(HTMLParser):
@@ -64,7 +186,7 @@ def full():
 
 
 @pytest.mark.parametrize("make", [reports.full, reports.unlabeled, reports.empty, reports.nulls])
-def test_pages_are_well_formed_and_name_nothing_twice(make):
+def test_pages_are_well_formed_with_unique_ids(make):
     parsed = Parsed(page_of(make))
 
     assert not parsed.open
@@ -86,40 +208,83 @@ def test_every_number_of_the_headline_is_shown():
         text = text.replace("\u00a0", " ")  # noqa: PLW2901
         for value in ("4.62 %", "1.71 %", "38.1 %", "4.59 %", "7.24 %", "88."):
             assert value in text
-        for interval in ("95 %: 4.09–5.15 % over 60 speakers", "95 %: 1.50–1.92 %", "95 %: 36.0–40.2 %"):
-            assert interval in text
+        for text_of_interval in ("95 %: 4.09–5.15 % over 60 speakers", "95 %: 1.50–1.92 %", "95 %: 36.0–40.2 %"):
+            assert text_of_interval in text
         assert "46,200 errors in 1,000,000 words" in text
         assert "98,400 of 100,000 utterances scored (98.4 %); 1,200 without reference, 400 failed" in text
         assert "−0.42 pp against the baseline" in text
 
 
-def test_a_headline_without_interval_says_why():
+def test_a_headline_without_interval_states_the_reason():
     report = reports.full()
-    report["headline"] = [each | {"interval": None} for each in report["headline"]]
-    report |= {"groups": [], "classification": [], "comparison": None}
+    headline = [replace(each, interval=None) for each in report.headline]
+    report = replace(report, headline=headline, groups=[], classification=[], comparison=None)
 
     assert "no interval: fewer than 10 speakers" in Parsed(render.html(report)).text
 
 
-def test_corpora_without_references_lead_with_the_corpus():
+def test_several_kinds_of_units_have_a_plural():
+    report = reports.full()
+    wer = replace(report.headline[0], interval=Interval(0.04, 0.05, 0.95, 12, "t", "speaker or utterance"))
+    scoring = replace(report.scoring, unit="speaker or utterance")
+    report = replace(report, headline=[wer, replace(report.headline[1], interval=None)], scoring=scoring)
+
+    text = Parsed(render.html(report)).text
+    assert "over 12 speakers or utterances" in text
+    assert "fewer than 10 speakers or utterances" in text
+
+
+def test_the_comparison_names_both_runs():
+    report = reports.full()
+    for text in (Parsed(page_of(reports.full)).text, render.markdown(report)):
+        assert re.search(r"This run:?\s*s3://runs/dev-2026-11", text)
+        assert re.search(r"Baseline:?\s*s3://runs/baseline", text)
+
+
+def test_the_comparison_of_equal_runs_claims_no_improvement():
+    report = reports.full()
+    metrics = [
+        replace(each, baseline=each.here, difference=0.0, interval=None, probability_of_improvement=0.5)
+        for each in report.comparison.metrics
+    ]
+    comparison = replace(report.comparison, metrics=metrics, changes=Changes(0, 0, 98_390), better=[], worse=[])
+    text = render.markdown(replace(report, comparison=comparison))
+
+    section = text[text.index("## Comparison with the baseline") : text.index("## Speed")]
+    assert "No difference: both runs have the same error rates" in section
+    assert "0.500" not in section
+    assert "Tests of the difference" not in section
+    assert "Changed utterances" not in section
+    assert "same as the baseline" in text[: text.index("##")]
+
+
+def test_differences_without_intervals_state_the_reason():
+    report = reports.full()
+    metrics = [replace(each, interval=None, probability_of_improvement=None) for each in report.comparison.metrics]
+    text = render.markdown(replace(report, comparison=replace(report.comparison, metrics=metrics)))
+
+    assert "No intervals: they need 10 speakers, none of them with more than half of the reference" in text
+
+
+def test_pages_without_references_begin_with_the_corpus():
     text = page_of(reports.unlabeled)
 
     assert "197.9\u00a0h" in text
     assert "0 of 100,000 utterances scored" in Parsed(text).text
     order = re.findall(r'<section id="(\w+)"', text)
     assert order == ["corpus", "speed", "failures", "lineage"]
+    assert "random sample: 50,000 of 100,000 utterances" in Parsed(text).text
 
 
 @pytest.mark.parametrize("status", ["running", "stopped", "failed"])
-def test_unfinished_runs_are_told_apart(status):
-    report = reports.unlabeled()
-    report["run"] = reports.run(status)
+def test_pages_of_unfinished_runs_have_a_banner(status):
+    report = replace(reports.unlabeled(), run=reports.run(status))
 
     assert 'class="banner"' in render.html(report)
     assert 'class="banner"' not in page_of(reports.unlabeled)
 
 
-def test_text_of_the_report_is_never_markup(full):
+def test_data_never_becomes_markup(full):
     plain = Parsed(friendly())
     hostile = Parsed(full)
 
@@ -133,7 +298,7 @@ def test_text_of_the_report_is_never_markup(full):
         assert " ".join(text.split()) in hostile.text, text
 
 
-def test_pages_ask_for_nothing_outside_themselves(full):
+def test_pages_refer_to_no_external_resource(full):
     for tag, attrs in Parsed(full).tags:
         for name in ("src", "href", "srcset", "action", "data", "poster"):
             value = attrs.get(name, "#")
@@ -145,7 +310,7 @@ def test_pages_ask_for_nothing_outside_themselves(full):
     assert "@import" not in style
 
 
-def test_the_policy_names_the_one_script(full):
+def test_the_content_security_policy_allows_only_the_script_of_the_page(full):
     script = full[full.index("<script>") + len("<script>") : full.index("</script>", full.index('"use strict"'))]
 
     policy = re.search(r'Policy" content="([^"]*)"', full)[1]
@@ -153,14 +318,14 @@ def test_the_policy_names_the_one_script(full):
     assert unescape(policy).count(render._sha256(script)) == 1
 
 
-def test_transcripts_find_their_own_direction_and_have_no_language(full):
+def test_transcripts_have_an_automatic_direction_and_no_language(full):
     cells = [attrs for tag, attrs in Parsed(full).tags if tag == "td" and attrs.get("class") in {"a", "s"}]
 
     assert cells
     assert {(attrs["dir"], attrs["lang"]) for attrs in cells} == {("auto", "")}
 
 
-def test_plots_have_a_name_the_colours_of_the_page_and_text(full):
+def test_plots_have_a_name_real_text_and_the_colours_of_the_page(full):
     for svg in re.findall(r"<svg.*?</svg>", full, re.DOTALL):
         assert re.match(r'<svg class="plot" viewBox="0 0 420 \d+" role="img" aria-label="[^"]+">', svg)
         assert "<text" in svg
@@ -170,25 +335,21 @@ def test_plots_have_a_name_the_colours_of_the_page_and_text(full):
         assert set(re.findall(r"<(\w+)", svg)) <= {"svg", "g", "defs", "clipPath", "text", *SHAPES}
 
 
-def test_what_is_cut_says_how_much(full):
+def test_cut_tables_and_plots_report_how_much_is_shown(full):
     text = Parsed(full).text
 
     assert f"{40 + len(reports.HOSTILE)} of 37,490 shown" in text
     assert "10 of 5,214 shown" in text
-    assert "30 of 60 shown: those of most words" in text
+    assert "30 of 60 shown, those with the most reference words" in text
 
 
-def test_large_confusion_matrices_are_cut_to_the_commonest_labels():
-    report = reports.unlabeled()
+def test_large_confusion_matrices_are_cut_to_the_most_frequent_labels():
     size = 100
     matrix = [[1000 - i if i == j else 0 for j in range(size)] for i in range(size)]
     labels = [f"label{i}" for i in range(size)]
-    task = reports.full()["classification"][0]
-    report["classification"] = [
-        task | {"confusion": {"labels": labels, "predicted": labels, "matrix": matrix}, "classes": []}
-    ]
+    task = replace(reports.full().classification[0], confusion=ConfusionMatrix(labels, labels, matrix), classes=[])
 
-    text = Parsed(render.html(report)).text
+    text = Parsed(render.html(replace(reports.unlabeled(), classification=[task]))).text
     assert "40 of 100 shown" in text
     assert "label39" in text
     assert "label40" not in text
@@ -196,20 +357,19 @@ def test_large_confusion_matrices_are_cut_to_the_commonest_labels():
 
 def test_the_largest_report_is_under_3_mb():
     report = reports.full(rows=500, groups=500)
-    report["groups"] *= 3
-    report["comparison"]["better"] *= 10
-    report["comparison"]["worse"] *= 10
+    changed = {name: getattr(report.comparison, name) * 10 for name in ("better", "worse")}
+    report = replace(report, groups=report.groups * 3, comparison=replace(report.comparison, **changed))
 
     assert len(render.html(report).encode()) < 3_000_000
 
 
-def test_the_same_report_gives_the_same_bytes(full):
+def test_rendering_is_deterministic(full):
     assert render.html(reports.full()) == full
 
 
-def test_lone_surrogates_of_file_names_can_be_written():
+def test_lone_surrogates_of_file_names_are_replaced():
     report = reports.unlabeled()
-    report["lineage"]["inputs"] = ["bad\udcffname.wav"]
+    report = replace(report, lineage=replace(report.lineage, inputs=["bad\udcffname.wav"]))
 
     for text in (render.html(report), render.markdown(report)):
         assert "bad?name.wav" in text
@@ -217,7 +377,7 @@ def test_lone_surrogates_of_file_names_can_be_written():
 
 
 @pytest.mark.parametrize("make", [reports.full, reports.unlabeled, reports.empty, reports.nulls])
-def test_tables_of_markdown_are_well_formed(make):
+def test_markdown_tables_are_well_formed(make):
     lines = render.markdown(make()).split("\n")
     tables, cells = 0, 0
     for before, line in zip(["", *lines], lines, strict=False):
@@ -231,7 +391,7 @@ def test_tables_of_markdown_are_well_formed(make):
     assert tables
 
 
-def test_markdown_holds_no_markup_of_the_data():
+def test_data_never_becomes_markdown_syntax():
     text = render.markdown(reports.full())
 
     assert not re.search(r"<\w|</", text)
@@ -273,12 +433,17 @@ def test_html_and_markdown_have_the_same_sections_and_tables():
         (formats.probability(0.0004), "< 0.001"),
         (formats.probability(0.042), "0.042"),
         (formats.probability(0.9999), "> 0.999"),
-        (formats.span(3.21), "3.2 s"),
-        (formats.span(59.99), "1 min 0 s"),
-        (formats.span(751), "12 min 31 s"),
-        (formats.span(3599.9), "1 h 0 min"),
-        (formats.span(11520), "3 h 12 min"),
-        (formats.span(712300), "198 h"),
+        (formats.duration(3.21), "3.2 s"),
+        (formats.duration(59.99), "1 min 0 s"),
+        (formats.duration(751), "12 min 31 s"),
+        (formats.duration(3599.9), "1 h 0 min"),
+        (formats.duration(11520), "3 h 12 min"),
+        (formats.duration(712300), "198 h"),
+        (formats.duration(61, formats.SPACE), "1 min 1 s"),
+        (formats.duration(None), "–"),
+        (formats.percent_range(0.041, 0.052), "4.10–5.20 %"),
+        (formats.plural(1, "speaker or utterance"), "1 speaker or utterance"),
+        (formats.plural(12, "speaker or utterance"), "12 speakers or utterances"),
         (formats.moment("2026-11-22T19:00:00Z"), "2026-11-22 19:00:00 UTC"),
     ],
 )
@@ -292,16 +457,47 @@ def test_alignments_as_text():
     assert render.alignment_text(runs) == "the [cat › hat] [−sat] [+down]"
 
 
-def test_labels_of_plots_are_cut_and_say_nothing_of_their_own():
-    svg = plots.intervals('a "title" <b>', [plots.Estimate("$x$ <script>\n" + "y" * 99, 0.1, None, None)], line=None)
+def interval_plot(title, *estimates, line=None):
+    return plots.draw(blocks.IntervalPlot(title, estimates, line))
+
+
+def test_labels_of_plots_are_shortened_and_escaped():
+    svg = interval_plot('a "title" <b>', blocks.Estimate("$x$ <script>\n" + "y" * 99, 0.1, None, None))
 
     assert 'aria-label="a &quot;title&quot; &lt;b&gt;"' in svg
     assert "$x$ &lt;script&gt;" in svg
     assert "y" * 20 not in svg
 
 
-def test_rates_of_zero_are_drawn_on_an_axis_that_begins_there():
-    svg = plots.intervals("zeros", [plots.Estimate("a", 0.0, 0.0, 0.0), plots.Estimate("b", 0.0, None, None)], line=0.0)
+def test_the_axis_of_rates_begins_at_zero():
+    estimates = blocks.Estimate("a", 0.0, 0.0, 0.0), blocks.Estimate("b", 0.0, None, None)
+    svg = interval_plot("zeros", *estimates, line=0.0)
 
     assert "−" not in svg
     assert "0.00 %" in svg
+
+
+def test_only_drawing_loads_matplotlib():
+    script = """
+import sys
+from pipeline.report import content, render
+from tests.support import reports
+render.markdown(reports.full()), render.json_text(reports.full())
+assert "matplotlib" not in sys.modules
+render.html(reports.full())
+assert "matplotlib" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_the_json_report_has_the_keys_of_its_format():
+    """Renaming or moving a field of the model changes the JSON report, which has a format version."""
+
+    def keys(value):
+        if isinstance(value, dict):
+            return {key: keys(item) for key, item in value.items()}
+        return [keys(value[0])] if isinstance(value, list) and value else None
+
+    report = json.loads(render.json_text(reports.full(hostile=False)))
+    assert report == to_json(reports.full(hostile=False))
+    assert json.dumps(keys(report)) == json.dumps(FORMAT_1)

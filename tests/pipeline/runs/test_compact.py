@@ -1,3 +1,5 @@
+"""Compaction: the same rows in few large files, also if it is killed at any point."""
+
 import dataclasses
 import hashlib
 from itertools import pairwise
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 import pipeline
 from pipeline.runs import compact as compact_module
 from pipeline.runs.commit import DataFile, remove_orphans
-from pipeline.runs.compact import COMPACTION, compact_group, groups_of, read_compaction, write_compaction
+from pipeline.runs.compact import COMPACTION, compact_group, compaction_groups, read_compaction, write_compaction
 from pipeline.runs.ledger import read_commits
 from pipeline.schemas import TABLES
 from tests.support import runs
@@ -21,7 +23,7 @@ ROWS = 330
 CHUNK = 25
 
 
-def committed(run):
+def committed_files(run):
     return [file for commit in read_commits(run.uri) for file in commit.files]
 
 
@@ -29,7 +31,7 @@ def files_of(run, table):
     return [file for file in read_compaction(run.uri) or () if file.table == table]
 
 
-def written(path, rows=ROWS, chunk=CHUNK):
+def write_run(path, rows=ROWS, chunk=CHUNK):
     labels = [{"scores": {"yes": 0.8, "no": 0.2}, "reference_label": "yes"} for _ in range(7)]
     tables = (runs.transcripts(runs.random_rows(rows)), runs.labels(labels), runs.errors([{}, {"code": "TRUNCATED"}]))
     return runs.write_run(path, *tables, chunk_rows=chunk)
@@ -37,11 +39,11 @@ def written(path, rows=ROWS, chunk=CHUNK):
 
 @pytest.fixture
 def run(tmp_path):
-    return written(tmp_path / "run")
+    return write_run(tmp_path / "run")
 
 
-def tables_of(run):
-    """What a reader sees, from a fresh start, in its order."""
+def read_tables(run):
+    """The rows of each table that a reader sees who opens the run now."""
     opened = pipeline.Run.open(run.uri)
     return {name: opened.dataset(name).to_table() for name in TABLES}
 
@@ -51,36 +53,36 @@ def on_disk(run, path):
 
 
 @pytest.mark.parametrize("file_bytes", [1, 20_000, 1 << 28])
-def test_rows_are_the_same_in_the_order_of_their_commits(run, monkeypatch, file_bytes):
+def test_rows_are_unchanged_and_in_the_order_of_their_commits(run, monkeypatch, file_bytes):
     monkeypatch.setattr(compact_module, "FILE_BYTES", file_bytes)
-    before = tables_of(run)
+    before = read_tables(run)
     ids = before["transcripts"]["utt_id"].to_pylist()
     assert ids == [f"u{index:06d}" for index in range(ROWS)]
     runs.compact(run)
-    after = tables_of(run)
+    after = read_tables(run)
     for name, schema in TABLES.items():
         assert after[name].equals(before[name])
         assert after[name].schema.equals(schema, check_metadata=True)
         assert run.rows(name) == before[name].num_rows
 
 
-def test_few_files_take_the_place_of_many(run):
+def test_few_files_replace_many(run):
     assert [len(run.dataset(name).files) for name in TABLES] == [14, 1, 1]
     runs.compact(run)
     assert [len(run.dataset(name).files) for name in TABLES] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("file_bytes", [20_000, 30_000])
-def test_files_are_bounded(run, monkeypatch, file_bytes):
+def test_the_size_of_a_file_is_bounded(run, monkeypatch, file_bytes):
     monkeypatch.setattr(compact_module, "FILE_BYTES", file_bytes)
-    sources = {file.path: file for file in committed(run)}
+    sources = {file.path: file for file in committed_files(run)}
     runs.compact(run)
     found = files_of(run, "transcripts")
     assert 1 < len(found) < len(sources)
     assert all(file.size <= file_bytes for file in found)
 
 
-def test_row_groups_are_of_a_size_that_can_be_read_fast(run, monkeypatch):
+def test_row_groups_are_large_enough_to_be_read_fast(run, monkeypatch):
     monkeypatch.setattr(compact_module, "ROW_GROUP_ROWS", 60)
     runs.compact(run)
     (file,) = files_of(run, "transcripts")
@@ -97,7 +99,7 @@ def test_a_small_run_is_one_row_group(run):
     assert pq.read_metadata(f"{run.uri}/{file.path}").num_row_groups == 1
 
 
-def test_the_record_tells_the_truth(run, tmp_path):
+def test_compaction_json_describes_its_files(run, tmp_path):
     runs.compact(run)
     for file in read_compaction(run.uri):
         data = (tmp_path / "run" / file.path).read_bytes()
@@ -106,14 +108,14 @@ def test_the_record_tells_the_truth(run, tmp_path):
         assert pq.read_metadata(pa.BufferReader(data)).num_rows == file.rows
 
 
-def test_compacting_again_gives_the_same_files(run):
+def test_compacting_again_makes_the_same_files(run):
     runs.compact(run)
     first = read_compaction(run.uri)
     runs.compact(run)
     assert read_compaction(run.uri) == first
 
 
-def test_commits_stay_what_they_were(run, tmp_path):
+def test_commits_are_not_changed(run, tmp_path):
     before = {path: path.read_bytes() for path in (tmp_path / "run/commits").rglob("*.json")}
     runs.compact(run)
     remove_orphans(run.uri, read_compaction(run.uri))
@@ -124,29 +126,29 @@ def test_commits_stay_what_they_were(run, tmp_path):
 
 
 @pytest.mark.parametrize("done", range(4))
-def test_killed_before_the_record_readers_see_the_rows_of_the_commits(run, tmp_path, done):
-    before, files = tables_of(run), on_disk(run, tmp_path / "run")
-    for table, group in list(groups_of(committed(run)))[:done]:
+def test_readers_of_a_run_killed_before_compaction_json_see_the_rows_of_the_commits(run, tmp_path, done):
+    before, files = read_tables(run), on_disk(run, tmp_path / "run")
+    for table, group in list(compaction_groups(committed_files(run)))[:done]:
         compact_group(run.uri, table, group)
     assert read_compaction(run.uri) is None
-    after = tables_of(run)
+    after = read_tables(run)
     assert all(after[name].equals(before[name]) for name in TABLES)
-    assert remove_orphans(run.uri, committed(run)) == done
+    assert remove_orphans(run.uri, committed_files(run)) == done
     assert on_disk(run, tmp_path / "run") == files
 
 
-def test_killed_after_the_record_every_row_is_seen_once_before_and_after_the_orphans_go(run, tmp_path):
-    before, small = tables_of(run), len(committed(run))
+def test_readers_of_a_run_killed_after_compaction_json_see_every_row_once(run, tmp_path):
+    before, small = read_tables(run), len(committed_files(run))
     runs.compact(run)
     for orphans in (small, 0):
-        assert all(tables_of(run)[name].equals(before[name]) for name in TABLES)
+        assert all(read_tables(run)[name].equals(before[name]) for name in TABLES)
         assert remove_orphans(run.uri, read_compaction(run.uri)) == orphans
-    assert all(tables_of(run)[name].equals(before[name]) for name in TABLES)
+    assert all(read_tables(run)[name].equals(before[name]) for name in TABLES)
     assert on_disk(run, tmp_path / "run") == sorted(file.path for file in read_compaction(run.uri))
 
 
-def test_the_record_is_put_after_the_last_file(run, tmp_path, monkeypatch):
-    """Whatever `objects.put` has done when it is killed, the record stands only where its files do."""
+def test_compaction_json_is_put_after_the_last_file(run, tmp_path, monkeypatch):
+    """Wherever a compaction is killed, compaction.json exists only if its files do."""
     order = []
     put = compact_module.objects.put
     monkeypatch.setattr(compact_module.objects, "put", lambda uri, data: (order.append(uri), put(uri, data)))
@@ -162,20 +164,20 @@ def test_a_run_without_rows(tmp_path):
     assert read_compaction(run.uri) is None
     runs.compact(run)
     assert read_compaction(run.uri) == []
-    assert all(table.num_rows == 0 and table.schema.equals(TABLES[name]) for name, table in tables_of(run).items())
+    assert all(table.num_rows == 0 and table.schema.equals(TABLES[name]) for name, table in read_tables(run).items())
 
 
-def test_a_source_that_does_not_hold_the_rows_that_it_should_is_refused(run, tmp_path):
-    group = [file for file in committed(run) if file.table == "transcripts"]
+def test_a_source_file_with_another_number_of_rows_is_refused(run, tmp_path):
+    group = [file for file in committed_files(run) if file.table == "transcripts"]
     files = on_disk(run, tmp_path / "run")
     wrong = [*group[:-1], dataclasses.replace(group[-1], rows=group[-1].rows + 1)]
-    with pytest.raises(RuntimeError, match=f"{ROWS} rows read of {ROWS + 1}"):
+    with pytest.raises(RuntimeError, match=f"hold {ROWS} rows, but their commits name {ROWS + 1}"):
         compact_group(run.uri, "transcripts", wrong)
     assert on_disk(run, tmp_path / "run") == files
 
 
-def test_a_source_that_is_missing_is_no_smaller_run(run, tmp_path):
-    group = [file for file in committed(run) if file.table == "transcripts"]
+def test_a_missing_source_file_is_an_error(run, tmp_path):
+    group = [file for file in committed_files(run) if file.table == "transcripts"]
     (tmp_path / "run" / group[3].path).unlink()
     with pytest.raises(FileNotFoundError):
         compact_group(run.uri, "transcripts", group)
@@ -196,10 +198,10 @@ FILES = st.lists(
 
 @hypothesis_settings(max_examples=100)
 @given(files=FILES)
-def test_groups_part_the_files_of_each_table_in_order_as_full_as_they_may_be(files):
+def test_groups_split_the_files_of_each_table_in_order_and_are_as_large_as_allowed(files):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compact_module, "FILE_BYTES", 100)
-        groups = list(groups_of(files))
+        groups = list(compaction_groups(files))
     for table in TABLES:
         of_table = [group for name, group in groups if name == table]
         assert [file for group in of_table for file in group] == [file for file in files if file.table == table]
@@ -209,7 +211,7 @@ def test_groups_part_the_files_of_each_table_in_order_as_full_as_they_may_be(fil
             assert sum(file.size for file in group) + following[0].size > 100
 
 
-def test_the_record_survives_storage(tmp_path):
+def test_compaction_json_is_read_as_it_was_written(tmp_path):
     files = [DataFile("errors", "errors/all-1.parquet", 3, 99, "f" * 64), DataFile("labels", "labels/ü", 1, 2, "0")]
     write_compaction(str(tmp_path), iter(files))
     assert read_compaction(str(tmp_path)) == files

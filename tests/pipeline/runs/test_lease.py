@@ -1,22 +1,75 @@
-"""The lease of a run: who may hold it, when it is free again, and how its loss is noticed."""
+"""The lease of a run: who may hold it, when it is free again, and how its loss is noticed. A test drives the clock."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pipeline.errors import LeaseLostError, UsageError
-from pipeline.runs.lease import check, hold, is_free, lease_uri
+from pipeline.errors import LeaseLostError, StorageError, UsageError
+from pipeline.runs import lease as lease_module
+from pipeline.runs.lease import EXPIRE_S, RENEW_S, hold_lease, is_lease_free, lease_uri, require_lease
+from pipeline.storage import objects
+
+
+class FakeClock:
+    """A clock that moves when a driver sleeps, or when the test advances it. Implements `lease.Clock`."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+        self._actions: list[tuple[float, Callable[[], object]]] = []
+        self._changed = threading.Condition()
+        self._deadline: float | None = None  # of the renewer's wait, while it waits
+
+    def at(self, time: float, action: Callable[[], object]) -> None:
+        """Call `action` when the time is reached."""
+        self._actions.append((time, action))
+
+    def now(self) -> float:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        self.time += seconds
+        due = [action for time, action in self._actions if time <= self.time]
+        self._actions = [(time, action) for time, action in self._actions if time > self.time]
+        for action in due:
+            action()
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        """The renewer's wait: it ends when the test has advanced the clock far enough, or when `event` is set."""
+        with self._changed:
+            self._deadline = self.time + seconds
+            while self.time < self._deadline and not event.is_set():
+                self._changed.wait(0.01)  # nothing notifies of the event
+            self._deadline = None
+            return event.is_set()
+
+    def advance(self, seconds: float) -> None:
+        """Move the clock; return when the renewer has done what was due: it waits again, or its thread has ended."""
+        while not self._is_renewer_waiting():
+            pass
+        with self._changed:
+            self.time += seconds
+            self._changed.notify_all()
+        while is_renewer_alive() and not self._is_renewer_waiting():
+            pass
+
+    def _is_renewer_waiting(self) -> bool:
+        with self._changed:
+            if self._deadline is None or self._deadline <= self.time:
+                self._changed.wait(0.01)
+            return self._deadline is not None and self._deadline > self.time
+
+
+def is_renewer_alive() -> bool:
+    return any(thread.name == "sewd-lease" for thread in threading.enumerate())
 
 
 @pytest.fixture
@@ -24,134 +77,169 @@ def run(tmp_path) -> str:
     return str(tmp_path / "run")
 
 
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
 def write(run: str, **changes) -> None:
+    """Write the lease of another driver, on another machine."""
     holder = {"attempt": "other", "host": "elsewhere", "pid": 7, "beat": 0, "boot": "b", "numbering": "n", "born": "1"}
     lease = Path(lease_uri(run))
     lease.parent.mkdir(parents=True, exist_ok=True)
-    whole = lease.with_suffix(".new")  # a lease that is half written is none
-    whole.write_text(json.dumps(holder | changes))
-    whole.replace(lease)
+    complete = lease.with_suffix(".new")  # a half-written lease counts as no lease
+    complete.write_text(json.dumps(holder | changes))
+    complete.replace(lease)
 
 
-@contextlib.contextmanager
-def soon(action: Callable[[], object]) -> Iterator[None]:
-    """`action` half a second later, from another thread."""
-    timer = threading.Timer(0.5, action)
-    timer.start()
-    yield
-    timer.join()
+def read(run: str) -> dict:
+    return json.loads(Path(lease_uri(run)).read_text())
 
 
-def test_it_is_there_while_it_is_held_and_gone_after(run):
-    assert is_free(run)
-    with hold(run, "a"):
-        assert not is_free(run)
-        holder = json.loads(Path(lease_uri(run)).read_text())
+def test_a_lease_exists_while_it_is_held_and_is_removed_afterwards(run):
+    assert is_lease_free(run)
+    with hold_lease(run, "a"):
+        assert not is_lease_free(run)
+        holder = read(run)
         assert (holder["attempt"], holder["host"], holder["pid"]) == ("a", socket.gethostname(), os.getpid())
-        check(run, "a")
+        require_lease(run, "a")
         with pytest.raises(LeaseLostError):
-            check(run, "b")
+            require_lease(run, "b")
     assert not Path(lease_uri(run)).exists()
-    assert is_free(run)
+    assert is_lease_free(run)
     with pytest.raises(LeaseLostError):
-        check(run, "a")
+        require_lease(run, "a")
 
 
-def test_a_living_driver_of_this_machine_is_in_the_way_at_once(run):
-    began = time.monotonic()
-    at_work = pytest.raises(UsageError, match=f"{socket.gethostname()}:{os.getpid()} is at work")
-    with hold(run, "a"), at_work, hold(run, "b", expire_s=60):
+def test_a_second_driver_on_the_same_machine_is_refused_at_once(run, clock):
+    at_work = pytest.raises(UsageError, match=f"{socket.gethostname()}:{os.getpid()} is working on this run")
+    with hold_lease(run, "a"), at_work, hold_lease(run, "b", clock=clock):
         pass
-    assert time.monotonic() - began < 10
+    assert clock.time == 0
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux whether the process lives")
-def test_a_dead_driver_of_this_machine_is_not_waited_for(run):
+def test_a_dead_driver_of_the_same_machine_is_replaced_at_once(run, clock):
     code = f"""
 import os, pipeline.runs.lease as lease
-with lease.hold({run!r}, "dead"):
+with lease.hold_lease({run!r}, "dead"):
     os._exit(1)
 """
     subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
-    assert json.loads(Path(lease_uri(run)).read_text())["attempt"] == "dead"
-    assert is_free(run)
-    began = time.monotonic()
-    with hold(run, "a", expire_s=60):
-        check(run, "a")
-    assert time.monotonic() - began < 10
+    assert read(run)["attempt"] == "dead"
+    assert is_lease_free(run)
+    with hold_lease(run, "a", clock=clock):
+        require_lease(run, "a")
+        assert clock.time == 0
 
 
-def test_a_process_that_only_has_the_dead_drivers_number_is_not_it(run):
-    with hold(run, "a"):
-        holder = json.loads(Path(lease_uri(run)).read_text())
+def test_a_process_that_reuses_the_pid_of_the_dead_driver_is_not_that_driver(run, clock):
+    with hold_lease(run, "a"):
+        holder = read(run)
     write(run, **(holder | {"attempt": "other", "born": "1"}))
-    with hold(run, "b", expire_s=60):
-        check(run, "b")
+    with hold_lease(run, "b", clock=clock):
+        require_lease(run, "b")
+        assert clock.time == 0
 
 
-def test_a_living_driver_that_numbers_its_processes_otherwise_is_watched_not_asked(run):
-    with hold(run, "a"):
-        holder = json.loads(Path(lease_uri(run)).read_text())
-    write(run, **(holder | {"attempt": "other", "numbering": "pid:[1]"}))  # a container beside this one
-    assert not is_free(run)
+def test_a_driver_in_another_pid_namespace_is_watched_and_not_looked_up(run, clock):
+    with hold_lease(run, "a"):
+        holder = read(run)
+    write(run, **(holder | {"attempt": "other", "numbering": "pid:[1]"}))  # a container on the same machine
+    assert not is_lease_free(run)
 
-    beat = holder | {"attempt": "other", "numbering": "pid:[1]", "beat": holder["beat"] + 1}
-    with soon(lambda: write(run, **beat)), pytest.raises(UsageError, match="is at work"), hold(run, "b", expire_s=30):
+    renewed = holder | {"attempt": "other", "numbering": "pid:[1]", "beat": holder["beat"] + 1}
+    clock.at(RENEW_S, lambda: write(run, **renewed))
+    with pytest.raises(UsageError, match="is working on this run"), hold_lease(run, "b", clock=clock):
         pass
+    assert clock.time == RENEW_S
 
 
-def test_what_this_process_could_not_give_back_is_free(run):
-    with hold(run, "a"):
-        left = Path(lease_uri(run)).read_text()
-    Path(lease_uri(run)).write_text(left)
-    began = time.monotonic()
-    with hold(run, "b", expire_s=60):
-        check(run, "b")
-    assert time.monotonic() - began < 10
+def test_a_lease_that_this_process_failed_to_release_is_free(run, clock):
+    with hold_lease(run, "a"):
+        content = Path(lease_uri(run)).read_text()
+    Path(lease_uri(run)).write_text(content)
+    with hold_lease(run, "b", clock=clock):
+        require_lease(run, "b")
+        assert clock.time == 0
 
 
-def test_a_silent_driver_of_another_machine_is_dead_once_its_lease_expired(run):
+def test_a_silent_driver_of_another_machine_is_dead_once_its_lease_has_expired(run, clock):
     write(run)
-    began = time.monotonic()
-    with hold(run, "a", expire_s=1):
-        assert 0.9 < time.monotonic() - began < 10
-        check(run, "a")
+    with hold_lease(run, "a", clock=clock):
+        assert clock.time == EXPIRE_S
+        require_lease(run, "a")
 
 
-def test_a_driver_of_another_machine_that_renews_is_at_work(run):
+def test_while_storage_is_slow_a_silent_driver_of_another_machine_is_not_yet_dead(run, clock, monkeypatch):
     write(run)
+    fetch = objects.fetch
 
-    at_work = pytest.raises(UsageError, match="elsewhere:7 is at work")
-    with soon(lambda: write(run, beat=1)), at_work, hold(run, "a", expire_s=30):
+    def slow_fetch(uri):
+        if 30 < clock.time < 60:  # a renewal may take as long
+            clock.time += 20
+        return fetch(uri)
+
+    monkeypatch.setattr(objects, "fetch", slow_fetch)
+    with hold_lease(run, "a", clock=clock):
+        assert clock.time > 60 + EXPIRE_S
+
+
+def test_a_driver_of_another_machine_that_renews_its_lease_is_alive(run, clock):
+    write(run)
+    clock.at(EXPIRE_S - 1, lambda: write(run, beat=1))
+    at_work = pytest.raises(UsageError, match="elsewhere:7 is working on this run")
+    with at_work, hold_lease(run, "a", clock=clock):
         pass
+    assert clock.time == EXPIRE_S - 1
 
 
-def test_a_driver_of_another_machine_that_ends_meanwhile_makes_room(run):
+def test_a_lease_that_another_machine_releases_is_taken_at_once(run, clock):
     write(run)
+    clock.at(20, Path(lease_uri(run)).unlink)
+    with hold_lease(run, "a", clock=clock):
+        require_lease(run, "a")
+        assert clock.time == 20
 
-    with soon(Path(lease_uri(run)).unlink), hold(run, "a", expire_s=30):
-        check(run, "a")
 
-
-def test_a_lease_that_another_takes_is_lost_and_left_to_it(run):
-    with hold(run, "a", renew_s=0.05):
+def test_a_lease_that_another_driver_took_over_is_lost_and_left_to_it(run, clock):
+    with hold_lease(run, "a", clock=clock):
         write(run)
-        time.sleep(1)
-        with pytest.raises(LeaseLostError, match="another driver took this run over"):
-            check(run, "a")
-    assert json.loads(Path(lease_uri(run)).read_text())["attempt"] == "other"
+        clock.advance(RENEW_S)
+        assert not is_renewer_alive()
+        with pytest.raises(LeaseLostError, match="Another driver took over the run"):
+            require_lease(run, "a")
+    assert read(run) == read(run) | {"attempt": "other", "beat": 0}
 
 
-def test_it_is_renewed(run):
-    with hold(run, "a", renew_s=0.05):
-        time.sleep(1)
-        assert json.loads(Path(lease_uri(run)).read_text())["beat"] > 2
-        check(run, "a")
+def test_a_lease_is_renewed_once_in_every_interval(run, clock):
+    with hold_lease(run, "a", clock=clock):
+        assert read(run)["beat"] == 0
+        clock.advance(RENEW_S - 1)
+        assert read(run)["beat"] == 0
+        for beat in (1, 2, 3):
+            clock.advance(RENEW_S)
+            assert read(run)["beat"] == beat
+        require_lease(run, "a")
+
+
+def test_a_renewal_that_meets_a_storage_error_is_made_again_in_the_next_interval(run, clock, monkeypatch):
+    def fail(*_):
+        raise StorageError("timed out")
+
+    with hold_lease(run, "a", clock=clock):
+        with monkeypatch.context() as patch:
+            patch.setattr(lease_module.objects, "put", fail)
+            clock.advance(RENEW_S)
+        assert read(run)["beat"] == 0
+        clock.advance(RENEW_S)
+        assert read(run)["beat"] > 0
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"attempt": '])
-def test_one_that_cannot_be_read_is_none(run, content):
+def test_a_lease_that_cannot_be_parsed_is_no_lease(run, clock, content):
     write(run)
     Path(lease_uri(run)).write_bytes(content)
-    with hold(run, "a", expire_s=60):
-        check(run, "a")
+    with hold_lease(run, "a", clock=clock):
+        require_lease(run, "a")
+        assert clock.time == 0

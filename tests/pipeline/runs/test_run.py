@@ -1,4 +1,4 @@
-"""A run's record, plan and totals."""
+"""A run, its plan and its totals."""
 
 import dataclasses
 import os
@@ -7,12 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpus.plan import PLAN, plan
+from pipeline.corpus.parts import PLAN
+from pipeline.corpus.plan import plan
 from pipeline.errors import StorageError, UsageError
 from pipeline.runs.commit import Commit
-from pipeline.runs.lease import hold
-from pipeline.runs.ledger import ledger_of
-from pipeline.runs.run import RECORD, Run, Totals, write_plan
+from pipeline.runs.lease import hold_lease
+from pipeline.runs.ledger import ledger_table
+from pipeline.runs.record import RunRecord
+from pipeline.runs.run import RECORD, Run, write_plan
+from pipeline.runs.totals import Totals
 from pipeline.schemas import LABELS, TABLES
 from pipeline.storage import objects, retry
 from tests.support import s3
@@ -32,44 +35,48 @@ TOTALS = st.builds(
 )
 
 
+def run_with(path, **record):
+    return Run(str(path), RunRecord(record))
+
+
 def test_a_record_is_read_as_it_was_saved(tmp_path):
-    saved = Run(str(tmp_path), {"status": "running", "a": {"ä": [1, None]}}).save(status="done", b=2)
+    saved = run_with(tmp_path, status="running", a={"ä": [1, None]}).save(status="done", b=2)
     assert saved.status == "done"
     assert Run.open(str(tmp_path)) == saved
-    assert Run.open(f"{tmp_path}/").record == {"status": "done", "a": {"ä": [1, None]}, "b": 2}
+    assert Run.open(f"{tmp_path}/").record.values == {"status": "done", "a": {"ä": [1, None]}, "b": 2}
 
 
-def test_the_run_that_saves_is_not_changed(tmp_path):
-    run = Run(str(tmp_path), {"status": "running"})
+def test_saving_does_not_change_the_run_object(tmp_path):
+    run = run_with(tmp_path, status="running")
     run.save(status="done")
     assert run.status == "running"
 
 
-def test_a_running_run_is_interrupted_while_nobody_holds_its_lease(tmp_path):
-    run = Run(str(tmp_path), {"status": "running"}).save()
+def test_a_running_run_is_interrupted_if_nobody_holds_its_lease(tmp_path):
+    run = run_with(tmp_path, status="running").save()
     assert run.is_interrupted()
-    with hold(run.uri, "a"):
+    with hold_lease(run.uri, "a"):
         assert not run.is_interrupted()
     assert not run.save(status="stopped").is_interrupted()
-    assert not run.is_interrupted()  # it had ended by itself by the time that its lease was looked at
+    assert not run.is_interrupted()  # its driver had ended and recorded that when the lease was read
 
 
 @pytest.mark.parametrize("name", ["none", "empty", "file"])
-def test_no_run_is_a_usage_error(tmp_path, name):
+def test_a_missing_run_is_a_usage_error(tmp_path, name):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(UsageError, match=f"no run at {tmp_path}/{name}: there is no {RECORD}"):
         Run.open(str(tmp_path / name))
 
 
-def test_a_run_that_may_not_be_read_is_not_taken_for_none(monkeypatch):
+def test_a_run_that_must_not_be_read_is_not_reported_as_missing(monkeypatch):
     monkeypatch.setattr(retry, "BACKOFF_S", 0)
     with s3.forbidden_server(), pytest.raises(StorageError):
         Run.open("s3://bucket/run")
 
 
-def test_a_killed_save_leaves_the_old_record(tmp_path, monkeypatch):
-    run = Run(str(tmp_path), {"status": "running"}).save()
+def test_a_save_that_is_killed_leaves_the_old_record(tmp_path, monkeypatch):
+    run = run_with(tmp_path, status="running").save()
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run.save(status="done")
@@ -81,7 +88,7 @@ def test_the_plan_is_read_as_it_was_written(tmp_path):
         (tmp_path / f"{i}.wav").write_bytes(b"x")
     planned = plan([str(tmp_path)], 1)
     write_plan(str(tmp_path / "run"), planned)
-    run = Run(str(tmp_path / "run"), {})
+    run = run_with(tmp_path / "run")
     assert run.plan().equals(planned)
     assert run.plan().schema.equals(PLAN)
     assert run.plan(["part_id"]).column_names == ["part_id"]
@@ -89,15 +96,15 @@ def test_the_plan_is_read_as_it_was_written(tmp_path):
 
 @pytest.mark.parametrize("table", TABLES)
 def test_a_table_without_rows_has_its_schema(tmp_path, table):
-    found = Run(str(tmp_path), {}).dataset(table).to_table()
+    found = run_with(tmp_path).dataset(table).to_table()
     assert (found.num_rows, found.schema) == (0, TABLES[table])
     assert TABLES["labels"] is LABELS
 
 
-def test_parts_are_done_when_their_chunks_are(tmp_path):
+def test_a_part_is_done_when_its_chunks_are_committed(tmp_path):
     for name in ("aa-00000.json", "aa-00001.last.json", "bb-00000.json", "cc-00001.last.json"):
         objects.put(f"{tmp_path}/commits/{name[:2]}/{name}", b"{}")
-    assert Run(str(tmp_path), {}).parts_done() == {"aa"}
+    assert run_with(tmp_path).parts_done() == {"aa"}
 
 
 @settings(deadline=None)
@@ -120,7 +127,7 @@ def test_adding_changes_neither_term():
 
 
 @pytest.mark.parametrize(("utterances", "errors", "rate"), [(0, 0, 0.0), (3, 1, 0.25), (0, 2, 1.0)])
-def test_the_error_rate_is_the_share_of_all_rows(utterances, errors, rate):
+def test_the_error_rate_is_the_share_of_failed_rows_in_all_rows(utterances, errors, rate):
     assert Totals(utterances=utterances, errors=errors).error_rate == rate
 
 
@@ -128,4 +135,4 @@ def test_totals_of_a_commit_are_its_numbers():
     numbers = {"utterances": 2, "errors": 1, "error_codes": {"MISSING": 1}, "audio_s": 3.0, "source_bytes": 4}
     names = [field.name for field in dataclasses.fields(Commit)]
     commit = Commit(**dict.fromkeys(names) | numbers | {"seconds": {"compute": 5.0}, "files": (), "engines": ()})
-    assert Totals.of(ledger_of([commit])) == Totals(1, 2, 1, 3.0, 4, 5.0, {"MISSING": 1}, {"unknown": 2})
+    assert Totals.from_ledger(ledger_table([commit])) == Totals(1, 2, 1, 3.0, 4, 5.0, {"MISSING": 1}, {"unknown": 2})

@@ -1,4 +1,4 @@
-"""`sewd verify` finds each thing that can be wrong with a run, and nothing in a run that is as it should be."""
+"""`sewd verify` finds each kind of damage to a run, and reports nothing in a sound run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def made(tmp_path_factory, local_ray, small_ctc, small_classifier) -> dict[str, 
     options |= {"part_mib": 0.1, "chunk_rows": 2}
     pipeline.transcribe(pipeline.RunConfig(output=folder / "done", **options))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(driver, "finish", lambda run, *_: run.save(status="stopped"))
+        patch.setattr(driver, "finish_run", lambda run, *_: run.save(status="stopped"))
         pipeline.transcribe(pipeline.RunConfig(output=folder / "open", **options))
     return {"done": folder / "done", "open": folder / "open"}
 
@@ -71,19 +71,19 @@ def test_a_sound_run_has_no_problem(run):
     assert found.rows == 12 + 12 + 1
 
 
-def test_a_lost_file(run):
+def test_a_lost_file_is_found(run):
     path = data_file(run)
     path.unlink()
     assert any(path.name in line and "is lost" in line for line in messages(run))
 
 
-def test_a_file_that_was_cut(run):
+def test_a_truncated_file_is_found(run):
     path = data_file(run, "errors")
     path.write_bytes(path.read_bytes()[:-1])
     assert any(path.name in line and "was written with" in line for line in messages(run))
 
 
-def test_one_bit_that_changed(run):
+def test_a_changed_bit_is_found(run):
     path = data_file(run, "labels")
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -91,14 +91,14 @@ def test_one_bit_that_changed(run):
     assert any(path.name in line and "SHA-256" in line for line in messages(run))
 
 
-def test_a_lost_commit(done):
+def test_a_lost_commit_of_a_done_run_is_found(done):
     path = commits(done)[0]
     part = path.name.partition("-")[0]
     path.unlink()
-    assert f"plan.parquet: part {part} is not committed to its end, and the run is called done" in messages(done)
+    assert f"plan.parquet: part {part} is not completely committed, although the run is done" in messages(done)
 
 
-def test_chunks_are_committed_in_any_order(made, tmp_path):
+def test_chunks_of_an_unfinished_run_may_be_committed_in_any_order(made, tmp_path):
     shutil.copytree(made["open"], tmp_path / "run")
     for path in commits(tmp_path / "run"):
         if json.loads(path.read_text())["first_row"] == 0:
@@ -109,23 +109,23 @@ def test_chunks_are_committed_in_any_order(made, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"no Parquet", None])
-def test_a_plan_that_cannot_be_read(run, content):
+def test_a_plan_that_is_lost_or_cannot_be_read_is_found(run, content):
     (run / "plan.parquet").unlink()
     if content:
         (run / "plan.parquet").write_bytes(content)
     assert any(line.startswith("plan.parquet: ") for line in messages(run))
 
 
-def test_a_file_that_is_no_parquet_although_it_is_what_was_written(done):
+def test_a_file_that_is_not_parquet_is_found_even_if_its_checksum_is_right(done):
     compaction = json.loads((done / "compaction.json").read_text())
     file = compaction["files"][0]
     (done / file["path"]).write_bytes(b"text")
     file |= {"size": 4, "sha256": hashlib.sha256(b"text").hexdigest()}
     (done / "compaction.json").write_text(json.dumps(compaction))
-    assert any("is no Parquet file" in line for line in messages(done))
+    assert any("is not a Parquet file" in line for line in messages(done))
 
 
-def test_a_run_that_is_finished_meanwhile_is_looked_at_again(made, tmp_path, monkeypatch):
+def test_a_run_that_is_finished_meanwhile_is_checked_again(made, tmp_path, monkeypatch):
     shutil.copytree(made["open"], tmp_path / "run")
     opened = pipeline.Run.open(tmp_path / "run")
     shutil.rmtree(tmp_path / "run")
@@ -136,7 +136,7 @@ def test_a_run_that_is_finished_meanwhile_is_looked_at_again(made, tmp_path, mon
         return None if (tmp_path / "hidden").exists() else read_compaction(uri)
 
     def show(file, *rest):
-        with contextlib.suppress(FileNotFoundError):  # files are checked by threads: one of them is the first
+        with contextlib.suppress(FileNotFoundError):  # files are checked by threads, and one of them is the first
             (tmp_path / "hidden").rename(tmp_path / "run" / "compaction.json")
         return check_file(file, *rest)
 
@@ -146,15 +146,15 @@ def test_a_run_that_is_finished_meanwhile_is_looked_at_again(made, tmp_path, mon
     assert verify(opened).problems == ()
 
 
-def test_a_commit_that_says_other_counts(run):
+def test_a_commit_with_other_counts_is_found(run):
     path = next(path for path in commits(run) if json.loads(path.read_text())["utterances"] == 2)
     change(path, utterances=3)
     lines = messages(run)
-    assert any("2 rows of transcripts, and 3 are committed" in line for line in lines)
+    assert any("2 rows of transcripts are stored, but 3 are committed" in line for line in lines)
     assert any("labels" in line for line in lines)
 
 
-def test_a_commit_that_cannot_be_read(run):
+def test_a_commit_that_cannot_be_parsed_is_found(run):
     first, second = commits(run)[:2]
     first.write_text(first.read_text()[:40])
     change(second, error_codes=None)
@@ -162,57 +162,59 @@ def test_a_commit_that_cannot_be_read(run):
         assert any(path.name in line and "cannot be read" in line for line in messages(run))
 
 
-def test_a_commit_of_a_part_that_was_not_planned(run):
+def test_a_commit_of_a_part_that_is_not_in_the_plan_is_found(run):
     plan = run / "plan.parquet"
     pq.write_table(pq.read_table(plan).slice(1), plan)
     assert any("the plan has no part" in line for line in messages(run))
 
 
-def test_a_commit_under_a_name_that_is_not_its_own(run):
+def test_a_commit_whose_name_does_not_match_its_content_is_found(run):
     path = next(path for path in commits(run) if not path.stem.endswith(".last"))
     change(path, chunk=77)
-    assert any("says that it is" in line for line in messages(run))
+    assert any("its content belongs to" in line for line in messages(run))
 
 
-def test_chunks_that_overlap(run):
+def test_overlapping_chunks_are_found(run):
     path = next(path for path in commits(run) if json.loads(path.read_text())["first_row"] > 0)
     change(path, first_row=0)
-    assert any("begins at row 0, 2 come before it" in line for line in messages(run))
+    assert any("begins at row 0, but the chunks before it hold 2 rows" in line for line in messages(run))
 
 
-def test_a_compaction_that_cannot_be_read(done):
+def test_a_compaction_json_that_cannot_be_parsed_is_found(done):
     (done / "compaction.json").write_text('{"files": [{"table": 1}]}')
     assert any(line.startswith("compaction.json: cannot be read") for line in messages(done))
 
 
-def test_rows_that_were_doubled_by_hand(done):
+def test_duplicated_rows_are_found(done):
     compaction = json.loads((done / "compaction.json").read_text())
     [first] = [file for file in compaction["files"] if file["table"] == "transcripts"]
     compaction["files"].append(first)
     (done / "compaction.json").write_text(json.dumps(compaction))
-    assert any("4 rows of transcripts, and 2 are committed" in line for line in messages(done))
+    assert any("4 rows of transcripts are stored, but 2 are committed" in line for line in messages(done))
 
 
-def test_a_file_that_nothing_names(done):
+def test_an_orphaned_file_is_found(done):
     shutil.copy(data_file(done), done / "transcripts" / "more.parquet")
-    assert messages(done) == ["transcripts/more.parquet: is a data file that nothing names"]
+    assert messages(done) == [
+        "transcripts/more.parquet: is an orphaned data file: neither a commit nor the compaction names it"
+    ]
 
 
-def test_totals_that_are_not_the_sums(done):
+def test_totals_that_are_not_the_sums_of_the_commits_are_found(done):
     record = json.loads((done / "run.json").read_text())
     change(done / "run.json", totals=record["totals"] | {"utterances": 13})
-    assert messages(done) == ["run.json: totals: 13 utterances, and the commits say 12"]
+    assert messages(done) == ["run.json: totals: utterances is 13, but the commits add up to 12"]
 
 
-def test_a_run_called_done_that_is_not(made, tmp_path):
+def test_a_done_run_with_an_unfinished_part_is_found(made, tmp_path):
     shutil.copytree(made["open"], tmp_path / "run")
     commits(tmp_path / "run")[-1].unlink()
     totals = pipeline.Run.open(tmp_path / "run").totals()
     change(tmp_path / "run" / "run.json", status="done", totals=totals.__dict__)
-    assert any("is not committed to its end" in line for line in messages(tmp_path / "run"))
+    assert any("is not completely committed" in line for line in messages(tmp_path / "run"))
 
 
-def test_the_command_says_it_by_lines_and_exit_code(done):
+def test_the_command_prints_a_line_for_each_problem_and_exits_with_1(done):
     sound = sewd("verify", done)
     assert (sound.returncode, sound.stderr) == (0, "")
     assert sound.stdout.startswith("sound: ")
@@ -220,6 +222,6 @@ def test_the_command_says_it_by_lines_and_exit_code(done):
     broken = sewd("verify", done)
     assert broken.returncode == 1
     assert "is lost" in broken.stderr
-    assert broken.stderr.splitlines()[-1].startswith("what a done run has lost is not made again")
+    assert broken.stderr.splitlines()[-1].startswith("a finished run is not repaired")
     assert "problem" in broken.stdout
     assert broken.stdout.count("\n") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ from hypothesis import strategies as st
 
 from pipeline.audio import decode
 from pipeline.audio.decode import AudioSettings
-from pipeline.corpus import plan
 from pipeline.schemas import READ_CHUNK
 from pipeline.stages.quarantine import START
 from pipeline.stages.read import ReadSettings, part_steps, read_chunks
@@ -35,7 +35,7 @@ def settings_for(folder, chunk_s=600.0, chunk_rows=2000, **audio):
 
 
 def part_of(folder):
-    (part,) = plan.plan([str(folder)], 2**30).to_pylist()
+    (part,) = corpora.parts_of(folder)
     return part
 
 
@@ -59,7 +59,7 @@ def test_the_last_chunk_holds_the_parts_totals(folder):
     assert [chunk["last"] for chunk in chunks] == [False, False, True]
     assert [chunk["part_rows"] for chunk in chunks] == [None, None, 9]
     assert chunks[-1]["part_audio_s"] == pytest.approx(sum(chunk["audio_s"] for chunk in chunks))
-    assert sum(chunk["source_bytes"] for chunk in chunks) == part_of(folder)["bytes"]
+    assert sum(chunk["source_bytes"] for chunk in chunks) == part_of(folder).bytes
 
 
 @given(chunk_s=st.floats(0.1, 5), chunk_rows=st.integers(1, 12), committed=st.frozensets(st.integers(0, 9)))
@@ -90,7 +90,7 @@ def test_parts_of_one_recording_are_decoded_in_one_pass_which_ends_before_the_ne
     ]
     rows.insert(1, {"id": "a row without audio"})
     corpora.write_manifest(tmp_path / "in.jsonl", rows)
-    events, open_it, fetch = [], decode._open, objects.fetch
+    events, open_it, fetch = [], decode.open_recording, objects.fetch
 
     @contextlib.contextmanager
     def opened(*given):
@@ -103,9 +103,9 @@ def test_parts_of_one_recording_are_decoded_in_one_pass_which_ends_before_the_ne
         events.append(uri.rpartition("/")[2])
         return fetch(uri, *given)
 
-    monkeypatch.setattr(decode, "_open", opened)
+    monkeypatch.setattr(decode, "open_recording", opened)
     monkeypatch.setattr(objects, "fetch", fetched)
-    (part,) = plan.plan([str(tmp_path / "in.jsonl")], 2**30).to_pylist()
+    (part,) = corpora.parts_of(tmp_path / "in.jsonl")
     [chunk] = [table.to_pylist()[0] for table in read(part, settings_for(tmp_path))]
     assert [row["code"] for row in chunk["rows"]] == [None, "BAD_ROW", *[None] * 5]
     audio_events = [event for event in events if event != "in.jsonl"]
@@ -113,7 +113,7 @@ def test_parts_of_one_recording_are_decoded_in_one_pass_which_ends_before_the_ne
 
 
 def test_a_part_without_a_row_still_gives_its_last_chunk(tmp_path, folder):
-    part = part_of(folder) | {"limit": 0}
+    part = replace(part_of(folder), limit=0)
     (table,) = read(part, settings_for(folder))
     (chunk,) = table.to_pylist()
     assert (chunk["last"], chunk["part_rows"], chunk["rows"]) == (True, 0, [])
@@ -149,7 +149,7 @@ def test_a_manifest_row_with_an_offset_is_called_by_its_span_and_keeps_its_refer
         {"audio_filepath": "talk.wav", "offset": 9.0, "duration": 1.0, "text": "beyond"},
     ]
     manifest = corpora.write_manifest(tmp_path / "m.jsonl", rows)
-    (part,) = plan.plan([str(manifest)], 2**30).to_pylist()
+    (part,) = corpora.parts_of(manifest)
     (table,) = read(part, settings_for(tmp_path))
     found = table.to_pylist()[0]["rows"]
     assert [(row["utt_id"], row["reference"], row["code"]) for row in found] == [
@@ -165,4 +165,4 @@ def test_side_cars_between_the_files_end_no_part(tmp_path):
     for index in range(6):
         corpora.write_audio(tmp_path / f"{index}.wav")
         (tmp_path / f"{index}.txt").write_text("words")
-    assert plan.plan([str(tmp_path)], 2**30)["rows"].to_pylist() == [6]
+    assert [part.rows for part in corpora.parts_of(tmp_path)] == [6]

@@ -13,12 +13,13 @@ import transformers
 from torch._dynamo.exc import TorchDynamoException
 
 from pipeline.errors import InputChangedError
-from pipeline.runs.engine import Engine
 from pipeline.schemas import READ_CHUNK, RECOGNIZED_CHUNK
-from pipeline.stages.recognize import Recognizer, RecognizeSettings, _on_device, _one_by_one
+from pipeline.stages.recognize import Recognizer, RecognizeSettings
 from pipeline.storage.checkpoints import checkpoint_digest, local_copy
 from pipeline.storage.objects import put
 from sewd_model import PackedModel, SEWDForCTC, SEWDForSequenceClassification
+from sewd_model.engine_status import EngineStatus
+from sewd_model.engines import _ClipByClip, _load_on_device
 from sewd_model.packed import int8
 from sewd_model.packed.gpu import PackedDeviceModel
 from sewd_model.packed.gpu_batches import BUDGET_S, DisagreementError
@@ -165,8 +166,8 @@ def test_packs_give_what_the_models_give_utterance_by_utterance(small_ctc, small
         SEWDForCTC.from_pretrained(small_ctc).eval(),
         SEWDForSequenceClassification.from_pretrained(small_classifier).eval(),
     ]
-    expected = list(_one_by_one(heads, "float32", torch.device("cpu"))(inputs))
-    found = list(encoder.encode(inputs))
+    expected = list(clip_by_clip(heads, "float32")(inputs))
+    found = list(encoder.engine.encode(inputs))
     assert len(found) == len(expected) == 4
     for row, other in zip(found, expected, strict=True):
         for logits, reference in zip(row, other, strict=True):
@@ -190,12 +191,15 @@ def test_half_precision_gives_logits_in_float32_near_those_of_float32(small_ctc,
         ]
 
     inputs = [torch.from_numpy(corpora.noise_bursts(1.0 + index, index)) for index in range(2)]
-    cpu = torch.device("cpu")
-    half = list(_one_by_one(heads(), dtype, cpu)(inputs))
-    for row, other in zip(half, _one_by_one(heads(), "float32", cpu)(inputs), strict=True):
+    half = list(clip_by_clip(heads(), dtype)(inputs))
+    for row, other in zip(half, clip_by_clip(heads(), "float32")(inputs), strict=True):
         for logits, reference in zip(row, other, strict=True):
             assert logits.dtype == torch.float32
             assert 0 < (logits - reference).abs().max() < 0.1 * reference.std()
+
+
+def clip_by_clip(heads, dtype):
+    return _ClipByClip(heads, dtype, torch.device("cpu"), None).encode
 
 
 def heads_of(small_ctc, small_classifier):
@@ -220,12 +224,13 @@ FLEX = "ignore:flex_attention called without torch.compile"
 def test_on_a_device_packed_batches_give_what_the_models_give(small_ctc, small_classifier, caplog):
     cpu = torch.device("cpu")
     inputs = [torch.from_numpy(corpora.noise_bursts(0.5 + 0.3 * index, index)) for index in range(3)]
-    encode, tell = _on_device(heads_of(small_ctc, small_classifier), "float32", cpu)
-    assert tell() == (Engine("packed", "float32", CPU, BUDGET_S, None), 0)
-    expected = _one_by_one(heads_of(small_ctc, small_classifier), "float32", cpu)(inputs)
+    engine = _load_on_device(heads_of(small_ctc, small_classifier), cpu, "float32")
+    assert engine.status() == EngineStatus("packed", "float32", CPU, BUDGET_S, None)
+    assert engine.splits == 0
+    expected = clip_by_clip(heads_of(small_ctc, small_classifier), "float32")(inputs)
     with pytest.MonkeyPatch.context() as patch:  # now the models are not asked any more
         patch.setattr(SEWDForCTC, "head", None)
-        found = list(encode(inputs))
+        found = list(engine.encode(inputs))
     assert_logits_close(found, list(expected))
     assert "no packed batches" not in caplog.text
 
@@ -250,27 +255,28 @@ def test_on_a_device_where_packed_batches_fail_the_models_run_clip_by_clip(
     inputs = [torch.from_numpy(corpora.noise_bursts(0.5 + 0.3 * index, index)) for index in range(3)]
     if not at_work:
         monkeypatch.setattr(PackedDeviceModel, "compute", fails)
-    encode, tell = _on_device(heads_of(small_ctc, small_classifier), "float32", cpu)
-    assert tell()[0].way == ("packed" if at_work else "clip by clip")
+    engine = _load_on_device(heads_of(small_ctc, small_classifier), cpu, "float32")
+    assert engine.status().batching == ("packed" if at_work else "clip by clip")
     monkeypatch.setattr(PackedDeviceModel, "compute", fails)
-    expected = list(_one_by_one(heads_of(small_ctc, small_classifier), "float32", cpu)(inputs))
+    expected = list(clip_by_clip(heads_of(small_ctc, small_classifier), "float32")(inputs))
     for _ in range(2):
-        assert_logits_close(list(encode(inputs)), expected)
+        assert_logits_close(list(engine.encode(inputs)), expected)
     assert caplog.text.count("no packed batches on cpu, the model runs clip by clip") == 1
     assert str(error) in caplog.text
     reason = f"no packed batches: {type(error).__name__}: {error}"
-    assert tell() == (Engine("clip by clip", "float32", CPU, None, reason), 0)
+    assert engine.status() == EngineStatus("clip by clip", "float32", CPU, None, reason)
+    assert engine.splits == 0
 
 
 def test_a_chunk_tells_what_computed_it(small_ctc, small_classifier, monkeypatch):
     def told(recognizer):
         (chunk,) = recognizer(chunk_table([corpora.noise_bursts(0.5, 1)])).to_pylist()
         assert chunk["splits"] == 0
-        return [Engine(**engine) for engine in chunk["engines"]]
+        return [EngineStatus(**engine) for engine in chunk["engines"]]
 
-    assert told(make(small_ctc, small_classifier)) == [Engine("packed", "float32", CPU, 20.0, None)]
+    assert told(make(small_ctc, small_classifier)) == [EngineStatus("packed", "float32", CPU, 20.0, None)]
     monkeypatch.setattr(int8, "kinds", lambda: (Linear, Linear))
-    assert told(make(small_ctc, dtype="int8")) == [Engine("packed", "float32", CPU, 20.0, int8.MISSING)]
+    assert told(make(small_ctc, dtype="int8")) == [EngineStatus("packed", "float32", CPU, 20.0, int8.MISSING)]
 
 
 def test_of_each_backbone_it_is_told_what_computes_it(tmp_path, small_ctc):
@@ -284,18 +290,26 @@ def test_batches_that_are_halved_count_once_in_the_chunk_that_they_were_of(small
     (encoder,) = recognizer.encoders
     halved = iter([3, 3, 4])
 
-    def tell():
-        return encoder.tell()[0], next(halved)
+    class Splitting:
+        encode, status = encoder.engine.encode, encoder.engine.status
+        splits = property(lambda self: next(halved))
 
-    recognizer.encoders = [dataclasses.replace(encoder, tell=tell)]
+    recognizer.encoders = [dataclasses.replace(encoder, engine=Splitting())]
     assert [recognizer(chunk_table([])).to_pylist()[0]["splits"] for _ in range(3)] == [3, 0, 1]
 
 
 def test_a_clip_that_does_not_fit_is_a_row_with_an_error(small_ctc, small_classifier):
     recognizer = make(small_ctc, small_classifier)
     (encoder,) = recognizer.encoders
-    some = [*encoder.encode([torch.zeros(8000)]), None]
-    recognizer.encoders = [dataclasses.replace(encoder, encode=lambda _: some)]
+    logits = [*encoder.engine.encode([torch.zeros(8000)]), None]
+
+    class Small:
+        status, splits = encoder.engine.status, 0
+
+        def encode(self, _):
+            return logits
+
+    recognizer.encoders = [dataclasses.replace(encoder, engine=Small())]
     waves = [corpora.noise_bursts(0.5, index) for index in range(2)]
     (chunk,) = recognizer(chunk_table(waves)).to_pylist()
     well, failed = chunk["rows"]

@@ -1,0 +1,97 @@
+"""Audio files, with references in text files beside them: `NAME.txt`, or LibriSpeech's `*.trans.txt`."""
+
+from __future__ import annotations
+
+import functools
+import posixpath
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from pipeline.corpus.layout import Layout, Listing
+from pipeline.corpus.metadata import UtteranceMeta
+from pipeline.corpus.naming import AUDIO_SUFFIXES, relative_path, stem, suffix
+from pipeline.corpus.parts import Item, Part, cut_to_parts, key_digest
+from pipeline.corpus.utterances import Utterance, decode_text, fetch_planned, open_object
+from pipeline.errors import AudioError
+from pipeline.storage.objects import Object
+
+_TRANSCRIPT_SUFFIX = ".trans.txt"
+
+
+def plan_files(listing: Listing, part_bytes: int, limit: int | None) -> Iterator[Part]:
+    """Parts of audio files; see `Layout.plan`."""
+    for files in cut_to_parts(listing.objects[:limit], lambda file: file.size, part_bytes):
+        items = tuple(_item(file, listing) for file in files)
+        yield Part(
+            kind=FILES.kind,
+            bytes=sum(item.size for item in items),
+            items=items,
+            rows=len(items),
+            keys=array("Q", [key_digest(item.utt_id) for item in items]),
+        )
+
+
+def _item(file: Object, listing: Listing) -> Item:
+    return Item(
+        utt_id=stem(relative_path(file.uri, listing.root)),
+        uri=file.uri,
+        size=file.size,
+        version=file.version,
+        reference_uri=next(filter(listing.exists, _reference_uris(file.uri)), None),
+    )
+
+
+def _reference_uris(uri: str) -> Iterator[str]:
+    """Where the reference of an audio file may be, best first.
+
+    `NAME.txt`, then `*.trans.txt` whose name is that of the audio file up to one of its hyphens, the longest first.
+    """
+    directory, name = posixpath.split(stem(uri))
+    yield posixpath.join(directory, f"{name}.txt")
+    while "-" in name:
+        name = name.rpartition("-")[0]
+        yield posixpath.join(directory, f"{name}{_TRANSCRIPT_SUFFIX}")
+
+
+def read_files(part: Part) -> Iterator[Utterance]:
+    """The utterances of a part of audio files; see `Layout.read`."""
+    # The cache is of this part alone: another run in this process may find another text in the same file.
+    transcripts_of = functools.cache(_read_transcripts)
+    for item in part.items:
+        utterance = Utterance(
+            utt_id=item.utt_id,
+            uri=item.uri,
+            open=functools.partial(open_object, item.uri, item.version),
+            size=item.size,
+        )
+        try:
+            text = _reference(item, transcripts_of)
+        except AudioError as error:
+            yield replace(utterance, problem=error)
+        else:
+            yield replace(utterance, meta=UtteranceMeta(text=text))
+
+
+def _reference(item: Item, transcripts_of: Callable[[str], dict[str, str]]) -> str | None:
+    uri = item.reference_uri
+    if uri is None:
+        return None
+    if uri.endswith(_TRANSCRIPT_SUFFIX):
+        return transcripts_of(uri).get(posixpath.basename(stem(item.uri)))
+    return decode_text(fetch_planned(uri), uri)
+
+
+def _read_transcripts(uri: str) -> dict[str, str]:
+    """Text by file name, from LibriSpeech's `NAME TEXT` lines of one chapter."""
+    rows = (line.strip().partition(" ") for line in decode_text(fetch_planned(uri), uri).split("\n"))
+    return {name: text.strip() for name, _, text in rows}
+
+
+FILES = Layout(
+    kind="files",
+    claims=lambda uri: suffix(uri) in AUDIO_SUFFIXES,
+    plan=plan_files,
+    read=read_files,
+    plans_keys=True,
+)

@@ -1,0 +1,131 @@
+"""JSON-lines manifests in the keys that NeMo made common: a row an utterance, its audio at `audio_filepath`.
+
+A part is a byte range of the manifest. The object itself has no planned version: a manifest may grow, and the rows that
+were planned are compared by their digest, which is in the part's id.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import posixpath
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+from pipeline.corpus.layout import Layout, Listing, chain_parts
+from pipeline.corpus.metadata import ManifestRow, manifest_utt_id, parse_meta, split_rows, unique_key
+from pipeline.corpus.naming import resolve, suffix
+from pipeline.corpus.parts import Part, cut_to_parts, key_digest, manifest_content, manifest_row_location
+from pipeline.corpus.utterances import ObjectCache, Utterance, broken_utterance, fetch_planned, share
+from pipeline.errors import AudioError, InputChangedError
+from pipeline.storage import objects
+
+MANIFEST_SUFFIXES = ("jsonl", "json", "ndjson")
+
+# Bytes that a second of audio counts for when parts are sized: 16 bits at 16 kHz.
+BYTES_PER_SECOND = 32_000
+# A row without `duration` counts for ten seconds.
+UNKNOWN_ROW_BYTES = 10 * BYTES_PER_SECOND
+MAX_ROW_SECONDS = 1e6  # an upper bound on a stated duration, which may be nonsense
+
+
+class _PlannedRow(NamedTuple):
+    """A row: its first byte, its text, digest of what must be unique, and the estimated size of its audio in bytes."""
+
+    offset: int
+    line: bytes
+    key: int
+    size: int
+
+
+def plan_manifests(listing: Listing, part_bytes: int, limit: int | None) -> Iterator[Part]:
+    """Parts of manifests; see `Layout.plan`."""
+    planners = (functools.partial(_plan_manifest, manifest.uri, part_bytes) for manifest in listing.objects)
+    return chain_parts(planners, limit)
+
+
+def _plan_manifest(uri: str, part_bytes: int, limit: int | None) -> Iterator[Part]:
+    rows = itertools.islice(_planned_rows(uri), limit)
+    for group in cut_to_parts(rows, lambda row: row.size, part_bytes):
+        yield Part(
+            kind=MANIFEST.kind,
+            bytes=sum(row.size for row in group),
+            uri=uri,
+            start=group[0].offset,
+            end=group[-1].offset + len(group[-1].line),
+            rows=len(group),
+            content=manifest_content(row.line for row in group),
+            keys=array("Q", [row.key for row in group]),
+            offsets=array("Q", [row.offset for row in group]),
+        )
+
+
+def _planned_rows(uri: str) -> Iterator[_PlannedRow]:
+    base = posixpath.dirname(uri)
+    for offset, line in objects.lines(uri):
+        if not line.strip():
+            continue
+        try:
+            row = parse_meta(line, "", ManifestRow)
+        except AudioError:  # reading the row makes an error row of it
+            yield _PlannedRow(offset, line, key_digest(f"\0{manifest_row_location(uri, offset)}"), 0)
+        else:
+            key = key_digest(unique_key(manifest_utt_id(row, base), row))
+            yield _PlannedRow(offset, line, key, _estimated_bytes(row))
+
+
+def _estimated_bytes(row: ManifestRow) -> int:
+    if row.duration is None:
+        return UNKNOWN_ROW_BYTES
+    return int(min(max(row.duration, 0.0), MAX_ROW_SECONDS) * BYTES_PER_SECOND)
+
+
+def read_manifest(part: Part) -> Iterator[Utterance]:
+    """The utterances of a part of a manifest; see `Layout.read`."""
+    base = posixpath.dirname(part.uri)
+    cache = ObjectCache()
+    rows = list(split_rows(fetch_planned(part.uri, part.start, part.end), part.start or 0))
+    _check_rows(part, (line for _, line in rows))
+    for index, (start, line) in enumerate(rows):
+        size = share(part.bytes, index, len(rows))
+        location = manifest_row_location(part.uri, start)
+        try:
+            row = parse_meta(line, location, ManifestRow)
+        except AudioError as error:
+            end = start + len(line)
+            broken = broken_utterance(f"{part.uri}[{start}:{end}]", part.uri, error, size)
+            yield replace(broken, byte_start=start, byte_end=end)
+            continue
+        uri = resolve(row.audio_filepath, base)
+        yield Utterance(
+            utt_id=manifest_utt_id(row, base),
+            uri=uri,
+            open=functools.partial(cache.open, uri),
+            size=size,
+            meta=row,
+            fixed_id=row.utt_id is not None,
+            source_location=location,
+        )
+
+
+def _check_rows(part: Part, rows: Iterable[bytes]) -> None:
+    """Check that `rows` are those that were planned. Rows added after them change nothing here.
+
+    Raises:
+        InputChangedError: they have changed.
+    """
+    found = Part(MANIFEST.kind, 0, part.uri, start=part.start, end=part.end, content=manifest_content(rows))
+    if found.part_id != part.part_id:
+        raise InputChangedError(f"{part.uri}: bytes {part.start} to {part.end} have changed since they were planned")
+
+
+MANIFEST = Layout(
+    kind="manifest",
+    claims=lambda uri: suffix(uri) in MANIFEST_SUFFIXES,
+    plan=plan_manifests,
+    read=read_manifest,
+    in_directories=False,  # below a directory, `.json` files describe single audio files
+    plans_keys=True,
+)

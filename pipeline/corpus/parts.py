@@ -1,0 +1,209 @@
+"""A part: the unit of planning and retry, as the planner makes it and as it is stored in the plan.
+
+The id of a part is a digest of what it reads (URI, range, size and version), so a stored plan states exactly what was
+meant, and an object that has changed since is noticed when it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeVar
+
+import pyarrow as pa
+
+from pipeline.grouping import grouped
+
+MAX_PART_ITEMS = 10_000  # files or manifest rows
+_TABLE_BATCH_ITEMS = 1 << 16  # parts and files
+
+T = TypeVar("T")
+
+ITEM = pa.struct(
+    [
+        pa.field("utt_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),
+        pa.field("reference_uri", pa.string()),
+    ]
+)
+DUPLICATE = pa.struct([pa.field("row", pa.int32(), nullable=False), pa.field("first", pa.string(), nullable=False)])
+
+
+def _field(name: str, kind: pa.DataType, meaning: str, nullable: bool = True, **metadata: str) -> pa.Field:
+    return pa.field(name, kind, nullable=nullable, metadata={"meaning": meaning, **metadata})
+
+
+PLAN = pa.schema(
+    [
+        pa.field("part_id", pa.string(), nullable=False),
+        pa.field("ordinal", pa.int32(), nullable=False),
+        _field("kind", pa.string(), "the input layout: files, manifest, tar or parquet", nullable=False),
+        _field("uri", pa.string(), "the manifest, shard or Parquet file; null for files"),
+        _field("name", pa.string(), "path of `uri` relative to its INPUT, without extension"),
+        _field("version", pa.string(), "size and ETag or mtime of `uri`; null for a manifest"),
+        _field("start", pa.int64(), "first byte of a manifest, first row group of a Parquet file"),
+        _field("end", pa.int64(), "one past the last byte or row group"),
+        _field("items", pa.list_(ITEM), "the files, where `kind` is files", nullable=False),
+        _field("rows", pa.int64(), "number of utterances, where known without reading the part"),
+        _field("limit", pa.int64(), "read no more utterances than this"),
+        _field("bytes", pa.int64(), "size, measured or estimated", nullable=False, unit="bytes"),
+        _field("duplicates", pa.list_(DUPLICATE), "rows whose utt_id an earlier row of the plan has", nullable=False),
+    ],
+    metadata={"sewd.table": "plan"},
+)
+
+
+class Item(NamedTuple):
+    """One audio file of a part.
+
+    Attributes:
+        utt_id: its id.
+        uri: where it is.
+        size: bytes.
+        version: changes with its content; see `pipeline.storage.objects.Object`.
+        reference_uri: the text file that holds its reference; None if there is none.
+    """
+
+    utt_id: str
+    uri: str
+    size: int
+    version: str
+    reference_uri: str | None
+
+
+class Duplicate(NamedTuple):
+    """A row of a part whose id is taken.
+
+    Attributes:
+        row: 0-based, in the part.
+        first: where the earlier row with this id is.
+    """
+
+    row: int
+    first: str
+
+
+_NO_KEYS = array("Q")  # shared by all parts without keys, and never changed: a million empty arrays take 160 MB
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One row of the plan; see `PLAN` for the columns that are not described here.
+
+    Attributes:
+        kind: the name of its input layout.
+        bytes: size, measured or estimated.
+        uri: the container; empty for files.
+        name: path of `uri` relative to its INPUT, without extension; empty for files and manifests.
+        part_id: digest of what the part reads. Computed when a part is planned; a part of a stored plan keeps its own.
+        content: while planning, digest of the rows of a manifest.
+        keys: while planning, a 64-bit digest of each row's unique key, where ids are known without reading the part.
+        offsets: while planning, the first byte of each row of a manifest. With `keys` 16 bytes a row, so that millions
+            of rows fit into memory.
+    """
+
+    kind: str
+    bytes: int
+    uri: str = ""
+    name: str = ""
+    version: str | None = None
+    start: int | None = None
+    end: int | None = None
+    items: tuple[Item, ...] = ()
+    rows: int | None = None
+    limit: int | None = None
+    duplicates: tuple[Duplicate, ...] = ()
+    part_id: str = ""
+    content: str = field(default="", repr=False, compare=False)
+    keys: array[int] = field(default_factory=lambda: _NO_KEYS, repr=False, compare=False)
+    offsets: array[int] = field(default_factory=lambda: _NO_KEYS, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.part_id:
+            object.__setattr__(self, "part_id", self._digest())
+
+    def _digest(self) -> str:
+        """80 bits, so that two of a million parts collide with probability 4e-13. Stored in plans: never change it."""
+        values = (self.kind, self.uri or None, self.version, self.start, self.end, self.limit, self.content)
+        text = "".join(f"{value}\0" for value in values)
+        items = "".join("\0".join(map(str, item)) + "\n" for item in self.items)
+        return hashlib.sha256((text + items).encode()).hexdigest()[:20]
+
+    @property
+    def unlimited_id(self) -> str:
+        """While planning, the id of the part that reads the same without `limit`."""
+        return self.part_id if self.limit is None else replace(self, limit=None, part_id="").part_id
+
+    @staticmethod
+    def from_row(row: Mapping[str, Any]) -> Part:
+        """The part in a row of the plan. Columns that are not in `PLAN` are ignored."""
+        return Part(
+            kind=row["kind"],
+            bytes=row["bytes"],
+            uri=row["uri"] or "",
+            name=row["name"] or "",
+            version=row["version"],
+            start=row["start"],
+            end=row["end"],
+            items=tuple(Item(**item) for item in row["items"]),
+            rows=row["rows"],
+            limit=row["limit"],
+            duplicates=tuple(Duplicate(**duplicate) for duplicate in row["duplicates"]),
+            part_id=row["part_id"],
+        )
+
+    def row_location(self, row: int) -> str:
+        """While planning, where row `row` is, worded as `Utterance.where` words it."""
+        return self.items[row].uri if self.items else manifest_row_location(self.uri, self.offsets[row])
+
+
+def plan_table(parts: Sequence[Part]) -> pa.Table:
+    """The plan: a table of schema `PLAN`, in the order of `parts`."""
+    batches: list[pa.RecordBatch] = []
+    ordinal = 0
+    # In batches, since files as Python dictionaries take several times the memory of `Item` or Arrow.
+    for group in grouped(parts, lambda part: 1 + len(part.items), at_least=_TABLE_BATCH_ITEMS):
+        columns: dict[str, Iterable[Any]] = {
+            "ordinal": range(ordinal, ordinal + len(group)),
+            "uri": [part.uri or None for part in group],
+            "name": [part.name or None for part in group],
+            "items": [_as_dicts(part.items) for part in group],
+            "duplicates": [_as_dicts(part.duplicates) for part in group],
+        }
+        for name in PLAN.names:
+            if name not in columns:
+                columns[name] = [getattr(part, name) for part in group]
+        batches.append(pa.RecordBatch.from_arrays([pa.array(columns[f.name], f.type) for f in PLAN], schema=PLAN))
+        ordinal += len(group)
+    return pa.Table.from_batches(batches, PLAN)
+
+
+def _as_dicts(rows: tuple[Item, ...] | tuple[Duplicate, ...]) -> Sequence[dict[str, Any]]:
+    return [row._asdict() for row in rows] if rows else ()  # an empty list for each of a million parts takes a second
+
+
+def manifest_row_location(manifest: str, offset: int) -> str:
+    """Where a row of a manifest is, in words."""
+    return f"{manifest}, row at byte {offset}"
+
+
+def manifest_content(rows: Iterable[bytes]) -> str:
+    """Digest of the rows of a part of a manifest. Stored in part ids: never change it."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(row.strip() + b"\n")
+    return digest.hexdigest()
+
+
+def key_digest(key: str) -> int:
+    """64-bit digest of a unique key, for `Part.keys`."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
+
+
+def cut_to_parts(items: Iterable[T], size_of: Callable[[T], int], part_bytes: int) -> Iterator[list[T]]:
+    """Cut `items` into the contents of parts: each is closed once it holds `part_bytes` or MAX_PART_ITEMS."""
+    return grouped(items, size_of, at_least=part_bytes, max_items=MAX_PART_ITEMS)

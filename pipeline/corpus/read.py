@@ -1,0 +1,40 @@
+"""From a part of the plan to its utterances."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+
+from pipeline.corpus.metadata import unique_key
+from pipeline.corpus.parts import Part
+from pipeline.corpus.registry import LAYOUTS
+from pipeline.corpus.utterances import Utterance
+from pipeline.errors import AudioError, ErrorCode
+
+
+def read_part(part: Part) -> Iterator[Utterance]:
+    """The utterances of a part, in order.
+
+    Yields:
+        Utterances whose audio is not opened yet. One that is broken, or whose id an earlier one has, comes with its
+        `problem`.
+
+    Raises:
+        StorageError: the container could not be reached.
+        InputChangedError: the container is not the object that was planned.
+    """
+    layout = LAYOUTS[part.kind]
+    planned_duplicates = {duplicate.row: duplicate.first for duplicate in part.duplicates}
+    seen: dict[str, str] = {}
+    for row, utterance in enumerate(itertools.islice(layout.read(part), part.limit)):
+        earlier = planned_duplicates.get(row)
+        if earlier is None and not layout.plans_keys:
+            key = unique_key(utterance.utt_id, utterance.meta)
+            earlier = seen.get(key)
+            seen.setdefault(key, utterance.where)
+        if earlier is not None and utterance.problem is None:
+            message = f"{utterance.utt_id} names both {earlier} and {utterance.where}"
+            yield replace(utterance, problem=AudioError(ErrorCode.DUPLICATE_ID, message))
+        else:
+            yield utterance

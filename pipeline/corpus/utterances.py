@@ -1,0 +1,163 @@
+"""An utterance as its source describes it, and how its audio is opened."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import BinaryIO, NoReturn
+
+from pipeline.corpus.metadata import UtteranceMeta
+from pipeline.corpus.parts import Part
+from pipeline.errors import AudioError, ErrorCode, InputChangedError
+from pipeline.storage import objects, uris
+
+# Up to this size an object is fetched whole, in one request; a larger one is opened and read by ranges.
+WHOLE_OBJECT_BYTES = 256 * 2**20
+
+AudioOpener = Callable[[], bytes | BinaryIO]
+"""Returns the encoded audio, or a seekable file over it; raises AudioError where there is no audio."""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One utterance as its source describes it, before its audio is opened.
+
+    Attributes:
+        utt_id: its id, to which a segment or channel adds `#...`.
+        uri: the object that holds the audio.
+        open: returns the audio.
+        size: planned bytes, for progress.
+        byte_start: first byte of the audio in the object, if it is a range of one; or of a row without audio.
+        byte_end: one past the last byte.
+        meta: what the source states about it.
+        fixed_id: the source gives the id, so that no #start-end is added to it.
+        problem: what is wrong with it, if the source already shows it; then `open` is not called.
+        source_location: where the source describes it, if that is not the audio itself: "m.jsonl, row at byte 0".
+    """
+
+    utt_id: str
+    uri: str
+    open: AudioOpener
+    size: int = 0
+    byte_start: int | None = None
+    byte_end: int | None = None
+    meta: UtteranceMeta = field(default_factory=UtteranceMeta)
+    fixed_id: bool = False
+    problem: AudioError | None = None
+    source_location: str = ""
+
+    @property
+    def where(self) -> str:
+        """Where it is found, for messages."""
+        if self.source_location or self.byte_start is None:
+            return self.source_location or self.uri
+        return f"{self.uri}[{self.byte_start}:{self.byte_end}]"
+
+
+def broken_utterance(utt_id: str, uri: str, problem: AudioError, size: int = 0) -> Utterance:
+    """An utterance that cannot be opened: it becomes one error row."""
+    return Utterance(utt_id, uri, failing_opener(problem), size, problem=problem)
+
+
+def failing_opener(problem: AudioError) -> AudioOpener:
+    """An opener that raises `problem`."""
+
+    def fail() -> NoReturn:
+        raise problem
+
+    return fail
+
+
+def open_object(uri: str, version: str | None = None) -> bytes | BinaryIO:
+    """Fetch the object, or open it if it is larger than `WHOLE_OBJECT_BYTES`.
+
+    Args:
+        uri: the object.
+        version: the version that was planned; None accepts any.
+
+    Raises:
+        AudioError: MISSING, or BAD_ROW if no file system serves the URI's scheme.
+        InputChangedError: the object is not the planned version, or its local directory is missing.
+        StorageError: the object could not be reached.
+    """
+    try:
+        found = objects.stat(uri)
+        if found is None:
+            raise AudioError(ErrorCode.MISSING, f"{uri} is a directory")
+        if version is not None and found.version != version:
+            raise InputChangedError(f"{uri} has changed since it was planned: {version} then, {found.version} now")
+        return objects.fetch(uri) if found.size <= WHOLE_OBJECT_BYTES else objects.open_read(uri)
+    except FileNotFoundError as error:
+        if version is not None and not uris.parent_exists(uri):
+            # A single missing file is bad data. A whole directory that was listed and is missing is a lost mount.
+            raise InputChangedError(
+                f"{posixpath.dirname(uri)} existed when it was listed, and is missing now: is it mounted?"
+            ) from error
+        raise AudioError(ErrorCode.MISSING, f"no such object: {uri}") from error
+    except uris.UnknownSchemeError as error:
+        raise AudioError(ErrorCode.BAD_ROW, str(error)) from error
+
+
+class ObjectCache:
+    """`open_object` that keeps the bytes of the last object: neighbouring rows are often segments of one recording."""
+
+    def __init__(self) -> None:
+        self._uri = ""
+        self._data: bytes | None = None
+
+    def open(self, uri: str) -> bytes | BinaryIO:
+        """Fetch or open the object, unless it is the one opened before; raises as `open_object`."""
+        if uri == self._uri and self._data is not None:
+            return self._data
+        self._data = None  # free it first: two large recordings need not fit into memory
+        opened = open_object(uri)
+        if isinstance(opened, bytes):
+            self._uri, self._data = uri, opened
+        return opened
+
+
+def fetch_planned(uri: str, start: int | None = None, end: int | None = None) -> bytes:
+    """Fetch bytes `start` to `end` of an object that existed when the run was planned.
+
+    Raises:
+        InputChangedError: the object is missing now.
+        StorageError: it could not be reached.
+    """
+    try:
+        return objects.fetch(uri, start, end)
+    except FileNotFoundError as error:
+        raise InputChangedError(f"{uri} existed when the run was planned, and is missing now") from error
+
+
+def check_version(part: Part) -> None:
+    """Check that the container of `part` is the version that was planned.
+
+    Raises:
+        InputChangedError: it has changed, or is missing.
+        StorageError: it could not be reached.
+    """
+    try:
+        found = objects.stat(part.uri)
+    except FileNotFoundError:
+        found = None
+    now = found.version if found else "missing"
+    if part.version is not None and now != part.version:
+        raise InputChangedError(f"{part.uri} has changed since it was planned: {part.version} then, {now} now")
+
+
+def decode_text(data: bytes, where: str) -> str:
+    """UTF-8 text without a byte-order mark and outer white space.
+
+    Raises:
+        AudioError: BAD_ROW: it is not UTF-8.
+    """
+    try:
+        return data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise AudioError(ErrorCode.BAD_ROW, f"{where}: {error}") from error
+
+
+def share(total: int, index: int, count: int) -> int:
+    """The `index`-th of `count` nearly equal integer shares of `total`; together they are `total`."""
+    return total * (index + 1) // count - total * index // count

@@ -1,0 +1,169 @@
+"""The three stages as one Ray Data pipeline: read and decode (tasks), recognise (actors), write and commit (tasks)."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, cast
+
+import numpy as np
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
+from ray.util.annotations import RayDeprecationWarning
+
+from pipeline.cluster.object_store import data_context
+from pipeline.cluster.ray_errors import MAX_DEATHS, project_errors
+from pipeline.cluster.ray_private import actor_states
+from pipeline.cluster.resources import ClusterNodes, Resources
+from pipeline.config import RunConfig
+from pipeline.driver.models import ModelInfo
+from pipeline.driver.stop import stop_uri
+from pipeline.runs.run import Run
+from pipeline.stages.read import ReadSettings, read_parts
+from pipeline.stages.recognize import Recognizer, RecognizeSettings
+from pipeline.stages.write import WriteSettings, write_chunks
+
+# An actor whose node is lost is "unavailable" until the head has missed enough heartbeats, and each call to it until
+# then counts as a try: more tries than any limit that is meant for deaths. So the restarts are limited instead.
+ACTOR_TASK_RETRIES: Final = -1
+MAX_ACTOR_RESTARTS: Final = 50
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The settings of the three stages, and what they request of Ray."""
+
+    read: ReadSettings
+    recognize: RecognizeSettings
+    write: WriteSettings
+    resources: Resources
+
+
+class CommittedChunk(NamedTuple):
+    """What the driver learns of a chunk.
+
+    Attributes:
+        commit: the content of its commit object.
+        failed: its first rows without a transcript, each with `utt_id`, `uri`, `stage`, `code` and `message`.
+    """
+
+    commit: bytes
+    failed: list[dict[str, str]]
+
+
+def configure_stages(run: Run, config: RunConfig, models: ModelInfo, resources: Resources, attempt: str) -> Stages:
+    """The stages of one start of the driver.
+
+    Args:
+        run: the run; its record has the digests that the checkpoints must have.
+        config: of the run.
+        models: what the stages need to know of the checkpoints.
+        resources: what each stage requests of Ray.
+        attempt: id of the start.
+    """
+    shared: dict[str, Any] = {
+        "run": run.uri,
+        "stop_uri": stop_uri(run.uri, attempt),
+        "deadline_s": config.deadline_s,
+    }
+    record = run.record
+    return Stages(
+        read=ReadSettings(
+            audio=models.audio,
+            min_samples=models.min_samples,
+            chunk_s=config.chunk_s,
+            chunk_rows=config.chunk_rows,
+            **shared,
+        ),
+        recognize=RecognizeSettings(
+            model=config.model,
+            classifiers=tuple(config.tasks.values()),
+            digests=(record.model_digest, *(record.classifier_digests[task] for task in config.tasks)),
+            device="cuda" if resources.actor_gpus else "cpu",
+            dtype=config.dtype,
+            threads=resources.threads,
+            **shared,
+        ),
+        write=WriteSettings(
+            run=run.uri,
+            attempt=attempt,
+            tokenizer=models.tokenizer,
+            frame_s=models.frame_s,
+            normalizer=config.normalizer,
+            classifiers=models.classifiers,
+        ),
+        resources=resources,
+    )
+
+
+def build_dataset(stages: Stages, parts: list[pa.Table]) -> Dataset:
+    """The Ray Data pipeline over parts; its rows have the schema `CHUNK_STATS`.
+
+    Args:
+        stages: settings of the stages.
+        parts: tables of one row each, see `pipeline.driver.remaining`; each becomes a block of Ray's.
+    """
+    resources = stages.resources
+    whole_block: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
+    one_row = whole_block | {"batch_size": 1}  # a chunk; Ray requires a number for stages with GPUs
+    retries: dict[str, Any] = {"max_retries": MAX_DEATHS}
+    with warnings.catch_warnings():
+        # Ray 2.64 renames some of these arguments; earlier versions know only the old names. pyproject bounds Ray.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        # Not `from_arrow`: it has a task look at each block, and keeps 40 kB of what that found.
+        dataset: Dataset = ray.data.from_blocks(parts)
+        return (
+            dataset.map_batches(
+                functools.partial(read_parts, settings=stages.read),
+                num_cpus=resources.read_cpus,
+                **retries,
+                **whole_block,
+            )
+            .map_batches(
+                Recognizer,
+                fn_constructor_args=(stages.recognize,),
+                num_cpus=resources.actor_cpus,
+                num_gpus=resources.actor_gpus,
+                compute=ActorPoolStrategy(min_size=resources.min_actors, max_size=resources.actors),
+                max_restarts=MAX_ACTOR_RESTARTS,
+                max_task_retries=ACTOR_TASK_RETRIES,
+                **one_row,
+            )
+            .map_batches(
+                functools.partial(write_chunks, settings=stages.write),
+                num_cpus=resources.write_cpus,
+                compute=TaskPoolStrategy(size=resources.writers),
+                **retries,
+                **whole_block,
+            )
+        )
+
+
+def run_stages(stages: Stages, nodes: ClusterNodes, parts: list[pa.Table]) -> Iterator[CommittedChunk]:
+    """Run one Ray Data execution over parts; yields each chunk as soon as it is committed.
+
+    Args:
+        stages: settings of the stages.
+        nodes: the nodes of the cluster.
+        parts: see `build_dataset`.
+
+    Raises:
+        StorageError: an input or the run could not be reached.
+        RunFailedError: a worker died at every try; a LeaseLostError if another driver took the run over.
+        UsageError: an actor found other checkpoints than the run's record names.
+    """
+    chunk_bytes = stages.read.chunk_s * stages.read.audio.sample_rate * np.dtype(np.float32).itemsize
+    with DataContext.current(data_context(nodes, stages.resources, chunk_bytes)), project_errors():
+        dataset = build_dataset(stages, parts)
+        batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        for batch in cast(Iterable[pa.Table], batches):
+            for row in batch.to_pylist():
+                yield CommittedChunk(row["commit"], row["failed"])
+
+
+def recognizer_states() -> str:
+    """The states of the recogniser actors, and the free resources of the cluster."""
+    return actor_states(Recognizer.__name__)

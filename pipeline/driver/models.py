@@ -1,0 +1,79 @@
+"""What the driver must know of the checkpoints."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from pipeline.audio.decode import AudioSettings
+from pipeline.config import RunConfig
+from pipeline.errors import UsageError
+from pipeline.storage import retry
+from sewd_model import (
+    CheckpointError,
+    CTCTokenizer,
+    FeatureExtractor,
+    SEWDConfig,
+    SEWDForCTC,
+    SEWDForSequenceClassification,
+)
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the stages need to know of the checkpoints beside their weights.
+
+    Attributes:
+        audio: how audio is decoded for them.
+        min_samples: the shortest waveform that all of them accept, in samples.
+        frame_s: duration of a frame of the CTC head, in seconds.
+        tokenizer: of the CTC head.
+        classifiers: task and label names, by index, of each classification head, in the order of the run.
+    """
+
+    audio: AudioSettings
+    min_samples: int
+    frame_s: float
+    tokenizer: CTCTokenizer
+    classifiers: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+def load_model_info(config: RunConfig) -> ModelInfo:
+    """Load every checkpoint once on the driver: a broken one is then one error message, not a cluster of dead actors.
+
+    Raises:
+        UsageError: a checkpoint is missing or broken, or the sampling rates differ.
+        StorageError: a checkpoint could not be read.
+    """
+    checkpoints = (config.model, *config.tasks.values())
+    try:
+        ctc = retry.with_retries(config.model, lambda: SEWDForCTC.from_pretrained(config.model).config)
+        heads = {
+            task: retry.with_retries(uri, functools.partial(_classifier_config, uri))
+            for task, uri in config.tasks.items()
+        }
+        rates = {uri: retry.with_retries(uri, functools.partial(_sampling_rate, uri)) for uri in checkpoints}
+        tokenizer = retry.with_retries(config.model, lambda: CTCTokenizer.from_pretrained(config.model))
+        rate = rates[config.model]
+        audio = AudioSettings(sample_rate=rate, channels=config.channels, max_segment_s=config.max_segment_s)
+    except (CheckpointError, ValueError, FileNotFoundError) as error:
+        raise UsageError(f"cannot load the model: {error}") from error
+    if len(set(rates.values())) > 1:
+        raise UsageError(f"the models need different sampling rates: {rates}")
+    return ModelInfo(
+        audio=audio,
+        min_samples=max(head.min_samples for head in (ctc, *heads.values())),
+        frame_s=ctc.hop_length / rate,
+        tokenizer=tokenizer,
+        classifiers=tuple(
+            (task, tuple(head.id2label[index] for index in range(head.num_labels))) for task, head in heads.items()
+        ),
+    )
+
+
+def _classifier_config(uri: str) -> SEWDConfig:
+    return SEWDForSequenceClassification.from_pretrained(uri).config
+
+
+def _sampling_rate(uri: str) -> int:
+    return FeatureExtractor.from_pretrained(uri).sampling_rate

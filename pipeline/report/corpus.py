@@ -1,0 +1,191 @@
+"""What a run says about its corpus without references: sizes, histograms, labels, tags and failed utterances.
+
+Labels and error codes are counted over all rows. The rest comes from a random sample of `CORPUS_SAMPLED` rows.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.evaluation.examples import sampled_rows
+from pipeline.evaluation.group_keys import grouping_key
+from pipeline.evaluation.reading import rebatch, scan_batches
+from pipeline.report.model import (
+    Corpus,
+    ErrorMessage,
+    ErrorsByCode,
+    FailedUtterance,
+    Histogram,
+    LabelShare,
+    SampleTranscript,
+    TagTable,
+    TagValue,
+    TaskLabels,
+)
+from pipeline.runs.commit import DataFile
+from pipeline.runs.run import Run
+
+CORPUS_SAMPLED: Final = 50_000
+EXAMPLES: Final = 5
+SAMPLES: Final = 30
+LABELS_SHOWN: Final = 200
+TAG_VALUES: Final = 20
+"""Tags with more values than this are ids or texts, and get no table."""
+_CONFIDENCE_EDGES: Final = tuple(step / 20 for step in range(21))
+_DURATION_BINS: Final = 30
+
+
+def describe_corpus(run: Run) -> Corpus:
+    """Describe what is in a corpus."""
+    columns = ["utt_id", "text", "words", "duration_s", "confidence", "tags"]
+    rows, total = sampled_rows(run, "transcripts", columns, CORPUS_SAMPLED)
+    failed, _ = sampled_rows(run, "errors", ["tags"], CORPUS_SAMPLED)
+    seconds = pc.sum(rows["duration_s"], min_count=0).as_py()
+    words, speech_s = _words(rows)
+    samples = rows.select(["utt_id", "text", "confidence", "duration_s"]).slice(0, SAMPLES).to_pylist()
+    return Corpus(
+        hours=run.totals().audio_s / 3600,
+        utterances=total,
+        sampled=rows.num_rows,
+        of=total,
+        speech_share=speech_s / seconds if seconds else None,
+        words=words,
+        words_per_second=words / seconds if seconds else None,
+        durations=_histogram(rows["duration_s"], _duration_edges(rows["duration_s"])),
+        confidences=_histogram(rows["confidence"], _CONFIDENCE_EDGES),
+        empty_texts=pc.sum(pc.equal(rows["text"], ""), min_count=0).as_py(),
+        labels=_labels_by_task(run),
+        by_tag=_tag_tables(rows, failed),
+        samples=[SampleTranscript(**row) for row in samples],
+    )
+
+
+def _words(rows: pa.Table) -> tuple[int, float]:
+    """Number of words, and the seconds within them."""
+    if not rows.num_rows:
+        return 0, 0.0
+    words = pc.list_flatten(rows["words"].combine_chunks())
+    if not len(words):
+        return 0, 0.0
+    seconds = pc.subtract(pc.struct_field(words, "end_s"), pc.struct_field(words, "start_s"))
+    return len(words), pc.sum(seconds).as_py()
+
+
+def _duration_edges(seconds: pa.ChunkedArray) -> Sequence[float]:
+    longest = pc.max(seconds).as_py() or 1.0
+    return tuple(np.linspace(0, np.ceil(longest), _DURATION_BINS + 1).tolist())
+
+
+def _histogram(values: pa.ChunkedArray, edges: Sequence[float]) -> Histogram:
+    counts, _ = np.histogram(values.drop_null().to_numpy(), edges)
+    return Histogram(list(edges), counts.tolist())
+
+
+class _LabelSums(NamedTuple):
+    """By (task, label): rows, and the sum of their scores."""
+
+    rows: Counter[tuple[str, str]]
+    scores: dict[tuple[str, str], float]
+
+
+def _labels_by_task(run: Run) -> list[TaskLabels]:
+    sums = run.read(lambda files: _sum_labels(run, files["labels"]))
+    totals = Counter[str]()
+    for (task, _), count in sums.rows.items():
+        totals[task] += count
+    by_frequency = sorted(sums.rows.items(), key=lambda item: (-item[1], item[0]))
+    return [
+        TaskLabels(
+            task,
+            [
+                LabelShare(label, count, count / totals[task], sums.scores[task, label] / count)
+                for (task_of_label, label), count in by_frequency
+                if task_of_label == task
+            ][:LABELS_SHOWN],
+        )
+        for task in sorted(totals)
+    ]
+
+
+def _sum_labels(run: Run, files: Sequence[DataFile]) -> _LabelSums:
+    sums = _LabelSums(Counter(), defaultdict(float))
+    batches = scan_batches(run.uri, "labels", [file.path for file in files], ["task", "label", "score"])
+    for rows in rebatch(batches):
+        groups = rows.group_by(["task", "label"]).aggregate([([], "count_all"), ("score", "sum")])
+        for group in groups.to_pylist():
+            key = group["task"], group["label"]
+            sums.rows[key] += group["count_all"]
+            sums.scores[key] += group["score_sum"]
+    return sums
+
+
+def _tag_tables(rows: pa.Table, failed: pa.Table) -> list[TagTable]:
+    """Tags with few values (a language, a channel, a source), of the sampled rows."""
+    values_by_tag: dict[str, set[str]] = {}
+    for text in pc.unique(rows["tags"]).drop_null().to_pylist():
+        for tag, value in json.loads(text).items():
+            values_by_tag.setdefault(tag, set()).add(json.dumps(value))
+    return [_tag_table(tag, rows, failed) for tag, values in sorted(values_by_tag.items()) if len(values) <= TAG_VALUES]
+
+
+def _tag_table(tag: str, rows: pa.Table, failed: pa.Table) -> TagTable:
+    keys = grouping_key(f"tags.{tag}").keys_of
+    table = pa.table({"value": keys(rows), "duration_s": rows["duration_s"]})
+    sums = table.group_by("value").aggregate([([], "count_all"), ("duration_s", "sum")]).to_pylist()
+    failures = Counter(keys(failed).to_pylist())
+    values = [
+        TagValue(
+            value=group["value"],
+            utterances=group["count_all"],
+            hours=(group["duration_s_sum"] or 0.0) / 3600,
+            failed=failures[group["value"]],
+        )
+        for group in sorted(sums, key=lambda group: -group["count_all"])
+    ]
+    return TagTable(tag, values)
+
+
+def describe_errors(run: Run, failed: int) -> list[ErrorsByCode]:
+    """The failed utterances by error code, the most frequent first, with examples and messages.
+
+    Codes are counted over all rows. Examples and messages come from a sample where there are very many.
+
+    Args:
+        run: the run.
+        failed: number of its failed utterances.
+    """
+    if not failed:
+        return []
+    sample, _ = sampled_rows(run, "errors", ["utt_id", "uri", "code", "message"], CORPUS_SAMPLED)
+    codes = run.read(lambda files: _count_codes(run, files["errors"]))
+    by_code = []
+    for code, count in sorted(codes.items(), key=lambda item: (-item[1], item[0])):
+        rows = sample.filter(pc.equal(sample["code"], code))
+        examples = rows.slice(0, EXAMPLES).select(["utt_id", "uri", "message"]).to_pylist()
+        by_code.append(
+            ErrorsByCode(code, count, count / failed, [FailedUtterance(**row) for row in examples], _messages(rows))
+        )
+    return by_code
+
+
+def _messages(rows: pa.Table) -> list[ErrorMessage]:
+    """The most frequent messages. Their numbers are masked, so that messages which differ in a position are one."""
+    messages = Counter(re.sub(r"\d+(\.\d+)?", "#", message) for message in rows["message"].to_pylist())
+    return [ErrorMessage(message, count) for message, count in messages.most_common(EXAMPLES)]
+
+
+def _count_codes(run: Run, files: Sequence[DataFile]) -> Counter[str]:
+    """Failed rows by code."""
+    counts: Counter[str] = Counter()
+    for batch in scan_batches(run.uri, "errors", [file.path for file in files], ["code"]):
+        values: list[dict[str, Any]] = pc.value_counts(batch["code"]).to_pylist()
+        counts.update({value["values"]: value["counts"] for value in values})
+    return counts

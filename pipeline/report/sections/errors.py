@@ -1,0 +1,182 @@
+"""Errors in the transcripts: their distribution, by group, by confidence, by word, and the worst utterances."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from pipeline.evaluation.intervals import FEWEST_UNITS
+from pipeline.evaluation.tallies import MAX_INTERVALS
+from pipeline.report.blocks import Column, Figure, IntervalPlot, Note, Part, Table
+from pipeline.report.formats import SPACE, count, percent, plural, plural_of
+from pipeline.report.model import CalibrationBin, GroupingTable, GroupRates, ReportContent
+from pipeline.report.sections.common import (
+    beside,
+    capital,
+    estimate,
+    histogram,
+    level_text,
+    or_none,
+    reliability,
+    shown_of,
+)
+
+_PLOTTED: Final = 30  # groups of a plot that are still legible
+
+
+def distribution(report: ReportContent) -> Iterator[Part]:
+    """Utterances by their own word error rate."""
+    data = report.distribution
+    if data is None or not sum(data.counts):
+        return
+    figure = histogram("Utterances by WER", data, lambda edge: f"{100 * edge:g} %", "WER of the utterance")
+    yield Part("", beside(figure))
+
+
+def groups(report: ReportContent) -> Iterator[Part]:
+    """Error rates by group, a part for each grouping."""
+    overall = next((each.rate for each in report.headline if each.metric == "wer"), None)
+    for grouping in report.groups:
+        level = level_text(report)
+        yield Part(f"WER by {grouping.by}", [*_group_figure(grouping, overall, level), _group_table(grouping, level)])
+
+
+def _group_table(grouping: GroupingTable, level: str) -> Table:
+    columns = [
+        Column(capital(grouping.by)),
+        Column("WER", "rate"),
+        Column(f"{level} interval", "range"),
+        Column("Words", "count"),
+        Column("Sub", "count"),
+        Column("Del", "count"),
+        Column("Ins", "count"),
+        Column("CER", "rate"),
+        Column("SER", "rate"),
+        Column("Utterances", "count"),
+        Column(f"Audio,{SPACE}s", "count"),
+    ]
+    rows = [
+        [
+            or_none(each.key),
+            each.words.rate,
+            each.interval,
+            each.words.reference,
+            each.words.substitutions,
+            each.words.deletions,
+            each.words.insertions,
+            each.chars.rate,
+            each.sentences.rate,
+            each.utterances,
+            each.audio_s,
+        ]
+        for each in grouping.groups
+    ]
+    return Table(f"Error rates by {grouping.by}", columns, rows, of=grouping.total, wide=True)
+
+
+def _group_figure(grouping: GroupingTable, overall: float | None, level: str) -> Iterator[Figure]:
+    """The groups with most reference words: in their own order if it has a meaning, else the worst first."""
+    rates = [(each, each.words.rate) for each in grouping.groups if each.words.rate is not None]
+    if not rates:
+        return
+    largest = sorted(rates, key=lambda pair: -pair[0].words.reference)[:_PLOTTED]
+    shown = [pair for pair in rates if pair in largest] if grouping.ordered else sorted(largest, key=lambda p: -p[1])
+    title = f"WER by {grouping.by}, with intervals"
+    cut = shown_of(len(shown), grouping.total, "those with the most reference words")
+    line = "" if overall is None else f" Dashed line: the whole corpus, {percent(overall)}."
+    estimates = [estimate(or_none(each.key), rate, each.interval) for each, rate in shown]
+    note = _whiskers(grouping, [each for each, _ in shown], level)
+    yield Figure(title, IntervalPlot(f"{title}.{cut}", estimates, line=overall), note + line + cut)
+
+
+def _whiskers(grouping: GroupingTable, shown: list[GroupRates], level: str) -> str:
+    units = plural_of(grouping.unit)
+    if any(each.interval for each in shown):
+        return f"Whiskers: {level} intervals over {units}."
+    if grouping.total > MAX_INTERVALS:
+        return f"No intervals: they are computed for up to {MAX_INTERVALS} groups."
+    return f"No intervals: a group needs {FEWEST_UNITS} {units}, none of them with more than half of its reference."
+
+
+def confidence(report: ReportContent) -> Iterator[Part]:
+    """Accuracy by confidence."""
+    bins = [] if report.confidence is None else report.confidence.bins
+    if any(each.utterances and each.confidence is not None for each in bins):
+        figure = reliability(
+            "Accuracy by confidence",
+            [CalibrationBin(each.low, each.high, each.utterances, each.confidence, each.accuracy) for each in bins],
+            "mean confidence",
+            "1 − WER",
+            "On the dashed line confidence equals accuracy; below it the model is overconfident.",
+        )
+        yield Part("", beside(figure))
+
+
+def confusions(report: ReportContent) -> Iterator[Part]:
+    """The most frequent substitutions, deletions and insertions."""
+    found = report.confusions
+    if found is None:
+        return
+    reference, hypothesis = Column("Reference", "speech"), Column("Recognised", "speech")
+    number_of, example = Column("Count", "count", bar=True), Column("Example", "name")
+    tables = [
+        Table(
+            "Substitutions",
+            [reference, hypothesis, number_of, example],
+            [
+                [each.reference, each.hypothesis, each.count, ", ".join(each.examples[:1])]
+                for each in found.substitutions
+            ],
+        ),
+        Table(
+            "Deletions",
+            [reference, number_of, example],
+            [[each.reference, each.count, ", ".join(each.examples[:1])] for each in found.deletions],
+        ),
+        Table(
+            "Insertions",
+            [hypothesis, number_of, example],
+            [[each.hypothesis, each.count, ", ".join(each.examples[:1])] for each in found.insertions],
+        ),
+    ]
+    tables = [table for table in tables if table.rows]
+    if tables:
+        note = (
+            f"Counted in {count(found.sampled)} of {plural(found.of, 'utterance')} with errors; "
+            "the most frequent are shown."
+        )
+        yield Part("", [Note(note), *tables])
+
+
+def worst(report: ReportContent) -> Iterator[Part]:
+    """The utterances with the most errors, aligned."""
+    if report.worst is None or not report.worst.rows:
+        return
+    columns = [
+        Column("Utterance", "name"),
+        Column("Reference and recognised text, aligned", "alignment"),
+        Column("WER", "rate"),
+        Column("Errors", "count"),
+        Column("Words", "count"),
+        Column("Confidence", "number"),
+        Column(f"Duration,{SPACE}s", "seconds"),
+        Column("Speaker", "name"),
+        Column("Audio", "name"),
+        Column(f"Start,{SPACE}s", "seconds"),
+    ]
+    rows = [
+        [
+            each.utt_id,
+            each.alignment,
+            each.counts.rate,
+            each.counts.errors,
+            each.counts.reference,
+            each.confidence,
+            each.duration_s,
+            each.speaker,
+            each.uri,
+            each.start_s,
+        ]
+        for each in report.worst.rows
+    ]
+    yield Part("", [Table("Utterances with the most errors", columns, rows, of=report.worst.of, wide=True)])

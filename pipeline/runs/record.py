@@ -1,0 +1,189 @@
+"""The record of a run, `run.json`: its JSON, and typed access to it.
+
+The JSON is kept as it was read. A record of an earlier version lacks keys, for which the properties have defaults, and
+a record of a later version has more, which saving it here does not drop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.runs.status import RunStatus
+from pipeline.runs.totals import Totals
+
+
+@dataclass(frozen=True)
+class WorkSummary:
+    """The work of one start of the driver.
+
+    Attributes:
+        chunks: number of chunks that it committed.
+        utterances: their rows with a transcript.
+        errors: their rows without one.
+        audio_s: their audio, in seconds.
+        elapsed_s: time from the moment that the first part could start to the last commit, in seconds; it includes the
+            start of the actors.
+        stage_s: time in each stage, summed over its processes, in seconds; by name of the stage.
+        rtfx: `audio_s / elapsed_s`; None where no time passed.
+        model_busy: share of the elapsed time in which the recognisers computed, 0..1; None where their number varied.
+        recognizers: number of recogniser actors, at most.
+        recognizers_replaced: number of recogniser processes that died and were replaced.
+    """
+
+    chunks: int = 0
+    utterances: int = 0
+    errors: int = 0
+    audio_s: float = 0.0
+    elapsed_s: float = 0.0
+    stage_s: dict[str, float] = dataclasses.field(default_factory=dict)
+    rtfx: float | None = None
+    model_busy: float | None = None
+    recognizers: int = 0
+    recognizers_replaced: int = 0
+
+
+_WORK_KEYS = frozenset(f.name for f in dataclasses.fields(WorkSummary))
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of the driver, as the record holds it.
+
+    Attributes:
+        values: the JSON object: `id`, `started` and `host`, the versions by name, and once the start has ended, the
+            keys of its `WorkSummary`.
+    """
+
+    values: Mapping[str, Any]
+
+    @property
+    def started(self) -> str:
+        """When the driver started: UTC, ISO 8601."""
+        return str(self.values["started"])
+
+    @property
+    def versions(self) -> dict[str, Any]:
+        """The versions of Python and of the packages, by name."""
+        return {key: value for key, value in self.values.items() if key not in {"id", "started", "host"} | _WORK_KEYS}
+
+    @property
+    def work(self) -> WorkSummary | None:
+        """What the start did; None if it has not ended, failed or was killed."""
+        if "elapsed_s" not in self.values:
+            return None
+        return WorkSummary(**{key: value for key, value in self.values.items() if key in _WORK_KEYS})
+
+    def with_work(self, work: WorkSummary) -> Attempt:
+        """The attempt with what it did."""
+        return Attempt({**self.values, **dataclasses.asdict(work)})
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The content of `run.json`.
+
+    Attributes:
+        values: the JSON object, all its keys, also those that this version does not know.
+    """
+
+    values: Mapping[str, Any]
+
+    @staticmethod
+    def parse(data: bytes) -> RunRecord:
+        """The record that `run.json` holds.
+
+        Raises:
+            ValueError: `data` is not a JSON object.
+        """
+        values = json.loads(data)
+        if not isinstance(values, dict):
+            raise ValueError("not a JSON object")
+        return RunRecord(values)
+
+    def encode(self) -> bytes:
+        """The content of `run.json`."""
+        return json.dumps(self.values, indent=2).encode()
+
+    def updated(self, **changes: Any) -> RunRecord:
+        """The record with `changes` to its keys; values are JSON's, or the classes that the properties return."""
+        return RunRecord({**self.values, **{name: _to_json(value) for name, value in changes.items()}})
+
+    @property
+    def status(self) -> RunStatus:
+        """The status; `UNKNOWN` if the record has none that this version knows."""
+        return RunStatus(str(self.values.get("status")))
+
+    @property
+    def reason(self) -> str | None:
+        """Why the run failed; None if it did not."""
+        return self.values.get("reason")
+
+    @property
+    def created(self) -> str | None:
+        """When the run was created: UTC, ISO 8601."""
+        return self.values.get("created")
+
+    @property
+    def finished(self) -> str | None:
+        """When the run was finished: UTC, ISO 8601; None if it is not done."""
+        return self.values.get("finished")
+
+    @property
+    def parts(self) -> int:
+        """Number of parts in the plan."""
+        return int(self.values.get("parts", 0))
+
+    @property
+    def input_bytes(self) -> int:
+        """Size of the planned input, in bytes."""
+        return int(self.values.get("input_bytes", 0))
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What the rows depend on, by name (`pipeline.runs.fingerprint`); empty if the record has none."""
+        return self.values.get("fingerprint") or {}
+
+    @property
+    def model_digest(self) -> str:
+        """Digest of the CTC checkpoint."""
+        return str(self.fingerprint["model"])
+
+    @property
+    def classifier_digests(self) -> dict[str, str]:
+        """Digest of each classifier's checkpoint, by task."""
+        return dict(self.fingerprint.get("classifiers", {}))
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The `RunConfig` that created the run, by field."""
+        return self.values.get("config") or {}
+
+    @property
+    def normalizer(self) -> str:
+        """The normalizer that its counts were made under."""
+        return str(self.config["normalizer"])
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """Every start of a driver, first to last."""
+        return tuple(map(Attempt, self.values.get("attempts", ())))
+
+    @property
+    def totals(self) -> Totals | None:
+        """The totals when the run last ended; None if it never did."""
+        totals = self.values.get("totals")
+        return None if totals is None else Totals.from_record(totals)
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, Attempt):
+        return dict(value.values)
+    if isinstance(value, Totals):
+        return dataclasses.asdict(value)
+    if isinstance(value, list | tuple):
+        return [_to_json(item) for item in value]
+    return value

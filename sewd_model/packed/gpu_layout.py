@@ -1,0 +1,127 @@
+"""How clips are laid out in a packed batch on a device, and where the frames of each layer are.
+
+Clips are laid end to end in slots, a slot being the samples of one frame (the hop). Each clip starts at a slot, so in
+every layer of the feature extractor it starts at a whole frame, and a convolution is a few matrix products over all
+clips; the frames that straddle two clips are computed too, and dropped after the last convolution.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sewd_model.config import SEWDConfig
+from sewd_model.packed.gpu_attention import Clips, copy_to, padded_length
+from sewd_model.packed.inputs import check_waveforms
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips end to end on a device, and index tables for the moves between layers.
+
+    Attributes:
+        samples: `(slots, hop)` float32, zeros after the samples of each clip.
+        clip: `(slots,)` int64, the clip of each slot.
+        first: `(clips,)` int64, the first slot of each clip.
+        num_samples: `(clips,)` int64.
+        spaced: `(W,)` int64, the frame at each place of a layout with zeros between clips, -1 for a zero.
+        squeezed: `(S,)` int64, the place of each squeezed frame after the positional convolution; S is padded.
+        spread: `(sum(num_frames),)` int64, the place of each frame after upsampling; the last place for a frame of
+            zeros.
+        slots: `(clips,)` int64, slots of each clip.
+        num_frames: `(clips,)` int64.
+        lengths: `(clips,)` int64, squeezed frames of each clip.
+        clips: the tables that attention reads.
+        num_frames_list: `num_frames`, on the CPU.
+    """
+
+    samples: Tensor
+    clip: Tensor
+    first: Tensor
+    num_samples: Tensor
+    spaced: Tensor
+    squeezed: Tensor
+    spread: Tensor
+    slots: Tensor
+    num_frames: Tensor
+    lengths: Tensor
+    clips: Clips
+    num_frames_list: list[int]
+
+    def tensors(self) -> list[Tensor]:
+        """Return all tensors that are on the device."""
+        own = [value for value in vars(self).values() if isinstance(value, Tensor)]
+        return own + self.clips.tensors()
+
+
+def lay_out(waveforms: Sequence[Tensor], config: SEWDConfig, device: torch.device) -> Batch:
+    """Lay clips end to end and copy them to the device; to CUDA from pinned memory, without waiting.
+
+    Args:
+        waveforms: `(N,)` float32 each, on the CPU.
+        config: of the model.
+        device: where the batch is put.
+
+    Raises:
+        InputTooShortError: a clip has fewer than `config.min_samples` samples.
+        ValueError: a clip is not one-dimensional float32 on the CPU, or there is no clip.
+    """
+    if not waveforms:
+        msg = "there is no clip in the batch"
+        raise ValueError(msg)
+    check_waveforms(waveforms, config)
+    hop, squeeze, halo = config.hop_length, config.squeeze_factor, config.num_conv_pos_embeddings // 2
+    num_samples = torch.tensor([len(waveform) for waveform in waveforms])
+    num_frames = torch.tensor([config.num_frames(len(waveform)) for waveform in waveforms])
+    lengths = num_frames // squeeze
+    slots = -(-num_samples // hop)
+    first = slots.cumsum(0) - slots
+
+    samples = torch.zeros(int(slots.sum()) * hop, pin_memory=device.type == "cuda")
+    for start, waveform in zip((first * hop).tolist(), waveforms, strict=True):
+        samples[start : start + len(waveform)] = waveform
+
+    # A halo of zeros separates neighbours; the first frame of a clip is `halo` after a multiple of the squeeze factor.
+    rooms = -(-(num_frames + halo) // squeeze) * squeeze
+    starts = rooms.cumsum(0) - rooms
+    spaced = torch.full((int(rooms.sum()) + halo,), -1)
+    spaced[_ranges(starts + halo, num_frames)] = _ranges(first, num_frames)
+    squeezed = torch.zeros(padded_length(lengths.tolist()), dtype=torch.long)
+    squeezed[: int(lengths.sum())] = _ranges(starts // squeeze, lengths)
+
+    upsampled = lengths * squeeze  # frames of each clip after upsampling
+    place = _ranges(torch.zeros_like(num_frames), num_frames)
+    spread = place + (upsampled.cumsum(0) - upsampled).repeat_interleave(num_frames)
+    spread[place >= upsampled.repeat_interleave(num_frames)] = len(squeezed) * squeeze
+
+    return Batch(
+        samples=copy_to(samples, device).view(-1, hop),
+        clip=copy_to(torch.arange(len(waveforms)).repeat_interleave(slots), device),
+        first=copy_to(first, device),
+        num_samples=copy_to(num_samples, device),
+        spaced=copy_to(spaced, device),
+        squeezed=copy_to(squeezed, device),
+        spread=copy_to(spread, device),
+        slots=copy_to(slots, device),
+        num_frames=copy_to(num_frames, device),
+        lengths=copy_to(lengths, device),
+        clips=Clips.lay_out(lengths.tolist(), config, device),
+        num_frames_list=num_frames.tolist(),
+    )
+
+
+def _ranges(starts: Tensor, sizes: Tensor) -> Tensor:
+    """Return `start, start + 1, ...` for each start, as many numbers as its size, end to end."""
+    before = sizes.cumsum(0) - sizes
+    return torch.arange(int(sizes.sum())) + (starts - before).repeat_interleave(sizes)
+
+
+def segment_sums(values: Tensor, sizes: Tensor) -> Tensor:
+    """Sum `(n, ...)` over segments of neighbours, to `(segments, ...)`; `sizes` (segments,) int64.
+
+    A value that is not finite affects the sum of its own segment only.
+    """
+    # unsafe: without it, torch reads the lengths to check them, and waits for the device.
+    flat: Tensor = torch.segment_reduce(values.flatten(1), "sum", lengths=sizes, axis=0, unsafe=True)
+    return flat.view(len(sizes), *values.shape[1:])
