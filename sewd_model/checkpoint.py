@@ -1,19 +1,18 @@
-"""Weights in the Hugging Face layout, in and out, from a directory or any fsspec URI.
+"""Read and write weights in the Hugging Face layout, in a directory or under any fsspec URI.
 
-Read are, in this order of preference: `model.safetensors`, `model.safetensors.index.json` with its shards,
-`pytorch_model.bin`, `pytorch_model.bin.index.json` with its shards. The `.bin` files are pickles and are read
-with `weights_only=True`: one that holds code is refused. Shards are named by plain file names only; a path is
-refused.
+The files that are read, in order of preference: `model.safetensors`, `model.safetensors.index.json` with its shards,
+`pytorch_model.bin`, `pytorch_model.bin.index.json` with its shards. The `.bin` files are pickles and are read with
+`weights_only=True`: a pickle that contains code is rejected. An index must name its shards by plain file names; paths
+are rejected.
 
-Every tensor must find its place and every place its tensor. Three differences are no errors, because they
-change nothing that is computed:
+The keys of the model and of the checkpoint must be equal. Three differences are accepted, because they do not change
+the results:
 
-* the backbone's keys may carry the prefix `sew_d.` or not; a backbone takes its part of a head's checkpoint;
-* weight norm may be spelled `weight_g`, `weight_v` (older torch) or `parametrizations.weight.original0`,
-  `original1`;
-* `masked_spec_embed`, which SpecAugment writes over hidden frames in training, may be there without being
-  wanted (the mask probabilities are 0: it is dropped) or be wanted without being there (it keeps its fresh
-  random value).
+* the backbone's keys may have the prefix `sew_d.` or not; a backbone loads its part of a checkpoint with a head;
+* weight norm may be spelled `weight_g`, `weight_v` (older torch) or `parametrizations.weight.original0`, `original1`;
+* `masked_spec_embed`, which replaces masked frames in SpecAugment, may be in the checkpoint and not in the model (its
+  mask probabilities are 0: the tensor is dropped) or in the model and not in the checkpoint (it keeps its random
+  initial value).
 """
 
 import dataclasses
@@ -23,7 +22,7 @@ import json
 import pickle
 import struct
 from collections.abc import Callable, Iterable, Mapping
-from typing import cast
+from typing import Protocol, cast
 
 import safetensors
 import safetensors.torch
@@ -38,7 +37,7 @@ MASK_VECTOR = "masked_spec_embed"
 SAFETENSORS_FILE = "model.safetensors"
 PICKLE_FILE = "pytorch_model.bin"
 
-# First parts of the keys of the heads that SEW-D checkpoints are published with.
+# First parts of the keys of the heads of published SEW-D checkpoints.
 HEAD_KEYS = ("lm_head", "projector", "classifier", "layer_weights")
 
 _SPELLINGS = {
@@ -57,8 +56,8 @@ _NOT_IN_DIGEST = frozenset(
     }
 )
 
-# What a damaged pickle, or a damaged zip around it, makes the unpickler raise. OSError is not among them: a
-# store that cannot be reached is no fault of the file.
+# Errors of the unpickler on a damaged pickle, or a damaged zip around it. Not OSError: that a store cannot be reached
+# does not mean that the file is damaged.
 _UNPICKLING_ERRORS = (
     *(pickle.UnpicklingError, EOFError, RuntimeError, ValueError, LookupError, AttributeError, TypeError),
     *(AssertionError, OverflowError, MemoryError, ImportError, struct.error),
@@ -67,10 +66,14 @@ _UNPICKLING_ERRORS = (
 
 # ---------------------------------------------------------------------------------------------------- reading
 def read_state_dict(location: Location) -> dict[str, Tensor]:
-    """Read all tensors of a checkpoint, under the names and in the dtypes the files give them.
+    """Read all tensors of a checkpoint, with the names and dtypes of the files, on the CPU.
+
+    Args:
+        location: a directory, or any fsspec URI of one.
 
     Raises:
-        CheckpointError: There are no weights, a file is malformed, or an index and its shards do not agree.
+        CheckpointError: there are no weights, a file is malformed, or an index and its shards disagree.
+        OSError: the store cannot be read.
     """
     layouts: tuple[tuple[str, Callable[[Location, str], dict[str, Tensor] | None]], ...] = (
         (SAFETENSORS_FILE, _read_safetensors),
@@ -83,7 +86,7 @@ def read_state_dict(location: Location) -> dict[str, Tensor]:
         if tensors is not None:
             return tensors
     names = f"no {SAFETENSORS_FILE}, no {PICKLE_FILE}, and no index of either"
-    msg = f"there are no weights in {shown(location)}: {names}"
+    msg = f"no weights in {shown(location)}: {names}"
     raise CheckpointError(msg)
 
 
@@ -106,12 +109,12 @@ def _read_pickle(location: Location, name: str) -> dict[str, Tensor] | None:
     try:
         value = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except _UNPICKLING_ERRORS as error:
-        msg = f"{name} in {shown(location)} is not a file of tensors alone: {error}"
+        msg = f"{name} in {shown(location)} cannot be read as a pickle of tensors without code: {error}"
         raise CheckpointError(msg) from error
     if not isinstance(value, Mapping) or not all(
         isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in value.items()
     ):
-        msg = f"{name} in {shown(location)} does not hold a state dict (names to tensors)"
+        msg = f"{name} in {shown(location)} does not contain a state dict (names to tensors)"
         raise CheckpointError(msg)
     return dict(value)
 
@@ -122,22 +125,22 @@ def _read_shards(
     index = read_json(location, index_name)
     if index is None:
         return None
-    where = index.get("weight_map")
-    if not isinstance(where, dict) or not all(isinstance(shard, str) for shard in where.values()):
+    file_of = index.get("weight_map")
+    if not isinstance(file_of, dict) or not all(isinstance(shard, str) for shard in file_of.values()):
         msg = f"{index_name} in {shown(location)} has no weight_map from tensors to files"
         raise CheckpointError(msg)
     tensors: dict[str, Tensor] = {}
-    for shard in sorted(set(where.values())):
+    for shard in sorted(set(file_of.values())):
         if "/" in shard or "\\" in shard or shard in ("", ".", ".."):
             msg = f"{index_name} in {shown(location)} names a shard outside its directory: {shard!r}"
             raise CheckpointError(msg)
         content = read(location, shard)
         if content is None:
-            msg = f"{shard}, named in {index_name}, is not in {shown(location)}"
+            msg = f"{shard}, named in {index_name}, does not exist in {shown(location)}"
             raise CheckpointError(msg)
-        expected = {key for key, name in where.items() if name == shard}
+        expected = {key for key, name in file_of.items() if name == shard}
         if content.keys() != expected:
-            msg = f"{shard} in {shown(location)} does not hold what {index_name} says: " + _list_differences(
+            msg = f"{shard} in {shown(location)} and {index_name} disagree: " + _list_differences(
                 missing=expected - content.keys(), unexpected=content.keys() - expected
             )
             raise CheckpointError(msg)
@@ -150,54 +153,54 @@ def load_into(model: nn.Module, location: Location, *, head_keys: tuple[str, ...
     """Load a checkpoint's tensors into a model of this package.
 
     Args:
-        model: Its parameters are overwritten, in their own dtype.
-        location: A directory or fsspec URI.
-        head_keys: First parts of the model's keys outside the backbone; empty for the backbone itself.
-        new_head: Leave those as they are, whatever the checkpoint holds.
+        model: its parameters are overwritten, in their own dtype.
+        location: a directory or fsspec URI.
+        head_keys: first parts of the model's keys outside the backbone; empty for the backbone itself.
+        new_head: keep the head of the model, whatever the checkpoint contains.
 
     Raises:
-        CheckpointError: Tensors are missing or unknown, or shapes or dtypes do not fit; the message names
-            them.
+        CheckpointError: tensors are missing or unknown, or shapes or dtypes do not fit; the message names them.
+        OSError: the store cannot be read.
     """
     wanted = model.state_dict()
-    found = _rename(read_state_dict(location), to_head=bool(head_keys), where=shown(location))
-    # Another head beside this model's own is none of its business; instead of its own, it is named as unexpected.
+    tensors = _rename(read_state_dict(location), to_head=bool(head_keys), where=shown(location))
+    # The checkpoint may have another head besides the model's; if it has another instead, that is reported.
     own_heads = {key.split(".")[0] for key in wanted} & set(head_keys)
-    has_own = own_heads <= {key.split(".")[0] for key in found}
+    has_own = own_heads <= {key.split(".")[0] for key in tensors}
     kept_heads = () if new_head else head_keys if has_own else HEAD_KEYS
     dropped_heads = set(HEAD_KEYS) - set(kept_heads)
-    found = {key: tensor for key, tensor in found.items() if key.split(".")[0] not in dropped_heads}
+    tensors = {key: tensor for key, tensor in tensors.items() if key.split(".")[0] not in dropped_heads}
     if new_head:
-        found.update({key: tensor for key, tensor in wanted.items() if key.split(".")[0] in head_keys})
+        tensors.update({key: tensor for key, tensor in wanted.items() if key.split(".")[0] in head_keys})
     mask_key = (BACKBONE_PREFIX if head_keys else "") + MASK_VECTOR
     if mask_key in wanted:
-        found.setdefault(mask_key, wanted[mask_key])
+        tensors.setdefault(mask_key, wanted[mask_key])
     else:
-        found.pop(mask_key, None)
+        tensors.pop(mask_key, None)
 
     shapes = [
-        f"{key} {tuple(found[key].shape)} instead of {tuple(wanted[key].shape)}"
-        for key in sorted(wanted.keys() & found.keys())
-        if found[key].shape != wanted[key].shape
+        f"{key} {tuple(tensors[key].shape)} instead of {tuple(wanted[key].shape)}"
+        for key in sorted(wanted.keys() & tensors.keys())
+        if tensors[key].shape != wanted[key].shape
     ]
-    dtypes = [f"{key} {tensor.dtype}" for key, tensor in found.items() if not tensor.is_floating_point()]
+    dtypes = [f"{key} {tensor.dtype}" for key, tensor in tensors.items() if not tensor.is_floating_point()]
     problems = _list_differences(
-        missing=wanted.keys() - found.keys(),
-        unexpected=found.keys() - wanted.keys(),
+        missing=wanted.keys() - tensors.keys(),
+        unexpected=tensors.keys() - wanted.keys(),
         wrong_shape=shapes,
         not_floating_point=dtypes,
     )
     if problems:
         hint = ""
-        if any(key.split(".")[0] in head_keys for key in wanted.keys() - found.keys()):
-            hint = " (new_head=True takes the backbone alone and initialises a head)"
+        if any(key.split(".")[0] in head_keys for key in wanted.keys() - tensors.keys()):
+            hint = " (new_head=True loads the backbone only and initialises a head)"
         msg = f"the weights in {shown(location)} do not fit {type(model).__name__}: {problems}{hint}"
         raise CheckpointError(msg)
-    model.load_state_dict(found)
+    model.load_state_dict(tensors)
 
 
 def _rename(tensors: Mapping[str, Tensor], *, to_head: bool, where: str) -> dict[str, Tensor]:
-    """Bring keys to the model's spelling: weight norm as parametrization, the backbone's prefix or none."""
+    """Convert keys to the model's spelling: weight norm as parametrization, the backbone with its prefix or without."""
     has_prefix = any(key.startswith(BACKBONE_PREFIX) for key in tensors)
     renamed: dict[str, Tensor] = {}
     for old, tensor in tensors.items():
@@ -210,7 +213,7 @@ def _rename(tensors: Mapping[str, Tensor], *, to_head: bool, where: str) -> dict
         elif not to_head:
             key = key.removeprefix(BACKBONE_PREFIX)
         if key in renamed:
-            msg = f"the weights in {where} hold {key} under two names"
+            msg = f"the weights in {where} contain {key} under two names"
             raise CheckpointError(msg)
         renamed[key] = tensor
     return renamed
@@ -228,30 +231,66 @@ def _list_differences(**problems: Iterable[str]) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------- saving
-def save(model: nn.Module, config: SEWDConfig, architecture: str, location: Location) -> None:
-    """Write `model.safetensors`, then `config.json` with `architectures`, as transformers reads them.
+class Companion(Protocol):
+    """A part of a checkpoint beside its weights, in files of its own."""
 
-    The configuration comes last: a directory whose writing was cut short has none, and does not load.
+    def save_pretrained(self, location: Location) -> None:
+        """Write the files into a directory or under any fsspec URI."""
+
+
+def save(
+    model: nn.Module | Mapping[str, Tensor],
+    config: SEWDConfig,
+    architecture: str,
+    location: Location,
+    *,
+    dtype: torch.dtype | None = None,
+    companions: Iterable[Companion] = (),
+) -> None:
+    """Write a checkpoint that transformers and this package read.
+
+    The files are `model.safetensors`, those of the companions, and `config.json` with `architectures` and `dtype`. The
+    configuration is written last: a directory whose writing was interrupted has none, and does not load.
+
+    Args:
+        model: the model, or its state dict. Several heads on one backbone are saved as one state dict.
+        config: of the model; the labels of a classifier are part of it.
+        architecture: name of the class that loads it, e.g. `SEWDForCTC`.
+        location: a directory, or any fsspec URI of one.
+        dtype: data type of the weights in the file; None: as they are.
+        companions: further parts of the checkpoint, such as its `CTCTokenizer` and `FeatureExtractor`.
+
+    Raises:
+        CheckpointError: a weight is not finite in that dtype, and nothing is written; or `location` is the name of the
+            bundled model.
+        OSError: the store cannot be written.
     """
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
-    dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+    state = model.state_dict() if isinstance(model, nn.Module) else model
+    tensors = {key: tensor.detach().to("cpu", dtype).contiguous() for key, tensor in state.items()}
+    stored = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+    not_finite = [key for key, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    if not_finite:
+        msg = f"the weights are not finite in {stored}: {_list_differences(not_finite=not_finite)}"
+        raise CheckpointError(msg)
     write_bytes(location, SAFETENSORS_FILE, safetensors.torch.save(tensors, metadata={"format": "pt"}))
+    for companion in companions:
+        companion.save_pretrained(location)
     extra = dict(config.extra)
     extra.pop("torch_dtype", None)  # the older name of dtype, which would contradict it
-    extra.update(architectures=[architecture], dtype=dtype)
+    extra.update(architectures=[architecture], dtype=stored)
     dataclasses.replace(config, extra=extra).save_pretrained(location)
 
 
 # ----------------------------------------------------------------------------------------------------- digest
 def backbone_digest(model: nn.Module) -> str:
-    """Return the SHA-256, in hex, of all that the backbone computes with in eval mode.
+    """Return the SHA-256, in hex, of everything that the backbone's output in eval mode depends on.
 
-    Two models with equal digests give equal hidden states, so that one pass serves both heads. It covers the
-    configuration fields that matter and the tensors' names, dtypes, shapes and bytes; not
-    `masked_spec_embed`, the dropout and SpecAugment settings, nor anything of the head.
+    Two models with equal digests compute equal hidden states, so that one pass serves both heads. The digest covers the
+    configuration fields that matter and the tensors' names, dtypes, shapes and bytes. It does not cover
+    `masked_spec_embed`, the dropout and SpecAugment settings, or the head.
 
     Args:
-        model: `SEWDModel`, or a head model (its backbone is taken).
+        model: `SEWDModel`, or a model with a head, whose backbone is used.
     """
     backbone = getattr(model, BACKBONE_PREFIX.removesuffix("."), model)
     config = cast(SEWDConfig, backbone.config)

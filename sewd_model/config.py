@@ -1,9 +1,9 @@
 """The configuration of a SEW-D model: every number that its weights and its arithmetic depend on.
 
-The field names and defaults are those of `config.json` in the Hugging Face layout, so a file written here is
-read by transformers and the reverse. What the names mean is told in the paper (Wu et al.,
-"Performance-Efficiency Trade-offs in Unsupervised Pre-training for Speech Recognition", arXiv 2109.06870)
-and, for the disentangled attention, in DeBERTa (He et al., arXiv 2006.03654).
+The field names and defaults are those of `config.json` in the Hugging Face layout: transformers reads the files that
+are written here, and the reverse. The names are explained in the paper (Wu et al., "Performance-Efficiency Trade-offs in
+Unsupervised Pre-training for Speech Recognition", arXiv 2109.06870) and, for the disentangled attention, in DeBERTa (He
+et al., arXiv 2006.03654).
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from sewd_model.files import CheckpointError, Location, read_json, shown, write_
 CONFIG_FILE = "config.json"
 MODEL_TYPE = "sew-d"
 
-# The names that transformers' ACT2FN knows, less two that carry weights of their own (prelu, xielu).
+# The names in transformers' ACT2FN, without two that have weights of their own (prelu, xielu).
 ACTIVATION_NAMES = frozenset(
     {
         "gelu",
@@ -71,11 +71,11 @@ _CHOICES = {
 
 
 class InputTooShortError(ValueError):
-    """A clip has too few samples to give one squeezed frame.
+    """A clip has too few samples for one squeezed frame.
 
     Attributes:
-        num_samples: Samples that the (shortest) clip has.
-        min_samples: Samples that it needs at least, `SEWDConfig.min_samples`.
+        num_samples: samples of the (shortest) clip.
+        min_samples: fewest samples that the model needs, `SEWDConfig.min_samples`.
     """
 
     def __init__(self, num_samples: int, min_samples: int) -> None:
@@ -84,8 +84,7 @@ class InputTooShortError(ValueError):
         self.min_samples = min_samples
 
     def __reduce__(self) -> tuple[type["InputTooShortError"], tuple[int, int]]:
-        # The default would call the constructor with the message, and the error would not survive a process
-        # border.
+        # The default calls the constructor with the message, and unpickling in another process would fail.
         return type(self), (self.num_samples, self.min_samples)
 
 
@@ -95,11 +94,14 @@ def _default_labels() -> dict[int, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class SEWDConfig:
-    """All settings of a SEW-D model, checked when constructed.
+    """All settings of a SEW-D model, checked at construction.
 
-    Contradictory, out-of-range or unsupported values raise `ValueError` with the parameters' names. Keys of a
-    `config.json` that this class does not know are kept in `extra` and written back, except the few that
-    would change the arithmetic: those are refused by name.
+    Keys of a `config.json` that this class does not know are kept in `extra` and written back, except for the few that
+    would change the arithmetic: these are rejected by name.
+
+    Raises:
+        ValueError: values contradict each other, are out of range or are not supported; the message names the
+            parameters.
     """
 
     vocab_size: int = 32
@@ -107,13 +109,13 @@ class SEWDConfig:
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
     intermediate_size: int = 3072
-    squeeze_factor: int = 2  # frames pooled into one before the transformer, and spread again after it
+    squeeze_factor: int = 2  # frames pooled into one before the transformer, and upsampled again after it
 
-    # Disentangled attention. Offsets between query and key beyond position_buckets / 2 share buckets whose
-    # width grows with the logarithm of the offset; position_buckets <= 0 gives every offset a row of its own
-    # and clamps at the span.
+    # Disentangled attention. Offsets between query and key beyond position_buckets / 2 share buckets whose width grows
+    # with the logarithm of the offset. With position_buckets <= 0 every offset has a row of its own, clamped at the
+    # span.
     max_position_embeddings: int = 512
-    max_relative_positions: int = -1  # < 1: max_position_embeddings. Legacy key that the reference reads if present.
+    max_relative_positions: int = -1  # < 1: max_position_embeddings. A legacy key, which the reference reads too.
     position_buckets: int = 256
     share_att_key: bool = True  # content and position share the key and query projections
     relative_attention: bool = True
@@ -130,7 +132,7 @@ class SEWDConfig:
     layer_norm_eps: float = 1e-7
     feature_layer_norm_eps: float = 1e-5
 
-    # Convolutional feature extractor, one entry a layer.
+    # Convolutional feature extractor, one entry per layer.
     feat_extract_norm: str = "group"
     feat_extract_activation: str = "gelu"
     conv_dim: tuple[int, ...] = (64, 128, 128, 128, 128, 256, 256, 256, 256, 512, 512, 512, 512)
@@ -174,7 +176,7 @@ class SEWDConfig:
     # ---------------------------------------------------------------------------------------- derived numbers
     @property
     def num_labels(self) -> int:
-        """Classes of the sequence classifier; 1 means regression."""
+        """Number of classes of the sequence classifier; 1 means regression."""
         return len(self.id2label)
 
     @property
@@ -189,18 +191,17 @@ class SEWDConfig:
 
     @property
     def max_distance(self) -> int:
-        """The offset between query and key from which on all offsets look alike."""
+        """The offset between query and key from which on all offsets share a bucket."""
         return self.max_relative_positions if self.max_relative_positions > 0 else self.max_position_embeddings
 
     @property
     def position_span(self) -> int:
-        """Half the rows of the relative position table: row `span + b` belongs to bucket b, -span <= b <
-        span."""
+        """Half the rows of the relative position table: row `span + b` belongs to bucket b, -span <= b < span."""
         return self.position_buckets if self.position_buckets > 0 else self.max_distance
 
     @property
     def normalizes_positions(self) -> bool:
-        """Whether the relative position table goes through a LayerNorm."""
+        """Whether LayerNorm is applied to the relative position table."""
         return "layer_norm" in [word.strip() for word in self.norm_rel_ebd.lower().split("|")]
 
     @property
@@ -210,15 +211,23 @@ class SEWDConfig:
 
     @property
     def min_samples(self) -> int:
-        """The fewest samples that give one squeezed frame (720 at the defaults)."""
-        samples = self.squeeze_factor
+        """The fewest samples for one squeezed frame (720 at the defaults)."""
+        return self._samples_of(self.squeeze_factor)
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples that one frame is computed from (400 at the defaults, which is 25 ms at 16 kHz)."""
+        return self._samples_of(1)
+
+    def _samples_of(self, num_frames: int) -> int:
+        """Return the samples that neighbouring frames are computed from."""
+        samples = num_frames
         for kernel, stride in zip(reversed(self.conv_kernel), reversed(self.conv_stride), strict=True):
             samples = (samples - 1) * stride + kernel
         return samples
 
     def num_frames(self, num_samples: int) -> int:
-        """Return how many frames, before squeezing, a clip of `num_samples` samples gives (0 if it is too
-        short)."""
+        """Return the number of frames, before squeezing, of a clip of `num_samples` samples (0 if it is too short)."""
         frames = num_samples
         for kernel, stride in zip(self.conv_kernel, self.conv_stride, strict=True):
             frames = max(0, (frames - kernel) // stride + 1)
@@ -229,11 +238,11 @@ class SEWDConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Build a configuration from the content of a `config.json`.
 
-        Keys that are missing take their defaults; unknown keys go to `extra`. `num_labels` is understood when
-        there is no `id2label`; `label2id` must be its inverse when both are there.
+        Missing keys take their defaults; unknown keys go to `extra`. `num_labels` is read if there is no `id2label`.
+        If there are both `label2id` and `id2label`, each must be the inverse of the other.
 
         Raises:
-            ValueError: Values contradict each other or are not supported; the message names the parameters.
+            ValueError: values contradict each other or are not supported; the message names the parameters.
         """
         rest = dict(values)
         model_type = rest.pop("model_type", MODEL_TYPE)
@@ -256,7 +265,8 @@ class SEWDConfig:
         """Read `config.json` in a directory or under any fsspec URI.
 
         Raises:
-            CheckpointError: The file is missing, is not JSON, or holds values that `from_dict` refuses.
+            CheckpointError: the file is missing, is not JSON, or holds values that `from_dict` rejects.
+            OSError: the store cannot be read.
         """
         values = read_json(location, CONFIG_FILE)
         if values is None:
@@ -270,8 +280,7 @@ class SEWDConfig:
 
     # ------------------------------------------------------------------------------------------------ writing
     def to_dict(self) -> dict[str, Any]:
-        """Return what `config.json` holds: JSON values only, `id2label` with string keys, `extra` merged
-        in."""
+        """Return the content of `config.json`: JSON values only, `id2label` with string keys, `extra` merged in."""
         values: dict[str, Any] = dict(self.extra)
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
@@ -288,7 +297,7 @@ class SEWDConfig:
 
 
 def _read_labels(id2label: object, label2id: object, num_labels: object) -> dict[int, str] | None:
-    """Bring the three ways to spell the labels to `id2label` with integer keys; None if none is given."""
+    """Convert the three spellings of the labels to `id2label` with integer keys; None if there is none."""
     if id2label is None:
         if num_labels is None:
             return None
@@ -308,7 +317,7 @@ def _read_labels(id2label: object, label2id: object, num_labels: object) -> dict
     if num_labels is not None and num_labels != len(labels):
         msg = f"num_labels is {num_labels}, but id2label has {len(labels)} entries"
         raise ValueError(msg)
-    # Setting `id2label` on a transformers model leaves the placeholders in `label2id`, and so they are saved.
+    # Setting `id2label` on a transformers model leaves placeholders in `label2id`, and transformers saves them.
     placeholders = {f"LABEL_{index}": index for index in labels}
     if inverse not in (None, placeholders, {label: index for index, label in labels.items()}):
         msg = "label2id is not the inverse of id2label"
@@ -403,8 +412,8 @@ def _check_agreement(config: SEWDConfig) -> None:
             msg = f"hidden_size {config.hidden_size} is not a multiple of {name} {getattr(config, name)}"
             raise ValueError(msg)
     if config.relative_attention and config.position_buckets > 0:
-        # The logarithmic buckets run from offset `linear` to max_distance - 1: log(0) or log of a ratio below
-        # 1 is what the reference would compute otherwise, and it would index with the outcome.
+        # The logarithmic buckets range from offset `linear` to max_distance - 1. Otherwise the reference would compute
+        # log(0), or the log of a ratio below 1, and use the result as an index.
         linear = config.position_buckets // 2
         source = "max_relative_positions" if config.max_relative_positions > 0 else "max_position_embeddings"
         if linear < 1 or config.max_distance - 1 <= linear:
@@ -416,16 +425,16 @@ def _check_agreement(config: SEWDConfig) -> None:
 
 
 def _check_extra(config: SEWDConfig) -> None:
-    """Refuse the keys that the reference, or its ancestor, would compute with and this code would not."""
+    """Reject keys that the reference, or its ancestor, would compute with and this code would not."""
     extra = config.extra
-    refused = {
+    rejected = {
         "add_adapter": bool(extra.get("add_adapter")),
         "conv_kernel_size": extra.get("conv_kernel_size") not in (None, 0, -1),
         "attention_head_size": extra.get("attention_head_size", config.head_size) != config.head_size,
         "num_feat_extract_layers": extra.get("num_feat_extract_layers", len(config.conv_dim)) != len(config.conv_dim),
         "quantization_config": extra.get("quantization_config") is not None,
     }
-    for name, unsupported in refused.items():
+    for name, unsupported in rejected.items():
         if unsupported:
             msg = f"{name} = {extra[name]!r} is not supported"
             raise ValueError(msg)

@@ -15,7 +15,7 @@ from torch import Tensor
 from sewd_model.engine_status import EngineStatus
 from sewd_model.model import SEWDForCTC, SEWDForSequenceClassification
 from sewd_model.packed.cpu import PackedModel
-from sewd_model.packed.gpu_memory import out_of_memory, taken_by_others
+from sewd_model.packed.gpu_memory import out_of_memory, used_by_other_processes
 
 if TYPE_CHECKING:
     from sewd_model.packed import gpu_batches
@@ -71,15 +71,15 @@ def load_engine(
 def _load_on_device(heads: Sequence[Head], device: torch.device, dtype: str) -> Engine:
     """Packed batches on a device, or clip by clip."""
     try:
-        from sewd_model.packed import gpu, gpu_batches  # noqa: PLC0415 - loads the compiler, which takes seconds
+        from sewd_model.packed import gpu, gpu_batches, gpu_check  # noqa: PLC0415 - loads the compiler, which takes seconds
     except ImportError as error:
         return _fall_back(heads, dtype, device, error)
     try:
         model = gpu.PackedDeviceModel(heads, device=device, dtype=dtype)
-        gpu_batches.check(model, _ClipByClip(heads, "float32", device, None).encode, dtype)
+        gpu_check.check(model, _ClipByClip(heads, "float32", device, None).encode, dtype)
         engine = gpu_batches.DeviceEngine(model)
         budget_s = gpu_batches.probed_budget_s(engine) if device.type == "cuda" else gpu_batches.BUDGET_S
-    except gpu_batches.CHECK_ERRORS as error:
+    except gpu_check.CHECK_ERRORS as error:
         return _fall_back(heads, dtype, device, error)
     return _PackedOnDevice([head.cpu() for head in heads], dtype, device, engine, budget_s)
 
@@ -116,7 +116,7 @@ class _PackedOnDevice:
         self._fallback: Engine | None = None
 
     def encode(self, waveforms: Sequence[Tensor]) -> Iterator[Logits | None]:
-        from sewd_model.packed import gpu_batches  # noqa: PLC0415 - as above
+        from sewd_model.packed import gpu_batches, gpu_check  # noqa: PLC0415 - as above
 
         done = 0
         if self._fallback is None:
@@ -124,7 +124,7 @@ class _PackedOnDevice:
                 for logits in gpu_batches.stream(self._engine, waveforms, self._budget_s):
                     yield logits
                     done += 1
-            except gpu_batches.COMPILER_ERRORS as error:
+            except gpu_check.COMPILER_ERRORS as error:
                 self._fallback = _fall_back(self._heads, self._dtype, self._device, error)
         if self._fallback is not None:
             yield from self._fallback.encode(waveforms[done:])
@@ -164,7 +164,7 @@ class _ClipByClip:
                 outputs = self._heads[0].sew_d(inputs, output_hidden_states=self._hidden_states)
                 return tuple(head.head(outputs)[0].float().cpu() for head in self._heads)
         except RuntimeError as error:
-            if not out_of_memory(error) or taken_by_others():
+            if not out_of_memory(error) or used_by_other_processes():
                 raise
             return None
 

@@ -1,6 +1,6 @@
 """SEW-D, the readable reference: a speech encoder and two heads, for training and for inference.
 
-The path of a batch, with the paper's shapes (arXiv 2109.06870; B clips of N samples, T frames, S = T //
+The steps of a batch, with the paper's shapes (arXiv 2109.06870; B clips of N samples, T frames, S = T //
 squeeze_factor):
 
     waveform (B, N)
@@ -9,18 +9,18 @@ squeeze_factor):
       -> squeeze: average pooling + strided positional convolution             (B, S, hidden)
       -> transformer layers with disentangled attention (arXiv 2006.03654)     (B, S, hidden)
       -> upsampling: one squeezed frame becomes squeeze_factor frames          (B, T, hidden)
-      -> head: CTC logits a frame, or class logits a clip
+      -> head: CTC logits per frame, or class logits per clip
 
-Attribute names are those of the Hugging Face layout (even `self.self` and `LayerNorm`), so that a state dict
-maps one to one onto a checkpoint's keys.
+Attribute names are those of the Hugging Face layout (even `self.self` and `LayerNorm`), so that the keys of a state dict
+are those of a checkpoint.
 
-**Padded batches.** Two meanings of `attention_mask` are offered, by the keyword `padding`:
+**Padded batches.** The keyword `padding` chooses what `attention_mask` means:
 
-* `"exact"` (default): each row equals the reference model on that clip alone, whatever lies beside it. This
-  takes three masks the reference lacks: GroupNorm statistics over a row's own frames, a squeezed length
-  rounded *down*, and zeros in the output from there on (alone, an odd last frame comes out as zeros).
-* `"transformers"`: what transformers computes for the padded batch. GroupNorm averages over the padding, and
-  a half-filled squeezed frame takes part in attention; a row then depends on the batch's width.
+* `"exact"` (default): each row equals transformers' model on that clip alone, whichever clips share the batch. This
+  needs three masks that transformers lacks: GroupNorm statistics over a row's own frames, a squeezed length rounded
+  *down*, and zeros in the output after it (of a clip alone, an odd last frame is zeros).
+* `"transformers"`: what transformers computes for the padded batch. GroupNorm averages over the padding, and a
+  half-filled squeezed frame takes part in attention; a row then depends on the width of the batch.
 """
 
 import math
@@ -45,30 +45,29 @@ IGNORED_LABEL = -100
 
 # ---------------------------------------------------------------------------------------------------- outputs
 class _Output:
-    """What the three outputs share: the tuple that `return_dict=False` gives."""
+    """What the two outputs share: the tuple that `return_dict=False` returns."""
 
     tuple_fields: ClassVar[tuple[str, ...]]
 
     def to_tuple(self) -> tuple[Any, ...]:
-        """Return the fields in transformers' order, those that are None left out."""
+        """Return the fields in transformers' order, without those that are None."""
         values = [getattr(self, name) for name in self.tuple_fields]
         return tuple(value for value in values if value is not None)
 
 
 @dataclass
 class BaseOutput(_Output):
-    """What the backbone returns, and what a head needs to go on.
+    """The output of the backbone, and the input of a head.
 
     Attributes:
-        last_hidden_state: `(B, T, hidden)`. In exact mode zeros from frame `floor(num_frames / squeeze) *
-            squeeze` on.
-        num_frames: `(B,)` int64, each row's own frames before squeezing. Not part of the tuple.
-        padding: The meaning of the mask that the numbers were computed under. Not part of the tuple.
-        squeeze_factor: From `num_frames` to the length of `hidden_states`. Not part of the tuple.
-        hidden_states: If asked for: the transformer's input and each layer's output, `(B, S, hidden)` each.
-            In exact mode zeros beyond a row's own squeezed frames.
-        attentions: If asked for: each layer's probabilities `(B, heads, S, S)`, after softmax (and, in
-            training, dropout). In exact mode zeros beyond a row's own squeezed frames.
+        last_hidden_state: `(B, T, hidden)`. In exact mode, zeros from frame `floor(num_frames / squeeze) * squeeze` on.
+        num_frames: `(B,)` int64, frames of each row's own clip, before squeezing. Not part of the tuple.
+        padding: the meaning of the mask in this computation. Not part of the tuple.
+        squeeze_factor: frames per squeezed frame, of `hidden_states`. Not part of the tuple.
+        hidden_states: if requested, the transformer's input and each layer's output, `(B, S, hidden)` each. In exact
+            mode, zeros after a row's own squeezed frames.
+        attentions: if requested, each layer's probabilities `(B, heads, S, S)`, after softmax (and, in training,
+            dropout). In exact mode, zeros after a row's own squeezed frames.
     """
 
     tuple_fields: ClassVar[tuple[str, ...]] = ("last_hidden_state", "hidden_states", "attentions")
@@ -83,14 +82,15 @@ class BaseOutput(_Output):
 
 @dataclass
 class HeadOutput(_Output):
-    """What a head returns.
+    """The output of a head.
 
     Attributes:
         logits: `(B, T, vocab_size)` from the CTC head, `(B, num_labels)` from the classifier.
-        num_frames: `(B,)` int64: rows of a clip's CTC logits that are its own. Not part of the tuple.
-        loss: If labels were given. A scalar, or `(B,)` where `ctc_loss_reduction` is "none".
-        hidden_states: See `BaseOutput`.
-        attentions: See `BaseOutput`.
+        num_frames: `(B,)` int64, frames of each row's own clip: the rest of its CTC logits is padding. Not part of the
+            tuple.
+        loss: if labels were given. A scalar, or `(B,)` if `ctc_loss_reduction` is "none".
+        hidden_states: see `BaseOutput`.
+        attentions: see `BaseOutput`.
     """
 
     tuple_fields: ClassVar[tuple[str, ...]] = ("loss", "logits", "hidden_states", "attentions")
@@ -104,11 +104,11 @@ class HeadOutput(_Output):
 
 @dataclass
 class _Recorder:
-    """Collects the hidden states and attentions asked for, cleaned of padding in exact mode."""
+    """Collects the requested hidden states and attentions, with zeros for padding in exact mode."""
 
     wants_hidden_states: bool
     wants_attentions: bool
-    own: Tensor | None  # (B, S) bool, True on a row's own squeezed frames; None: nothing to clean
+    own: Tensor | None  # (B, S) bool, True on a row's own squeezed frames; None: keep the padding
     hidden_states: list[Tensor] = field(default_factory=list)
     attentions: list[Tensor] = field(default_factory=list)
 
@@ -124,7 +124,16 @@ class _Recorder:
 
 # ---------------------------------------------------------------------------------------------------- lengths
 def conv_lengths(lengths: Tensor, config: SEWDConfig, num_layers: int | None = None) -> Tensor:
-    """Return the frames that clips of `lengths` samples have after `num_layers` convolutions (default: all)."""
+    """Return the frames of clips after convolutions.
+
+    Args:
+        lengths: int64 of any shape, samples of each clip.
+        config: of the model.
+        num_layers: how many of the convolutions, from the first; None: all.
+
+    Returns:
+        int64 of the same shape; 0 for a clip that is too short.
+    """
     layers = list(zip(config.conv_kernel, config.conv_stride, strict=True))
     for kernel, stride in layers[:num_layers]:
         lengths = (torch.div(lengths - kernel, stride, rounding_mode="floor") + 1).clamp_min(0)
@@ -137,15 +146,19 @@ def length_mask(lengths: Tensor, width: int) -> Tensor:
 
 
 def position_buckets(num_positions: int, config: SEWDConfig) -> Tensor:
-    """Bucket of each offset `query - key`, from `-(num_positions - 1)` to `num_positions - 1`.
+    """Return the bucket of each offset `query - key`, from `-(num_positions - 1)` to `num_positions - 1`.
 
-    Buckets are exact up to half of `position_buckets` and logarithmic from there (DeBERTa v2). They are
-    computed on the CPU in float32, in the reference's order of operations, because `ceil` turns a last-bit
-    difference into a different bucket; on the CPU they are the same wherever the model runs.
+    Buckets hold one offset up to half of `position_buckets` and are logarithmic from there (DeBERTa v2). They are
+    computed on the CPU in float32, in the reference's order of operations, because `ceil` turns a difference in the
+    last bit into a different bucket; on the CPU they are the same on whichever device the model runs.
+
+    Args:
+        num_positions: squeezed frames of the longest clip.
+        config: of the model.
 
     Returns:
-        int64 `(2 * num_positions - 1,)`, rows of the relative position table: non-decreasing, 0 to 2 * span -
-        1.
+        int64 `(2 * num_positions - 1,)` on the CPU, rows of the relative position table: non-decreasing, from 0 to
+        2 * span - 1.
     """
     offsets = torch.arange(1 - num_positions, num_positions)
     span = config.position_span
@@ -160,10 +173,10 @@ def position_buckets(num_positions: int, config: SEWDConfig) -> Tensor:
 
 # ----------------------------------------------------------------------------------------- feature extraction
 class ConvLayer(nn.Module):
-    """One convolution of the feature extractor, with the norm its position calls for, and the activation.
+    """One convolution of the feature extractor, with its norm, if it has one, and the activation.
 
-    "group" normalises each channel over time, in the first layer only; "layer" normalises each frame, in
-    every layer.
+    `feat_extract_norm` "group" normalises each channel over time, in the first layer only; "layer" normalises each
+    frame, in every layer.
     """
 
     def __init__(self, config: SEWDConfig, index: int) -> None:
@@ -185,8 +198,7 @@ class ConvLayer(nn.Module):
         self.activation = ACTIVATIONS[config.feat_extract_activation]
 
     def forward(self, hidden: Tensor, lengths: Tensor | None) -> Tensor:
-        """Map `(B, C_in, T_in)` to `(B, C_out, T_out)`; `lengths` (B,) are each row's own output frames,
-        None: all."""
+        """Map `(B, C_in, T_in)` to `(B, C_out, T_out)`; `lengths` (B,) are each row's own output frames, None: all."""
         hidden = self.conv(hidden)
         if isinstance(self.layer_norm, nn.LayerNorm):
             hidden = self.layer_norm(hidden.transpose(1, 2)).transpose(1, 2)
@@ -198,11 +210,10 @@ class ConvLayer(nn.Module):
 
 
 def _masked_group_norm(hidden: Tensor, lengths: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """GroupNorm with one channel a group over each row's first `lengths[b]` frames. `(B, C, T)` to `(B, C,
-    T)`."""
+    """Apply GroupNorm, one channel per group, over each row's first `lengths[b]` frames: `(B, C, T)` to the same."""
     own = length_mask(lengths, hidden.shape[-1])[:, None]  # (B, 1, T)
     count = lengths[:, None, None]
-    values = hidden.float()  # sums over 10^5 frames do not fit half precision
+    values = hidden.float()  # sums over 10^5 frames exceed half precision
     mean = values.masked_fill(~own, 0.0).sum(-1, keepdim=True) / count  # (B, C, 1)
     centred = (values - mean).masked_fill(~own, 0.0)
     variance = centred.square().sum(-1, keepdim=True) / count
@@ -219,11 +230,10 @@ class FeatureEncoder(nn.Module):
         self.conv_layers = nn.ModuleList(ConvLayer(config, index) for index in range(len(config.conv_dim)))
 
     def forward(self, input_values: Tensor, num_samples: Tensor | None) -> Tensor:
-        """Map `(B, N)` to `(B, conv_dim[-1], T)`; `num_samples` (B,) are each row's own samples, None: all
-        are."""
+        """Map `(B, N)` to `(B, conv_dim[-1], T)`; `num_samples` (B,) are each row's own samples, None: all."""
         hidden = input_values[:, None]  # (B, 1, N)
         for index, layer in enumerate(self.conv_layers):
-            # Only the first layer's GroupNorm looks across frames, so only it has to know the lengths.
+            # Only the first layer's GroupNorm looks across frames, so only it needs the lengths.
             lengths = None
             if index == 0 and num_samples is not None:
                 lengths = conv_lengths(num_samples, self.config, 1)
@@ -235,8 +245,8 @@ class FeatureEncoder(nn.Module):
 class SelfAttention(nn.Module):
     """Disentangled self-attention: content to content, plus content to position and position to content.
 
-    A score of query q and key k is `(Q_q . K_k + Q_q . PK_b + K_k . PQ_b) / sqrt(d * terms)`, where b is the
-    bucket of q - k and PK, PQ are projections of the relative position table (DeBERTa, section 3.1).
+    The score of query q and key k is `(Q_q . K_k + Q_q . PK_b + K_k . PQ_b) / sqrt(d * terms)`, where b is the bucket of
+    q - k, and PK and PQ are projections of the relative position table (DeBERTa, arXiv 2006.03654, section 3.1).
     """
 
     def __init__(self, config: SEWDConfig) -> None:
@@ -253,7 +263,7 @@ class SelfAttention(nn.Module):
             self.pos_key_proj = nn.Linear(size, size)
         if not self.share_att_key and self.uses_p2c:
             self.pos_query_proj = nn.Linear(size, size)
-        # The reference counts the terms that are named, even where relative_attention switches them off.
+        # The reference counts the terms in pos_att_type, even if relative_attention switches them off.
         terms = 1 + ("c2p" in config.pos_att_type) + ("p2c" in config.pos_att_type)
         self.scale = 1.0 / math.sqrt(config.head_size * terms)
         self.pos_dropout = nn.Dropout(config.activation_dropout)
@@ -264,8 +274,7 @@ class SelfAttention(nn.Module):
         return x.transpose(-3, -2)  # (..., heads, L, d)
 
     def _position_scores(self, query: Tensor, key: Tensor, table: Tensor, rows: Tensor) -> Tensor:
-        """Add up the two position terms, `(B, heads, S, S)`; `table` (R, hidden), `rows` (S, S) int64 into
-        it."""
+        """Return the sum of the position terms, `(B, heads, S, S)`, from `table` (R, hidden) and its `rows` (S, S)."""
         table = self.pos_dropout(table)
         shape = (*query.shape[:-1], rows.shape[-1])
         scores = query.new_zeros(())
@@ -291,7 +300,7 @@ class SelfAttention(nn.Module):
             rows: `(S, S)` int64, the table's row for query q (first axis) and key k.
 
         Returns:
-            The context `(B, S, hidden)` and the probabilities `(B, heads, S, S)` it was made with.
+            The context `(B, S, hidden)` and the probabilities `(B, heads, S, S)`.
         """
         query = self._split_heads(self.query_proj(hidden)) * self.scale  # (B, heads, S, d)
         key = self._split_heads(self.key_proj(hidden))
@@ -299,7 +308,7 @@ class SelfAttention(nn.Module):
         scores = query @ key.transpose(-1, -2)  # (B, heads, S, S)
         if table is not None and (self.uses_c2p or self.uses_p2c):
             scores = scores + self._position_scores(query, key * self.scale, table, rows)
-        if key_mask is not None:  # every row keeps at least one key, so the hidden ones get exactly 0
+        if key_mask is not None:  # every row has at least one key, so masked keys get exactly 0
             scores = scores.masked_fill(~key_mask[:, None, None, :], torch.finfo(scores.dtype).min)
         probabilities = self.dropout(scores.softmax(-1))
         context = (probabilities @ value).transpose(1, 2).flatten(2)  # (B, S, hidden)
@@ -332,13 +341,13 @@ class Attention(nn.Module):
     def forward(
         self, hidden: Tensor, key_mask: Tensor | None, table: Tensor | None, rows: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """See `SelfAttention.forward`."""
+        """Map as `SelfAttention.forward` does; the first result is the output instead of the context."""
         context, probabilities = self.self(hidden, key_mask, table, rows)
         return self.output(context, hidden), probabilities
 
 
 class Intermediate(nn.Module):
-    """The widening half of the feed-forward block."""
+    """The first half of the feed-forward block."""
 
     def __init__(self, config: SEWDConfig) -> None:
         super().__init__()
@@ -346,7 +355,7 @@ class Intermediate(nn.Module):
         self.activation = ACTIVATIONS[config.hidden_act]
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Map `(B, S, hidden)` to `(B, S, intermediate)`."""
+        """Map `(B, S, hidden)` to `(B, S, intermediate_size)`."""
         return self.activation(self.dense(hidden))
 
 
@@ -362,13 +371,13 @@ class Layer(nn.Module):
     def forward(
         self, hidden: Tensor, key_mask: Tensor | None, table: Tensor | None, rows: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """See `SelfAttention.forward`."""
+        """Map as `SelfAttention.forward` does; the first result is the output instead of the context."""
         attended, probabilities = self.attention(hidden, key_mask, table, rows)
         return self.output(self.intermediate(attended), attended), probabilities
 
 
 class Transformer(nn.Module):
-    """The layers, and the relative position table they share."""
+    """The layers, and the relative position table that they share."""
 
     def __init__(self, config: SEWDConfig) -> None:
         super().__init__()
@@ -377,18 +386,16 @@ class Transformer(nn.Module):
         if config.relative_attention:
             self.rel_embeddings = nn.Embedding(2 * config.position_span, config.hidden_size)
         if config.normalizes_positions:
-            # Made even where relative_attention is off and nothing uses it: checkpoints hold it.
+            # Made even if relative_attention is off and nothing uses it: checkpoints contain it.
             self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def position_table(self) -> Tensor:
-        """Return the relative position vectors, normalised if the configuration says so, `(2 * span,
-        hidden)`."""
+        """Return the relative position vectors, `(2 * span, hidden)`, normalised if `config.normalizes_positions`."""
         table: Tensor = self.rel_embeddings.weight
         return self.LayerNorm(table) if self.config.normalizes_positions else table
 
     def forward(self, hidden: Tensor, key_mask: Tensor | None, recorder: _Recorder) -> Tensor:
-        """Map `(B, S, hidden)` to `(B, S, hidden)`; `key_mask` (B, S) is True where a frame may be attended
-        to."""
+        """Map `(B, S, hidden)` to the same shape; `key_mask` (B, S) is True where a frame may be attended to."""
         length = hidden.shape[1]
         table, rows = None, hidden.new_empty(0, dtype=torch.long)
         if self.config.relative_attention:
@@ -407,7 +414,7 @@ class Transformer(nn.Module):
 
 
 class PositionalConv(nn.Module):
-    """A wide grouped convolution that tells a frame where it is; its stride does the squeezing."""
+    """A wide grouped convolution that encodes positions; its stride is the squeeze factor."""
 
     def __init__(self, config: SEWDConfig) -> None:
         super().__init__()
@@ -426,13 +433,12 @@ class PositionalConv(nn.Module):
         self.activation = ACTIVATIONS[config.feat_extract_activation]
 
     def forward(self, hidden: Tensor, length: int) -> Tensor:
-        """Map `(B, hidden, T)` to `(B, hidden, length)`; the convolution may give a frame more, which is
-        dropped."""
+        """Map `(B, hidden, T)` to `(B, hidden, length)`; a further frame of the convolution is dropped."""
         return self.activation(self.conv(hidden)[..., :length])
 
 
 class Upsampling(nn.Module):
-    """Spread each squeezed frame over `squeeze_factor` frames."""
+    """Turn each squeezed frame into `squeeze_factor` frames."""
 
     def __init__(self, config: SEWDConfig) -> None:
         super().__init__()
@@ -442,12 +448,12 @@ class Upsampling(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map `(B, S, hidden)` to `(B, S * squeeze_factor, hidden)`."""
-        wide = self.activation(self.projection(hidden))  # (B, S, squeeze * hidden)
-        return wide.reshape(wide.shape[0], -1, self.hidden_size)
+        projected = self.activation(self.projection(hidden))  # (B, S, squeeze * hidden)
+        return projected.reshape(projected.shape[0], -1, self.hidden_size)
 
 
 class Encoder(nn.Module):
-    """Squeeze, transform, spread."""
+    """Squeeze, transformer, upsampling."""
 
     def __init__(self, config: SEWDConfig) -> None:
         super().__init__()
@@ -457,7 +463,7 @@ class Encoder(nn.Module):
         self.upsample = Upsampling(config)
 
     def forward(self, hidden: Tensor, key_mask: Tensor | None, recorder: _Recorder) -> Tensor:
-        """Map `(B, T, hidden)` to the same shape, zeros where T is no multiple of the squeeze factor.
+        """Map `(B, T, hidden)` to the same shape, with zeros in the frames after the last whole squeezed frame.
 
         `key_mask` (B, S) is True where a squeezed frame may be attended to; None: everywhere.
         """
@@ -466,8 +472,8 @@ class Encoder(nn.Module):
         hidden = hidden.transpose(1, 2)  # (B, hidden, T)
         pooled = functional.avg_pool1d(hidden, self.squeeze_factor)  # (B, hidden, S)
         squeezed = (pooled + self.pos_conv_embed(hidden, num_squeezed)).transpose(1, 2)  # (B, S, hidden)
-        spread: Tensor = self.upsample(self.encoder(squeezed, key_mask, recorder))
-        return functional.pad(spread, (0, 0, 0, num_frames - spread.shape[1]))
+        upsampled: Tensor = self.upsample(self.encoder(squeezed, key_mask, recorder))
+        return functional.pad(upsampled, (0, 0, 0, num_frames - upsampled.shape[1]))
 
 
 # ------------------------------------------------------------------------------------------------- the models
@@ -481,11 +487,10 @@ class _PreTrained(nn.Module):
         self.config = config
 
     def _initialize(self, module: nn.Module) -> None:
-        """Give one module the reference's starting weights (the positional convolution gets its own when
-        made).
+        """Initialise the weights of one module as the reference does.
 
-        The reference means to initialise the positional convolution like this too, but writes into the weight
-        that weight norm computes, and so keeps torch's default.
+        The positional convolution initialises itself. The reference intends to initialise it here too, but writes into
+        the weight that weight norm computes, and so keeps torch's default.
         """
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=self.config.initializer_range or 0.02)
@@ -506,34 +511,41 @@ class _PreTrained(nn.Module):
         """Load a checkpoint in the Hugging Face layout, in eval mode, on the CPU.
 
         Args:
-            location: A directory, or any fsspec URI of one.
-            config: Use this instead of the checkpoint's `config.json`, e.g. with other labels and `new_head`.
-            dtype: What the weights are converted to and computed in, whatever the file holds.
-            new_head: Take the backbone only and initialise the head anew, from torch's random generator.
+            location: a directory, or any fsspec URI of one.
+            config: used instead of the checkpoint's `config.json`, e.g. with other labels and `new_head`.
+            dtype: data type that the weights are converted to and the model computes in, whatever that of the file.
+            new_head: load the backbone only, and initialise the head from torch's random generator.
 
         Raises:
-            CheckpointError: Files are missing or malformed, or keys or shapes do not fit; the message names
-                them.
+            CheckpointError: files are missing or malformed, or keys or shapes do not fit; the message names them.
+            OSError: the store cannot be read.
         """
         config = SEWDConfig.from_pretrained(location) if config is None else config
         model = cls(config)
         checkpoint.load_into(model, location, head_keys=cls.head_keys, new_head=new_head)
         return model.to(dtype).eval()
 
-    def save_pretrained(self, location: Location) -> None:
+    def save_pretrained(self, location: Location, *, dtype: torch.dtype | None = None) -> None:
         """Write `config.json` and `model.safetensors` into a directory or under any fsspec URI.
 
         transformers loads the result with no missing and no unexpected key.
+
+        Args:
+            location: a directory, or any fsspec URI of one.
+            dtype: data type of the weights in the file; None: that of the model.
+
+        Raises:
+            CheckpointError: a weight is not finite, or not in `dtype`; or `location` is the name of the bundled model.
+            OSError: the store cannot be written.
         """
-        checkpoint.save(self, self.config, type(self).__name__, location)
+        checkpoint.save(self, self.config, type(self).__name__, location, dtype=dtype)
 
 
 class SEWDModel(_PreTrained):
     """The backbone: waveforms to frames.
 
     Attributes:
-        spec_augment_generator: CPU generator that SpecAugment draws from in training; None: torch's global
-            one.
+        spec_augment_generator: CPU generator that SpecAugment draws from in training; None: torch's global one.
     """
 
     def __init__(self, config: SEWDConfig) -> None:
@@ -554,7 +566,7 @@ class SEWDModel(_PreTrained):
         self.feature_extractor.requires_grad_(False)
 
     def _spec_augment(self, hidden: Tensor, num_frames: Tensor, mask_time_indices: Tensor | None) -> Tensor:
-        """Hide frames and channels of `(B, T, hidden)` in training, or the frames that the caller names."""
+        """Mask frames and channels of `(B, T, hidden)` in training, or the frames in `mask_time_indices`."""
         config = self.config
         if not config.apply_spec_augment:
             return hidden
@@ -596,7 +608,7 @@ class SEWDModel(_PreTrained):
         output_attentions: bool = False,
         padding: Padding = "exact",
     ) -> BaseOutput:
-        """Run the backbone; `forward` tells what the arguments are."""
+        """Compute what `forward` returns, always as a `BaseOutput`; `forward` documents arguments and errors."""
         num_samples = _check_input(input_values, attention_mask, padding, self.config)
         padded = bool((num_samples < input_values.shape[1]).any())
         exact = padded and padding == "exact"
@@ -618,7 +630,7 @@ class SEWDModel(_PreTrained):
         key_mask = None
         if padded:
             hidden = hidden.masked_fill(~length_mask(num_frames, width)[:, :, None], 0.0)
-            half_full = 0 if exact else squeeze - 1  # the reference's pooled mask keeps a squeezed frame in part filled
+            half_full = 0 if exact else squeeze - 1  # the reference's pooled mask keeps a half-filled squeezed frame
             num_squeezed = torch.div(num_frames + half_full, squeeze, rounding_mode="floor")
             key_mask = length_mask(num_squeezed, width // squeeze)
         recorder = _Recorder(output_hidden_states, output_attentions, key_mask if exact else None)
@@ -649,20 +661,18 @@ class SEWDModel(_PreTrained):
         """Encode clips.
 
         Args:
-            input_values: `(B, N)` waveforms at the model's rate, normalised by `FeatureExtractor`. Not
-                modified.
-            attention_mask: `(B, N)`, 1 on samples and 0 on padding, which must be on the right. None: no
-                padding.
-            mask_time_indices: `(B, T)` bool, frames to replace by the mask vector, in place of SpecAugment's
-                draw; also in eval mode, but not where `apply_spec_augment` is off.
-            output_hidden_states: Return the transformer's input and each layer's output.
-            output_attentions: Return the attention probabilities.
-            return_dict: False returns a tuple without what is None.
-            padding: See the module's docstring.
+            input_values: `(B, N)` waveforms at the model's rate, normalised by `FeatureExtractor`. Not modified.
+            attention_mask: `(B, N)`, 1 on samples and 0 on padding, which must be on the right. None: no padding.
+            mask_time_indices: `(B, T)` bool, frames to replace by the mask vector, instead of those that SpecAugment
+                draws; also in eval mode, but not if `apply_spec_augment` is off.
+            output_hidden_states: return the transformer's input and each layer's output.
+            output_attentions: return the attention probabilities.
+            return_dict: False returns a tuple, without the fields that are None.
+            padding: see the module's docstring.
 
         Raises:
-            InputTooShortError: A clip has fewer than `config.min_samples` samples.
-            ValueError: Shapes or dtypes are wrong, or the padding is not on the right.
+            InputTooShortError: a clip has fewer than `config.min_samples` samples.
+            ValueError: shapes or dtypes are wrong, or the padding is not on the right.
         """
         output = self.encode(
             input_values,
@@ -676,13 +686,13 @@ class SEWDModel(_PreTrained):
 
 
 def _check_input(input_values: Tensor, attention_mask: Tensor | None, padding: Padding, config: SEWDConfig) -> Tensor:
-    """Return each row's own samples, `(B,)` int64, or raise what is wrong with the input."""
+    """Return each row's own samples, `(B,)` int64, or raise an error that says what is wrong with the input."""
     if padding not in ("exact", "transformers"):
         msg = f'padding must be "exact" or "transformers", not {padding!r}'
         raise ValueError(msg)
     if input_values.dim() != 2 or not input_values.is_floating_point() or input_values.shape[0] == 0:
-        found = f"{input_values.dtype} {tuple(input_values.shape)}"
-        msg = f"input_values must be floating point (B, N), not {found}"
+        actual = f"{input_values.dtype} {tuple(input_values.shape)}"
+        msg = f"input_values must be floating point (B, N), not {actual}"
         raise ValueError(msg)
     rows, width = input_values.shape
     if attention_mask is None:
@@ -694,7 +704,7 @@ def _check_input(input_values: Tensor, attention_mask: Tensor | None, padding: P
             raise ValueError(msg)
         own = attention_mask.to(input_values.device, torch.bool)
         if bool((own[:, 1:] & ~own[:, :-1]).any()):
-            msg = "attention_mask must be 1 on a row's samples and 0 after them: padding belongs on the right"
+            msg = "attention_mask must be 1 on a row's samples and 0 after them: padding must be on the right"
             raise ValueError(msg)
         num_samples = own.sum(-1)
         shortest = int(num_samples.min())
@@ -704,7 +714,7 @@ def _check_input(input_values: Tensor, attention_mask: Tensor | None, padding: P
 
 
 class _Head(_PreTrained):
-    """A backbone and what both heads do with it."""
+    """A backbone, and what both heads do with it."""
 
     def __init__(self, config: SEWDConfig) -> None:
         super().__init__(config)
@@ -716,11 +726,11 @@ class _Head(_PreTrained):
         return False
 
     def head(self, outputs: BaseOutput) -> Tensor:
-        """Compute the logits from the backbone's output."""
+        """Return the logits for the backbone's output."""
         raise NotImplementedError
 
     def loss(self, logits: Tensor, labels: Tensor, num_frames: Tensor) -> Tensor:
-        """Compute the loss from the logits."""
+        """Return the loss for the logits."""
         raise NotImplementedError
 
     def freeze_feature_encoder(self) -> None:
@@ -728,7 +738,7 @@ class _Head(_PreTrained):
         self.sew_d.freeze_feature_encoder()
 
     def freeze_base_model(self) -> None:
-        """Stop training the backbone; only the head learns."""
+        """Stop training the backbone: only the head learns."""
         self.sew_d.requires_grad_(False)
 
     def forward(
@@ -743,9 +753,12 @@ class _Head(_PreTrained):
         return_dict: bool = True,
         padding: Padding = "exact",
     ) -> HeadOutput | tuple[Any, ...]:
-        """Encode clips and apply the head; with `labels`, the loss too (see `loss`).
+        """Encode clips and apply the head; with `labels`, compute the loss too (see `loss`).
 
         The other arguments and the errors are those of `SEWDModel.forward`.
+
+        Raises:
+            ValueError: the labels have the wrong shape or are out of range.
         """
         if labels is not None:
             self._check_labels(labels, input_values.shape[0])
@@ -772,14 +785,18 @@ class _Head(_PreTrained):
 
 
 class SEWDForCTC(_Head):
-    """The backbone and a linear layer that scores each vocabulary entry in each frame."""
+    """The backbone and a linear layer that scores each vocabulary entry in each frame.
+
+    Attributes:
+        blank: id of the CTC blank, `config.pad_token_id`.
+    """
 
     head_keys: ClassVar[tuple[str, ...]] = ("lm_head",)
 
     def __init__(self, config: SEWDConfig) -> None:
         super().__init__(config)
         if config.pad_token_id is None:
-            msg = "pad_token_id is null: it is the CTC blank"
+            msg = "pad_token_id is null, but it is the CTC blank: set it to a token id"
             raise ValueError(msg)
         self.blank = config.pad_token_id
         self.dropout = nn.Dropout(config.final_dropout)
@@ -787,7 +804,7 @@ class SEWDForCTC(_Head):
         self._initialize(self.lm_head)
 
     def head(self, outputs: BaseOutput) -> Tensor:
-        """Return logits `(B, T, vocab_size)`; a row's own are the first `outputs.num_frames[b]`."""
+        """Return logits `(B, T, vocab_size)`; the first `outputs.num_frames[b]` frames of row b are its own."""
         logits: Tensor = self.lm_head(self.dropout(outputs.last_hidden_state))
         return logits
 
@@ -800,21 +817,21 @@ class SEWDForCTC(_Head):
             raise ValueError(msg)
 
     def loss(self, logits: Tensor, labels: Tensor, num_frames: Tensor) -> Tensor:
-        """Connectionist temporal classification (Graves et al. 2006) over each row's own frames, in float32.
+        """Return the CTC loss (Graves et al. 2006) over each row's own frames, computed in float32.
 
         Args:
             logits: `(B, T, vocab_size)`.
             labels: `(B, L)` token ids; -100 and the blank are padding.
-            num_frames: `(B,)`.
+            num_frames: `(B,)` int64, frames of each row's own clip.
 
         Returns:
-            As `ctc_loss_reduction` says: "mean" divides each row's loss by its labels, then averages the
-            rows; "sum" adds the rows; "none" is `(B,)`. `ctc_zero_infinity` turns the loss of labels that do
-            not fit to 0.
+            Reduced by `ctc_loss_reduction`: "mean" divides each row's loss by its number of labels and averages over
+            rows, `()`; "sum" adds the rows, `()`; "none" is `(B,)`. The loss of labels that do not fit into the frames
+            is infinite, or 0 with `ctc_zero_infinity`.
         """
         counted = (labels != IGNORED_LABEL) & (labels != self.blank)
         log_probabilities = functional.log_softmax(logits, dim=-1, dtype=torch.float32).transpose(0, 1)  # (T, B, V)
-        with torch.backends.cudnn.flags(enabled=False):  # cuDNN's asks for blank = 0
+        with torch.backends.cudnn.flags(enabled=False):  # cuDNN's CTC loss requires blank = 0
             return functional.ctc_loss(
                 log_probabilities,
                 labels.masked_select(counted),
@@ -843,14 +860,14 @@ class SEWDForSequenceClassification(_Head):
 
     @property
     def needs_hidden_states(self) -> bool:
-        """True with `use_weighted_layer_sum`: the head then mixes all layers."""
+        """True with `use_weighted_layer_sum`: the head then reads all layers."""
         return self.config.use_weighted_layer_sum
 
     def head(self, outputs: BaseOutput) -> Tensor:
         """Return logits `(B, num_labels)`.
 
-        The mean runs over a row's own frames, a zero last frame among them, which the projector's bias still
-        moves; with `use_weighted_layer_sum` over its own squeezed frames.
+        The mean is over a row's own frames; a last frame of zeros counts, with the projector's bias. With
+        `use_weighted_layer_sum` it is over the row's own squeezed frames.
 
         Raises:
             ValueError: `needs_hidden_states`, but the backbone's output has none.
@@ -874,17 +891,16 @@ class SEWDForSequenceClassification(_Head):
 
     def _check_labels(self, labels: Tensor, rows: int) -> None:
         if labels.numel() != rows:
-            msg = f"labels must be one a clip, {rows}, not {tuple(labels.shape)}"
+            msg = f"labels must be one per clip, {rows}, not {tuple(labels.shape)}"
             raise ValueError(msg)
 
     def loss(self, logits: Tensor, labels: Tensor, num_frames: Tensor) -> Tensor:
-        """Cross-entropy, or, where `num_labels` is 1, the mean square error; averaged over the clips.
+        """Return the cross-entropy, or the mean square error if `num_labels` is 1, averaged over the clips, `()`.
 
         Args:
             logits: `(B, num_labels)`.
-            labels: `(B,)` class numbers, -100 to leave a clip out; with `num_labels` 1, the values to
-                predict.
-            num_frames: Not used.
+            labels: `(B,)` class numbers, -100 to leave a clip out; with `num_labels` 1, the values to predict.
+            num_frames: not used.
         """
         if self.config.num_labels == 1:
             return functional.mse_loss(logits.flatten(), labels.flatten().to(logits.dtype))

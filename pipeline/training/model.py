@@ -22,7 +22,7 @@ from sewd_model.ctc import CTCTokenizer
 from sewd_model.features import FeatureExtractor
 from sewd_model.files import CheckpointError, Location, write_bytes
 from sewd_model.model import SEWDForCTC, SEWDForSequenceClassification, conv_lengths
-from sewd_model.time_major import TimeMajorFeatureEncoder, suits
+from sewd_model.time_major import TimeMajorFeatureEncoder, is_supported
 
 # The 32 tokens of wav2vec 2.0's English CTC models, in their order.
 ENGLISH_TOKENS: Final = ("<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")
@@ -79,7 +79,7 @@ class TrainingModel(nn.Module):
     def __init__(self, config: SEWDConfig, *, with_classifier: bool, with_mel: bool = False) -> None:
         super().__init__()
         self.ctc = SEWDForCTC(config)
-        if suits(config):
+        if is_supported(config):
             self.ctc.sew_d.feature_extractor = TimeMajorFeatureEncoder(self.ctc.sew_d.feature_extractor)
         self.classifier = SEWDForSequenceClassification(config) if with_classifier else None
         if self.classifier is not None:

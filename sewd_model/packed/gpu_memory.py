@@ -1,16 +1,19 @@
-"""What an error says of a device's memory, and who has it."""
+"""Whether an error means that a GPU ran out of memory, and whether other processes hold that memory."""
 
 import torch
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error says so: the allocator has a class for it, cuBLAS and pinned memory have not."""
+    """Whether an error reports a lack of device memory.
+
+    torch's allocator has an error class for it; cuBLAS and pinned memory raise a RuntimeError that says so.
+    """
     text = str(error).lower()
     return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in text or "alloc_failed" in text
 
 
-def taken_by_others() -> bool:
-    """Whether most of the card's memory is in other hands: then a clip that did not fit may fit another time."""
+def used_by_other_processes() -> bool:
+    """Whether other processes hold most of the GPU's memory: then a clip that did not fit may fit another time."""
     if not torch.cuda.is_available():
         return False
     torch.cuda.empty_cache()

@@ -86,11 +86,12 @@ def sewd(installed: Path, directory: Path, *arguments: object) -> str:
         command, cwd=directory, env=environment(installed), capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
     return done.stdout
 
 
 def test_a_users_modules_of_the_same_names_are_not_imported_by_a_local_ray(installed, directory):
-    sewd(installed, directory, "transcribe", "audio", "-o", "run")
+    assert f"{CLIPS} transcripts" in sewd(installed, directory, "transcribe", "audio", "-o", "run")
     assert len(corpora.rows_of(directory / "run")) == CLIPS
     assert f"{CLIPS} scored" in sewd(installed, directory, "evaluate", "run")
     sewd(installed, directory, "report", "run", "--output", "report.html")

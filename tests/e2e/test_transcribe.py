@@ -497,10 +497,10 @@ def test_a_finished_run_is_returned_unchanged(corpus, small_ctc, finished):
 
 
 def test_another_model_or_option_is_refused_with_the_difference(corpus, small_ctc, small_classifier, finished):
-    with pytest.raises(pipeline.UsageError, match=r"limit: None -> 6"):
-        transcribe(corpus, finished.uri, small_ctc, limit=6)
-    with pytest.raises(pipeline.UsageError, match="classifier: "):
-        transcribe(corpus, finished.uri, small_ctc, classifiers=(str(small_classifier),))
+    with pytest.raises(pipeline.UsageError, match=r"differs in limit: None -> 6$"):
+        transcribe(corpus, finished.uri, small_ctc, limit=6, **SMALL_CHUNKS)
+    with pytest.raises(pipeline.UsageError, match=r"differs in classifiers: "):
+        transcribe(corpus, finished.uri, small_ctc, classifiers=(str(small_classifier),), **SMALL_CHUNKS)
 
 
 def test_an_existing_run_is_resumed_or_refused_as_requested(corpus, small_ctc, finished):
@@ -566,36 +566,39 @@ def test_a_directory_without_a_run_is_not_overwritten(tmp_path, corpus, small_ct
 
 
 # --------------------------------------------------------------------------------------------------------- the command
-def test_the_command_transcribes_and_its_run_is_reported_and_evaluated(
-    tmp_path, corpus, small_ctc, capsys, monkeypatch
-):
-    done = sewd("transcribe", corpus, "--output", tmp_path / "run", "--model", small_ctc, "--limit", 6)
-    assert done.returncode == 0, done.stderr
-    assert "6 transcripts" in done.stdout
+@pytest.fixture(scope="module")
+def by_command(tmp_path_factory, small_ctc) -> Path:
+    """The directory of a run that the command made of two clips and a broken file, with its log."""
+    folder = tmp_path_factory.mktemp("command")
+    for name in ("a", "b"):
+        corpora.write_audio(folder / "in" / f"{name}.wav", 1.0)
+        (folder / "in" / f"{name}.txt").write_text("a reference")
+    (folder / "in" / "broken.wav").write_bytes(b"RIFF")
+    arguments = ("transcribe", folder / "in", "-o", folder / "run", "--model", small_ctc, "--chunk-rows", 2)
+    done = sewd(*arguments, "--log", folder / "log.jsonl", "--max-error-rate", 1)
+    assert done.returncode == 3, done.stderr
+    assert "2 transcripts" in done.stdout
     assert "Traceback" not in done.stderr
+    return folder
 
-    code, out = in_process(capsys, monkeypatch, "status", tmp_path / "run")
+
+def test_the_run_of_the_command_is_reported_and_evaluated(by_command, capsys, monkeypatch):
+    code, out = in_process(capsys, monkeypatch, "status", by_command / "run")
     assert code == 0
     assert "1 of 1 done" in out
 
-    code, out = in_process(capsys, monkeypatch, "evaluate", tmp_path / "run")
+    code, out = in_process(capsys, monkeypatch, "evaluate", by_command / "run")
     assert code == 0
     assert "WER" in out
-    assert "6 scored, 0 without a reference, 0 failed" in out
+    assert "2 scored, 0 without a reference, 1 failed" in out
 
 
-def test_the_log_has_an_object_for_each_chunk_and_failed_row(tmp_path, small_ctc, capsys, monkeypatch):
-    corpora.write_audio(tmp_path / "in" / "a.wav", 1.0)
-    corpora.write_audio(tmp_path / "in" / "b.wav", 1.0)
-    (tmp_path / "in" / "broken.wav").write_bytes(b"RIFF")
-    log = tmp_path / "log.jsonl"
-    arguments = ("transcribe", tmp_path / "in", "-o", tmp_path / "run", "--model", small_ctc, "--chunk-rows", 2)
-    assert sewd(*arguments, "--log", log, "--max-error-rate", 1).returncode == 3
-
-    events = [json.loads(line) for line in log.read_text().splitlines()]
+def test_the_log_has_an_object_for_each_chunk_and_failed_row(by_command, small_ctc, capsys, monkeypatch):
+    events = [json.loads(line) for line in (by_command / "log.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events].count("started") == 1
     chunks = [event for event in events if event["event"] == "chunk committed"]
     assert sorted((chunk["chunk"], chunk["utterances"], chunk["errors"]) for chunk in chunks) == [(0, 2, 0), (1, 0, 1)]
     (failed,) = (event for event in events if event["event"] == "row failed")
     assert (failed["utt_id"], failed["code"], failed["part_id"]) == ("broken", "TRUNCATED", chunks[0]["part_id"])
-    assert in_process(capsys, monkeypatch, *arguments, "--log", tmp_path / "nowhere" / "log")[0] == 2
+    arguments = ("transcribe", by_command / "in", "-o", by_command / "run", "--model", small_ctc)
+    assert in_process(capsys, monkeypatch, *arguments, "--log", by_command / "nowhere" / "log")[0] == 2

@@ -7,7 +7,7 @@ import torch
 from pipeline.stages import recognize
 from pipeline.stages.recognize import Recognizer
 from sewd_model import engines
-from sewd_model.packed import gpu, gpu_batches
+from sewd_model.packed import gpu, gpu_batches, gpu_layout
 
 SAMPLES = 40_000  # that fit in its memory
 
@@ -39,4 +39,4 @@ def _negated(model, batch, logits):
 def _lay_out(engine, waveforms):
     if sum(map(len, waveforms)) > SAMPLES:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
-    return gpu.lay_out(waveforms, engine.model.config, engine.model.device)
+    return gpu_layout.lay_out(waveforms, engine.model.config, engine.model.device)

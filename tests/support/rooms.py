@@ -35,11 +35,14 @@ def imported(path: Path, known: dict[str, Path]) -> Iterator[str]:
 
 
 def room_of(module: str, known: dict[str, Path]) -> str:
-    """`pipeline.storage` of `pipeline.storage.uris`, `pipeline.errors` of itself; `jobs` is one room."""
+    """`pipeline.storage` of `pipeline.storage.uris`, `pipeline.errors` of itself; `jobs` is one room.
+
+    The modules right in `sewd_model` are one room, except `engines`, which chooses between them and the packed engines.
+    """
     parts = module.split(".")
     if parts[0] == "jobs":
         return "jobs"
-    if parts[0] == "sewd_model" and f"sewd_model.{parts[-1]}" == module:
+    if parts[0] == "sewd_model" and len(parts) == 2 and module not in ("sewd_model.engines", "sewd_model.packed"):
         return "sewd_model"
     return ".".join(parts[:2])
 

@@ -22,8 +22,9 @@ from sewd_model.engine_status import EngineStatus
 from sewd_model.engines import _ClipByClip, _load_on_device
 from sewd_model.packed import int8
 from sewd_model.packed.gpu import PackedDeviceModel
-from sewd_model.packed.gpu_batches import BUDGET_S, DisagreementError
-from sewd_model.packed.products import Linear
+from sewd_model.packed.gpu_batches import BUDGET_S
+from sewd_model.packed.gpu_check import DisagreementError
+from sewd_model.packed.products import OneDNNLinear
 from tests.support import checkpoints, corpora
 
 
@@ -275,8 +276,8 @@ def test_a_chunk_tells_what_computed_it(small_ctc, small_classifier, monkeypatch
         return [EngineStatus(**engine) for engine in chunk["engines"]]
 
     assert told(make(small_ctc, small_classifier)) == [EngineStatus("packed", "float32", CPU, 20.0, None)]
-    monkeypatch.setattr(int8, "kinds", lambda: (Linear, Linear))
-    assert told(make(small_ctc, dtype="int8")) == [EngineStatus("packed", "float32", CPU, 20.0, int8.MISSING)]
+    monkeypatch.setattr(int8, "linear_types", lambda: int8.LinearTypes(OneDNNLinear, OneDNNLinear))
+    assert told(make(small_ctc, dtype="int8")) == [EngineStatus("packed", "float32", CPU, 20.0, int8.FALLBACK_REASON)]
 
 
 def test_of_each_backbone_it_is_told_what_computes_it(tmp_path, small_ctc):

@@ -1,0 +1,63 @@
+"""Whether packed batches work on this machine: compare them with the reference model before they are used."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+from torch._dynamo import exc
+
+from sewd_model.packed.gpu import PackedDeviceModel
+from sewd_model.packed.gpu_batches import Logits
+
+# Largest difference from the reference, as a share of the spread of its logits.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.03}
+# Samples of the clips in the two batches of the check: several blocks of attention, one of them within one clip; and a
+# single block, for which torch.compile makes another kernel.
+CHECK_SAMPLES = ((17_003, 192_080, 4_777, 90_001), (4_777,))
+
+
+class DisagreementError(Exception):
+    """The packed model does not compute what the reference computes."""
+
+
+# The errors of torch.compile. The second is no subclass of the first, and had another name before torch 2.6.
+COMPILER_ERRORS: tuple[type[Exception], ...] = (
+    exc.TorchDynamoException,
+    getattr(exc, "FailOnRecompileLimitHit", exc.TorchDynamoException),
+)
+
+# What can show at the start that packed batches do not work on this machine. torch's own operations raise RuntimeError
+# where a GPU or a library lacks something.
+CHECK_ERRORS: tuple[type[Exception], ...] = (DisagreementError, RuntimeError, *COMPILER_ERRORS)
+
+
+def check(model: PackedDeviceModel, reference: Callable[[Sequence[Tensor]], Iterable[Logits | None]], dtype: str) -> None:
+    """Compare clips of different lengths, in two batches, with the reference in float32.
+
+    Args:
+        model: the packed model.
+        reference: yields the logits of each clip, in float32, None for a clip that does not fit in memory.
+        dtype: data type that `model` computes in.
+
+    Raises:
+        DisagreementError: they differ by more than `TOLERANCE`, or the reference does not fit in memory.
+    """
+    generator = torch.Generator().manual_seed(0)
+    batches = [
+        [torch.randn(max(model.config.min_samples, size), generator=generator) for size in sizes]
+        for sizes in CHECK_SAMPLES
+    ]
+    packed_logits = [logits for waveforms in batches for logits in model(waveforms)]
+    reference_logits = [*reference([waveform for waveforms in batches for waveform in waveforms])]
+    for head in range(len(model.heads)):
+        actual, expected = (
+            torch.cat([logits[head] for logits in clips if logits]) for clips in (packed_logits, reference_logits)
+        )
+        if actual.shape != expected.shape:
+            msg = "the reference does not fit in memory"
+            raise DisagreementError(msg)
+        spread = float(expected.max() - expected.min()) or float(expected.abs().max())
+        difference = float((actual - expected).abs().max()) / max(spread, 1e-6)
+        if not difference <= TOLERANCE[dtype]:  # a NaN does not pass either
+            msg = f"logits differ from those of the reference by {difference:.2g} of their spread"
+            raise DisagreementError(msg)
