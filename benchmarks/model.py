@@ -1,17 +1,17 @@
-"""How fast the model reads on this machine's processor: packed clips against transformers and ONNX Runtime.
+"""Speed of the model on this machine's CPU: packed clips against transformers and ONNX Runtime.
 
     python -m benchmarks.model [--size tiny|small|mid|base+] [--clips librispeech,10,30] [--threads N] [--rounds N]
         [--output FILE]
 
-transformers runs clip by clip, in padded batches with an attention mask, of clips of like length and of clips as they
-come, and as its pipeline for speech recognition, clip by clip and batched, whose frames are not seen: it gives texts.
-ONNX Runtime runs transformers' graph clip by clip, in float32 and with int8 products (dynamic, a scale a channel).
-Weights and waveforms are random (neither changes the time), the sizes are SEW-D's, and the lengths are spread like
-LibriSpeech's, or so many seconds each. The ways take turns, and all ratios are taken within a round, so that other
-load on the machine weighs on all alike. transformers gets torch's threads, which sleep where they wait, or other load
-would slow it tenfold; packed clips, in float32 and in int8, get as many threads of their own. The peak is that of a
-large product in float32, by MKL or oneDNN, whichever is faster, taken in each round. Needs the development
-dependencies.
+transformers runs clip by clip; in padded batches with an attention mask, of clips sorted by length and unsorted; and as
+its speech recognition pipeline, clip by clip and in batches, which returns texts instead of logits. ONNX Runtime runs
+the graph of transformers' model clip by clip, in float32 and with int8 products (dynamic, one scale per channel).
+Weights and waveforms are random, which does not change the time. Model sizes are SEW-D's; clips have lengths like
+LibriSpeech's, or a fixed length. The methods take turns, and all ratios are computed within a round, so that other load
+on the machine affects all of them alike. transformers gets torch's threads, which sleep while they wait (spinning
+threads would be ten times slower under other load); packed clips, in float32 and in int8, get the same number of their
+own threads. The peak is the rate of a large float32 product by the faster of MKL and oneDNN, measured in each round.
+Needs the development dependencies.
 """
 
 import json
@@ -35,32 +35,41 @@ from onnxruntime.quantization import quantize_dynamic
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.workload import RATE, SIZES, Logits, flops, padded, timed, unlike, waveforms
+from benchmarks.workload import (
+    RATE,
+    SIZES,
+    Logits,
+    flop_count,
+    run_padded,
+    share_of_different_frames,
+    timed,
+    waveforms,
+)
 from sewd_model import SEWDConfig, SEWDForCTC
 from sewd_model.packed.cpu import PackedModel
 from sewd_model.packed.products import product
 
 CLIPS = 16
 PADDED = 8
-PACKED = "packed"  # ours, in float32
+PACKED = "packed"  # this project's model, in float32
 
-Way = Callable[[list[torch.Tensor]], Logits | None]  # None: it does not give them
+Method = Callable[[list[torch.Tensor]], Logits | None]  # None: it does not return logits
 
 
 def main(
-    size: Annotated[str, typer.Option(help="tiny, small, mid or base+.")] = "tiny",
-    clips: Annotated[str, typer.Option(help="Lengths: librispeech, or seconds; several with commas.")] = (
-        "librispeech,10,30"
-    ),
-    threads: Annotated[int, typer.Option(help="Threads; 0: all.")] = 0,
-    rounds: Annotated[int, typer.Option(help="Turns that each way gets.")] = 3,
-    output: Annotated[Path, typer.Option(help="Where the figures go.")] = Path("model-benchmark.json"),
+    size: Annotated[str, typer.Option(help="Size of the model: tiny, small, mid or base+.")] = "tiny",
+    clips: Annotated[
+        str, typer.Option(help="Lengths of the clips: librispeech, or seconds; separate several by commas.")
+    ] = "librispeech,10,30",
+    threads: Annotated[int, typer.Option(help="Number of threads; 0 for all.")] = 0,
+    rounds: Annotated[int, typer.Option(help="Measurements of each method.")] = 3,
+    output: Annotated[Path, typer.Option(help="JSON file for the figures.")] = Path("model-benchmark.json"),
 ) -> None:
-    """Measure, print a table, write JSON."""
+    """Time the model on this machine's CPU against transformers and ONNX Runtime; print tables and write JSON."""
     threads = threads or torch.get_num_threads()
     config = SEWDConfig(**SIZES[size])
-    about = {
-        "machine": f"{os.cpu_count()} processors, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+    setup = {
+        "machine": f"{os.cpu_count()} CPUs, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "onnxruntime": onnxruntime.__version__,
@@ -68,75 +77,79 @@ def main(
         "threads": threads,
         "rounds": rounds,
     }
-    Console().print(about)
-    ways = make_ways(config, threads)
-    found = {lengths: measure(ways, waveforms(lengths, CLIPS), config, threads, rounds) for lengths in clips.split(",")}
-    output.write_text(json.dumps({**about, "clips": found}, indent=1))
-    for lengths, figures in found.items():
-        show(lengths, figures)
+    Console().print(setup)
+    methods = make_methods(config, threads)
+    figures = {
+        lengths: measure(methods, waveforms(lengths, CLIPS), config, threads, rounds) for lengths in clips.split(",")
+    }
+    output.write_text(json.dumps({**setup, "clips": figures}, indent=1))
+    for lengths, of_lengths in figures.items():
+        print_table(lengths, of_lengths)
 
 
 def measure(
-    ways: dict[str, Way], clips: list[torch.Tensor], config: SEWDConfig, threads: int, rounds: int
+    methods: dict[str, Method], clips: list[torch.Tensor], config: SEWDConfig, threads: int, rounds: int
 ) -> dict[str, Any]:
-    """Let the ways take turns over the clips; the first is what the others are compared with, and ours in float32."""
+    """Time the methods in turns over the clips, and compare each with the first method and with `PACKED`."""
     audio_s = sum(map(len, clips)) / RATE
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
     peaks = []
     with torch.inference_mode():
-        logits = {name: way(clips) for name, way in ways.items()}  # also warms up
+        logits = {name: method(clips) for name, method in methods.items()}  # also warms up
         for _ in range(rounds):
-            for name, way in ways.items():
-                seconds[name].append(timed(lambda way=way: way(clips)))  # type: ignore[misc]
+            for name, method in methods.items():
+                seconds[name].append(timed(lambda method=method: method(clips)))  # type: ignore[misc]
             peaks.append(sgemm_peak(threads))
-    work = sum(flops(config, len(clip)) for clip in clips)
-    base, *_ = ways
-    alone = logits[base]
-    assert alone is not None
+    operations = sum(flop_count(config, len(clip)) for clip in clips)
+    reference, *_ = methods
+    reference_logits = logits[reference]
+    assert reference_logits is not None
     figures = {
         name: {
             "seconds": statistics.median(seconds[name]),
             "times_real_time": audio_s / statistics.median(seconds[name]),
-            "times_as_fast": statistics.median(a / b for a, b in zip(seconds[base], seconds[name], strict=True)),
+            "times_as_fast": statistics.median(a / b for a, b in zip(seconds[reference], seconds[name], strict=True)),
             "times_packed": statistics.median(a / b for a, b in zip(seconds[PACKED], seconds[name], strict=True)),
             "share_of_sgemm_peak": statistics.median(
-                work / s / peak for s, peak in zip(seconds[name], peaks, strict=True)
+                operations / method_s / peak for method_s, peak in zip(seconds[name], peaks, strict=True)
             ),
-            "frames_unlike_alone": None if found is None else unlike(found, alone),
+            "share_of_different_frames": (
+                None if of_method is None else share_of_different_frames(of_method, reference_logits)
+            ),
         }
-        for name, found in logits.items()
+        for name, of_method in logits.items()
     }
     return {
         "number": len(clips),
         "audio_s": audio_s,
-        "gflop_per_audio_s": work / audio_s / 1e9,
+        "gflop_per_audio_s": operations / audio_s / 1e9,
         "sgemm_peak_gflop_per_s": statistics.median(peaks) / 1e9,
-        "ways": figures,
+        "methods": figures,
         "rounds_s": seconds,
     }
 
 
-def make_ways(config: SEWDConfig, threads: int) -> dict[str, Way]:
-    """The ways to run one model over clips."""
+def make_methods(config: SEWDConfig, threads: int) -> dict[str, Method]:
+    """The methods of running one model over clips, by name; the first is transformers, clip by clip."""
     torch.manual_seed(0)
     sizes = {name: getattr(config, name) for name in SIZES["tiny"]}
-    theirs = transformers.SEWDForCTC(transformers.SEWDConfig(**sizes)).eval()
-    ours = SEWDForCTC(config).eval()
-    ours.load_state_dict(theirs.state_dict())
-    packed, in_int8 = (PackedModel([ours], threads=threads, dtype=dtype) for dtype in ("float32", "int8"))
+    reference = transformers.SEWDForCTC(transformers.SEWDConfig(**sizes)).eval()
+    model = SEWDForCTC(config).eval()
+    model.load_state_dict(reference.state_dict())
+    packed, in_int8 = (PackedModel([model], threads=threads, dtype=dtype) for dtype in ("float32", "int8"))
 
     def one_by_one(clips: list[torch.Tensor]) -> Logits:
         torch.set_num_threads(threads)
-        return [theirs(clip[None]).logits[0] for clip in clips]
+        return [reference(clip[None]).logits[0] for clip in clips]
 
-    def in_padded_batches(by_length: bool) -> Way:
+    def in_padded_batches(by_length: bool) -> Method:
         def run(clips: list[torch.Tensor]) -> Logits:
             torch.set_num_threads(threads)
-            return padded(theirs, clips, PADDED, config, by_length)
+            return run_padded(reference, clips, PADDED, config, by_length)
 
         return run
 
-    def in_packs(model: PackedModel) -> Way:
+    def in_packs(model: PackedModel) -> Method:
         def run(clips: list[torch.Tensor]) -> Logits:
             torch.set_num_threads(1)
             return [output.logits[0] for output in model(clips)]
@@ -147,16 +160,16 @@ def make_ways(config: SEWDConfig, threads: int) -> dict[str, Way]:
         "transformers": one_by_one,
         f"padded by {PADDED}, sorted": in_padded_batches(by_length=True),
         f"padded by {PADDED}, unsorted": in_padded_batches(by_length=False),
-        "pipeline": pipeline_way(theirs, threads, batch=1),
-        f"pipeline by {PADDED}": pipeline_way(theirs, threads, batch=PADDED),
-        **onnx_ways(theirs, threads),
+        "pipeline": pipeline_method(reference, threads, batch=1),
+        f"pipeline by {PADDED}": pipeline_method(reference, threads, batch=PADDED),
+        **onnx_methods(reference, threads),
         PACKED: in_packs(packed),
         f"{PACKED} int8": in_packs(in_int8),
     }
 
 
-def pipeline_way(model: transformers.SEWDForCTC, threads: int, batch: int) -> Way:
-    """The pipeline of transformers, from prepared clips, which it prepares once more, to texts."""
+def pipeline_method(model: transformers.SEWDForCTC, threads: int, batch: int) -> Method:
+    """The speech recognition pipeline of transformers, from prepared clips (which it prepares again) to texts."""
     blank, delimiter = "<pad>", "|"
     characters = string.ascii_letters + string.digits
     names = [blank, delimiter, *characters][: model.config.vocab_size]
@@ -182,7 +195,7 @@ def pipeline_way(model: transformers.SEWDForCTC, threads: int, batch: int) -> Wa
     return run
 
 
-def onnx_ways(model: torch.nn.Module, threads: int) -> dict[str, Way]:
+def onnx_methods(model: torch.nn.Module, threads: int) -> dict[str, Method]:
     """ONNX Runtime on the model's graph, in float32 and with int8 products."""
 
     class Graph(torch.nn.Module):
@@ -195,7 +208,7 @@ def onnx_ways(model: torch.nn.Module, threads: int) -> dict[str, Way]:
             return logits
 
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a tracing exporter, the only one of torch's that takes this model
+        warnings.simplefilter("ignore")  # the tracing exporter warns, but is the only one that can export this model
         float32, int8 = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
         torch.onnx.export(
             Graph().eval(),
@@ -207,20 +220,20 @@ def onnx_ways(model: torch.nn.Module, threads: int) -> dict[str, Way]:
             opset_version=17,
             dynamo=False,
         )
-        # Its int8 convolutions are slower than those in float32.
+        # The convolutions stay in float32: int8 convolutions of ONNX Runtime are slower.
         quantize_dynamic(float32, int8, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True)
         return {
-            "ONNX Runtime": onnx_way(float32, threads),
-            "ONNX Runtime int8": onnx_way(int8, threads),
+            "ONNX Runtime": onnx_method(float32, threads),
+            "ONNX Runtime int8": onnx_method(int8, threads),
         }
 
 
-def onnx_way(graph: Path, threads: int) -> Way:
-    """One graph, clip by clip."""
+def onnx_method(graph: Path, threads: int) -> Method:
+    """ONNX Runtime on one graph, clip by clip."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other load would slow those that spin
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning is slow under other load
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     def run(clips: list[torch.Tensor]) -> Logits:
@@ -230,25 +243,25 @@ def onnx_way(graph: Path, threads: int) -> Way:
 
 
 def sgemm_peak(threads: int, size: int = 1536) -> float:
-    """Operations a second of a large float32 product, the best of five by each library."""
+    """Floating point operations per second of a large float32 product, the best of five by each library."""
     torch.set_num_threads(threads)
     a, b = torch.randn(2, size, size)
-    return 2.0 * size**3 / min(timed(way) for _ in range(5) for way in (lambda: a @ b, lambda: product(a, b)))
+    return 2.0 * size**3 / min(timed(multiply) for _ in range(5) for multiply in (lambda: a @ b, lambda: product(a, b)))
 
 
-def show(lengths: str, found: dict[str, Any]) -> None:
-    """Print the table of one set of clips."""
+def print_table(lengths: str, figures: dict[str, Any]) -> None:
+    """Print the figures of one set of clips."""
     table = Table(
-        title=f"{lengths}: {found['number']} clips, {found['audio_s']:.0f} s, "
-        f"{found['gflop_per_audio_s']:.2f} GFLOP a second of audio, peak {found['sgemm_peak_gflop_per_s']:.0f} GFLOP/s"
+        title=f"{lengths}: {figures['number']} clips, {figures['audio_s']:.0f} s, "
+        f"{figures['gflop_per_audio_s']:.2f} GFLOP per second of audio, "
+        f"peak {figures['sgemm_peak_gflop_per_s']:.0f} GFLOP/s"
     )
-    figures = found["ways"]
     table.add_column("", no_wrap=True)
-    for name in next(iter(figures.values())):
+    for name in next(iter(figures["methods"].values())):
         table.add_column(name.replace("_", " "), justify="right")
-    for name, values in figures.items():
+    for name, values in figures["methods"].items():
         cells = [
-            "" if value is None else f"{value:.1%}" if "unlike" in key or "share" in key else f"{value:.2f}"
+            "" if value is None else f"{value:.1%}" if key.startswith("share") else f"{value:.2f}"
             for key, value in values.items()
         ]
         table.add_row(name, *cells)

@@ -35,7 +35,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -60,9 +60,10 @@ import pipeline
 from benchmarks.workload import LONGEST_S, MEDIAN_S, RATE, SHORTEST_S, SIGMA
 from pipeline.cluster.ray_start import connect
 from pipeline.driver import dataset
-from pipeline.stages.recognize import Logits, Recognizer, RecognizeSettings
+from pipeline.stages.recognize import Recognition, Recognizer, RecognizeSettings
 from pipeline.storage.checkpoints import checkpoint_digest
-from sewd_model import CTCTokenizer
+from sewd_model import CTCTokenizer, EngineStatus
+from sewd_model.engines import Logits
 from tests.support import checkpoints, corpora
 
 MEAN_S = 7.7  # of the workload's lengths
@@ -247,16 +248,32 @@ class NullModel(Recognizer):
         for number, frame in enumerate(range(0, frames, LETTER_FRAMES)):
             scores[frame, said[number % len(said)]] = 10
 
-        def encode(waveforms: Any) -> Iterator[Logits]:
-            return ((scores[: len(waveform) // FRAME],) for waveform in waveforms)
+        self.encoders = [
+            replace(encoder, engine=FixedScores(scores, encoder.engine.status())) for encoder in self.encoders
+        ]
 
-        self.encoders = [replace(encoder, encode=encode) for encoder in self.encoders]
+
+@dataclass(frozen=True)
+class FixedScores:
+    """An engine that returns the first rows of `scores` (frames, vocabulary) for every clip."""
+
+    scores: torch.Tensor
+    of_model: EngineStatus
+    splits: int = 0
+
+    def encode(self, waveforms: Sequence[torch.Tensor]) -> Iterator[Logits | None]:
+        """See `sewd_model.engines.Engine`."""
+        return ((self.scores[: len(waveform) // FRAME],) for waveform in waveforms)
+
+    def status(self) -> EngineStatus:
+        """See `sewd_model.engines.Engine`."""
+        return self.of_model
 
 
 class SlowModel(NullModel):
     """The same, for which chunks wait."""
 
-    def _results(self, rows: pa.StructArray) -> list[dict[str, Any]]:
+    def _results(self, rows: pa.StructArray) -> list[Recognition]:
         time.sleep(sum(rows.field("duration_s").to_pylist()) / SLOW)
         return super()._results(rows)
 

@@ -32,11 +32,11 @@ from rich.table import Table
 
 from pipeline.corpus.parts import PLAN
 from pipeline.runs.commit import Commit, encode_commit
-from sewd_model.engine_status import EngineStatus
 from pipeline.runs.ledger import ROLL_UP_COMMITS, roll_up
 from pipeline.runs.run import Run, now, write_plan
 from pipeline.storage.objects import put
 from pipeline.storage.uris import join
+from sewd_model.engine_status import EngineStatus
 from tests.support import s3
 
 DELAY_S = 0.05

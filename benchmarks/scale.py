@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from unittest import mock
 
+import numpy as np
 import psutil
 import pyarrow as pa
 import ray
@@ -39,7 +40,8 @@ from rich.table import Table
 import pipeline
 from pipeline.cluster.ray_start import connect
 from pipeline.driver import dataset
-from pipeline.stages.recognize import Recognizer, RecognizeSettings
+from pipeline.stages.recognize import Recognition, Recognizer, RecognizeSettings
+from sewd_model import GreedyPath
 from tests.support import checkpoints, corpora
 from tests.support.s3 import free_port
 
@@ -51,10 +53,8 @@ STORE_BYTES = 400 * 2**20
 STORE_SAMPLE_S = 0.2
 # Of each actor, not counted: while the last stage's processes start, commits come late; at the end the rows run out.
 HEAD_CHUNKS, TAIL_CHUNKS = 8, 2
-EMPTY: dict[str, Any] = {
-    "num_frames": 1,
-    **{name: [] for name in ("token_ids", "start_frames", "end_frames", "probabilities", "label_scores")},
-}
+_NO_INTEGERS = np.empty(0, np.int64)
+EMPTY = Recognition(GreedyPath(_NO_INTEGERS, _NO_INTEGERS, _NO_INTEGERS, np.empty(0, np.float32), 1), [])
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Sleeper(Recognizer):
     def __init__(self, settings: RecognizeSettings) -> None:
         self.settings = settings
 
-    def _results(self, rows: pa.StructArray) -> list[dict[str, Any]]:
+    def _results(self, rows: pa.StructArray) -> list[Recognition]:
         time.sleep(sum(rows.field("duration_s").to_pylist()) / SPEED)
         return [EMPTY] * len(rows)
 

@@ -1,4 +1,4 @@
-"""What the benchmarks of the model measure with: its sizes, clips of known lengths, the operations that they need."""
+"""The workload of the model benchmarks: model sizes, clips of given lengths, operation counts, padded batches."""
 
 import statistics
 import time
@@ -16,9 +16,9 @@ SIZES = {
         "num_attention_heads": heads,
         "intermediate_size": 4 * hidden,
         "num_conv_pos_embeddings": 31,
-        "conv_dim": tuple(int(wider * channels) for channels in SEWDConfig.conv_dim),
+        "conv_dim": tuple(int(width * channels) for channels in SEWDConfig.conv_dim),
     }
-    for name, hidden, layers, heads, wider in (
+    for name, hidden, layers, heads, width in (
         ("tiny", 384, 12, 6, 1),
         ("small", 512, 12, 8, 1),
         ("mid", 512, 24, 8, 1),
@@ -28,12 +28,20 @@ SIZES = {
 RATE = 16_000
 MEDIAN_S, SIGMA, SHORTEST_S, LONGEST_S = 6.2, 0.65, 2.0, 30.0  # log-normal; the mean is 7.7 s
 
-Logits = list[torch.Tensor]  # (T, vocab_size) a clip
+Logits = list[torch.Tensor]  # (frames, vocab_size) for each clip
 
 
 def waveforms(lengths: str, number: int) -> list[torch.Tensor]:
-    """Prepared clips: `number` of LibriSpeech's lengths at quantiles, in random order; or as much audio in clips of
-    `lengths` seconds."""
+    """Clips of random samples, prepared for the model.
+
+    Args:
+        lengths: `librispeech`: `number` clips whose lengths are quantiles of LibriSpeech's, in random order; or a
+            length in seconds: clips of that length, with as much audio in total.
+        number: number of clips with LibriSpeech's lengths.
+
+    Returns:
+        float32 `(num_samples,)` for each clip, at `RATE`.
+    """
     rng = np.random.default_rng(0)
     if lengths == "librispeech":
         quantiles = rng.permutation((np.arange(number) + 0.5) / number)
@@ -47,8 +55,8 @@ def waveforms(lengths: str, number: int) -> list[torch.Tensor]:
     ]
 
 
-def flops(config: SEWDConfig, num_samples: int) -> float:
-    """Floating point operations of the matrix products that a clip needs, with no waste (2 a multiply-add)."""
+def flop_count(config: SEWDConfig, num_samples: int) -> float:
+    """Floating point operations of the matrix products that a clip needs, without waste (2 for a multiply-add)."""
     operations, frames, channels = 0, num_samples, 1
     for size, kernel, stride in zip(config.conv_dim, config.conv_kernel, config.conv_stride, strict=True):
         frames = (frames - kernel) // stride + 1
@@ -58,31 +66,41 @@ def flops(config: SEWDConfig, num_samples: int) -> float:
     operations += frames * channels * hidden  # projection
     taps = config.num_conv_pos_embeddings * hidden // config.num_conv_pos_embedding_groups
     operations += squeezed * taps * hidden
-    # Content products: keys and values with each query; position products: one for each key and each term.
-    a_layer = squeezed * hidden * (4 * hidden + 2 * config.intermediate_size) + 4 * squeezed**2 * hidden
-    operations += config.num_hidden_layers * a_layer
+    # Content products: keys and values with each query. Position products: one for each key and each position term.
+    per_layer = squeezed * hidden * (4 * hidden + 2 * config.intermediate_size) + 4 * squeezed**2 * hidden
+    operations += config.num_hidden_layers * per_layer
     operations += squeezed * hidden * hidden * config.squeeze_factor + frames * hidden * config.vocab_size
     return 2.0 * operations
 
 
 def timed(function: Callable[[], object]) -> float:
-    """Wall seconds of one call."""
-    began = time.perf_counter()
+    """Wall time of one call, in seconds."""
+    started = time.perf_counter()
     function()
-    return time.perf_counter() - began
+    return time.perf_counter() - started
 
 
-def unlike(logits: Logits, alone: Logits) -> float:
-    """Share of frames whose best label is not that of the clip alone."""
-    differ = [one.argmax(-1) != other.argmax(-1) for one, other in zip(logits, alone, strict=True)]
+def share_of_different_frames(logits: Logits, reference: Logits) -> float:
+    """Share of frames whose best label is not the one in `reference`."""
+    differ = [row.argmax(-1) != expected.argmax(-1) for row, expected in zip(logits, reference, strict=True)]
     return torch.cat(differ).double().mean().item()
 
 
-def padded(
+def run_padded(
     model: torch.nn.Module, clips: list[torch.Tensor], size: int, config: SEWDConfig, by_length: bool = True
 ) -> Logits:
-    """Logits by a model of transformers' in padded batches with an attention mask, of clips of like length or, not
-    `by_length`, of clips as they come."""
+    """Run a transformers model over clips in padded batches, with an attention mask.
+
+    Args:
+        model: a `transformers.SEWDForCTC`.
+        clips: float32 `(num_samples,)` each.
+        size: clips in a batch.
+        config: the model's configuration.
+        by_length: sort the clips by length first; otherwise batch them in the given order.
+
+    Returns:
+        Logits of each clip, in the given order, without padding.
+    """
     weight = next(model.parameters())
     order = sorted(range(len(clips)), key=lambda row: len(clips[row]) if by_length else row)
     logits: dict[int, torch.Tensor] = {}

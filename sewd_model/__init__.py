@@ -1,7 +1,7 @@
 """SEW-D speech models (arXiv 2109.06870) in plain PyTorch: model, checkpoints, features, CTC.
 
-Knows torch, numpy, safetensors and fsspec, and nothing of clusters, files of audio, or jobs. Checkpoints are
-those of the Hugging Face layout, read and written unchanged:
+It depends on torch, numpy, safetensors and fsspec, and contains nothing about clusters, audio files or jobs.
+Checkpoints have the Hugging Face layout, unchanged:
 
     model = SEWDForCTC.from_pretrained(directory_or_uri)
     features = FeatureExtractor.from_pretrained(directory_or_uri)
@@ -58,7 +58,7 @@ __all__ = [
     "words",
 ]
 
-# Loaded when they are asked for: torch takes seconds, which a process that only turns tokens into words need not wait.
+# Imported on first use: loading torch takes seconds, which a process that only turns tokens into words can save.
 _MODULES = {
     "BaseOutput": "model",
     "Engine": "engines",

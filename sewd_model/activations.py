@@ -1,5 +1,4 @@
-"""The activation functions a `config.json` may name, with the meaning that transformers' ACT2FN gives each
-name."""
+"""The activation functions that a `config.json` may name, as transformers' ACT2FN defines them."""
 
 import math
 from collections.abc import Callable

@@ -257,11 +257,11 @@ def save(
         config: of the model; the labels of a classifier are part of it.
         architecture: name of the class that loads it, e.g. `SEWDForCTC`.
         location: a directory, or any fsspec URI of one.
-        dtype: data type of the weights in the file; None: as they are.
+        dtype: data type of the weights in the file, which must be finite in it; None: as they are, unchecked.
         companions: further parts of the checkpoint, such as its `CTCTokenizer` and `FeatureExtractor`.
 
     Raises:
-        CheckpointError: a weight is not finite in that dtype, and nothing is written; or `location` is the name of the
+        CheckpointError: a weight is not finite in `dtype`, and nothing is written; or `location` is the name of the
             bundled model.
         OSError: the store cannot be written.
     """
@@ -269,8 +269,8 @@ def save(
     tensors = {key: tensor.detach().to("cpu", dtype).contiguous() for key, tensor in state.items()}
     stored = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
     not_finite = [key for key, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
-    if not_finite:
-        msg = f"the weights are not finite in {stored}: {_list_differences(not_finite=not_finite)}"
+    if dtype is not None and not_finite:
+        msg = f"the weights do not fit {stored}: {_list_differences(not_finite=not_finite)}"
         raise CheckpointError(msg)
     write_bytes(location, SAFETENSORS_FILE, safetensors.torch.save(tensors, metadata={"format": "pt"}))
     for companion in companions:

@@ -1,9 +1,9 @@
 """The configuration of a SEW-D model: every number that its weights and its arithmetic depend on.
 
 The field names and defaults are those of `config.json` in the Hugging Face layout: transformers reads the files that
-are written here, and the reverse. The names are explained in the paper (Wu et al., "Performance-Efficiency Trade-offs in
-Unsupervised Pre-training for Speech Recognition", arXiv 2109.06870) and, for the disentangled attention, in DeBERTa (He
-et al., arXiv 2006.03654).
+are written here, and the reverse. The names are explained in the paper (Wu et al., "Performance-Efficiency Trade-offs
+in Unsupervised Pre-training for Speech Recognition", arXiv 2109.06870) and, for the disentangled attention, in DeBERTa
+(He et al., arXiv 2006.03654).
 """
 
 import dataclasses

@@ -1,9 +1,8 @@
-"""Tokens to text, and CTC's greedy reading of logits with times and confidences.
+"""Tokens to text, and greedy CTC decoding of logits with times and confidences.
 
-The order of the steps is what makes the text right: take the best token of each frame, collapse repeats, drop
-the blank, and only *then* drop the other special tokens. Dropping the blank before collapsing, as
-transformers' `decode(skip_special_tokens=True)` does, loses double letters: `H E L <pad> L O` must read
-HELLO, not HELO.
+The order of the steps matters: take the best token of each frame, collapse repeats, drop the blank, and only *then*
+drop the other special tokens. Dropping the blank before collapsing, as transformers' `decode(skip_special_tokens=True)`
+does, loses double letters: `H E L <pad> L O` is HELLO, not HELO.
 """
 
 import dataclasses
@@ -36,18 +35,21 @@ class CTCTokenizer:
     """The vocabulary of a CTC head, with the defaults of transformers' Wav2Vec2CTCTokenizer.
 
     Attributes:
-        vocab: Token to id, as in `vocab.json`.
-        added: Tokens beside `vocab.json` and their ids. Special tokens that neither holds are given the next
-            free ids, as transformers does.
-        bos_token: Start of sentence.
-        eos_token: End of sentence.
-        unk_token: Stands for what the vocabulary lacks; part of the text when decoded.
-        pad_token: The CTC blank.
-        word_delimiter_token: Stands between words.
-        replace_word_delimiter_char: What the delimiter becomes in text.
-        do_lower_case: The vocabulary is upper case and the text lower case.
-        extra: Other keys of `tokenizer_config.json`, written back unchanged. `clean_up_tokenization_spaces`
-            is among them and has no effect: it would glue words together that the times keep apart.
+        vocab: token to id, as in `vocab.json`.
+        added: tokens that are not in `vocab.json`, and their ids. Special tokens in neither get the next free ids, as
+            in transformers.
+        bos_token: start of sentence.
+        eos_token: end of sentence.
+        unk_token: replaces characters that the vocabulary lacks; part of the decoded text.
+        pad_token: the CTC blank.
+        word_delimiter_token: separates words.
+        replace_word_delimiter_char: the delimiter in text.
+        do_lower_case: the vocabulary is upper case and the text lower case.
+        extra: other keys of `tokenizer_config.json`, written back unchanged. `clean_up_tokenization_spaces` is one of
+            them and has no effect: it would join words that have times of their own.
+
+    Raises:
+        ValueError: the vocabulary is empty, ids are negative or not unique, or a setting has the wrong type.
     """
 
     vocab: Mapping[str, int]
@@ -72,7 +74,7 @@ class CTCTokenizer:
         names: dict[int, str] = {}
         for token, index in self.vocab.items():
             if not isinstance(index, int) or isinstance(index, bool) or index < 0:
-                msg = f"the vocabulary gives {token!r} the id {index!r}, which is not a number from 0"
+                msg = f"the vocabulary gives {token!r} the id {index!r}, which is not an integer from 0 up"
                 raise ValueError(msg)
             if index in names:
                 msg = f"the vocabulary gives {names[index]!r} and {token!r} the same id {index}"
@@ -84,8 +86,7 @@ class CTCTokenizer:
 
     @cached_property
     def ids(self) -> dict[str, int]:
-        """All tokens and their ids: the vocabulary, the added tokens, and special tokens that neither
-        holds."""
+        """All tokens and their ids: the vocabulary, the added tokens, and special tokens in neither."""
         ids = {**self.added, **self.vocab}
         for name in _SPECIAL:
             token = getattr(self, name)
@@ -95,8 +96,7 @@ class CTCTokenizer:
 
     @cached_property
     def tokens(self) -> dict[int, str]:
-        """The inverse of `ids`; where an added token's id is also in the vocabulary, the vocabulary's
-        token."""
+        """The inverse of `ids`; for an id of two tokens, the token of the vocabulary."""
         return {
             **{index: token for token, index in self.ids.items()},
             **{i: t for t, i in self.vocab.items()},
@@ -107,7 +107,7 @@ class CTCTokenizer:
 
     @property
     def pad_id(self) -> int | None:
-        """The blank's id by this tokenizer's word; the model's own is `config.pad_token_id`."""
+        """Id of the blank in this tokenizer; that of the model is `config.pad_token_id`."""
         return self._id(self.pad_token)
 
     @property
@@ -132,28 +132,25 @@ class CTCTokenizer:
 
     @property
     def drop_ids(self) -> tuple[int, ...]:
-        """The ids that `greedy_path` is to leave out after collapsing: start and end of sentence."""
+        """The ids to drop after collapsing, for `greedy_path`: start and end of sentence."""
         return tuple(index for index in (self.bos_id, self.eos_id) if index is not None)
 
     @cached_property
-    def _whole(self) -> re.Pattern[str]:
-        """Matches tokens of several characters, longest first; those of the vocabulary take spaces around
-        them along."""
+    def _long_tokens(self) -> re.Pattern[str]:
+        """Matches tokens of several characters, longest first; for those of the vocabulary, with spaces around them."""
         long = sorted((token for token in self.ids if len(token) > 1), key=len, reverse=True)
         forms = [rf"\s*{re.escape(token)}\s*" if token in self.vocab else re.escape(token) for token in long]
         return re.compile("(" + "|".join(forms) + ")") if forms else re.compile(r"(?!)")
 
     def encode(self, text: str) -> list[int]:
-        """Spell a text: one id a character (a delimiter for each space), one for a token of several
-        characters.
+        """Return the ids of a text: one per character (the delimiter for a space), or per token of several characters.
 
         Raises:
-            ValueError: The text holds a character without an id, and there is no unknown token in the
-                vocabulary.
+            ValueError: a character has no id, and there is no unknown token.
         """
         ids: list[int] = []
-        for position, piece in enumerate(self._whole.split(text)):
-            if position % 2:  # re.split puts what the group matched, a whole token, at the odd places
+        for position, piece in enumerate(self._long_tokens.split(text)):
+            if position % 2:  # re.split returns the matches of the group, the long tokens, at odd positions
                 ids.append(self.ids[piece if piece in self.ids else piece.strip()])
                 continue
             plain = piece.upper() if self.do_lower_case else piece
@@ -171,7 +168,7 @@ class CTCTokenizer:
         return index
 
     def _spelling(self, token: str) -> str | None:
-        """What a token adds to a text: nothing where it is the blank; None for the delimiter, a space of some kind."""
+        """Return the text of a token: empty for the blank; None for the delimiter, which callers replace."""
         if token == self.pad_token:
             return ""
         return None if token == self.word_delimiter_token else token
@@ -187,35 +184,38 @@ class CTCTokenizer:
         return self._spelling(self.unk_token)
 
     def spell(self, token_ids: Iterable[int], space: str) -> list[str]:
-        """What each token adds to a text, with `space` for the delimiter.
+        """Return the text of each token, with `space` for the delimiter.
 
         Raises:
-            ValueError: An id is not in the vocabulary, and there is no unknown token.
+            ValueError: an id is not in the vocabulary, and there is no unknown token.
         """
         known = self._spellings
         spellings = [known[index] if index in known else self._unknown(index) for index in token_ids]
         return [space if spelling is None else spelling for spelling in spellings]
 
     def decode(self, token_ids: Iterable[int]) -> str:
-        """Join tokens that are already collapsed (or never were repeated): equal neighbours both stay.
+        """Return the text of tokens that are collapsed already: equal neighbours are both kept.
 
-        Blanks are left out; the delimiter becomes `replace_word_delimiter_char`; spaces at the ends are cut,
-        those inside stay as they are, two in a row where the path has two delimiters.
+        Blanks are dropped, and the delimiter becomes `replace_word_delimiter_char`. Spaces at the ends are stripped;
+        those inside are kept, two in a row for two delimiters.
+
+        Raises:
+            ValueError: an id is not in the vocabulary, and there is no unknown token.
         """
         text = "".join(self.spell(map(int, token_ids), self.replace_word_delimiter_char)).strip()
         return text.lower() if self.do_lower_case else text
 
     @classmethod
     def from_pretrained(cls, location: Location, *, target_lang: str | None = None) -> Self:
-        """Read `vocab.json` and, where they exist, the files beside it that transformers writes.
+        """Read `vocab.json` and, if they exist, the other files of transformers' tokenizers.
 
         Args:
-            location: A directory or fsspec URI.
-            target_lang: Which language of a nested, multi-lingual vocabulary to take.
+            location: a directory or fsspec URI.
+            target_lang: the language to take from a nested, multi-lingual vocabulary; None: that of the files.
 
         Raises:
-            CheckpointError: `vocab.json` is missing, a file is malformed, or the language is missing or
-                unknown.
+            CheckpointError: `vocab.json` is missing, a file is malformed, or the language is missing or unknown.
+            OSError: the store cannot be read.
         """
         vocab = read_json(location, VOCAB_FILE)
         if vocab is None:
@@ -241,7 +241,12 @@ class CTCTokenizer:
             raise CheckpointError(msg) from error
 
     def save_pretrained(self, location: Location) -> None:
-        """Write `vocab.json`, `tokenizer_config.json` and, where there are any, `added_tokens.json`."""
+        """Write `vocab.json`, `tokenizer_config.json` and, if there are added tokens, `added_tokens.json`.
+
+        Raises:
+            CheckpointError: `location` is the name of the bundled model.
+            OSError: the store cannot be written.
+        """
         write_json(location, VOCAB_FILE, dict(self.vocab))
         settings: dict[str, Any] = {"tokenizer_class": "Wav2Vec2CTCTokenizer", **self.extra}
         for item in dataclasses.fields(self):
@@ -253,7 +258,7 @@ class CTCTokenizer:
 
 
 def _content(token: object) -> Any:
-    """Return a token's text: files hold it bare, or as an object with its stripping rules."""
+    """Return the text of a token: files contain it as a string, or as an object with its stripping rules."""
     return token["content"] if isinstance(token, dict) else token
 
 
@@ -273,14 +278,14 @@ def _choose_language(vocab: dict[str, Any], target_lang: str | None) -> dict[str
 # ------------------------------------------------------------------------------------------------ greedy path
 @dataclass(frozen=True)
 class GreedyPath:
-    """The tokens that a clip's frames spell, in time order.
+    """The tokens of a clip by greedy CTC decoding, in time order.
 
     Attributes:
         token_ids: `(n,)` int64.
-        start_frames: `(n,)` int64, first frame of each token's run.
+        start_frames: `(n,)` int64, the first frame of each token's run of equal frames.
         end_frames: `(n,)` int64, one past its last frame.
         probabilities: `(n,)` float32, exp of the mean log-softmax of the token over its run.
-        num_frames: Frames of the clip.
+        num_frames: frames of the clip.
     """
 
     token_ids: NDArray[np.int64]
@@ -291,20 +296,21 @@ class GreedyPath:
 
 
 def greedy_path(logits: "torch.Tensor | NDArray[np.floating[Any]]", blank: int, drop: Sequence[int] = ()) -> GreedyPath:
-    """Read the best token of each frame, collapse runs, drop the blank, then drop `drop`.
+    """Take the best token of each frame, collapse runs, drop the blank, then drop the ids in `drop`.
 
     Args:
-        logits: `(T, V)` of one clip, its own frames only; any floating point type, computed with in float32.
-        blank: Id of the blank (`config.pad_token_id`).
-        drop: Ids to leave out *after* collapsing, such as `CTCTokenizer.drop_ids`. They still keep equal
-            tokens on both sides of them apart.
+        logits: `(T, V)` of one clip, its own frames only; any floating point type, converted to float32.
+        blank: id of the blank (`config.pad_token_id`).
+        drop: ids to drop *after* collapsing, such as `CTCTokenizer.drop_ids`. They still separate equal tokens on both
+            sides of them.
 
     Returns:
-        The path; empty for T = 0. Where tokens tie, the lowest id wins.
+        The path; empty for T = 0. Of tokens with equal scores, the lowest id wins.
 
     Raises:
-        ValueError: `logits` is not two-dimensional, has a frame whose best score is not finite, or `blank` is no
-            column of it.
+        ValueError: `logits` is not two-dimensional, has a frame whose best score is not finite, or `blank` is not one
+        of
+            its columns.
     """
     if hasattr(logits, "detach"):
         logits = logits.detach().float().cpu().numpy()
@@ -313,7 +319,7 @@ def greedy_path(logits: "torch.Tensor | NDArray[np.floating[Any]]", blank: int, 
         msg = f"logits must be (frames, tokens) with the blank {blank} among the tokens, not {scores.shape}"
         raise ValueError(msg)
     num_frames = scores.shape[0]
-    best = scores.argmax(axis=1)  # (T,), the first of equals
+    best = scores.argmax(axis=1)  # (T,), the lowest id of equal scores
     changes = np.ones(num_frames, bool)
     np.not_equal(best[1:], best[:-1], out=changes[1:])
     starts = np.flatnonzero(changes)  # (runs,), a run starts where the token changes
@@ -321,7 +327,7 @@ def greedy_path(logits: "torch.Tensor | NDArray[np.floating[Any]]", blank: int, 
 
     top = scores[np.arange(num_frames), best]  # (T,)
     if not np.isfinite(top).all():
-        msg = "logits have a frame without a finite best score (NaN or infinity)"
+        msg = "logits have a frame without a finite best score: it is NaN or infinite"
         raise ValueError(msg)
     with np.errstate(under="ignore", over="ignore"):
         log_probability = -np.log(np.exp(scores - top[:, None]).sum(axis=1))  # the best token's own log-softmax
@@ -347,10 +353,10 @@ class Word:
     """One word of a clip.
 
     Attributes:
-        word: Its text, without spaces.
-        start_s: Seconds from the clip's start to the first frame of its first token.
-        end_s: Seconds to the end of the last frame of its last token.
-        confidence: Geometric mean of its tokens' probabilities, 0 to 1.
+        word: its text, without spaces.
+        start_s: seconds from the start of the clip to the first frame of its first token.
+        end_s: seconds to the end of the last frame of its last token.
+        confidence: geometric mean of its tokens' probabilities, 0 to 1.
     """
 
     word: str
@@ -360,28 +366,31 @@ class Word:
 
 
 def words(path: GreedyPath, tokenizer: CTCTokenizer, seconds_per_frame: float) -> list[Word]:
-    """Group a path's tokens into words: maximal runs without a delimiter.
+    """Group the tokens of a path into words: maximal runs without a delimiter.
 
-    Joined by single spaces, the words are `" ".join(tokenizer.decode(path.token_ids).split())` (provided that
-    the delimiter becomes a space, as it does by default).
+    Joined by single spaces, the words are `" ".join(tokenizer.decode(path.token_ids).split())` (if the delimiter
+    becomes a space, as it does by default).
 
     Args:
-        path: Of one clip.
-        tokenizer: Of the model that made the path.
+        path: of one clip.
+        tokenizer: of the model that computed the path.
         seconds_per_frame: `config.hop_length / sampling_rate`.
+
+    Raises:
+        ValueError: an id is not in the vocabulary, and there is no unknown token.
     """
     pieces = tokenizer.spell(path.token_ids.tolist(), " ")
     text = "".join(pieces)
-    # owners[i] is the place in the path of the token that character i came from
-    owners = [place for place, piece in enumerate(pieces) for _ in piece]
+    # token_of[i] is the position in the path of the token that character i belongs to
+    token_of = [position for position, piece in enumerate(pieces) for _ in piece]
     with np.errstate(divide="ignore"):
         logs = np.log(path.probabilities, dtype=np.float64).tolist()
     starts, ends = path.start_frames.tolist(), path.end_frames.tolist()
-    found = []
+    found_words = []
     for match in re.finditer(r"\S+", text):
-        first, last = owners[match.start()], owners[match.end() - 1]
+        first, last = token_of[match.start()], token_of[match.end() - 1]
         confidence = math.exp(math.fsum(logs[first : last + 1]) / (last + 1 - first))
-        found.append(
+        found_words.append(
             Word(
                 word=match.group().lower() if tokenizer.do_lower_case else match.group(),
                 start_s=starts[first] * seconds_per_frame,
@@ -389,4 +398,4 @@ def words(path: GreedyPath, tokenizer: CTCTokenizer, seconds_per_frame: float) -
                 confidence=confidence,
             )
         )
-    return found
+    return found_words

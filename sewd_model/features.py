@@ -1,4 +1,4 @@
-"""From a waveform to what the model takes: zero mean and unit variance over the clip's own samples."""
+"""From a waveform to the input of the model: zero mean and unit variance over the clip's own samples."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -20,11 +20,14 @@ class FeatureExtractor:
     """How waveforms are prepared; the defaults are those of transformers' Wav2Vec2FeatureExtractor.
 
     Attributes:
-        sampling_rate: Samples a second that the model was trained on.
-        do_normalize: Bring each clip to zero mean and unit variance.
-        padding_value: Value of the samples that `pad` adds; with an attention mask they have no effect.
-        return_attention_mask: Kept for the file's sake. `pad` always returns a mask: exact batches need it.
-        extra: Other keys of the file, written back unchanged.
+        sampling_rate: samples per second of the audio that the model was trained on.
+        do_normalize: scale each clip to zero mean and unit variance.
+        padding_value: value of the samples that `pad` appends; with an attention mask they have no effect.
+        return_attention_mask: kept for the file only. `pad` always returns a mask: exact batches need it.
+        extra: other keys of the file, written back unchanged.
+
+    Raises:
+        ValueError: a setting is not supported; the message names it.
     """
 
     sampling_rate: int = 16_000
@@ -48,31 +51,38 @@ class FeatureExtractor:
                 raise ValueError(msg)
 
     def __call__(self, waveform: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Prepare one mono clip; returns a new float32 array of the same shape, bit-equal to transformers' on
-        a clip.
+        """Prepare one mono clip.
 
         Args:
-            waveform: `(N,)` float32 (or wider floating point, which is rounded first), N >= 1, at
-                `sampling_rate`.
+            waveform: `(N,)` float32 (or wider floating point, which is rounded first), N >= 1, at `sampling_rate`.
+
+        Returns:
+            A new array, `(N,)` float32, bit-equal to that of transformers.
 
         Raises:
-            ValueError: The array is empty, not one-dimensional, or not floating point.
+            ValueError: the array is empty, not one-dimensional, or not floating point.
         """
         if waveform.ndim != 1 or waveform.size == 0 or waveform.dtype.kind != "f":
             msg = f"a waveform must be 1-D floating point with samples, not {waveform.dtype} {waveform.shape}"
             raise ValueError(msg)
         samples = waveform.astype(np.float32, copy=not self.do_normalize)
         if self.do_normalize:
-            # transformers' (x - x.mean()) / sqrt(x.var() + 1e-7) to the bit, with fewer passes.
+            # Bit-equal to transformers' (x - x.mean()) / sqrt(x.var() + 1e-7), with fewer passes.
             samples = samples - samples.mean()
             samples /= np.sqrt(np.square(samples).mean() + 1e-7)
         return samples
 
     def pad(self, waveforms: Sequence[NDArray[np.float32]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Prepare each clip by itself and pad all on the right to the longest.
+        """Prepare each clip, and pad all on the right to the longest.
+
+        Args:
+            waveforms: `(N_b,)` each, as for `__call__`.
 
         Returns:
             `input_values` (B, N) float32 and `attention_mask` (B, N) int64, 1 on samples, in the order given.
+
+        Raises:
+            ValueError: there is no waveform, or `__call__` rejects one.
         """
         if not waveforms:
             msg = "there is no waveform to pad"
@@ -87,13 +97,13 @@ class FeatureExtractor:
 
     @classmethod
     def from_pretrained(cls, location: Location) -> Self:
-        """Read `preprocessor_config.json`, or the part of `processor_config.json` that newer transformers
-        writes.
+        """Read `preprocessor_config.json`, or the part of `processor_config.json` that newer transformers writes.
 
-        Without either file, the defaults hold: 16 kHz, normalised.
+        Without either file, the defaults apply: 16 kHz, normalised.
 
         Raises:
-            CheckpointError: A file is malformed or asks for what is not supported.
+            CheckpointError: a file is malformed, or a setting is not supported.
+            OSError: the store cannot be read.
         """
         name = FEATURES_FILE
         values = read_json(location, name)
@@ -109,7 +119,12 @@ class FeatureExtractor:
             raise CheckpointError(msg) from error
 
     def save_pretrained(self, location: Location) -> None:
-        """Write `preprocessor_config.json`, which transformers reads."""
+        """Write `preprocessor_config.json`, which transformers reads.
+
+        Raises:
+            CheckpointError: `location` is the name of the bundled model.
+            OSError: the store cannot be written.
+        """
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "extra"}
         defaults = {
             "feature_extractor_type": "Wav2Vec2FeatureExtractor",

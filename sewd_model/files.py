@@ -1,11 +1,11 @@
-"""Small files of a checkpoint, read from and written to a directory or any fsspec URI.
+"""Read and write the small files of a checkpoint, in a directory or under any fsspec URI.
 
-Only two outcomes are told apart here, because the callers act on them differently: a file that is absent or
-whose bytes are wrong raises `CheckpointError` (trying again will not help); a store that cannot be reached
-raises whatever `OSError` fsspec raises (trying again may help).
+Errors are of two kinds, because callers act on them differently. A file that is missing or malformed raises
+`CheckpointError`: a retry will not help. A store that cannot be reached raises the `OSError` of fsspec: a retry may
+help.
 
-One checkpoint is at hand wherever this package is: `bundled`. Its name is resolved where it is read, not where it was
-given, so that it means the same on every machine of a cluster.
+One checkpoint is part of this package: `bundled`. Its name is resolved where the checkpoint is read, so that it means
+the same on every node of a cluster.
 """
 
 import json
@@ -19,30 +19,30 @@ from fsspec.core import url_to_fs
 
 Location = str | os.PathLike[str]
 
-BUNDLED: Final = "bundled"  # a directory of this name is `./bundled`
+BUNDLED: Final = "bundled"  # for a directory of this name, write `./bundled`
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is incomplete, malformed, or does not fit the model; the message says where."""
+    """A checkpoint is incomplete, malformed, or does not fit the model; the message names the file or tensors."""
 
 
 def located(location: Location) -> str:
-    """Return the directory or URI that `location` means: itself, but for the name of the bundled model."""
-    # A path object is none of it: `Path("./bundled")` has lost its dot.
+    """Return the directory or URI of a location: the package's directory for `bundled`, otherwise itself."""
+    # Only a string can be the name: `Path("./bundled")` has lost its dot.
     return str(Path(__file__).with_name(BUNDLED)) if location == BUNDLED else os.fspath(location)
 
 
 def shown(location: Location) -> str:
-    """Return the location as it may stand in a message: without user names and keys of the form
-    `s3://user:key@host`."""
+    """Return the location for messages and logs: without the credentials of URIs such as `s3://user:key@host`."""
     return re.sub(r"(?<=://)[^/@]*@", "", os.fspath(location))
 
 
 def read_bytes(location: Location, name: str) -> bytes | None:
-    """Read the file `name` in the directory or URI `location`; return None if there is no such file.
+    """Read the file `name` in the directory or URI `location`; return None if it does not exist.
 
     Raises:
-        OSError: The store could not be read for another reason than the file's absence.
+        CheckpointError: `location` is a file.
+        OSError: the store cannot be read.
     """
     fs, root = url_to_fs(located(location))
     try:
@@ -55,10 +55,11 @@ def read_bytes(location: Location, name: str) -> bytes | None:
 
 
 def read_json(location: Location, name: str) -> dict[str, Any] | None:
-    """Read the JSON object in the file `name`; return None if there is no such file.
+    """Read the JSON object in the file `name`; return None if the file does not exist.
 
     Raises:
-        CheckpointError: The file is not UTF-8 JSON, or not an object.
+        CheckpointError: the file is not UTF-8 JSON, or not an object.
+        OSError: the store cannot be read.
     """
     data = read_bytes(location, name)
     if data is None:
@@ -69,13 +70,13 @@ def read_json(location: Location, name: str) -> dict[str, Any] | None:
         msg = f"{name} in {shown(location)} is not JSON: {error}"
         raise CheckpointError(msg) from error
     if not isinstance(value, dict):
-        msg = f"{name} in {shown(location)} holds a JSON {type(value).__name__}, not an object"
+        msg = f"{name} in {shown(location)} contains a JSON {type(value).__name__}, not an object"
         raise CheckpointError(msg)
     return value
 
 
 def local_path(location: Location, name: str) -> Path | None:
-    """Return the path of an existing file on a local disk, or None (absent, or in a remote store)."""
+    """Return the path of a file on a local disk; None if it does not exist, or is in a remote store."""
     fs, root = url_to_fs(located(location))
     protocols = fs.protocol if isinstance(fs.protocol, tuple | list) else (fs.protocol,)
     path = Path(root) / name
@@ -83,13 +84,14 @@ def local_path(location: Location, name: str) -> Path | None:
 
 
 def write_bytes(location: Location, name: str, data: bytes) -> None:
-    """Write the file `name` whole: one PUT in a store, a temporary name and a rename on a local disk.
+    """Write the file `name` atomically: with one PUT in a store, with a temporary name and a rename on a local disk.
 
     Raises:
-        CheckpointError: `location` is the bundled model's name.
+        CheckpointError: `location` is the name of the bundled model.
+        OSError: the store cannot be written.
     """
     if location == BUNDLED:
-        msg = f"{BUNDLED} is the name of the model in the package; a directory of that name is ./{BUNDLED}"
+        msg = f"{BUNDLED} is the name of the model in the package; for a directory of that name, write ./{BUNDLED}"
         raise CheckpointError(msg)
     fs, root = url_to_fs(os.fspath(location))
     protocols = fs.protocol if isinstance(fs.protocol, tuple | list) else (fs.protocol,)
@@ -107,6 +109,10 @@ def write_bytes(location: Location, name: str, data: bytes) -> None:
 
 
 def write_json(location: Location, name: str, value: dict[str, Any]) -> None:
-    """Write `value` as indented UTF-8 JSON with sorted keys, as transformers does."""
+    """Write `value` as indented UTF-8 JSON with sorted keys, as transformers does.
+
+    Raises:
+        CheckpointError, OSError: as `write_bytes`.
+    """
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     write_bytes(location, name, text.encode("utf-8"))

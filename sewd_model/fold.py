@@ -1,9 +1,9 @@
 """The first convolution and its GroupNorm, folded into one linear map per utterance.
 
 A channel of the convolution is a linear function `w . x` of a window x of the waveform. Its mean and variance over an
-utterance's frames therefore follow from the mean m and the covariance C of the windows: `w . m` and `w . C w`. With them,
-convolution and GroupNorm (one channel a group) are one product with weights of the utterance's own; the norm costs no
-pass over the activations, forward or backward.
+utterance's frames therefore follow from the mean m and the covariance C of the windows: `w . m` and `w . C w`. With
+them, convolution and GroupNorm (one channel a group) are one product with weights of the utterance's own; the norm
+costs no pass over the activations, forward or backward.
 
 Moments are computed in float64, from a waveform without its mean, which GroupNorm subtracts anyway: then a large offset
 costs no digits.

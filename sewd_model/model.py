@@ -11,8 +11,8 @@ squeeze_factor):
       -> upsampling: one squeezed frame becomes squeeze_factor frames          (B, T, hidden)
       -> head: CTC logits per frame, or class logits per clip
 
-Attribute names are those of the Hugging Face layout (even `self.self` and `LayerNorm`), so that the keys of a state dict
-are those of a checkpoint.
+Attribute names are those of the Hugging Face layout (even `self.self` and `LayerNorm`), so that the keys of a state
+dict are those of a checkpoint.
 
 **Padded batches.** The keyword `padding` chooses what `attention_mask` means:
 
@@ -245,8 +245,8 @@ class FeatureEncoder(nn.Module):
 class SelfAttention(nn.Module):
     """Disentangled self-attention: content to content, plus content to position and position to content.
 
-    The score of query q and key k is `(Q_q . K_k + Q_q . PK_b + K_k . PQ_b) / sqrt(d * terms)`, where b is the bucket of
-    q - k, and PK and PQ are projections of the relative position table (DeBERTa, arXiv 2006.03654, section 3.1).
+    The score of query q and key k is `(Q_q . K_k + Q_q . PK_b + K_k . PQ_b) / sqrt(d * terms)`, where b is the bucket
+    of q - k, and PK and PQ are projections of the relative position table (DeBERTa, arXiv 2006.03654, section 3.1).
     """
 
     def __init__(self, config: SEWDConfig) -> None:
@@ -535,7 +535,7 @@ class _PreTrained(nn.Module):
             dtype: data type of the weights in the file; None: that of the model.
 
         Raises:
-            CheckpointError: a weight is not finite, or not in `dtype`; or `location` is the name of the bundled model.
+            CheckpointError: a weight is not finite in `dtype`; or `location` is the name of the bundled model.
             OSError: the store cannot be written.
         """
         checkpoint.save(self, self.config, type(self).__name__, location, dtype=dtype)

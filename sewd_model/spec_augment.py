@@ -1,5 +1,4 @@
-"""Which frames or channels SpecAugment hides (Park et al., arXiv 1904.08779), as wav2vec-style models draw
-them."""
+"""The masks of SpecAugment (Park et al., arXiv 1904.08779), drawn as wav2vec-style models draw them."""
 
 from collections.abc import Sequence
 
@@ -16,25 +15,24 @@ def draw_mask(
     min_spans: int = 0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Draw, for each row, spans of `span` neighbouring positions to hide.
+    """Draw spans of `span` neighbouring positions to mask in each row.
 
-    A row of n positions gets `probability * n / span` spans (rounded up or down by chance, so that the mean
-    is exact), at least `min_spans`, at most as many as would fit side by side. Starts are drawn without
-    replacement; spans may overlap, so `probability` bounds the hidden share from above. A row shorter than
-    `span` gets a shorter span, where transformers raises; each row's draw depends on its own length alone,
-    where transformers' depends on the padding.
+    A row of n positions gets `probability * n / span` spans (rounded up or down at random, so that the mean is exact),
+    at least `min_spans`, and at most as many as fit side by side. Starts are drawn without replacement. Spans may
+    overlap, so `probability` is an upper bound of the masked share. Two things differ from transformers: a row shorter
+    than `span` gets a shorter span, where transformers raises an error; and the masks of a row depend on its own length
+    alone, where transformers' depend on the padding.
 
     Args:
-        lengths: Positions of each row that may be hidden.
-        width: Columns of the mask to return; at least `max(lengths)`.
-        probability: Upper bound of the hidden share, 0 to 1.
-        span: Positions hidden together.
-        min_spans: Fewest spans a row.
-        generator: A CPU generator; None uses torch's global one, so `torch.manual_seed` makes the masks
-            repeatable.
+        lengths: positions of each row that may be masked.
+        width: columns of the mask; at least `max(lengths)`.
+        probability: upper bound of the masked share, 0 to 1.
+        span: positions masked together.
+        min_spans: fewest spans per row.
+        generator: a CPU generator; None uses torch's global one, which `torch.manual_seed` makes repeatable.
 
     Returns:
-        Boolean `(len(lengths), width)` on the CPU; True hides.
+        Bool `(len(lengths), width)` on the CPU; True is masked.
     """
     mask = torch.zeros(len(lengths), width, dtype=torch.bool)
     for row, length in enumerate(lengths):
@@ -46,6 +44,6 @@ def draw_mask(
         num_starts = length - row_span + 1
         num_spans = min(num_spans, length // row_span, num_starts)
         starts = torch.randperm(num_starts, generator=generator)[:num_spans]
-        hidden = starts[:, None] + torch.arange(row_span)  # (num_spans, row_span)
-        mask[row, hidden.flatten()] = True
+        masked = starts[:, None] + torch.arange(row_span)  # (num_spans, row_span)
+        mask[row, masked.flatten()] = True
     return mask

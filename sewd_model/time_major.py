@@ -76,7 +76,7 @@ def _first_convolution(waveforms: Tensor, lengths: Tensor | None, layer: ConvLay
 
 
 def _convolve(hidden: Tensor, weight: Tensor, kernel: int) -> Tensor:
-    """Convolve `(B, T, C_in)` by `weight` (C_out, C_in, kernel), with stride 1 for kernel 1, else 2, to `(B, T', C_out)`."""
+    """Map `(B, T, C_in)` to `(B, T', C_out)`; `weight` (C_out, C_in, kernel); the stride is 1 for kernel 1, else 2."""
     if kernel == 1:
         return functional.linear(hidden, weight[:, :, 0])
     rows, length, channels = hidden.shape

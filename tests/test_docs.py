@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import json
 import re
 import runpy
 import shlex
@@ -70,6 +71,12 @@ def folder(tmp_path_factory, local_ray):
     for index, name in enumerate(("order-0.wav", "order-1.flac")):
         shutil.copy(DEMO / name, folder / "recordings" / name)
         (folder / "recordings" / name).with_suffix(".txt").write_text(f"text {index}")
+    texts = {"order-0": "a latte", "order-1": "a mocha"}
+    (folder / "corrected.jsonl").write_text(
+        "".join(json.dumps({"utt_id": name, "text": text}) + "\n" for name, text in texts.items())
+    )
+    for name in ("a.txt", "b.txt"):
+        (folder / name).write_text("".join(f"{utt_id} {text}\n" for utt_id, text in texts.items()))
     samples, rate = soundfile.read(DEMO / "order-1.flac", dtype="float32")
     soundfile.write(folder / "clip.wav", soxr.resample(samples, rate, 16_000), 16_000)
     with contextlib.chdir(folder):

@@ -1,4 +1,4 @@
-"""The GPU benchmark's parts, on the CPU: its ways agree, its figures are there, it says where it cannot run."""
+"""The functions of the GPU benchmark, run on the CPU, and its exit code without a GPU."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from sewd_model import SEWDConfig
 from tests.support.checkpoints import SMALL
 
 CPU = torch.device("cpu")
-RATES = {"product_flop_per_s": 1e11, "copy_byte_per_s": 1e10, "dtype": "float32"}
+SETUP = {"product_flop_per_s": 1e11, "copy_byte_per_s": 1e10, "dtype": "float32"}
 
 
-def test_it_loads_without_ray_and_onnxruntime():
+def test_the_gpu_benchmark_imports_neither_ray_nor_onnxruntime():
     code = "import sys, benchmarks.gpu; print(*{name.split('.')[0] for name in sys.modules})"
     root = Path(__file__).parents[1]
-    found = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    loaded = set(found.stdout.split())
+    printed = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    loaded = set(printed.stdout.split())
     assert "sewd_model" in loaded
     assert not loaded & {"ray", "pipeline", "jobs", "onnxruntime", "typer"}
 
 
-def test_without_a_cuda_device_it_says_so_with_exit_code_2(monkeypatch, capsys):
+def test_without_a_cuda_device_it_prints_one_line_and_exits_with_code_2(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", ["gpu"])
     assert gpu.main() == 2
@@ -35,19 +35,19 @@ def test_without_a_cuda_device_it_says_so_with_exit_code_2(monkeypatch, capsys):
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_its_ways_take_turns_and_packed_clips_are_those_alone():
+def test_every_method_is_measured_and_packed_frames_equal_those_of_single_clips():
     config = SEWDConfig.from_dict(SMALL)
-    ways, budget = gpu.make_ways(config, "float32", CPU, [2])
-    found = gpu.measure(ways, waveforms("librispeech", 3), config, RATES, rounds=1)
-    assert budget > 0
-    assert list(found["ways"]) == ["one by one", "padded by 2", "packed"]
-    assert found["best_padded"] == "padded by 2"
-    assert found["ways"]["packed"]["frames_unlike_one_by_one"] < 0.01
-    assert all(value > 0 for value in found["floors_s"].values())
+    methods, budget_s = gpu.make_methods(config, "float32", CPU, [2])
+    figures = gpu.measure(methods, waveforms("librispeech", 3), config, SETUP, rounds=1)
+    assert budget_s > 0
+    assert list(figures["methods"]) == ["one by one", "padded by 2", "packed"]
+    assert figures["best_padded"] == "padded by 2"
+    assert figures["methods"]["packed"]["frames_different"] < 0.01
+    assert all(value > 0 for value in figures["lower_bounds_s"].values())
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_the_texts_of_the_bundled_model_are_compared():
-    found = gpu.texts(gpu.SPEECH, "float32", CPU)
-    assert found["equal_pieces"] == found["pieces"] > 2
-    assert found["words_in_equal_pieces"] == found["words"] > 5
+def test_texts_of_the_bundled_model_are_compared_with_float32():
+    figures = gpu.compare_texts(gpu.SPEECH, "float32", CPU)
+    assert figures["equal_pieces"] == figures["pieces"] > 2
+    assert figures["words_in_equal_pieces"] == figures["words"] > 5

@@ -22,8 +22,8 @@ import typer
 import pipeline
 from pipeline.evaluation.intervals import Interval
 from pipeline.evaluation.labels import LabelEvaluation, evaluate_labels
-from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.evaluation.results import Evaluation
+from pipeline.evaluation.settings import EvaluationSettings
 
 SETS = ("strings-known", "strings-fifth", "orders", "keywords", "keywords-not-alexa", "synthetic", "read")
 TELEPHONE_RATE = 8_000

@@ -12,14 +12,16 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from enum import Enum, auto
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import Final
+from typing import Any, Final
 
 from pipeline.cluster.ray_private import current_node, node_is_alive
 from pipeline.errors import ErrorCode, RunFailedError, StorageError
 from pipeline.runs.run import QUARANTINE
-from pipeline.stages.quarantine import DEATHS, START, Position, Record, Skipped, Step, StepsFrom
+from pipeline.stages.quarantine import DEATHS, Record
+from pipeline.stages.steps import START, Position, Row, Skipped, Step, StepsFrom
 from pipeline.storage import objects, uris
 from pipeline.storage.deadline import DEADLINE_SIGNAL, on_pause_change, with_deadline
 
@@ -28,7 +30,22 @@ MARK_AFTER_S: Final = 0.5
 
 # Printed by the interpreter for an uncaught exception, which is a bug and not the fault of a file.
 _BUG: Final = "Traceback (most recent call last):"
-CONTINUE: Final = True
+
+
+class _Signal(Enum):
+    """Messages between a child and its parent, beside steps and errors.
+
+    Attributes:
+        WAITING: the child starts to wait for storage.
+        WORKING: it continues.
+        DONE: there are no more steps.
+        NEXT: the parent asks for the next step.
+    """
+
+    WAITING = auto()
+    WORKING = auto()
+    DONE = auto()
+    NEXT = auto()
 
 
 class ChildDiedError(Exception):
@@ -40,14 +57,17 @@ class ChildDiedError(Exception):
         self.how = how
 
 
-def run_in_child(run: str, name: str, steps_from: StepsFrom, seconds: float) -> Iterator[Step]:
-    """Yield the steps of a part, or of a chunk in the model, that killed a process before; children take the steps.
+def run_in_child(run: str, name: str, steps_from: StepsFrom[Row], seconds: float) -> Iterator[Step[Row]]:
+    """Compute the steps of a part, or of a chunk in the model, that killed a process before, in child processes.
 
     Args:
         run: URI of the run; its quarantine holds the record.
         name: name of the part or chunk.
-        steps_from: takes the steps; is pickled.
+        steps_from: computes the steps in the child; is pickled.
         seconds: deadline of a step.
+
+    Yields:
+        The steps, in order, each once: a child that dies is replaced by one that continues after the last step.
 
     Raises:
         StorageError: from `steps_from`, or for the record.
@@ -98,45 +118,44 @@ def _fetch_record(uri: str) -> Record:
 
 @contextlib.contextmanager
 def _child(
-    steps_from: StepsFrom, position: Position, skipped: Mapping[int, Skipped], seconds: float
-) -> Iterator[Iterator[Step | None]]:
+    steps_from: StepsFrom[Row], position: Position, skipped: Mapping[int, Skipped], seconds: float
+) -> Iterator[Iterator[Step[Row] | None]]:
     """Start a child process at `position`; yields its steps, and None now and then while it works on one.
 
     The steps raise `ChildDiedError` if the child dies before its last step.
     """
     pipe, child_end = Pipe()
     with tempfile.TemporaryFile() as child_stderr, pipe:
+        program = f"from pipeline.stages.child import child_main; child_main({child_end.fileno()})"
         process = subprocess.Popen(
-            # -P: a `pipeline.py` in the working directory must not hide this package.
-            [sys.executable, "-P", "-c", f"from pipeline.stages.child import serve; serve({child_end.fileno()})"],
+            [sys.executable, "-P", "-c", program],  # -P: a `pipeline.py` in the working directory is not imported
             pass_fds=[child_end.fileno()],
             stdin=subprocess.PIPE,  # stays open while this process lives
             stdout=subprocess.DEVNULL,
             stderr=child_stderr,
-            # With what Ray brought here with the job, and without the working directory.
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env=os.environ | {"PYTHONPATH": _import_path()},
         )
         child_end.close()
 
-        def steps() -> Iterator[Step | None]:
-            waits_for_storage = False
+        def steps() -> Iterator[Step[Row] | None]:
+            waiting = False
             try:
                 pipe.send((steps_from, position, skipped, seconds))
                 while True:
                     if not pipe.poll(MARK_AFTER_S):
-                        if not waits_for_storage:
+                        if not waiting:
                             yield None
                         continue
-                    answer = pipe.recv()
-                    if answer is None:
+                    message = pipe.recv()
+                    if message is _Signal.DONE:
                         return
-                    if isinstance(answer, bool):
-                        waits_for_storage = answer
+                    if isinstance(message, _Signal):
+                        waiting = message is _Signal.WAITING
                         continue
-                    if isinstance(answer, StorageError):
-                        raise answer
-                    yield answer
-                    pipe.send(CONTINUE)
+                    if isinstance(message, StorageError):
+                        raise message
+                    yield message
+                    pipe.send(_Signal.NEXT)
             except (EOFError, OSError) as error:
                 status = process.wait()
                 child_stderr.seek(0)
@@ -159,11 +178,19 @@ def _cause(status: int, stderr: str, seconds: float) -> Exception:
     return ChildDiedError(ErrorCode.CRASHED, how)
 
 
-def serve(descriptor: int) -> None:
-    """Run in the child: send each step, and None after the last; or the `StorageError` that occurred.
+def _import_path() -> str:
+    """The import path of this process, with what Ray's runtime environment added, as a value for PYTHONPATH.
 
-    In between it sends True when it starts to wait for storage, and False when it continues. It takes the next step
-    only when the parent asks for it: otherwise the parent would not know at which position the child died.
+    An empty entry is the working directory of the process, which is the user's.
+    """
+    return os.pathsep.join(filter(None, sys.path))
+
+
+def child_main(descriptor: int) -> None:
+    """Run in the child: send each step, then DONE; or the `StorageError` that occurred.
+
+    It computes the next step only when the parent asks for it: otherwise the parent would not know at which position
+    the child died.
 
     Args:
         descriptor: file descriptor of the pipe to the parent.
@@ -172,17 +199,18 @@ def serve(descriptor: int) -> None:
     pipe = Connection(descriptor)
     sending = threading.Lock()  # several threads wait for storage
 
-    def send(message: Step | StorageError | bool | None) -> None:
+    def send(message: Step[Any] | StorageError | _Signal) -> None:
         with sending:
             pipe.send(message)
 
     steps_from, position, skipped, seconds = pipe.recv()
-    on_pause_change(send)
+    on_pause_change(lambda paused: send(_Signal.WAITING if paused else _Signal.WORKING))
+    first: Step[Any] = Step(position)
     try:
-        for step in itertools.chain([Step(position)], with_deadline(seconds, steps_from(position, skipped))):
+        for step in itertools.chain([first], with_deadline(seconds, steps_from(position, skipped))):
             send(step)
             pipe.recv()
-        send(None)
+        send(_Signal.DONE)
     except StorageError as error:
         send(error)
 

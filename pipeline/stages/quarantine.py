@@ -28,62 +28,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, NamedTuple, Self
+from typing import Final, Self
 
 from pipeline.cluster.ray_private import current_node, node_is_alive
-from pipeline.errors import AudioError, ErrorCode
+from pipeline.errors import ErrorCode
 from pipeline.runs.run import QUARANTINE
+from pipeline.stages.steps import Position, Skipped
 from pipeline.storage import objects, uris
 
 DEATHS: Final = 2
-
-
-class Position(NamedTuple):
-    """A position in a part: before row `row` of utterance `utterance`; row -1 is before the utterance is opened."""
-
-    utterance: int
-    row: int
-
-
-START: Final = Position(0, -1)
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of reading a part: an utterance begins, a row is read, or only the position advances.
-
-    Attributes:
-        next: the position after this step.
-        size: planned bytes of the utterance that begins.
-        row: the row that was read.
-        where: location of the utterance, for messages.
-    """
-
-    next: Position
-    size: int = 0
-    row: dict[str, Any] | None = None
-    where: str = ""
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """The error that replaces the row at a position. The rest of the utterance, or of a container (-1), is not read."""
-
-    position: Position
-    code: ErrorCode
-    message: str
-
-    @property
-    def error(self) -> AudioError:
-        """The error in the form in which decoding raises errors."""
-        return AudioError(self.code, self.message)
-
-
-# The steps of a part, or of a chunk, from a position on; utterances to skip are given by number.
-StepsFrom = Callable[[Position, Mapping[int, Skipped]], Iterator[Step]]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -29,14 +29,17 @@ from pipeline.cluster.ray_private import actor_was_restarted
 from pipeline.errors import ErrorCode, StorageError
 from pipeline.schemas import RECOGNIZED_CHUNK, RECOGNIZED_ROW, one_chunk
 from pipeline.stages.child import run_in_child
-from pipeline.stages.quarantine import Position, Skipped, Step, attempt_marker
+from pipeline.stages.quarantine import attempt_marker
 from pipeline.stages.read import worker_name
+from pipeline.stages.rows import RowError
+from pipeline.stages.steps import Position, Skipped, Step
 from pipeline.storage import objects, retry
 from pipeline.storage.checkpoints import local_copy
 from pipeline.storage.deadline import with_deadline
 from sewd_model import (
     CTCTokenizer,
     FeatureExtractor,
+    GreedyPath,
     SEWDForCTC,
     SEWDForSequenceClassification,
     backbone_digest,
@@ -77,6 +80,21 @@ class RecognizeSettings:
     stop_uri: str
     run: str
     deadline_s: float
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """The result of the model for one utterance: numbers, an error, or nothing for a row without samples.
+
+    Attributes:
+        path: the greedy path through the logits of the CTC head.
+        label_scores: for each classifier of the run, the scores of its labels.
+        error: why there are no numbers.
+    """
+
+    path: GreedyPath | None = None
+    label_scores: list[list[float]] | None = None
+    error: RowError | None = None
 
 
 @dataclass(frozen=True)
@@ -172,13 +190,13 @@ class Recognizer:
             engines = [replace(engine, budget_s=None) for engine in engines]
         return {"engines": [asdict(engine) for engine in engines], "splits": self.splits - before}
 
-    def _results(self, rows: pa.StructArray) -> list[dict[str, Any]]:
+    def _results(self, rows: pa.StructArray) -> list[Recognition]:
         """The result of each row; `_NO_RESULT` for a row without samples."""
         waveforms = [_waveform(rows, index) for index in range(len(rows))]
         recognized = iter(self.recognize([waveform for waveform in waveforms if waveform is not None]))
         return [_NO_RESULT if waveform is None else next(recognized) for waveform in waveforms]
 
-    def _results_by_children(self, name: str, rows: pa.StructArray) -> list[dict[str, Any]]:
+    def _results_by_children(self, name: str, rows: pa.StructArray) -> list[Recognition]:
         """The same results by child processes, row by row, since one of the rows kills processes."""
         table = pa.Table.from_struct_array(rows)
         # Ray subclasses this class, and another process cannot find that subclass by its name.
@@ -187,50 +205,45 @@ class Recognizer:
         steps = run_in_child(self.settings.run, name, recognize_rows, self.settings.deadline_s)
         return [step.row for step in steps if step.row is not None]
 
-    def recognize(self, waveforms: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+    def recognize(self, waveforms: Sequence[np.ndarray]) -> list[Recognition]:
         """Recognise utterances.
 
         Args:
             waveforms: float32 (num_samples,) each, at the model's sample rate, with at least `min_samples` samples.
 
         Returns:
-            For each utterance, in order, the columns of `RECOGNIZED_ROW` that the model fills; an error for an
-            utterance that does not fit in the GPU's memory.
+            One result per utterance, in order; an error for an utterance that does not fit in the GPU's memory.
         """
-        results: list[dict[str, Any]] = [{"label_scores": [[]] * self.num_classifiers} for _ in waveforms]
+        paths: list[GreedyPath | None] = [None] * len(waveforms)
+        label_scores: list[list[list[float]]] = [[[]] * self.num_classifiers for _ in waveforms]
+        too_large: set[int] = set()
         for encoder in self.encoders:
             inputs = [torch.from_numpy(encoder.features(waveform)) for waveform in waveforms]
             outputs = with_deadline(self.settings.deadline_s, iter(encoder.engine.encode(inputs)))
-            for row, logits in zip(results, outputs, strict=True):
+            for index, logits in zip(range(len(waveforms)), outputs, strict=True):
                 if logits is None:
-                    row.update(_TOO_LARGE)
+                    too_large.add(index)
                     continue
                 for position, head_logits in zip(encoder.positions, logits, strict=True):
                     if position == 0:
-                        row.update(self._greedy(head_logits))
+                        paths[index] = greedy_path(head_logits, self.blank, self.drop)
                     else:
-                        row["label_scores"][position - 1] = _label_scores(head_logits)
-        return [_NO_RESULT | _TOO_LARGE if "code" in row else row for row in results]
-
-    def _greedy(self, logits: torch.Tensor) -> dict[str, Any]:
-        path = greedy_path(logits, self.blank, self.drop)
-        return {
-            "num_frames": path.num_frames,
-            "token_ids": path.token_ids,
-            "start_frames": path.start_frames,
-            "end_frames": path.end_frames,
-            "probabilities": path.probabilities,
-        }
+                        label_scores[index][position - 1] = _label_scores(head_logits)
+        return [
+            _TOO_LARGE if index in too_large else Recognition(path, scores)
+            for index, (path, scores) in enumerate(zip(paths, label_scores, strict=True))
+        ]
 
 
-_RESULT_COLUMNS = ("num_frames", "token_ids", "start_frames", "end_frames", "probabilities", "label_scores")
-_ERROR_COLUMNS = ("stage", "code", "message")
-_NO_RESULT: dict[str, Any] = dict.fromkeys(_RESULT_COLUMNS)
-_TOO_LARGE = {
-    "stage": "model",
-    "code": ErrorCode.TOO_LARGE.value,
-    "message": "does not fit in the memory of the GPU by itself: use a smaller --max-segment",
-}
+_PATH_COLUMNS = tuple(item.name for item in fields(GreedyPath))
+_NO_RESULT = Recognition()
+_TOO_LARGE = Recognition(
+    error=RowError(
+        "model",
+        ErrorCode.TOO_LARGE.value,
+        "does not fit in the memory of the GPU by itself: use a smaller --max-segment",
+    )
+)
 
 
 def _recognize_rows(
@@ -239,7 +252,7 @@ def _recognize_rows(
     table: pa.Table,
     start: Position,
     skipped: Mapping[int, Skipped],
-) -> Iterator[Step]:
+) -> Iterator[Step[Recognition]]:
     """The results of rows of `READ_ROW` from `start` on, one per step; a skipped row gives its error.
 
     The model is loaded before the first step: a process that dies of that blames no row.
@@ -247,15 +260,15 @@ def _recognize_rows(
     rows = table.to_struct_array().combine_chunks()
     recognizer = kind(settings)
 
-    def steps() -> Iterator[Step]:
+    def steps() -> Iterator[Step[Recognition]]:
         for index in range(start.utterance, len(rows)):
             waveform = _waveform(rows, index)
-            row = _NO_RESULT
+            result = _NO_RESULT
             if (skip := skipped.get(index)) is not None:
-                row = _NO_RESULT | {"stage": "model", "code": skip.code.value, "message": skip.message}
+                result = Recognition(error=RowError.of("model", skip.error))
             elif waveform is not None:
-                (row,) = recognizer.recognize([waveform])
-            yield Step(Position(index + 1, -1), row=row)
+                (result,) = recognizer.recognize([waveform])
+            yield Step(Position(index + 1, -1), row=result)
 
     return steps()
 
@@ -292,20 +305,29 @@ def _encoders(
     return encoders
 
 
-def _table(head: dict[str, Any], rows: pa.StructArray, results: list[dict[str, Any]], compute_s: float) -> pa.Table:
+def _table(head: dict[str, Any], rows: pa.StructArray, results: list[Recognition], compute_s: float) -> pa.Table:
     """The chunk with its rows, their results, and the errors of rows without a result."""
-    columns = []
-    for part in RECOGNIZED_ROW:
-        if part.name in _RESULT_COLUMNS:
-            columns.append(pa.array([result[part.name] for result in results], part.type))
-        elif part.name in _ERROR_COLUMNS:
-            before = rows.field(part.name).to_pylist()
-            values = [result.get(part.name, value) for result, value in zip(results, before, strict=True)]
-            columns.append(pa.array(values, part.type))
-        else:
-            columns.append(rows.field(part.name))
+    columns = [_column(column, rows, results) for column in RECOGNIZED_ROW]
     recognized = pa.StructArray.from_arrays(columns, fields=list(RECOGNIZED_ROW))
     durations = rows.field("duration_s").to_pylist()
-    lost_s = sum(duration for duration, result in zip(durations, results, strict=True) if "code" in result)
+    lost_s = sum(duration for duration, result in zip(durations, results, strict=True) if result.error is not None)
     head |= {"recognizer": worker_name(), "compute_s": compute_s, "audio_s": head["audio_s"] - lost_s}
     return one_chunk(RECOGNIZED_CHUNK, head, recognized)
+
+
+def _column(column: pa.Field, rows: pa.StructArray, results: list[Recognition]) -> pa.Array:
+    name = column.name
+    values: list[Any]
+    if name == "label_scores":
+        values = [result.label_scores for result in results]
+    elif name in _PATH_COLUMNS:
+        values = [None if result.path is None else getattr(result.path, name) for result in results]
+    elif name in RowError._fields:
+        before = rows.field(name).to_pylist()
+        values = [
+            value if result.error is None else getattr(result.error, name)
+            for result, value in zip(results, before, strict=True)
+        ]
+    else:
+        return rows.field(name)
+    return pa.array(values, column.type)

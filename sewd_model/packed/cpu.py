@@ -1,16 +1,16 @@
 """Inference on processors over many clips at once; each clip gets exactly the result that it has alone.
 
 `SEWDModel` takes a padded batch. Here clips of any length are laid end to end, time before channels, `(total frames,
-channels)`: nothing is computed for padding, and every linear layer is one matrix product over all clips. Only what looks
-across frames is computed clip by clip: the feature extractor, the positional convolution and attention. All that
+channels)`: nothing is computed for padding, and every linear layer is one matrix product over all clips. Only what
+looks across frames is computed clip by clip: the feature extractor, the positional convolution and attention. All that
 depends on weights alone is computed when the model is packed: weight norm, scales, and the projections of the relative
 position table.
 
 **Threads.** Clips are independent, so several packs of clips can be computed at the same time, each in a thread of its
 own that waits for no other; at the end, threads without a pack take parts of the others' (see
 `sewd_model.packed.thread_pool`). torch's own threads share each single operation instead and synchronise after it,
-thousands of times a second. While they wait they keep their processor busy, so on a machine with other work they hold up
-the very thread that they wait for: measured with 2 threads on 2 busy processors, a tenth of the speed or less.
+thousands of times a second. While they wait they keep their processor busy, so on a machine with other work they hold
+up the very thread that they wait for: measured with 2 threads on 2 busy processors, a tenth of the speed or less.
 OMP_WAIT_POLICY=PASSIVE in the environment, before torch is imported, lets them sleep.
 
     packed = PackedModel([ctc, classifier], threads=4)  # heads of one backbone

@@ -84,7 +84,7 @@ def padded_length(lengths: Sequence[int]) -> int:
 
 
 def _document_mask(lengths: Sequence[int], device: torch.device) -> tuple[BlockMask, Tensor]:
-    """Return the block mask and `Clips.clip`, from the borders of the clips: no matrix of frames by frames is needed."""
+    """Return the block mask and `Clips.clip`, from the borders of the clips, without a matrix of frames by frames."""
     padding = padded_length(lengths) - sum(lengths)
     sizes = torch.tensor([*lengths, *([padding] if padding else [])])
     ends = sizes.cumsum(0)

@@ -1,8 +1,9 @@
 """A stream of clips through `PackedDeviceModel`: batches of bounded memory, copies that overlap with computing.
 
 A batch holds a number of seconds of audio. On CUDA that number is found by running one batch of known length. If memory
-runs out all the same, the batch is halved, and again, down to single clips; the halves are the same on every machine. If
-a batch yields values that are not finite, its clips are run one by one: such a value may come from a neighbouring clip.
+runs out all the same, the batch is halved, and again, down to single clips; the halves are the same on every machine.
+If a batch yields values that are not finite, its clips are run one by one: such a value may come from a neighbouring
+clip.
 """
 
 import itertools

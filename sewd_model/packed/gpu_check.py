@@ -31,7 +31,9 @@ COMPILER_ERRORS: tuple[type[Exception], ...] = (
 CHECK_ERRORS: tuple[type[Exception], ...] = (DisagreementError, RuntimeError, *COMPILER_ERRORS)
 
 
-def check(model: PackedDeviceModel, reference: Callable[[Sequence[Tensor]], Iterable[Logits | None]], dtype: str) -> None:
+def check(
+    model: PackedDeviceModel, reference: Callable[[Sequence[Tensor]], Iterable[Logits | None]], dtype: str
+) -> None:
     """Compare clips of different lengths, in two batches, with the reference in float32.
 
     Args:

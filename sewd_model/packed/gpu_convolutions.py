@@ -1,4 +1,4 @@
-"""The convolutions for inference on one device, over all clips of a packed batch at once: each is a few matrix products.
+"""The convolutions for inference on one device: each is a few matrix products over all clips of a packed batch.
 
 Moments and the first convolution are computed in float64 and float32, the others in the model's dtype.
 """
@@ -78,7 +78,7 @@ class DeviceFeatures:
         ]
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Return frames `(F, conv_dim[-1])`, that of a slot at its place; frames that straddle two clips mean nothing."""
+        """Return frames `(F, conv_dim[-1])`; frame i is of slot i, and meaningless if it straddles two clips."""
         if self.config.feat_extract_norm == "layer":
             hidden = functional.linear(self._windows(batch.samples).flatten(0, 1), self.weight, self.bias)
             hidden = self.norm(hidden)
@@ -103,7 +103,7 @@ class DeviceFeatures:
         )
 
     def _fold_group_norm(self, windows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return each clip's weight `(clips, kernel, C)` and bias `(clips, C)` of convolution and GroupNorm, float32."""
+        """Return weight `(clips, kernel, C)` and bias `(clips, C)` of convolution and GroupNorm, float32."""
         slots, frames, _ = windows.shape
         count = torch.div(batch.num_samples - self.kernel, self.stride, rounding_mode="floor") + 1  # (clips,)
         place = torch.arange(slots, device=windows.device) - batch.first[batch.clip]

@@ -40,7 +40,7 @@ def check_waveforms(waveforms: Sequence[Tensor], config: SEWDConfig) -> None:
 
 
 def group_neighbours(waveforms: Sequence[Tensor], sizes: Sequence[int], limit: int) -> Iterator[list[Tensor]]:
-    """Yield groups of neighbouring clips whose sizes add up to `limit` at most; a larger clip gets a group of its own."""
+    """Yield groups of neighbouring clips of at most `limit` in total; a clip that is larger gets a group of its own."""
     group: list[Tensor] = []
     size_of_group = 0
     for waveform, size in zip(waveforms, sizes, strict=True):

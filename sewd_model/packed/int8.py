@@ -1,10 +1,10 @@
 """Matrix products in int8 for inference on processors: one scale per output channel, and one for the rows of a call.
 
 Weights are quantized to int8 when they are packed, rows to uint8 in each call, between their minimum and their maximum.
-The sums are exact; oneDNN scales them, adds the bias and applies the activation in float32. With AVX-512 VNNI it computes
-three to four times as many products a second as in float32; quantization costs a tenth of what that saves. The rows of
-one call share a scale, so a clip keeps its result bit for bit only if it is alone in the call. For clips of a second
-that cancels the gain.
+The sums are exact; oneDNN scales them, adds the bias and applies the activation in float32. With AVX-512 VNNI it
+computes three to four times as many products a second as in float32; quantization costs a tenth of what that saves. The
+rows of one call share a scale, so a clip keeps its result bit for bit only if it is alone in the call. For clips of a
+second that cancels the gain.
 
 The heads, the position tables, the first and the positional convolution, and attention within a clip stay in float32.
 All but the last are little work; for attention both factors would have to be quantized for each clip, head and layer.

@@ -197,7 +197,8 @@ class ClassifierHead:
         if self.layer_weights is None:
             msg = "this classifier has no layer weights: it reads the last hidden state"
             raise ValueError(msg)
-        return torch.tensordot(self.layer_weights, torch.stack(list(states)), 1)
+        mixed: Tensor = torch.tensordot(self.layer_weights, torch.stack(list(states)), 1)
+        return mixed
 
     def __call__(self, means: Tensor) -> Tensor:
         """Map means over time, `(clips, hidden)`, to logits `(clips, num_labels)`."""

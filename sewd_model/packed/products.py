@@ -1,8 +1,8 @@
 """Matrix products in float32 for inference on processors, by oneDNN, which is part of torch.
 
-`torch.mm` calls MKL, which uses an AMD processor by half: 110 GFLOP/s on one core with AVX-512 where oneDNN reaches 245.
-oneDNN also adds the bias and applies the activation while a result is still in the cache. It builds a kernel when it
-first meets a shape (a third of a millisecond) and keeps it.
+`torch.mm` calls MKL, which uses an AMD processor by half: 110 GFLOP/s on one core with AVX-512 where oneDNN reaches
+245. oneDNN also adds the bias and applies the activation while a result is still in the cache. It builds a kernel when
+it first meets a shape (a third of a millisecond) and keeps it.
 
 torch reaches oneDNN through operators that its compiler emits, `torch.ops.mkldnn`. In builds of torch without them, the
 same functions are computed by torch's ordinary operators.

@@ -22,9 +22,9 @@ class MapParts(Protocol):
 class WorkSharingPool:
     """Worker threads for jobs that compute with torch, each in inference mode and with one intra-op thread.
 
-    A job passes the work that may run in parallel to `map_parts`. While there are at least as many jobs as threads, each
-    thread runs its own job alone and waits for no other; a thread without a job takes parts of the others' jobs. The
-    results do not depend on it.
+    A job passes the work that may run in parallel to `map_parts`. While there are at least as many jobs as threads,
+    each thread runs its own job alone and waits for no other; a thread without a job takes parts of the others' jobs.
+    The results do not depend on it.
     """
 
     def __init__(self, threads: int) -> None:

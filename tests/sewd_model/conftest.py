@@ -1,4 +1,4 @@
-"""The oracle of these tests: transformers' SEW-D with tiny random weights, made on the spot."""
+"""The oracle of these tests: transformers' SEW-D with tiny random weights, made by the tests."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,7 @@ import transformers
 
 import sewd_model
 
-# Three convolutions, 20 samples a frame; with 8 buckets, offsets from 4 squeezed frames on share logarithmic ones.
+# Three convolutions, 20 samples per frame. With 8 buckets, those of offsets beyond 4 squeezed frames are logarithmic.
 TINY = {
     "vocab_size": 11,
     "hidden_size": 16,
@@ -36,7 +36,7 @@ REFERENCES = {
     "ctc": transformers.SEWDForCTC,
     "classifier": transformers.SEWDForSequenceClassification,
 }
-OURS = {
+MODELS = {
     "backbone": sewd_model.SEWDModel,
     "ctc": sewd_model.SEWDForCTC,
     "classifier": sewd_model.SEWDForSequenceClassification,
@@ -49,7 +49,7 @@ def tiny(**overrides):
 
 
 def randomize(model, seed=0):
-    """Give every parameter a random value: fresh models have norms of 1 and biases of 0, which hide mistakes."""
+    """Set every parameter to a random value: new models have norms of 1 and biases of 0, which hide mistakes."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -70,15 +70,15 @@ def reference(kind, seed=0, **overrides):
 
 
 def pair(kind, seed=0, **overrides):
-    """Return transformers' model and ours with the same weights, in eval mode."""
-    theirs = reference(kind, seed, **overrides)
-    ours = OURS[kind](sewd_model.SEWDConfig.from_dict(tiny(**overrides)))
-    ours.load_state_dict(theirs.state_dict())
-    return theirs, ours.eval()
+    """Return transformers' model and this project's with the same weights, in eval mode."""
+    expected = reference(kind, seed, **overrides)
+    model = MODELS[kind](sewd_model.SEWDConfig.from_dict(tiny(**overrides)))
+    model.load_state_dict(expected.state_dict())
+    return expected, model.eval()
 
 
 def clips(*lengths, seed=1):
-    """Return random waveforms of the given numbers of samples, no two alike in level or offset."""
+    """Return random waveforms of the given numbers of samples, each with a level and an offset of its own."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(length, generator=generator) * (1.0 + row) + 0.2 * row for row, length in enumerate(lengths)]
 
@@ -90,25 +90,25 @@ def batch(waveforms, filler=0.0):
     return values, mask
 
 
-def assert_close(ours, theirs, tolerance=1e-4, floor=0.0):
-    """Assert equal shapes and a largest difference below `tolerance` of the spread of `theirs` (or of `floor`)."""
-    assert ours.shape == theirs.shape
-    ours, theirs = ours.detach().double(), theirs.detach().double()
-    spread = (theirs.max() - theirs.min()).item() or theirs.abs().max().item()
-    assert torch.isfinite(ours).all()
-    difference = (ours - theirs).abs().max().item()
+def assert_close(actual, expected, tolerance=1e-4, floor=0.0):
+    """Assert equal shapes and differences of at most `tolerance` times the spread of `expected` (or `floor`)."""
+    assert actual.shape == expected.shape
+    actual, expected = actual.detach().double(), expected.detach().double()
+    spread = (expected.max() - expected.min()).item() or expected.abs().max().item()
+    assert torch.isfinite(actual).all()
+    difference = (actual - expected).abs().max().item()
     assert difference <= tolerance * max(spread, floor), f"differ by {difference}, spread {spread}"
 
 
-def assert_gradients_close(ours, theirs, tolerance=1e-4):
-    """Assert that two models, or a model and a dictionary, hold equal gradients for every parameter.
+def assert_gradients_close(model, expected_model, tolerance=1e-4):
+    """Assert that two models have equal gradients for every parameter.
 
-    Some gradients are 0 but for rounding (a bias in front of GroupNorm, or of the keys in front of a softmax): a
-    parameter whose gradient is below a hundredth of the model's largest is compared on that scale.
+    Some gradients are 0 except for rounding (of a bias before a GroupNorm, or of the keys' bias before a softmax): a
+    gradient below a hundredth of the model's largest is compared on the scale of that hundredth.
     """
-    expected = theirs if isinstance(theirs, dict) else {n: p.grad for n, p in theirs.named_parameters()}
+    expected = {name: parameter.grad for name, parameter in expected_model.named_parameters()}
     largest = max(gradient.abs().max().item() for gradient in expected.values() if gradient is not None)
-    for name, parameter in ours.named_parameters():
+    for name, parameter in model.named_parameters():
         if expected[name] is None or not expected[name].any():
             assert parameter.grad is None or not parameter.grad.any(), name
         else:
@@ -122,7 +122,7 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def oracle():
-    """The helpers above (test modules cannot import a conftest)."""
+    """The helpers above, because test modules cannot import a conftest."""
     return SimpleNamespace(
         tiny=tiny,
         randomize=randomize,
@@ -132,6 +132,6 @@ def oracle():
         batch=batch,
         assert_close=assert_close,
         assert_gradients_close=assert_gradients_close,
-        ours=OURS,
-        theirs=REFERENCES,
+        models=MODELS,
+        references=REFERENCES,
     )

@@ -1,4 +1,4 @@
-"""The model in the package: by its name from anywhere, small, and the same in transformers."""
+"""The bundled model: its name resolves from anywhere, it is small, and transformers gives the same results."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ LABELS = {"alexa", "computer", "jarvis", "smart_mirror", "snowboy", "view_glass"
 
 
 def clips() -> list[np.ndarray]:
-    """Waveforms at 16 kHz of the demo's files of one utterance."""
-    found = []
+    """Waveforms at 16 kHz of the demo's files with one utterance each."""
+    waveforms = []
     for path in sorted(RECORDINGS.glob("order-*")):
         samples, rate = soundfile.read(path, dtype="float32")
-        found.append(samples if rate == 16_000 else soxr.resample(samples, rate, 16_000))
-    assert len(found) == 4
-    return found
+        waveforms.append(samples if rate == 16_000 else soxr.resample(samples, rate, 16_000))
+    assert len(waveforms) == 4
+    return waveforms
 
 
-def theirs(cls: type, waveform: np.ndarray) -> torch.Tensor:
+def reference_logits(cls: type, waveform: np.ndarray) -> torch.Tensor:
     model = cls.from_pretrained(DIRECTORY, dtype=torch.float32).eval()
     features = transformers.Wav2Vec2FeatureExtractor.from_pretrained(DIRECTORY)
     with torch.inference_mode():
         return model(features(waveform, sampling_rate=16_000, return_tensors="pt").input_values).logits[0]
 
 
-def test_it_is_one_small_file_with_both_heads():
+def test_the_checkpoint_is_one_small_file_with_both_heads():
     names = {path.name for path in DIRECTORY.iterdir()}
     assert {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "vocab.json"} <= names
     assert [name for name in names if name.endswith((".safetensors", ".bin"))] == ["model.safetensors"]
@@ -56,43 +56,43 @@ def test_it_is_one_small_file_with_both_heads():
     assert set(SEWDForSequenceClassification.from_pretrained(BUNDLED).config.id2label.values()) == LABELS
 
 
-def test_its_name_is_found_from_anywhere_and_before_a_directory_of_that_name(tmp_path, monkeypatch):
+def test_the_name_resolves_from_any_directory_and_before_a_directory_of_that_name(tmp_path, monkeypatch):
     (tmp_path / BUNDLED).mkdir()
     monkeypatch.chdir(tmp_path)
     assert SEWDForCTC.from_pretrained(BUNDLED).config.hidden_size == 256
     assert located("./bundled") == "./bundled"
-    assert located(Path("./bundled")) == "bundled"  # the directory
+    assert located(Path("./bundled")) == "bundled"  # a path object is always a directory
     with pytest.raises(CheckpointError):
         SEWDForCTC.from_pretrained("./bundled")
 
 
-def test_nothing_is_written_over_it(tmp_path, monkeypatch):
+def test_the_bundled_model_cannot_be_overwritten(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match=r"\./bundled"):
         FeatureExtractor().save_pretrained(BUNDLED)
     assert not list(tmp_path.iterdir())
 
 
-def test_transformers_writes_the_same_texts():
-    ours, tokenizer = SEWDForCTC.from_pretrained(BUNDLED).eval(), CTCTokenizer.from_pretrained(BUNDLED)
+def test_texts_equal_those_of_transformers():
+    model, tokenizer = SEWDForCTC.from_pretrained(BUNDLED).eval(), CTCTokenizer.from_pretrained(BUNDLED)
     features = FeatureExtractor.from_pretrained(BUNDLED)
     their_tokenizer = transformers.Wav2Vec2CTCTokenizer.from_pretrained(DIRECTORY)
     for waveform in clips():
         with torch.inference_mode():
-            logits = ours(torch.from_numpy(features(waveform))[None]).logits[0]
-        expected = theirs(transformers.SEWDForCTC, waveform)
+            logits = model(torch.from_numpy(features(waveform))[None]).logits[0]
+        expected = reference_logits(transformers.SEWDForCTC, waveform)
         torch.testing.assert_close(logits, expected, atol=1e-4 * float(expected.std()), rtol=0)
-        text = tokenizer.decode(greedy_path(logits, ours.blank, tokenizer.drop_ids).token_ids.tolist())
+        text = tokenizer.decode(greedy_path(logits, model.blank, tokenizer.drop_ids).token_ids.tolist())
         assert text == their_tokenizer.decode(expected.argmax(-1))
         assert len(text.split()) > 3
 
 
-def test_transformers_gives_the_same_labels():
-    ours = SEWDForSequenceClassification.from_pretrained(BUNDLED).eval()
+def test_labels_equal_those_of_transformers():
+    model = SEWDForSequenceClassification.from_pretrained(BUNDLED).eval()
     features = FeatureExtractor.from_pretrained(BUNDLED)
     for waveform in clips():
         with torch.inference_mode():
-            logits = ours(torch.from_numpy(features(waveform))[None]).logits[0]
-        expected = theirs(transformers.SEWDForSequenceClassification, waveform)
+            logits = model(torch.from_numpy(features(waveform))[None]).logits[0]
+        expected = reference_logits(transformers.SEWDForSequenceClassification, waveform)
         torch.testing.assert_close(logits, expected, atol=1e-4 * float(expected.std()), rtol=1e-4)
         assert logits.argmax() == expected.argmax()

@@ -1,4 +1,4 @@
-"""Checkpoints of transformers are read in every layout, ours are read by transformers, and bad ones are refused."""
+"""Checkpoints of transformers are read in every layout, transformers reads those that are saved here, bad ones fail."""
 
 import json
 import os
@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from sewd_model import (
     CheckpointError,
+    CTCTokenizer,
+    FeatureExtractor,
     SEWDConfig,
     SEWDForCTC,
     SEWDForSequenceClassification,
@@ -21,13 +23,14 @@ from sewd_model import (
     backbone_digest,
     read_state_dict,
 )
+from sewd_model.checkpoint import save
 
 KINDS = ["backbone", "ctc", "classifier"]
 
 
 @pytest.fixture
 def saved(oracle, tmp_path):
-    """Return a function that saves a transformers model and gives (model, directory)."""
+    """Return a function that saves a transformers model and returns (model, directory)."""
 
     def save(kind="ctc", **overrides):
         model = oracle.reference(kind, **overrides)
@@ -82,23 +85,23 @@ def to_memory(directory):
 @pytest.mark.parametrize("where", ["directory", "memory"])
 @pytest.mark.parametrize("layout", ["safetensors", "sharded safetensors", "bin", "sharded bin"])
 def test_every_layout_loads_from_a_directory_and_a_uri(oracle, saved, layout, where):
-    theirs, directory = saved()
+    reference, directory = saved()
     write_layout(directory, layout)
     location = directory if where == "directory" else to_memory(directory)
-    ours = SEWDForCTC.from_pretrained(location)
-    assert not ours.training
-    for name, tensor in theirs.state_dict().items():
-        assert torch.equal(ours.state_dict()[name], tensor), name
+    model = SEWDForCTC.from_pretrained(location)
+    assert not model.training
+    for name, tensor in reference.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name
     waveforms = torch.stack(oracle.clips(500))
-    oracle.assert_close(ours(waveforms).logits, theirs(waveforms).logits)
+    oracle.assert_close(model(waveforms).logits, reference(waveforms).logits)
 
 
 def test_shards_written_by_transformers_load(oracle, tmp_path):
-    theirs = oracle.reference("ctc")
-    theirs.save_pretrained(tmp_path, max_shard_size="5KB")
+    reference = oracle.reference("ctc")
+    reference.save_pretrained(tmp_path, max_shard_size="5KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
-    ours = SEWDForCTC.from_pretrained(str(tmp_path))
-    assert all(torch.equal(ours.state_dict()[n], tensor) for n, tensor in theirs.state_dict().items())
+    model = SEWDForCTC.from_pretrained(str(tmp_path))
+    assert all(torch.equal(model.state_dict()[n], tensor) for n, tensor in reference.state_dict().items())
 
 
 def test_safetensors_is_preferred_to_pickle(saved):
@@ -109,7 +112,7 @@ def test_safetensors_is_preferred_to_pickle(saved):
 
 @pytest.mark.parametrize("layout", ["safetensors", "bin"])
 def test_older_spelling_of_weight_norm_loads(saved, layout):
-    theirs, directory = saved()
+    reference, directory = saved()
 
     def old(tensors):
         for new, ending in (("original0", "weight_g"), ("original1", "weight_v")):
@@ -120,9 +123,9 @@ def test_older_spelling_of_weight_norm_loads(saved, layout):
     rewrite(directory, old)
     assert "sew_d.encoder.pos_conv_embed.conv.weight_g" in read_state_dict(directory)
     write_layout(directory, layout)
-    ours = SEWDForCTC.from_pretrained(directory)
-    expected = theirs.sew_d.encoder.pos_conv_embed.conv.weight
-    assert torch.equal(ours.sew_d.encoder.pos_conv_embed.conv.weight, expected)
+    model = SEWDForCTC.from_pretrained(directory)
+    expected = reference.sew_d.encoder.pos_conv_embed.conv.weight
+    assert torch.equal(model.sew_d.encoder.pos_conv_embed.conv.weight, expected)
 
 
 def test_both_spellings_of_weight_norm_at_once_are_refused(saved):
@@ -138,26 +141,26 @@ def test_both_spellings_of_weight_norm_at_once_are_refused(saved):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_weights_compute_in_float32_unless_asked(saved, dtype):
-    theirs, directory = saved()
+    reference, directory = saved()
     rewrite(directory, lambda tensors: {name: tensor.to(dtype) for name, tensor in tensors.items()})
-    ours = SEWDForCTC.from_pretrained(directory)
-    assert {tensor.dtype for tensor in ours.state_dict().values()} == {torch.float32}
-    expected = theirs.lm_head.weight.to(dtype).float()
-    assert torch.equal(ours.lm_head.weight, expected)
+    model = SEWDForCTC.from_pretrained(directory)
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
+    expected = reference.lm_head.weight.to(dtype).float()
+    assert torch.equal(model.lm_head.weight, expected)
     assert SEWDForCTC.from_pretrained(directory, dtype=dtype).lm_head.weight.dtype == dtype
 
 
 @pytest.mark.parametrize("kind", ["ctc", "classifier"])
-def test_backbone_takes_its_part_of_a_head_checkpoint(saved, kind):
-    theirs, directory = saved(kind, use_weighted_layer_sum=True)
-    ours = SEWDModel.from_pretrained(directory)
-    expected = theirs.sew_d.state_dict()
-    assert ours.state_dict().keys() == expected.keys()
-    assert all(torch.equal(ours.state_dict()[name], tensor) for name, tensor in expected.items())
+def test_backbone_loads_its_part_of_a_checkpoint_with_a_head(saved, kind):
+    reference, directory = saved(kind, use_weighted_layer_sum=True)
+    model = SEWDModel.from_pretrained(directory)
+    expected = reference.sew_d.state_dict()
+    assert model.state_dict().keys() == expected.keys()
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in expected.items())
 
 
 def test_backbone_checkpoint_needs_new_head_to_become_a_head_model(saved):
-    theirs, directory = saved("backbone")
+    reference, directory = saved("backbone")
     with pytest.raises(CheckpointError, match=r"missing: lm_head\.bias, lm_head\.weight.*new_head=True"):
         SEWDForCTC.from_pretrained(directory)
     torch.manual_seed(0)
@@ -166,12 +169,12 @@ def test_backbone_checkpoint_needs_new_head_to_become_a_head_model(saved):
     again = SEWDForCTC.from_pretrained(directory, new_head=True)
     assert torch.equal(first.lm_head.weight, again.lm_head.weight)
     assert not first.lm_head.bias.any()
-    for name, tensor in theirs.state_dict().items():
+    for name, tensor in reference.state_dict().items():
         assert torch.equal(first.sew_d.state_dict()[name], tensor)
 
 
 def test_new_head_replaces_another_kind_and_another_size_of_head(saved):
-    theirs, directory = saved("ctc")
+    reference, directory = saved("ctc")
     with pytest.raises(CheckpointError, match=r"missing: classifier\.bias.*unexpected: lm_head\.bias"):
         SEWDForSequenceClassification.from_pretrained(directory)
     classifier = SEWDForSequenceClassification.from_pretrained(directory, new_head=True)
@@ -182,12 +185,12 @@ def test_new_head_replaces_another_kind_and_another_size_of_head(saved):
         SEWDForCTC.from_pretrained(directory, config=wider)
     fresh = SEWDForCTC.from_pretrained(directory, config=wider, new_head=True)
     assert fresh.lm_head.weight.shape == (29, 16)
-    assert torch.equal(fresh.sew_d.layer_norm.weight, theirs.sew_d.layer_norm.weight)
+    assert torch.equal(fresh.sew_d.layer_norm.weight, reference.sew_d.layer_norm.weight)
 
 
-def test_mask_vector_may_be_missing_or_superfluous(saved):
-    theirs, directory = saved("ctc", mask_time_prob=0.0)
-    assert "sew_d.masked_spec_embed" not in theirs.state_dict()
+def test_mask_vector_may_be_missing_or_unused(saved):
+    reference, directory = saved("ctc", mask_time_prob=0.0)
+    assert "sew_d.masked_spec_embed" not in reference.state_dict()
     config = SEWDConfig.from_pretrained(directory)
     wanting = SEWDConfig.from_dict({**config.to_dict(), "mask_time_prob": 0.1})
     model = SEWDForCTC.from_pretrained(directory, config=wanting)
@@ -198,7 +201,7 @@ def test_mask_vector_may_be_missing_or_superfluous(saved):
 
 
 # ------------------------------------------------------------------------------------------------------- refusing
-def test_missing_unknown_and_misshapen_tensors_are_named_together(saved):
+def test_missing_unknown_and_wrongly_shaped_tensors_are_all_named(saved):
     _, directory = saved()
 
     def spoil(tensors):
@@ -216,7 +219,7 @@ def test_missing_unknown_and_misshapen_tensors_are_named_together(saved):
     assert "wrong shape: lm_head.bias (5,) instead of (11,)" in message
 
 
-def test_unknown_head_is_refused_even_for_the_backbone(saved):
+def test_unknown_head_is_refused_by_the_backbone_too(saved):
     _, directory = saved()
     rewrite(directory, lambda tensors: {**tensors, "project_q.weight": torch.zeros(3)})
     with pytest.raises(CheckpointError, match=r"unexpected: project_q\.weight"):
@@ -254,7 +257,7 @@ def test_pickle_with_code_is_refused_and_not_run(saved, tmp_path, form):
         SEWDForCTC.from_pretrained(directory)
     assert not trace.exists()
     shutil.rmtree(trace, ignore_errors=True)
-    if form == "torch zip":  # the file is a working exploit: were it read without weights_only, it would run
+    if form == "torch zip":  # the file is a working exploit: read without weights_only, it runs
         torch.load(directory / "pytorch_model.bin", weights_only=False)
         assert trace.exists()
 
@@ -281,11 +284,11 @@ def test_damaged_weights_are_refused_by_file_name(saved, layout, damage, where):
 @pytest.mark.parametrize(
     "content", [[1, 2], {"a": 1}, {"model": {"lm_head.bias": torch.zeros(2)}}, {1: torch.zeros(2)}]
 )
-def test_pickle_that_is_no_state_dict_is_refused(saved, content):
+def test_pickle_without_a_state_dict_is_refused(saved, content):
     _, directory = saved()
     (directory / "model.safetensors").unlink()
     torch.save(content, directory / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="does not hold a state dict"):
+    with pytest.raises(CheckpointError, match="does not contain a state dict"):
         SEWDForCTC.from_pretrained(directory)
 
 
@@ -344,7 +347,7 @@ def test_credentials_in_a_uri_do_not_reach_the_message():
     assert shown("/plain/dir") == "/plain/dir"
 
 
-def test_unreachable_store_is_not_mistaken_for_a_bad_checkpoint(monkeypatch, saved):
+def test_unreachable_store_is_not_reported_as_a_bad_checkpoint(monkeypatch, saved):
     _, directory = saved()
     uri = to_memory(directory)
 
@@ -360,55 +363,102 @@ def test_unreachable_store_is_not_mistaken_for_a_bad_checkpoint(monkeypatch, sav
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("where", ["directory", "memory"])
 def test_saved_model_loads_in_transformers_and_here(oracle, tmp_path, kind, where):
-    _, ours = oracle.pair(kind, use_weighted_layer_sum=True, id2label={0: "a", 1: "b", 2: "c"})
+    _, model = oracle.pair(kind, use_weighted_layer_sum=True, id2label={0: "a", 1: "b", 2: "c"})
     location = tmp_path / "out" / "model" if where == "directory" else f"memory://out/{uuid.uuid4().hex}"
-    ours.save_pretrained(location)
-    again = oracle.ours[kind].from_pretrained(location)
+    model.save_pretrained(location)
+    again = oracle.models[kind].from_pretrained(location)
     assert again.config.to_dict() == SEWDConfig.from_pretrained(location).to_dict()
-    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in ours.state_dict().items())
+    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
     if where == "memory":
         return
     assert sorted(path.name for path in location.iterdir()) == ["config.json", "model.safetensors"]
-    theirs, report = oracle.theirs[kind].from_pretrained(location, output_loading_info=True)
+    reference, report = oracle.references[kind].from_pretrained(location, output_loading_info=True)
     assert not any(report.values()), report
-    assert theirs.config.architectures == [type(ours).__name__]
+    assert reference.config.architectures == [type(model).__name__]
     waveforms = torch.stack(oracle.clips(500))
     with torch.no_grad():
-        found, expected = ours(waveforms, return_dict=False)[0], theirs.eval()(waveforms, return_dict=False)[0]
-    oracle.assert_close(found, expected)
+        actual, expected = model(waveforms, return_dict=False)[0], reference.eval()(waveforms, return_dict=False)[0]
+    oracle.assert_close(actual, expected)
 
 
-def test_config_of_transformers_survives_our_saving(saved, tmp_path):
-    theirs, directory = saved("classifier", id2label={0: "no", 1: "yes"})
+def test_config_of_transformers_is_kept_when_it_is_saved_again(saved, tmp_path):
+    reference, directory = saved("classifier", id2label={0: "no", 1: "yes"})
     SEWDForSequenceClassification.from_pretrained(directory).save_pretrained(tmp_path)
     again = transformers.SEWDConfig.from_pretrained(tmp_path).to_dict()
-    before = theirs.config.to_dict()
+    before = reference.config.to_dict()
     for key in ("transformers_version", "_name_or_path"):
         before.pop(key, None)
         again.pop(key, None)
-    assert before.pop("label2id") is None  # transformers leaves it empty here; we write the inverse
+    assert before.pop("label2id") is None  # transformers leaves it empty here; this package writes the inverse
     assert again["label2id"] == {"no": 0, "yes": 1}
     assert {key: again.get(key) for key in before} == before
 
 
-def test_half_precision_is_written_as_it_is(oracle, tmp_path):
-    _, ours = oracle.pair("ctc")
-    ours.to(torch.bfloat16).save_pretrained(tmp_path)
+def test_half_precision_is_written_unchanged(oracle, tmp_path):
+    _, model = oracle.pair("ctc")
+    model.to(torch.bfloat16).save_pretrained(tmp_path)
     assert {tensor.dtype for tensor in read_state_dict(tmp_path).values()} == {torch.bfloat16}
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
     assert transformers.SEWDForCTC.from_pretrained(tmp_path, dtype="auto").dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_are_converted_to_the_dtype_of_the_file_and_the_model_is_not(oracle, tmp_path, dtype):
+    _, model = oracle.pair("ctc")
+    model.save_pretrained(tmp_path, dtype=dtype)
+    assert {tensor.dtype for tensor in read_state_dict(tmp_path).values()} == {dtype}
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
+    assert model.lm_head.weight.dtype == torch.float32
+    expected = model.lm_head.weight.to(dtype).float()
+    assert torch.equal(SEWDForCTC.from_pretrained(tmp_path).lm_head.weight, expected)
+
+
+def test_weights_that_do_not_fit_the_dtype_are_refused_before_anything_is_written(oracle, tmp_path):
+    _, model = oracle.pair("ctc")
+    with torch.no_grad():
+        model.lm_head.bias[0] = 1e6
+    with pytest.raises(CheckpointError, match=r"do not fit float16: not finite: lm_head\.bias"):
+        model.save_pretrained(tmp_path, dtype=torch.float16)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_state_dict_of_both_heads_is_saved_with_tokenizer_and_feature_extractor(oracle, tmp_path):
+    _, ctc = oracle.pair("ctc")
+    _, classifier = oracle.pair("classifier", seed=1)
+    classifier.sew_d.load_state_dict(ctc.sew_d.state_dict())
+    tokenizer, features = CTCTokenizer(vocab={"<pad>": 0, "a": 1}), FeatureExtractor(sampling_rate=8000)
+    tensors = {**ctc.state_dict(), **classifier.state_dict()}
+    save(tensors, ctc.config, "SEWDForCTC", tmp_path, companions=(tokenizer, features))
+    assert read_state_dict(tmp_path).keys() == tensors.keys()
+    for model, again in ((ctc, SEWDForCTC), (classifier, SEWDForSequenceClassification)):
+        loaded = again.from_pretrained(tmp_path).state_dict()
+        assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())
+    assert CTCTokenizer.from_pretrained(tmp_path).vocab == tokenizer.vocab
+    assert FeatureExtractor.from_pretrained(tmp_path).sampling_rate == 8000
+
+
+def test_config_is_written_last(oracle, tmp_path):
+    _, model = oracle.pair("ctc")
+
+    class Interrupted:
+        def save_pretrained(self, location):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        save(model, model.config, "SEWDForCTC", tmp_path, companions=[Interrupted()])
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
 def test_saving_over_a_checkpoint_leaves_no_temporary_files(oracle, tmp_path):
     for seed in (0, 1):
-        _, ours = oracle.pair("ctc", seed)
-        ours.save_pretrained(tmp_path)
+        _, model = oracle.pair("ctc", seed)
+        model.save_pretrained(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
-    assert torch.equal(SEWDForCTC.from_pretrained(tmp_path).lm_head.weight, ours.lm_head.weight)
+    assert torch.equal(SEWDForCTC.from_pretrained(tmp_path).lm_head.weight, model.lm_head.weight)
 
 
 # ------------------------------------------------------------------------------------------------------- digest
-def test_digest_is_equal_for_heads_on_one_backbone_and_differs_for_any_change_of_it(oracle):
+def test_digest_is_equal_for_heads_on_one_backbone_and_differs_after_any_change_to_it(oracle):
     _, ctc = oracle.pair("ctc")
     _, classifier = oracle.pair("classifier", final_dropout=0.5, num_labels=7, vocab_size=20)
     classifier.sew_d.load_state_dict(ctc.sew_d.state_dict())
@@ -436,7 +486,7 @@ def test_digest_is_equal_for_heads_on_one_backbone_and_differs_for_any_change_of
     [{"layer_norm_eps": 1e-5}, {"hidden_act": "gelu"}, {"pos_att_type": ["c2p"]}, {"max_position_embeddings": 41}],
     ids=str,
 )
-def test_digest_covers_settings_that_leave_the_tensors_alone(oracle, change):
+def test_digest_covers_settings_that_do_not_change_the_tensors(oracle, change):
     _, one = oracle.pair("backbone")
     _, other = oracle.pair("backbone", **change)
     assert all(torch.equal(other.state_dict()[name], tensor) for name, tensor in one.state_dict().items())

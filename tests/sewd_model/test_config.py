@@ -10,18 +10,18 @@ from sewd_model import SEWDConfig
 
 
 def test_defaults_are_those_of_transformers():
-    ours, theirs = SEWDConfig(), transformers.SEWDConfig()
+    config, reference = SEWDConfig(), transformers.SEWDConfig()
     for item in dataclasses.fields(SEWDConfig):
         if item.name not in ("extra", "max_relative_positions"):
-            assert getattr(ours, item.name) == getattr(theirs, item.name), item.name
-    assert (ours.num_labels, ours.label2id) == (theirs.num_labels, theirs.label2id)
+            assert getattr(config, item.name) == getattr(reference, item.name), item.name
+    assert (config.num_labels, config.label2id) == (reference.num_labels, reference.label2id)
 
 
 def test_every_field_of_transformers_is_known():
-    theirs = set(transformers.SEWDConfig.__dataclass_fields__)
+    reference = set(transformers.SEWDConfig.__dataclass_fields__)
     common = set(transformers.PreTrainedConfig.__dataclass_fields__)
     known = {item.name for item in dataclasses.fields(SEWDConfig)}
-    assert theirs - common <= known
+    assert reference - common <= known
 
 
 CHANGED = {
@@ -72,27 +72,27 @@ CHANGED = {
 }
 
 
-def test_every_value_survives_json_both_ways(tmp_path):
-    ours = SEWDConfig.from_dict(CHANGED)
+def test_every_value_round_trips_through_json_and_transformers(tmp_path):
+    config = SEWDConfig.from_dict(CHANGED)
     for name, value in CHANGED.items():
         if name not in ("attention_dropout",):
             default = getattr(SEWDConfig(), name)
-            assert getattr(ours, name) != default, f"{name} is not changed by this test"
-        found = getattr(ours, name)
-        assert (list(found) if isinstance(found, tuple) else found) == (
+            assert getattr(config, name) != default, f"{name} is not changed by this test"
+        actual = getattr(config, name)
+        assert (list(actual) if isinstance(actual, tuple) else actual) == (
             {int(key): label for key, label in value.items()} if name == "id2label" else value
         )
-    ours.save_pretrained(tmp_path)
-    assert SEWDConfig.from_pretrained(tmp_path) == ours
-    theirs = transformers.SEWDConfig.from_pretrained(tmp_path)
+    config.save_pretrained(tmp_path)
+    assert SEWDConfig.from_pretrained(tmp_path) == config
+    reference = transformers.SEWDConfig.from_pretrained(tmp_path)
     for name in CHANGED:
-        found, expected = getattr(theirs, name), getattr(ours, name)
-        assert (list(found) if isinstance(found, list | tuple) else found) == (
+        actual, expected = getattr(reference, name), getattr(config, name)
+        assert (list(actual) if isinstance(actual, list | tuple) else actual) == (
             list(expected) if isinstance(expected, tuple) else expected
         ), name
-    theirs.save_pretrained(tmp_path / "theirs")
+    reference.save_pretrained(tmp_path / "theirs")
     back = SEWDConfig.from_pretrained(tmp_path / "theirs")
-    assert dataclasses.replace(back, extra={}) == ours
+    assert dataclasses.replace(back, extra={}) == config
 
 
 def test_unknown_keys_are_kept_and_written_back(tmp_path):
@@ -215,9 +215,9 @@ def test_value_at_the_edge_is_accepted(values):
     SEWDConfig.from_dict(values)
 
 
-def test_number_of_labels_names_them_as_transformers_does():
-    ours, theirs = SEWDConfig.from_dict({"num_labels": 4}), transformers.SEWDConfig(num_labels=4)
-    assert (ours.id2label, ours.label2id, ours.num_labels) == (theirs.id2label, theirs.label2id, 4)
+def test_num_labels_gives_the_labels_of_transformers():
+    config, reference = SEWDConfig.from_dict({"num_labels": 4}), transformers.SEWDConfig(num_labels=4)
+    assert (config.id2label, config.label2id, config.num_labels) == (reference.id2label, reference.label2id, 4)
 
 
 def test_attention_terms_in_early_spelling_are_a_list():
@@ -242,9 +242,9 @@ def test_frame_counts_are_those_of_transformers(values):
 
     config = SEWDConfig(**values)
     size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
-    theirs = transformers.SEWDModel(transformers.SEWDConfig(**{**values, **size, "intermediate_size": 4}))
+    reference = transformers.SEWDModel(transformers.SEWDConfig(**{**values, **size, "intermediate_size": 4}))
     for samples in (config.min_samples, 1000, 1279, 1280, 1281, 16000, 99_999):
-        assert config.num_frames(samples) == theirs._get_feat_extract_output_lengths(torch.tensor(samples))
+        assert config.num_frames(samples) == reference._get_feat_extract_output_lengths(torch.tensor(samples))
     assert config.num_frames(config.min_samples) == config.squeeze_factor
     assert config.num_frames(config.min_samples - 1) == config.squeeze_factor - 1
     assert config.num_frames(0) == config.num_frames(1) == 0

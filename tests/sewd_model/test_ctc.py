@@ -1,4 +1,4 @@
-"""The tokenizer and the greedy path, against a brute force and against transformers where the two agree."""
+"""The tokenizer and the greedy path, compared with a brute force and, where they agree, with transformers."""
 
 import itertools
 import json
@@ -16,7 +16,7 @@ from sewd_model import CheckpointError, CTCTokenizer, greedy_path, words
 TOKENS = ["<pad>", "<s>", "</s>", "<unk>", "|", "E", "H", "L", "O", "T", "'"]
 VOCAB = {token: index for index, token in enumerate(TOKENS)}
 PAD, BOS, EOS, UNK, SPACE = range(5)
-# As from the widely used fine-tuning recipe: no <s> and </s> in vocab.json, own spellings of the others.
+# The vocabulary of a widely used fine-tuning recipe: no <s> and </s>, and other spellings of the special tokens.
 RECIPE = {"a": 1, "b": 2, "'": 3, "|": 0, "[UNK]": 4, "[PAD]": 5}
 
 
@@ -26,7 +26,7 @@ def tokenizer():
 
 
 @pytest.fixture(scope="module")
-def theirs(tmp_path_factory):
+def reference(tmp_path_factory):
     path = tmp_path_factory.mktemp("vocab") / "vocab.json"
     path.write_text(json.dumps(VOCAB))
     return Wav2Vec2CTCTokenizer(str(path))
@@ -61,22 +61,22 @@ def logits_for(best, size=11, seed=0):
         ("", ""),
     ],
 )
-def test_text_of_frames(tokenizer, frames, text):
+def test_greedy_path_gives_the_text_of_frames(tokenizer, frames, text):
     path = greedy_path(logits_for(ids(*frames.split())), PAD, tokenizer.drop_ids)
     assert tokenizer.decode(path.token_ids) == text
     assert path.num_frames == len(frames.split())
 
 
-def test_dropping_the_blank_before_collapsing_is_what_transformers_does_and_we_do_not(tokenizer, theirs):
+def test_the_blank_is_dropped_after_collapsing_unlike_in_transformers(tokenizer, reference):
     frames = ids("H", "E", "L", "<pad>", "L", "O")
-    assert theirs.decode(frames, skip_special_tokens=True) == "HELO"
-    assert theirs.decode(frames) == "HELLO"
+    assert reference.decode(frames, skip_special_tokens=True) == "HELO"
+    assert reference.decode(frames) == "HELLO"
     assert tokenizer.decode(greedy_path(logits_for(frames), PAD).token_ids) == "HELLO"
 
 
 def brute_force(scores, blank, drop):
-    """Read a clip frame by frame, in plain Python and float64."""
-    found = []
+    """Decode a clip frame by frame, in plain Python and float64."""
+    actual = []
     frames = [int(np.flatnonzero(row == row.max())[0]) for row in scores]
     position = 0
     for token, run in itertools.groupby(frames):
@@ -84,12 +84,12 @@ def brute_force(scores, blank, drop):
         part = scores[position : position + length].astype(np.float64)
         logs = [row[token] - math.log(sum(math.exp(v - row.max()) for v in row)) - row.max() for row in part]
         if token != blank and token not in drop:
-            found.append((token, position, position + length, math.exp(sum(logs) / length)))
+            actual.append((token, position, position + length, math.exp(sum(logs) / length)))
         position += length
-    return found
+    return actual
 
 
-# Few levels, so that ties are common.
+# Few different scores, so that ties are common.
 SCORES = st.integers(0, 14).flatmap(
     lambda frames: st.lists(
         st.lists(st.sampled_from([-3.0, 0.0, 0.5, 4.0]), min_size=4, max_size=4),
@@ -118,11 +118,11 @@ def test_greedy_path_equals_a_brute_force(scores, blank, drop):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_tensors_of_any_float_type_are_read_in_float32(dtype):
+def test_logits_of_any_float_type_are_converted_to_float32(dtype):
     tensor = torch.from_numpy(logits_for(ids("H", "E", "L", "L"))).to(dtype).requires_grad_()
-    found, expected = greedy_path(tensor, PAD), greedy_path(tensor.detach().float().numpy(), PAD)
-    assert found.token_ids.tolist() == expected.token_ids.tolist()
-    assert found.probabilities.tolist() == expected.probabilities.tolist()
+    actual, expected = greedy_path(tensor, PAD), greedy_path(tensor.detach().float().numpy(), PAD)
+    assert actual.token_ids.tolist() == expected.token_ids.tolist()
+    assert actual.probabilities.tolist() == expected.probabilities.tolist()
 
 
 def test_huge_logits_do_not_overflow():
@@ -154,9 +154,9 @@ FRAMES = st.lists(st.sampled_from([index for index in VOCAB.values() if index no
 @settings(deadline=None, max_examples=200)
 @given(frames=FRAMES)
 @example(frames=ids("T", "O", "|", "<pad>", "|", "H", "E"))
-def test_text_equals_transformers_where_no_sentence_mark_is_read(tokenizer, theirs, frames):
+def test_text_equals_transformers_if_there_is_no_sentence_mark(tokenizer, reference, frames):
     path = greedy_path(logits_for(frames), PAD, tokenizer.drop_ids)
-    assert tokenizer.decode(path.token_ids) == theirs.decode(frames)
+    assert tokenizer.decode(path.token_ids) == reference.decode(frames)
 
 
 TEXT = st.text(st.sampled_from("EHLOT' |xé"), max_size=12)
@@ -164,54 +164,54 @@ TEXT = st.text(st.sampled_from("EHLOT' |xé"), max_size=12)
 
 @settings(deadline=None, max_examples=200)
 @given(text=TEXT | st.lists(TEXT | st.sampled_from(["<unk>", "<s>", " <pad> "]), max_size=4).map("".join))
-def test_spelling_equals_transformers(tokenizer, theirs, text):
-    assert tokenizer.encode(text) == theirs(text).input_ids
+def test_encoding_equals_transformers(tokenizer, reference, text):
+    assert tokenizer.encode(text) == reference(text).input_ids
 
 
 @settings(deadline=None, max_examples=100)
 @given(text=st.text(st.sampled_from("ehlot' "), max_size=12))
 def test_lower_case_text_on_an_upper_case_vocabulary(tmp_path_factory, text):
-    ours = CTCTokenizer(vocab=VOCAB, do_lower_case=True)
-    spelled = ours.encode(text)
+    tokenizer = CTCTokenizer(vocab=VOCAB, do_lower_case=True)
+    spelled = tokenizer.encode(text)
     assert UNK not in spelled
-    assert ours.decode(spelled) == text.strip()
+    assert tokenizer.decode(spelled) == text.strip()
 
 
 def test_lower_casing_equals_transformers(tmp_path):
     (tmp_path / "vocab.json").write_text(json.dumps(VOCAB))
-    theirs = Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), do_lower_case=True)
-    ours = CTCTokenizer(vocab=VOCAB, do_lower_case=True)
+    reference = Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), do_lower_case=True)
+    tokenizer = CTCTokenizer(vocab=VOCAB, do_lower_case=True)
     for text in ("hello to", "HELLO", "tooß", "to<unk>he"):
-        assert ours.encode(text) == theirs(text).input_ids
+        assert tokenizer.encode(text) == reference(text).input_ids
     frames = ids("H", "E", "<pad>", "|", "<unk>", "T")
-    assert ours.decode(greedy_path(logits_for(frames), PAD).token_ids) == theirs.decode(frames) == "he <unk>t"
+    assert tokenizer.decode(greedy_path(logits_for(frames), PAD).token_ids) == reference.decode(frames) == "he <unk>t"
 
 
 @settings(deadline=None, max_examples=100)
 @given(text=st.lists(st.text(st.sampled_from("EHLOT'"), min_size=1, max_size=6), max_size=5).map(" ".join))
-def test_text_survives_spelling_and_decoding(text):
-    ours = CTCTokenizer(vocab=VOCAB)
-    assert ours.decode(ours.encode(text)) == text
+def test_decoding_reverses_encoding(text):
+    tokenizer = CTCTokenizer(vocab=VOCAB)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 def test_longest_token_is_taken_as_in_transformers(tmp_path):
     vocab = {**VOCAB, "ab": 11, "abc": 12, "a": 13, "b": 14, "c": 15}
     (tmp_path / "vocab.json").write_text(json.dumps(vocab))
-    theirs = Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"))
-    ours = CTCTokenizer(vocab=vocab)
+    reference = Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"))
+    tokenizer = CTCTokenizer(vocab=vocab)
     for text in ("abc", "ab c", "aab abcc", "ba b"):
-        assert ours.encode(text) == theirs(text).input_ids
-    assert ours.encode("abc") == [12]
+        assert tokenizer.encode(text) == reference(text).input_ids
+    assert tokenizer.encode("abc") == [12]
 
 
 def test_other_delimiters_equal_transformers(tmp_path):
     (tmp_path / "vocab.json").write_text(json.dumps({**VOCAB, "_": 11}))
     options = {"word_delimiter_token": "_", "replace_word_delimiter_char": "-"}
-    theirs = Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), **options)
-    ours = CTCTokenizer(vocab={**VOCAB, "_": 11}, **options)
-    assert ours.encode("TO HE|L") == theirs("TO HE|L").input_ids
+    reference = Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), **options)
+    tokenizer = CTCTokenizer(vocab={**VOCAB, "_": 11}, **options)
+    assert tokenizer.encode("TO HE|L") == reference("TO HE|L").input_ids
     frames = [9, 8, 11, 6, 5, 4, 7]
-    assert ours.decode(frames) == theirs.decode(frames) == "TO-HE|L"
+    assert tokenizer.decode(frames) == reference.decode(frames) == "TO-HE|L"
 
 
 # ------------------------------------------------------------------------------------------------------------- words
@@ -220,11 +220,11 @@ def test_other_delimiters_equal_transformers(tmp_path):
 def test_words_joined_by_spaces_are_the_text(frames, lower):
     tokenizer = CTCTokenizer(vocab=VOCAB, do_lower_case=lower)
     path = greedy_path(logits_for(frames), PAD, tokenizer.drop_ids)
-    found = words(path, tokenizer, 0.02)
-    assert " ".join(word.word for word in found) == " ".join(tokenizer.decode(path.token_ids).split())
-    for word, following in itertools.pairwise(found):
+    actual = words(path, tokenizer, 0.02)
+    assert " ".join(word.word for word in actual) == " ".join(tokenizer.decode(path.token_ids).split())
+    for word, following in itertools.pairwise(actual):
         assert word.end_s <= following.start_s
-    for word in found:
+    for word in actual:
         assert 0 <= word.start_s < word.end_s <= path.num_frames * 0.02 + 1e-9
         assert 0 < word.confidence <= 1
 
@@ -256,19 +256,20 @@ def write(directory, **files):
     return directory
 
 
-def test_missing_settings_mean_the_defaults(tmp_path):
-    ours = CTCTokenizer.from_pretrained(write(tmp_path, vocab=VOCAB))
-    assert ours == CTCTokenizer(vocab=VOCAB)
-    assert (ours.pad_id, ours.bos_id, ours.eos_id, ours.unk_id, ours.delimiter_id) == (0, 1, 2, 3, 4)
-    assert ours.drop_ids == (1, 2)
+def test_missing_settings_take_the_defaults(tmp_path):
+    tokenizer = CTCTokenizer.from_pretrained(write(tmp_path, vocab=VOCAB))
+    assert tokenizer == CTCTokenizer(vocab=VOCAB)
+    assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id) == (0, 1, 2)
+    assert (tokenizer.unk_id, tokenizer.delimiter_id) == (3, 4)
+    assert tokenizer.drop_ids == (1, 2)
 
 
 def saved_by_transformers(tmp_path, vocab, **options):
     path = tmp_path / "source.json"
     path.write_text(json.dumps(vocab))
-    theirs = Wav2Vec2CTCTokenizer(str(path), **options)
-    theirs.save_pretrained(tmp_path / "saved")
-    return theirs, tmp_path / "saved"
+    reference = Wav2Vec2CTCTokenizer(str(path), **options)
+    reference.save_pretrained(tmp_path / "saved")
+    return reference, tmp_path / "saved"
 
 
 @pytest.mark.parametrize(
@@ -282,32 +283,32 @@ def saved_by_transformers(tmp_path, vocab, **options):
     ids=["full", "options", "recipe", "marks not in the vocabulary"],
 )
 def test_files_of_transformers_give_its_ids(tmp_path, vocab, options):
-    theirs, directory = saved_by_transformers(tmp_path, vocab, **options)
-    ours = CTCTokenizer.from_pretrained(directory)
-    assert dict(ours.ids) == theirs.get_vocab()
-    assert (ours.pad_id, ours.bos_id, ours.eos_id) == (
-        theirs.pad_token_id,
-        theirs.bos_token_id,
-        theirs.eos_token_id,
+    reference, directory = saved_by_transformers(tmp_path, vocab, **options)
+    tokenizer = CTCTokenizer.from_pretrained(directory)
+    assert dict(tokenizer.ids) == reference.get_vocab()
+    assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id) == (
+        reference.pad_token_id,
+        reference.bos_token_id,
+        reference.eos_token_id,
     )
-    everything = list(range(len(theirs.get_vocab()) + 2))  # two ids beyond the vocabulary read as unknown
-    assert ours.decode(everything) == theirs.decode(everything, group_tokens=False)
+    everything = list(range(len(reference.get_vocab()) + 2))  # the last two ids are beyond the vocabulary: unknown
+    assert tokenizer.decode(everything) == reference.decode(everything, group_tokens=False)
     again = directory / "again"
-    ours.save_pretrained(again)
-    assert CTCTokenizer.from_pretrained(again).ids == ours.ids
-    assert Wav2Vec2CTCTokenizer.from_pretrained(again).get_vocab() == theirs.get_vocab()
+    tokenizer.save_pretrained(again)
+    assert CTCTokenizer.from_pretrained(again).ids == tokenizer.ids
+    assert Wav2Vec2CTCTokenizer.from_pretrained(again).get_vocab() == reference.get_vocab()
 
 
-def test_special_tokens_map_fills_in_as_older_checkpoints_have_it(tmp_path):
+def test_special_tokens_map_of_older_checkpoints_is_read(tmp_path):
     special = {"pad_token": "[PAD]", "unk_token": {"content": "[UNK]", "lstrip": False}, "bos_token": None}
-    ours = CTCTokenizer.from_pretrained(write(tmp_path, vocab=RECIPE, special_tokens_map=special))
-    assert (ours.pad_id, ours.unk_id, ours.bos_id, ours.eos_id) == (5, 4, None, 6)
-    assert ours.drop_ids == (6,)
+    tokenizer = CTCTokenizer.from_pretrained(write(tmp_path, vocab=RECIPE, special_tokens_map=special))
+    assert (tokenizer.pad_id, tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id) == (5, 4, None, 6)
+    assert tokenizer.drop_ids == (6,)
 
 
 @pytest.mark.parametrize("where", ["directory", "memory"])
 def test_files_round_trip(tmp_path, where):
-    ours = CTCTokenizer(
+    tokenizer = CTCTokenizer(
         vocab=RECIPE,
         added={"<s>": 6, "</s>": 7},
         unk_token="[UNK]",
@@ -317,10 +318,10 @@ def test_files_round_trip(tmp_path, where):
         extra={"model_max_length": 5},
     )
     location = tmp_path if where == "directory" else "memory://tokenizers/round-trip"
-    ours.save_pretrained(location)
+    tokenizer.save_pretrained(location)
     again = CTCTokenizer.from_pretrained(location)
     assert again.extra.pop("tokenizer_class") == "Wav2Vec2CTCTokenizer"
-    assert again == ours
+    assert again == tokenizer
 
 
 def test_nested_vocabulary_needs_a_language(tmp_path):
@@ -355,9 +356,9 @@ def test_malformed_files_are_refused(tmp_path, files, message):
         CTCTokenizer.from_pretrained(write(tmp_path, **files))
 
 
-def test_character_without_an_id_is_refused_where_nothing_stands_for_it():
-    ours = CTCTokenizer(vocab={"<pad>": 0, "a": 1}, unk_token=None)
+def test_character_without_an_id_is_refused_without_an_unknown_token():
+    tokenizer = CTCTokenizer(vocab={"<pad>": 0, "a": 1}, unk_token=None)
     with pytest.raises(ValueError, match="'z' is not in the vocabulary"):
-        ours.encode("az")
+        tokenizer.encode("az")
     with pytest.raises(ValueError, match="id 99 is not in the vocabulary"):
-        ours.decode([99])
+        tokenizer.decode([99])

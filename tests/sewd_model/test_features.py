@@ -1,4 +1,4 @@
-"""Feature extraction is transformers', bit for bit, and files round trip."""
+"""Feature extraction is bit-equal to that of transformers, and its files round trip."""
 
 import json
 
@@ -28,28 +28,28 @@ CLIPS = {
 @pytest.mark.parametrize("clip", CLIPS.values(), ids=CLIPS)
 @pytest.mark.parametrize("normalize", [True, False])
 def test_clip_is_bit_equal_to_transformers(clip, normalize):
-    theirs = Wav2Vec2FeatureExtractor(do_normalize=normalize)
+    reference = Wav2Vec2FeatureExtractor(do_normalize=normalize)
     before = clip.copy()
-    found = FeatureExtractor(do_normalize=normalize)(clip)
-    expected = theirs(clip, sampling_rate=16_000).input_values[0]
-    assert found.dtype == expected.dtype == np.float32
-    assert np.array_equal(found, expected)
+    actual = FeatureExtractor(do_normalize=normalize)(clip)
+    expected = reference(clip, sampling_rate=16_000).input_values[0]
+    assert actual.dtype == expected.dtype == np.float32
+    assert np.array_equal(actual, expected)
     assert np.array_equal(clip, before)
-    assert not np.shares_memory(found, clip)
+    assert not np.shares_memory(actual, clip)
 
 
 def test_padded_batch_is_bit_equal_to_transformers():
     clips = [waveform(900, 1), waveform(1200, 2, offset=0.3), waveform(350, 3)]
-    theirs = Wav2Vec2FeatureExtractor(return_attention_mask=True)(
+    reference = Wav2Vec2FeatureExtractor(return_attention_mask=True)(
         clips, sampling_rate=16_000, padding=True, return_tensors="pt"
     )
     values, mask = FeatureExtractor().pad(clips)
     assert (values.dtype, mask.dtype) == (torch.float32, torch.long)
-    assert torch.equal(values, theirs.input_values)
-    assert torch.equal(mask, theirs.attention_mask.long())
+    assert torch.equal(values, reference.input_values)
+    assert torch.equal(mask, reference.attention_mask.long())
 
 
-def test_padding_value_fills_the_rest():
+def test_padding_value_fills_the_padding():
     values, mask = FeatureExtractor(padding_value=-7.0).pad([waveform(5), waveform(3)])
     assert values[1, 3:].tolist() == [-7.0, -7.0]
     assert mask.tolist() == [[1] * 5, [1, 1, 1, 0, 0]]
@@ -58,7 +58,7 @@ def test_padding_value_fills_the_rest():
 @pytest.mark.parametrize(
     "clip", [np.zeros(0, np.float32), np.zeros((2, 9), np.float32), np.zeros(9, np.int16)], ids=str
 )
-def test_what_is_no_mono_float_waveform_is_refused(clip):
+def test_input_other_than_a_mono_float_waveform_is_refused(clip):
     with pytest.raises(ValueError, match="1-D floating point"):
         FeatureExtractor()(clip)
 
@@ -69,11 +69,11 @@ def test_empty_batch_is_refused():
 
 
 def test_files_of_transformers_are_read(tmp_path):
-    theirs = Wav2Vec2FeatureExtractor(sampling_rate=8000, do_normalize=False, padding_value=1.5)
-    theirs.save_pretrained(tmp_path)
-    ours = FeatureExtractor.from_pretrained(tmp_path)
-    assert (ours.sampling_rate, ours.do_normalize, ours.padding_value) == (8000, False, 1.5)
-    assert ours.extra["feature_extractor_type"] == "Wav2Vec2FeatureExtractor"
+    reference = Wav2Vec2FeatureExtractor(sampling_rate=8000, do_normalize=False, padding_value=1.5)
+    reference.save_pretrained(tmp_path)
+    features = FeatureExtractor.from_pretrained(tmp_path)
+    assert (features.sampling_rate, features.do_normalize, features.padding_value) == (8000, False, 1.5)
+    assert features.extra["feature_extractor_type"] == "Wav2Vec2FeatureExtractor"
 
 
 def test_processor_file_of_newer_transformers_is_read(tmp_path):
@@ -84,22 +84,22 @@ def test_processor_file_of_newer_transformers_is_read(tmp_path):
 
 @pytest.mark.parametrize("where", ["directory", "memory"])
 def test_files_round_trip_here_and_in_transformers(tmp_path, where):
-    ours = FeatureExtractor(sampling_rate=8000, return_attention_mask=True, extra={"note": [1]})
+    features = FeatureExtractor(sampling_rate=8000, return_attention_mask=True, extra={"note": [1]})
     location = tmp_path if where == "directory" else "memory://features/round-trip"
-    ours.save_pretrained(location)
+    features.save_pretrained(location)
     again = FeatureExtractor.from_pretrained(location)
     assert again.extra["note"] == [1]
     assert (again.sampling_rate, again.return_attention_mask) == (8000, True)
     if where == "directory":
-        theirs = Wav2Vec2FeatureExtractor.from_pretrained(tmp_path)
-        assert (theirs.sampling_rate, theirs.return_attention_mask) == (8000, True)
+        reference = Wav2Vec2FeatureExtractor.from_pretrained(tmp_path)
+        assert (reference.sampling_rate, reference.return_attention_mask) == (8000, True)
 
 
-def test_missing_file_means_the_defaults(tmp_path):
+def test_without_a_file_the_defaults_apply(tmp_path):
     assert FeatureExtractor.from_pretrained(tmp_path) == FeatureExtractor()
-    theirs = Wav2Vec2FeatureExtractor()
+    reference = Wav2Vec2FeatureExtractor()
     for name in ("sampling_rate", "do_normalize", "padding_value", "return_attention_mask"):
-        assert getattr(FeatureExtractor(), name) == getattr(theirs, name)
+        assert getattr(FeatureExtractor(), name) == getattr(reference, name)
 
 
 @pytest.mark.parametrize(

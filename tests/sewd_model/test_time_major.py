@@ -1,4 +1,4 @@
-"""The feature extractor over frames equals the one over channels, in numbers and in gradients."""
+"""The time-major feature extractor equals the channel-major one, in results and in gradients."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import torch
 
 from sewd_model.config import SEWDConfig
 from sewd_model.model import FeatureEncoder, conv_lengths
-from sewd_model.time_major import TimeMajorFeatureEncoder, suits
+from sewd_model.time_major import TimeMajorFeatureEncoder, is_supported
 
 CONFIG = SEWDConfig(conv_dim=(8, 8, 12, 12, 16, 16, 16, 16, 16, 24, 24, 24, 24))
 
@@ -22,21 +22,23 @@ def pair():
 
 
 @pytest.mark.parametrize("samples", [720, 4000, 4001, 4319, 4320, 16_007])
-def test_a_clip_alone(pair, samples):
-    reference, ours = pair
+def test_a_single_clip_equals_the_reference(pair, samples):
+    reference, time_major = pair
     waveform = torch.randn(1, samples, dtype=torch.float64) + 0.3
     # GroupNorm runs in float32 here, as it must under bfloat16
-    torch.testing.assert_close(ours(waveform, None), reference(waveform, None), rtol=1e-4, atol=1e-4, check_dtype=False)
+    torch.testing.assert_close(
+        time_major(waveform, None), reference(waveform, None), rtol=1e-4, atol=1e-4, check_dtype=False
+    )
 
 
-def test_rows_of_a_padded_batch_and_their_gradients(pair):
-    reference, ours = pair
+def test_rows_of_a_padded_batch_and_their_gradients_equal_the_reference(pair):
+    reference, time_major = pair
     lengths = torch.tensor([9000, 4321, 720])
     waveforms = torch.randn(3, 9000, dtype=torch.float64)
     waveforms *= torch.arange(9000) < lengths[:, None]
     frames = conv_lengths(lengths, CONFIG)
     gradients = []
-    for encoder in (reference, ours):
+    for encoder in (reference, time_major):
         encoder.zero_grad()
         features = encoder(waveforms, lengths)
         own = [features[row, :, : frames[row]].double() for row in range(3)]
@@ -45,18 +47,18 @@ def test_rows_of_a_padded_batch_and_their_gradients(pair):
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-3)
 
 
-def test_its_layers_are_the_others_layers(pair):
-    reference, ours = pair
-    assert [id(p) for p in ours.parameters()] == [id(p) for p in reference.parameters()]
-    assert ours.state_dict().keys() == reference.state_dict().keys()
+def test_layers_are_shared_with_the_reference(pair):
+    reference, time_major = pair
+    assert [id(p) for p in time_major.parameters()] == [id(p) for p in reference.parameters()]
+    assert time_major.state_dict().keys() == reference.state_dict().keys()
 
 
 @pytest.mark.parametrize(
     "changes",
     [{"feat_extract_norm": "layer"}, {"conv_bias": True}, {"conv_kernel": (10, 5, 1, 3, 1, 3, 1, 3, 1, 2, 1, 2, 1)}],
 )
-def test_other_layers_are_left_to_the_reference(changes):
+def test_unsupported_layers_are_refused(changes):
     config = dataclasses.replace(CONFIG, **changes)
-    assert not suits(config)
-    with pytest.raises(ValueError, match="do not suit"):
+    assert not is_supported(config)
+    with pytest.raises(ValueError, match="not supported"):
         TimeMajorFeatureEncoder(FeatureEncoder(config))

@@ -1,4 +1,4 @@
-"""SpecAugment, dropout, freezing, and the weights a new model starts with."""
+"""SpecAugment, dropout, freezing, and the initial weights of a new model."""
 
 import math
 
@@ -21,7 +21,7 @@ def spans(row):
 
 
 def test_expected_number_of_spans_is_probability_times_length_over_span():
-    # Spans of one frame cannot overlap, so the hidden frames count them. Rounding by chance keeps the mean of 2.25.
+    # Spans of one frame cannot overlap, so the masked frames count them. Random rounding keeps the mean of 2.25.
     generator = torch.Generator().manual_seed(0)
     for probability, expected in ((0.008, 2.0), (0.009, 2.25), (0.05, 12.5)):
         masks = [draw_mask([250], 250, probability=probability, span=1, generator=generator) for _ in range(1500)]
@@ -36,7 +36,7 @@ def test_spans_have_their_length_and_reach_every_frame():
     for _ in range(600):
         mask = draw_mask([30], 30, probability=0.4, span=5, generator=generator)[0]
         assert all(length >= 5 for length in spans(mask))
-        assert 5 < mask.sum() <= 15  # 0.4 * 30 / 5 = 2.4: two or three spans, never wholly one on the other
+        assert 5 < mask.sum() <= 15  # 0.4 * 30 / 5 = 2.4: two or three spans, which never coincide
         hits += mask
     assert hits.min() > 0  # the first and last frames are reachable too
 
@@ -70,76 +70,76 @@ def test_share_of_hidden_frames_is_near_that_of_transformers():
     generator = torch.Generator().manual_seed(0)
     for probability, span, least in ((0.3, 10, 2), (0.05, 10, 2), (0.65, 7, 0)):
         shares = [_compute_mask_indices((2, 120), probability, span, min_masks=least).mean() for _ in range(1000)]
-        theirs = sum(shares) / len(shares)
+        reference = sum(shares) / len(shares)
         drawn = [
             draw_mask([120], 120, probability=probability, span=span, min_spans=least, generator=generator)
             for _ in range(2000)
         ]
-        assert torch.cat(drawn).float().mean().item() == pytest.approx(theirs, abs=0.02)
+        assert torch.cat(drawn).float().mean().item() == pytest.approx(reference, abs=0.02)
 
 
 def test_clip_shorter_than_a_span_is_masked_where_transformers_raises(oracle):
     settings = {"apply_spec_augment": True, "mask_time_prob": 0.5, "mask_time_length": 10}
-    theirs, ours = oracle.pair("backbone", **settings)
+    reference, model = oracle.pair("backbone", **settings)
     waveforms = torch.stack(oracle.clips(110))  # 5 frames
     with pytest.raises(ValueError, match="mask_length"):
-        theirs.train()(waveforms)
-    assert torch.isfinite(ours.train()(waveforms).last_hidden_state).all()
+        reference.train()(waveforms)
+    assert torch.isfinite(model.train()(waveforms).last_hidden_state).all()
 
 
 def test_masks_are_drawn_in_training_only_and_repeat_with_the_seed(oracle):
-    _, ours = oracle.pair("backbone", apply_spec_augment=True, mask_time_prob=0.3, mask_feature_prob=0.3)
+    _, model = oracle.pair("backbone", apply_spec_augment=True, mask_time_prob=0.3, mask_feature_prob=0.3)
     values, mask = oracle.batch(oracle.clips(1230, 810))
 
     def run(seed):
         torch.manual_seed(seed)
-        return ours(values, mask).last_hidden_state
+        return model(values, mask).last_hidden_state
 
     assert torch.equal(run(1), run(2))
-    ours.train()
+    model.train()
     first, again, other = run(1), run(1), run(2)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    ours.spec_augment_generator = torch.Generator().manual_seed(5)
+    model.spec_augment_generator = torch.Generator().manual_seed(5)
     first = run(1)
-    ours.spec_augment_generator = torch.Generator().manual_seed(5)
-    assert torch.equal(first, run(2))  # its own generator: the global seed no longer matters
+    model.spec_augment_generator = torch.Generator().manual_seed(5)
+    assert torch.equal(first, run(2))  # with its own generator, the global seed has no effect
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_given_frames_are_replaced_as_in_transformers(oracle, training):
-    theirs, ours = oracle.pair("ctc", apply_spec_augment=True, mask_time_prob=0.1)
-    theirs.train(training)
-    ours.train(training)
+def test_frames_of_mask_time_indices_are_masked_as_in_transformers(oracle, training):
+    reference, model = oracle.pair("ctc", apply_spec_augment=True, mask_time_prob=0.1)
+    reference.train(training)
+    model.train(training)
     waveforms = torch.stack(oracle.clips(1230, 1230))
     hide = torch.rand(2, 61, generator=torch.Generator().manual_seed(0)) < 0.3
     labels = torch.tensor([[4, 4], [1, 9]])
-    expected = theirs(waveforms, mask_time_indices=hide, labels=labels)
-    found = ours(waveforms, mask_time_indices=hide, labels=labels)
-    oracle.assert_close(found.logits, expected.logits)
+    expected = reference(waveforms, mask_time_indices=hide, labels=labels)
+    actual = model(waveforms, mask_time_indices=hide, labels=labels)
+    oracle.assert_close(actual.logits, expected.logits)
     expected.loss.backward()
-    found.loss.backward()
-    oracle.assert_gradients_close(ours, theirs)
-    assert ours.sew_d.masked_spec_embed.grad.any()
-    assert not torch.allclose(found.logits, ours.eval()(waveforms).logits)
+    actual.loss.backward()
+    oracle.assert_gradients_close(model, reference)
+    assert model.sew_d.masked_spec_embed.grad.any()
+    assert not torch.allclose(actual.logits, model.eval()(waveforms).logits)
 
 
-def test_given_frames_without_a_mask_vector_are_refused(oracle):
-    _, ours = oracle.pair("ctc", apply_spec_augment=True, mask_time_prob=0.0)
-    assert not hasattr(ours.sew_d, "masked_spec_embed")
+def test_mask_time_indices_without_a_mask_vector_are_refused(oracle):
+    _, model = oracle.pair("ctc", apply_spec_augment=True, mask_time_prob=0.0)
+    assert not hasattr(model.sew_d, "masked_spec_embed")
     with pytest.raises(ValueError, match="mask_time_prob"):
-        ours(torch.stack(oracle.clips(1230)), mask_time_indices=torch.ones(1, 61, dtype=torch.bool))
+        model(torch.stack(oracle.clips(1230)), mask_time_indices=torch.ones(1, 61, dtype=torch.bool))
 
 
-def test_given_frames_are_left_alone_without_spec_augment_as_in_transformers(oracle):
-    theirs, ours = oracle.pair("ctc", apply_spec_augment=False)
+def test_mask_time_indices_are_ignored_without_spec_augment_as_in_transformers(oracle):
+    reference, model = oracle.pair("ctc", apply_spec_augment=False)
     waveforms = torch.stack(oracle.clips(1230))
     hide = torch.ones(1, 61, dtype=torch.bool)
-    oracle.assert_close(ours(waveforms, None, hide).logits, theirs(waveforms, mask_time_indices=hide).logits)
+    oracle.assert_close(model(waveforms, None, hide).logits, reference(waveforms, mask_time_indices=hide).logits)
 
 
 def test_feature_masks_hide_the_same_channels_in_every_frame(oracle):
-    _, ours = oracle.pair(
+    _, model = oracle.pair(
         "backbone",
         apply_spec_augment=True,
         mask_time_prob=0.0,
@@ -148,8 +148,8 @@ def test_feature_masks_hide_the_same_channels_in_every_frame(oracle):
         mask_feature_min_masks=1,
     )
     seen = []
-    ours.encoder.register_forward_pre_hook(lambda _module, arguments: seen.append(arguments[0]))
-    ours.train()(torch.stack(oracle.clips(1230, 1230)))
+    model.encoder.register_forward_pre_hook(lambda _module, arguments: seen.append(arguments[0]))
+    model.train()(torch.stack(oracle.clips(1230, 1230)))
     hidden = seen[0] == 0  # (2, 61, 16)
     assert torch.equal(hidden, hidden[:, :1].expand_as(hidden))
     assert (hidden[:, 0].sum(-1) >= 4).all()
@@ -160,64 +160,64 @@ def test_feature_masks_hide_the_same_channels_in_every_frame(oracle):
 @pytest.mark.parametrize("name", ["activation_dropout", "attention_dropout", "feat_proj_dropout", "final_dropout"])
 def test_each_dropout_acts_in_training_only(oracle, name):
     _, plain = oracle.pair("ctc")
-    _, ours = oracle.pair("ctc", **{name: 0.4})
+    _, model = oracle.pair("ctc", **{name: 0.4})
     waveforms = torch.stack(oracle.clips(1230))
-    assert torch.equal(ours(waveforms).logits, plain(waveforms).logits)
-    ours.train()
+    assert torch.equal(model(waveforms).logits, plain(waveforms).logits)
+    model.train()
     torch.manual_seed(0)
-    first = ours(waveforms).logits
+    first = model(waveforms).logits
     torch.manual_seed(0)
-    assert torch.equal(ours(waveforms).logits, first)
-    assert not torch.allclose(ours(waveforms).logits, first)
+    assert torch.equal(model(waveforms).logits, first)
+    assert not torch.allclose(model(waveforms).logits, first)
 
 
-def test_dropouts_stand_where_transformers_has_them_and_each_one_acts(oracle):
+def test_dropouts_are_where_transformers_has_them_and_each_one_acts(oracle):
     shares = {
         "activation_dropout": 0.1,
         "attention_dropout": 0.2,
         "feat_proj_dropout": 0.3,
         "final_dropout": 0.4,
     }
-    theirs, ours = oracle.pair("ctc", **shares)
+    reference, model = oracle.pair("ctc", **shares)
     expected = {
         name: module.p if isinstance(module, torch.nn.Dropout) else module.drop_prob
-        for name, module in theirs.named_modules()
+        for name, module in reference.named_modules()
         if "Dropout" in type(module).__name__
     }
-    dropouts = {name: module for name, module in ours.named_modules() if isinstance(module, torch.nn.Dropout)}
+    dropouts = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Dropout)}
     assert {name: module.p for name, module in dropouts.items()} == expected
     waveforms = torch.stack(oracle.clips(1230))
-    without = ours(waveforms).logits
-    ours.train()
+    without = model(waveforms).logits
+    model.train()
     for chosen in dropouts:
         for name, module in dropouts.items():
             module.p = 0.5 if name == chosen else 0.0
-        assert not torch.allclose(ours(waveforms).logits, without), chosen
+        assert not torch.allclose(model(waveforms).logits, without), chosen
 
 
 def test_deprecated_hidden_dropout_does_nothing(oracle):
-    _, ours = oracle.pair("ctc", hidden_dropout=0.9)
+    _, model = oracle.pair("ctc", hidden_dropout=0.9)
     waveforms = torch.stack(oracle.clips(1230))
-    assert torch.equal(ours.train()(waveforms).logits, ours.eval()(waveforms).logits)
+    assert torch.equal(model.train()(waveforms).logits, model.eval()(waveforms).logits)
 
 
 # -------------------------------------------------------------------------------------------------------- freezing
 @pytest.mark.parametrize("kind", ["ctc", "classifier"])
-def test_freezing_stops_gradients_where_it_says(oracle, kind):
+def test_frozen_parameters_get_no_gradients(oracle, kind):
     labels = {"ctc": torch.tensor([[4, 4]]), "classifier": torch.tensor([1])}[kind]
     waveforms = torch.stack(oracle.clips(1230))
-    _, ours = oracle.pair(kind)
-    ours.freeze_feature_encoder()
-    ours.train()(waveforms, labels=labels).loss.backward()
-    without = {name for name, parameter in ours.named_parameters() if parameter.grad is None}
+    _, model = oracle.pair(kind)
+    model.freeze_feature_encoder()
+    model.train()(waveforms, labels=labels).loss.backward()
+    without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
     assert without - {"sew_d.masked_spec_embed"} == {
-        name for name, _ in ours.named_parameters() if name.startswith("sew_d.feature_extractor.")
+        name for name, _ in model.named_parameters() if name.startswith("sew_d.feature_extractor.")
     }
-    _, ours = oracle.pair(kind)
-    ours.freeze_base_model()
-    ours.train()(waveforms, labels=labels).loss.backward()
-    trained = {name for name, parameter in ours.named_parameters() if parameter.grad is not None}
-    assert trained == {name for name, _ in ours.named_parameters() if not name.startswith("sew_d.")}
+    _, model = oracle.pair(kind)
+    model.freeze_base_model()
+    model.train()(waveforms, labels=labels).loss.backward()
+    trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert trained == {name for name, _ in model.named_parameters() if not name.startswith("sew_d.")}
     assert trained
 
 
@@ -236,16 +236,16 @@ def test_fresh_weights_are_spread_like_those_of_transformers():
         "initializer_range": 0.05,
     }
     torch.manual_seed(0)
-    ours = SEWDForCTC(SEWDConfig(**settings)).state_dict()
-    theirs = transformers.SEWDForCTC(transformers.SEWDConfig(**settings)).state_dict()
-    assert ours.keys() == theirs.keys()
-    for name, tensor in theirs.items():
+    model = SEWDForCTC(SEWDConfig(**settings)).state_dict()
+    reference = transformers.SEWDForCTC(transformers.SEWDConfig(**settings)).state_dict()
+    assert model.keys() == reference.keys()
+    for name, tensor in reference.items():
         if "pos_conv_embed" in name:
-            continue  # transformers means to set it and does not: see the next test
-        assert ours[name].shape == tensor.shape
+            continue  # transformers intends to initialise it and does not: see the next test
+        assert model[name].shape == tensor.shape
         if tensor.numel() > 300:
-            assert ours[name].std().item() == pytest.approx(tensor.std().item(), rel=0.15), name
-        assert ours[name].mean().item() == pytest.approx(tensor.mean().item(), abs=0.2), name
+            assert model[name].std().item() == pytest.approx(tensor.std().item(), rel=0.15), name
+        assert model[name].mean().item() == pytest.approx(tensor.mean().item(), abs=0.2), name
 
 
 def test_fresh_positional_convolution_has_the_spread_of_the_formula():

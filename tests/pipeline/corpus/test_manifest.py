@@ -6,17 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpus.manifest import (
-    ManifestRow,
-    UtteranceMeta,
-    manifest_utt_id,
-    parse_meta,
-    relative_id,
-    resolve,
-    split_rows,
-    stem,
-    unique_key,
-)
+from pipeline.corpus.metadata import ManifestRow, UtteranceMeta, manifest_utt_id, parse_meta, split_rows, unique_key
+from pipeline.corpus.naming import relative_id, resolve, stem
 from pipeline.errors import AudioError, ErrorCode
 from pipeline.storage import objects
 

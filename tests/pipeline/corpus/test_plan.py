@@ -14,8 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpus import plan as plan_module
-from pipeline.corpus.plan import MAX_PART_ITEMS, PLAN, plan
+from pipeline.corpus import parts as parts_module
+from pipeline.corpus.layouts import manifest as manifest_layout
+from pipeline.corpus.layouts import parquet as parquet_layout
+from pipeline.corpus.layouts import tar as tar_layout
+from pipeline.corpus.parts import MAX_PART_ITEMS, PLAN, Item, Part, cut_to_parts
+from pipeline.corpus.plan import plan
 from pipeline.errors import StorageError, UsageError
 from pipeline.storage import objects, retry
 from tests.support import s3
@@ -244,9 +248,9 @@ def test_parquet_without_audio_is_a_usage_error(tmp_path, columns, words):
 def test_a_parquet_file_that_cannot_be_reached_is_no_corrupt_one(monkeypatch):
     monkeypatch.setattr(retry, "BACKOFF_S", 0)
     with s3.forbidden_server():
-        part = plan_module.Part("parquet", 10, "s3://bucket/a.parquet", "a", "v")
+        table = objects.Object("s3://bucket/a.parquet", 10, "v")
         with pytest.raises(StorageError):
-            list(plan_module._parquet_parts(part, 1, None))
+            list(parquet_layout._plan_table(table, "s3://bucket", 1, None))
 
 
 # Manifests.
@@ -255,7 +259,7 @@ def test_a_parquet_file_that_cannot_be_reached_is_no_corrupt_one(monkeypatch):
 def test_a_manifest_is_cut_by_the_seconds_that_it_states(tmp_path):
     rows = [{"audio_filepath": f"{i}.wav", "duration": 10} for i in range(10)]
     path = manifest(tmp_path / "m.jsonl", *rows)
-    found = parts(path, part_bytes=3 * 10 * plan_module.BYTES_A_SECOND)
+    found = parts(path, part_bytes=3 * 10 * manifest_layout.BYTES_PER_SECOND)
     assert [part["rows"] for part in found] == [3, 3, 3, 1]
     data = Path(path).read_bytes()
     assert b"".join(data[start:end] for start, end in ranges(found)) == data
@@ -269,7 +273,7 @@ def test_a_duration_without_sense_spoils_no_plan(tmp_path, duration):
 
 
 def test_a_part_of_a_manifest_holds_so_many_rows_at_most(tmp_path, monkeypatch):
-    monkeypatch.setattr(plan_module, "MAX_PART_ITEMS", 4)
+    monkeypatch.setattr(parts_module, "MAX_PART_ITEMS", 4)
     path = manifest(tmp_path / "m.jsonl", *({"audio_filepath": f"{i}.wav", "duration": 0} for i in range(9)))
     assert [part["rows"] for part in parts(path)] == [4, 4, 1]
 
@@ -403,8 +407,8 @@ def test_the_limit_counts_across_the_kinds_in_one_directory(tmp_path):
 
 def test_a_shards_members_are_not_gathered(tmp_path):
     with Path(tar(tmp_path / "a.tar", *(f"{i}.wav" for i in range(50)))).open("rb", buffering=0) as file:
-        archive, _ = plan_module.open_tar(file)
-        assert max(len(archive.members) for _ in plan_module.tar_members(archive)) <= 1
+        archive, _ = tar_layout.open_tar(file)
+        assert max(len(archive.members) for _ in tar_layout.tar_members(archive)) <= 1
 
 
 def test_a_broken_shard_counts_for_its_row_under_a_limit(tmp_path):
@@ -436,7 +440,7 @@ def test_a_second_planning_is_equal_and_a_changed_object_is_another_part(tmp_pat
 
 def test_a_manifest_that_grows_keeps_the_parts_that_are_full(tmp_path):
     rows = [{"audio_filepath": f"{i}.wav", "duration": 1} for i in range(10)]
-    options = {"part_bytes": 2 * plan_module.BYTES_A_SECOND}
+    options = {"part_bytes": 2 * manifest_layout.BYTES_PER_SECOND}
     before = parts(manifest(tmp_path / "m.jsonl", *rows[:6]), **options)
     after = parts(manifest(tmp_path / "m.jsonl", *rows), **options)
     assert [part["part_id"] for part in after[:3]] == [part["part_id"] for part in before]
@@ -476,10 +480,10 @@ def test_the_plan_has_its_schema_also_when_it_is_nearly_empty(tmp_path):
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 100))
 def test_slices_tile_their_input_and_are_no_larger_than_they_must_be(sizes, part_bytes):
-    slices = list(plan_module._slices(sizes, part_bytes))
-    assert [index for start, end in slices for index in range(start, end)] == list(range(len(sizes)))
-    for start, end in slices:
-        assert sum(sizes[start : end - 1]) < part_bytes
+    slices = list(cut_to_parts(enumerate(sizes), lambda item: item[1], part_bytes))
+    assert [index for group in slices for index, _ in group] == list(range(len(sizes)))
+    for group in slices:
+        assert sum(size for _, size in group[:-1]) < part_bytes
 
 
 @settings(deadline=None)
@@ -546,4 +550,29 @@ def test_planning_many_rows_is_quick_and_small(tmp_path):
 
 def test_a_part_of_files_holds_so_many_at_most(tmp_path):
     sizes = [0] * (MAX_PART_ITEMS + 1)
-    assert list(plan_module._slices(sizes, LARGE)) == [(0, MAX_PART_ITEMS), (MAX_PART_ITEMS, MAX_PART_ITEMS + 1)]
+    assert [len(group) for group in cut_to_parts(sizes, int, LARGE)] == [MAX_PART_ITEMS, 1]
+
+
+@pytest.mark.parametrize(
+    ("part", "part_id"),
+    [
+        (Part("manifest", 10, "s3://b/m.jsonl", start=0, end=99, content="abc"), "2772c9a26ddb3a0671b0"),
+        (Part("tar", 10, "/c/a.tar", "a", "10-5"), "4866ee0e662b88fdb4cf"),
+        (Part("parquet", 10, "/c/a.parquet", "a", "10-5", start=1, end=3, limit=7), "e4899e99f6f13b168557"),
+        (
+            Part(
+                "files",
+                10,
+                items=(
+                    Item("a", "/c/a.wav", 10, "10-1", None),
+                    Item("b", "/c/b.wav", 3, "3-1", "/c/b.txt"),
+                ),
+            ),
+            "e5b961fa16ba9d5e3c74",
+        ),
+    ],
+    ids=["manifest", "tar", "parquet", "files"],
+)
+def test_ids_of_parts_are_those_of_version_0_1_0(part, part_id):
+    """Stored plans are resumed by these ids."""
+    assert part.part_id == part_id

@@ -13,14 +13,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpus import sources
+from pipeline.corpus import utterances
+from pipeline.corpus.layouts import tar as tar_layout
+from pipeline.corpus.parts import Part
 from pipeline.corpus.plan import plan
-from pipeline.corpus.sources import read_part
+from pipeline.corpus.read import read_part
 from pipeline.errors import AudioError, ErrorCode, InputChangedError, StorageError
 from pipeline.storage import objects, retry
 from tests.support import s3
 
 LARGE = 1 << 40
+
+
+def planned(table):
+    """The parts of a plan, as they are read back."""
+    return [Part.from_row(row) for row in table.to_pylist()]
 
 
 def write(path: Path, data: bytes | str) -> Path:
@@ -56,7 +63,7 @@ def parquet(path: Path, rows: list[dict], group: int | None = None) -> Path:
 
 
 def read(*inputs, part_bytes=LARGE, limit=None):
-    parts = plan([str(uri) for uri in inputs], part_bytes, limit).to_pylist()
+    parts = planned(plan([str(uri) for uri in inputs], part_bytes, limit))
     return [utterance for part in parts for utterance in read_part(part)]
 
 
@@ -126,7 +133,7 @@ def test_a_linked_file_is_read(tmp_path):
 
 
 def test_a_large_object_is_opened_and_not_fetched(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "WHOLE_OBJECT_BYTES", 3)
+    monkeypatch.setattr(utterances, "WHOLE_OBJECT_BYTES", 3)
     write(tmp_path / "a.wav", b"1234")
     (found,) = read(tmp_path)
     with found.open() as file:
@@ -146,7 +153,7 @@ def test_what_changed_since_it_was_planned_is_no_row(tmp_path, kind, change):
         "parquet": parquet(tmp_path / "t.parquet", [{"audio": {"bytes": b"A", "path": "a.wav"}}]),
         "manifest": manifest(tmp_path / "m.jsonl", {"audio_filepath": "d/a.wav"}),
     }[kind]
-    (part,) = plan([str(tmp_path / "d" if kind == "files" else path)], LARGE).to_pylist()
+    (part,) = planned(plan([str(tmp_path / "d" if kind == "files" else path)], LARGE))
     data = path.read_bytes()
     path.unlink()
     if change != "gone":
@@ -162,7 +169,7 @@ def test_what_changed_since_it_was_planned_is_no_row(tmp_path, kind, change):
 def test_a_reference_that_is_gone_since_it_was_planned_is_no_row(tmp_path):
     write(tmp_path / "a.wav", b"A")
     text = write(tmp_path / "a.txt", "hello")
-    (part,) = plan([str(tmp_path)], LARGE).to_pylist()
+    (part,) = planned(plan([str(tmp_path)], LARGE))
     text.unlink()
     with pytest.raises(InputChangedError, match=r"a\.txt"):
         list(read_part(part))
@@ -171,7 +178,7 @@ def test_a_reference_that_is_gone_since_it_was_planned_is_no_row(tmp_path):
 def test_rows_added_to_a_manifest_change_nothing_for_the_planned_ones(tmp_path):
     write(tmp_path / "a.wav", b"A")
     path = manifest(tmp_path / "m.jsonl", {"audio_filepath": "a.wav"})
-    (part,) = plan([str(path)], LARGE).to_pylist()
+    (part,) = planned(plan([str(path)], LARGE))
     with path.open("a") as file:
         file.write('{"audio_filepath": "b.wav"}\n')
     assert [told(u) for u in read_part(part)] == [("a", b"A")]
@@ -407,7 +414,7 @@ def test_bad_words_beside_audio_cost_that_sample_one_row(tmp_path):
 
 
 def test_a_member_that_is_too_large_is_a_row_and_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "MAX_MEMBER_BYTES", 3)
+    monkeypatch.setattr(tar_layout, "MAX_MEMBER_BYTES", 3)
     path = tar(tmp_path / "s.tar", ("a.wav", b"1234"), ("b.wav", b"123"))
     assert told_all(path) == [("a", "TOO_LARGE"), ("b", b"123")]
 
@@ -423,7 +430,7 @@ def test_names_that_are_taken_in_a_shard_are_rows_that_name_both_places(tmp_path
 
 def test_weather_in_a_shard_is_no_broken_archive(tmp_path, monkeypatch):
     path = tar(tmp_path / "s.tar", ("a.wav", b"A"), ("b.wav", bytes(3_000_000)))
-    (part,) = plan([str(path)], LARGE).to_pylist()
+    (part,) = planned(plan([str(path)], LARGE))
     monkeypatch.setattr(retry, "BACKOFF_S", 0)
 
     class Expiring(io.BytesIO):
@@ -521,7 +528,7 @@ def test_a_corrupt_parquet_file_is_one_row_and_keeps_what_came_before(tmp_path):
 
 
 def test_weather_in_parquet_is_no_corrupt_file(tmp_path, monkeypatch):
-    (part,) = plan([str(parquet(tmp_path / "t.parquet", [{"audio": "a.wav"}]))], LARGE).to_pylist()
+    (part,) = planned(plan([str(parquet(tmp_path / "t.parquet", [{"audio": "a.wav"}]))], LARGE))
     monkeypatch.setattr(retry, "BACKOFF_S", 0)
 
     class Expired(io.BytesIO):
@@ -560,10 +567,10 @@ def test_planned_bytes_are_got_through_whole(tmp_path):
         manifest(tmp_path / "m.jsonl", *rows),
         parquet(tmp_path / "p.parquet", [{"audio": "1.wav", "id": str(i)} for i in range(7)]),
     ):
-        (part,) = plan([str(path)], LARGE).to_pylist()
-        assert sum(u.size for u in read_part(part)) == part["bytes"]
-    (part,) = plan([str(tar(tmp_path / "s.tar", ("a.wav", b"A"), ("b.wav", b"B")))], LARGE).to_pylist()
-    assert 0 < sum(u.size for u in read_part(part)) <= part["bytes"]
+        (part,) = planned(plan([str(path)], LARGE))
+        assert sum(u.size for u in read_part(part)) == part.bytes
+    (part,) = planned(plan([str(tar(tmp_path / "s.tar", ("a.wav", b"A"), ("b.wav", b"B")))], LARGE))
+    assert 0 < sum(u.size for u in read_part(part)) <= part.bytes
 
 
 def test_duplicates_across_parts_and_inputs_are_rows_that_name_both_places(tmp_path):

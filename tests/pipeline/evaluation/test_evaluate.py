@@ -15,12 +15,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UsageError
-from pipeline.evaluation import evaluate as evaluate_module
 from pipeline.evaluation import context, reading, summary, tallies
+from pipeline.evaluation import evaluate as evaluate_module
 from pipeline.evaluation.evaluate import evaluate_run
 from pipeline.evaluation.intervals import rate_interval
-from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.evaluation.results import Figures
+from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.evaluation.summary import evaluation_from_tallies
 from pipeline.evaluation.tables import METRICS_SCHEMA, metrics_table, write_metrics
 from pipeline.evaluation.tallies import required_columns, tally_batches

@@ -1,4 +1,4 @@
-"""Parts become chunks by content alone; what is wrong becomes a row."""
+"""The chunks of a part: they close by content alone, and bad data becomes a row."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from hypothesis import strategies as st
 from pipeline.audio import decode
 from pipeline.audio.decode import AudioSettings
 from pipeline.schemas import READ_CHUNK
-from pipeline.stages.quarantine import START
-from pipeline.stages.read import ReadSettings, part_steps, read_chunks
+from pipeline.stages.read import ReadSettings, read_chunks
+from pipeline.stages.rows import part_steps
+from pipeline.stages.steps import START
 from pipeline.storage import objects
 from tests.support import corpora
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Nine clips of 0.2 to 1.8 s, every third of them broken."""
+    """Nine clips of 0.2 to 1.8 s; every third is truncated."""
     folder = tmp_path_factory.mktemp("clips")
     for index in range(9):
         path = corpora.write_audio(folder / f"{index}.wav", 0.2 * (index + 1), index, subtype="PCM_16")
@@ -39,8 +40,8 @@ def part_of(folder):
     return part
 
 
-def read(part, settings, committed=frozenset(), aside=()):
-    steps = part_steps(part, settings, START, dict(aside))
+def read(part, settings, committed=frozenset()):
+    steps = part_steps(part, settings, START, {})
     return read_chunks(part, committed, steps, settings)
 
 
@@ -54,7 +55,7 @@ def test_a_chunk_is_one_row_of_the_schema(folder):
     assert table.num_rows == 1
 
 
-def test_the_last_chunk_holds_the_parts_totals(folder):
+def test_the_last_chunk_holds_the_totals_of_the_part(folder):
     chunks = chunks_of(folder, chunk_rows=4)
     assert [chunk["last"] for chunk in chunks] == [False, False, True]
     assert [chunk["part_rows"] for chunk in chunks] == [None, None, 9]
@@ -64,22 +65,26 @@ def test_the_last_chunk_holds_the_parts_totals(folder):
 
 @given(chunk_s=st.floats(0.1, 5), chunk_rows=st.integers(1, 12), committed=st.frozensets(st.integers(0, 9)))
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_chunks_tile_the_part_and_what_is_committed_is_left_out(folder, chunk_s, chunk_rows, committed):
-    everything = chunks_of(folder, chunk_s=chunk_s, chunk_rows=chunk_rows)
-    assert [chunk["chunk"] for chunk in everything] == list(range(len(everything)))
-    assert [row["utt_id"] for chunk in everything for row in chunk["rows"]] == [str(index) for index in range(9)]
-    for chunk in everything:
+def test_chunks_cover_the_part_without_gaps_and_committed_chunks_are_not_yielded(
+    folder, chunk_s, chunk_rows, committed
+):
+    all_chunks = chunks_of(folder, chunk_s=chunk_s, chunk_rows=chunk_rows)
+    assert [chunk["chunk"] for chunk in all_chunks] == list(range(len(all_chunks)))
+    assert [row["utt_id"] for chunk in all_chunks for row in chunk["rows"]] == [str(index) for index in range(9)]
+    for chunk in all_chunks:
         before_last = chunk["rows"][:-1]
         assert len(chunk["rows"]) <= chunk_rows
         assert sum(row["duration_s"] for row in before_last if row["code"] is None) < chunk_s
 
-    rest = chunks_of(folder, committed, chunk_s=chunk_s, chunk_rows=chunk_rows)
-    for chunk in (*everything, *rest):
+    remaining = chunks_of(folder, committed, chunk_s=chunk_s, chunk_rows=chunk_rows)
+    for chunk in (*all_chunks, *remaining):
         del chunk["read_s"], chunk["read_at"]
-    assert rest == [chunk for chunk in everything if chunk["chunk"] not in committed]
+    assert remaining == [chunk for chunk in all_chunks if chunk["chunk"] not in committed]
 
 
-def test_parts_of_one_recording_are_decoded_in_one_pass_which_ends_before_the_next_is_fetched(tmp_path, monkeypatch):
+def test_segments_of_one_recording_are_decoded_in_one_pass_that_ends_before_the_next_recording_is_fetched(
+    tmp_path, monkeypatch
+):
     names = ["a.ogg", "b.ogg"]
     for name in names:
         corpora.write_audio(tmp_path / name, 3.0, format="OGG", subtype="VORBIS")
@@ -90,21 +95,21 @@ def test_parts_of_one_recording_are_decoded_in_one_pass_which_ends_before_the_ne
     ]
     rows.insert(1, {"id": "a row without audio"})
     corpora.write_manifest(tmp_path / "in.jsonl", rows)
-    events, open_it, fetch = [], decode.open_recording, objects.fetch
+    events, open_recording, fetch = [], decode.open_recording, objects.fetch
 
     @contextlib.contextmanager
-    def opened(*given):
+    def logged_open(*arguments):
         events.append("open")
-        with open_it(*given) as reader:
+        with open_recording(*arguments) as reader:
             yield reader
         events.append("close")
 
-    def fetched(uri, *given):
+    def logged_fetch(uri, *arguments):
         events.append(uri.rpartition("/")[2])
-        return fetch(uri, *given)
+        return fetch(uri, *arguments)
 
-    monkeypatch.setattr(decode, "open_recording", opened)
-    monkeypatch.setattr(objects, "fetch", fetched)
+    monkeypatch.setattr(decode, "open_recording", logged_open)
+    monkeypatch.setattr(objects, "fetch", logged_fetch)
     (part,) = corpora.parts_of(tmp_path / "in.jsonl")
     [chunk] = [table.to_pylist()[0] for table in read(part, settings_for(tmp_path))]
     assert [row["code"] for row in chunk["rows"]] == [None, "BAD_ROW", *[None] * 5]
@@ -112,35 +117,35 @@ def test_parts_of_one_recording_are_decoded_in_one_pass_which_ends_before_the_ne
     assert audio_events == ["a.ogg", "open", "close", "b.ogg", "open", "close"]
 
 
-def test_a_part_without_a_row_still_gives_its_last_chunk(tmp_path, folder):
+def test_a_part_without_rows_gives_one_last_chunk(tmp_path, folder):
     part = replace(part_of(folder), limit=0)
     (table,) = read(part, settings_for(folder))
     (chunk,) = table.to_pylist()
     assert (chunk["last"], chunk["part_rows"], chunk["rows"]) == (True, 0, [])
 
 
-def test_a_stop_ends_the_part_at_a_chunk_without_its_last(folder):
+def test_a_stopped_part_ends_without_a_last_chunk(folder):
     chunks = read(part_of(folder), settings_for(folder, chunk_rows=2))
     assert next(chunks).to_pylist()[0]["chunk"] == 0
     objects.put(str(folder / "stop"), b"")
     try:
-        # The row that closed chunk 0 is dropped with the chunk it would have begun: the next start reads it again.
+        # The row that closed chunk 0 is dropped with the chunk that it would have started: the next start reads it again.
         assert [table.to_pylist()[0]["chunk"] for table in chunks] == []
     finally:
         objects.delete([str(folder / "stop")])
 
 
-def test_samples_travel_as_they_are(folder):
+def test_a_row_holds_the_samples_as_they_were_decoded(folder):
     rows = {row["utt_id"]: row for chunk in chunks_of(folder) for row in chunk["rows"]}
-    want = corpora.noise_bursts(0.2, 0)
+    expected = corpora.noise_bursts(0.2, 0)
     assert rows["0"]["sample_type"] == "int16"
-    got = np.frombuffer(rows["0"]["samples"], "<i2") / 32768
-    assert np.abs(got - want).max() <= 1 / 32768
+    samples = np.frombuffer(rows["0"]["samples"], "<i2") / 32768
+    assert np.abs(samples - expected).max() <= 1 / 32768
     assert rows["2"]["samples"] is None
     assert rows["2"]["code"] == "TRUNCATED"
 
 
-def test_a_manifest_row_with_an_offset_is_called_by_its_span_and_keeps_its_reference(tmp_path):
+def test_a_manifest_row_with_an_offset_has_its_span_in_its_id_and_keeps_its_reference(tmp_path):
     corpora.write_audio(tmp_path / "talk.wav", seconds=4)
     rows = [
         {"audio_filepath": "talk.wav", "offset": 1.0, "duration": 2.0, "text": "middle"},
@@ -161,8 +166,21 @@ def test_a_manifest_row_with_an_offset_is_called_by_its_span_and_keeps_its_refer
     assert [row["start_s"] for row in found] == [1.0, 0.0, 3.5, 9.0]
 
 
-def test_side_cars_between_the_files_end_no_part(tmp_path):
+def test_reference_files_between_audio_files_do_not_end_a_part(tmp_path):
     for index in range(6):
         corpora.write_audio(tmp_path / f"{index}.wav")
         (tmp_path / f"{index}.txt").write_text("words")
     assert [part.rows for part in corpora.parts_of(tmp_path)] == [6]
+
+
+def test_a_second_row_with_the_same_id_is_an_error_row_without_samples(tmp_path):
+    corpora.write_audio(tmp_path / "talk.wav", seconds=4)
+    rows = [{"audio_filepath": "talk.wav", "offset": 1.0, "duration": duration} for duration in (2.0, 2.0004)]
+    (part,) = corpora.parts_of(corpora.write_manifest(tmp_path / "m.jsonl", rows))
+    (table,) = read(part, settings_for(tmp_path))
+    (chunk,) = table.to_pylist()
+    first, second = chunk["rows"]
+    assert (first["utt_id"], first["code"]) == (second["utt_id"], None)
+    assert (second["stage"], second["code"]) == ("read", "DUPLICATE_ID")
+    assert second["samples"] is second["sample_type"] is None
+    assert chunk["audio_s"] == pytest.approx(2.0)

@@ -1,4 +1,4 @@
-"""The actor without Ray: heads that share a backbone share its pass; numbers are the reference's."""
+"""The recogniser without Ray: its passes, its rows, and what it reports about its engines."""
 
 from __future__ import annotations
 
@@ -10,20 +10,14 @@ import pyarrow as pa
 import pytest
 import torch
 import transformers
-from torch._dynamo.exc import TorchDynamoException
 
 from pipeline.errors import InputChangedError
 from pipeline.schemas import READ_CHUNK, RECOGNIZED_CHUNK
 from pipeline.stages.recognize import Recognizer, RecognizeSettings
 from pipeline.storage.checkpoints import checkpoint_digest, local_copy
 from pipeline.storage.objects import put
-from sewd_model import PackedModel, SEWDForCTC, SEWDForSequenceClassification
-from sewd_model.engine_status import EngineStatus
-from sewd_model.engines import _ClipByClip, _load_on_device
+from sewd_model import EngineStatus, PackedModel
 from sewd_model.packed import int8
-from sewd_model.packed.gpu import PackedDeviceModel
-from sewd_model.packed.gpu_batches import BUDGET_S
-from sewd_model.packed.gpu_check import DisagreementError
 from sewd_model.packed.products import OneDNNLinear
 from tests.support import checkpoints, corpora
 
@@ -74,7 +68,7 @@ def count_passes(recognizer: Recognizer, waves: list[np.ndarray]) -> int:
     return len(passes)
 
 
-def test_heads_with_one_backbone_take_one_pass_and_others_one_each(tmp_path, small_ctc, small_classifier):
+def test_heads_with_equal_backbones_share_one_pass(tmp_path, small_ctc, small_classifier):
     other = checkpoints.write_classifier(tmp_path / "other", checkpoints.SMALL, seed=5)
     waves = [corpora.noise_bursts(1.0, 0), corpora.noise_bursts(0.7, 1)]
     assert count_passes(make(small_ctc), waves) == 1
@@ -82,15 +76,15 @@ def test_heads_with_one_backbone_take_one_pass_and_others_one_each(tmp_path, sma
     assert count_passes(make(small_ctc, small_classifier, other, small_classifier), waves) == 2
 
 
-def test_a_shared_pass_gives_what_passes_of_their_own_give(tmp_path, small_ctc, small_classifier):
+def test_a_shared_pass_gives_each_classifier_the_scores_of_its_reference_model(tmp_path, small_ctc, small_classifier):
     weighted = checkpoints.write_classifier(
         tmp_path / "weighted", checkpoints.SMALL | {"use_weighted_layer_sum": True}, backbone=small_ctc
     )
     wave = corpora.noise_bursts(1.3, 1)
     shared = make(small_ctc, small_classifier, weighted)
-    (numbers,) = shared.recognize([wave])
-    assert len(numbers["label_scores"]) == 2
-    for folder, scores in zip((small_classifier, weighted), numbers["label_scores"], strict=True):
+    (result,) = shared.recognize([wave])
+    assert len(result.label_scores) == 2
+    for folder, scores in zip((small_classifier, weighted), result.label_scores, strict=True):
         model = transformers.SEWDForSequenceClassification.from_pretrained(folder).eval()
         features = transformers.Wav2Vec2FeatureExtractor.from_pretrained(folder)
         with torch.inference_mode():
@@ -98,18 +92,18 @@ def test_a_shared_pass_gives_what_passes_of_their_own_give(tmp_path, small_ctc, 
         assert scores == pytest.approx(torch.softmax(logits, -1).tolist(), abs=1e-5)
 
 
-def test_a_regression_heads_score_is_its_value(tmp_path, small_ctc):
+def test_the_score_of_a_regression_head_is_its_value(tmp_path, small_ctc):
     single = checkpoints.write_classifier(tmp_path / "single", checkpoints.SMALL, labels=1)
     wave = corpora.noise_bursts(1.0, 2)
     model = transformers.SEWDForSequenceClassification.from_pretrained(single).eval()
     features = transformers.Wav2Vec2FeatureExtractor.from_pretrained(single)
     with torch.inference_mode():
         value = model(features(wave, sampling_rate=16_000, return_tensors="pt").input_values).logits[0].tolist()
-    (numbers,) = make(small_ctc, single).recognize([wave])
-    assert numbers["label_scores"] == [pytest.approx(value, abs=1e-5)]
+    (result,) = make(small_ctc, single).recognize([wave])
+    assert result.label_scores == [pytest.approx(value, abs=1e-5)]
 
 
-def test_rows_come_back_one_for_one_and_in_order(small_ctc):
+def test_each_row_of_a_chunk_gets_a_row_with_its_result_in_order(small_ctc):
     float_wave, int_wave = corpora.noise_bursts(1.0, 3), (corpora.noise_bursts(0.5, 4) * 32767).astype(np.int16)
     table = make(small_ctc)(chunk_table([float_wave, None, int_wave]))
     assert table.schema.equals(RECOGNIZED_CHUNK)
@@ -138,18 +132,18 @@ def assert_equal_up_to_rounding(rows, others):
             assert scores == pytest.approx(expected, rel=1e-4)
 
 
-def test_what_is_beside_a_clip_changes_rounding_at_most(small_ctc, small_classifier):
+def test_the_neighbours_of_a_clip_change_its_result_by_rounding_at_most(small_ctc, small_classifier):
     recognizer = make(small_ctc, small_classifier)
     waves = [corpora.noise_bursts(0.3 + 0.2 * index, index) for index in range(5)]
     together = recognizer(chunk_table(waves)).to_pylist()[0]["rows"]
-    turned = recognizer(chunk_table(waves[::-1])).to_pylist()[0]["rows"][::-1]
+    reversed_order = recognizer(chunk_table(waves[::-1])).to_pylist()[0]["rows"][::-1]
     alone = [recognizer(chunk_table([wave])).to_pylist()[0]["rows"][0] for wave in waves]
     assert all(row["token_ids"] for row in together)
-    assert_equal_up_to_rounding(together, turned)
+    assert_equal_up_to_rounding(together, reversed_order)
     assert_equal_up_to_rounding(together, alone)
 
 
-def test_a_chunk_read_again_gives_the_same_bits_with_any_number_of_threads(small_ctc, small_classifier):
+def test_the_same_chunk_gives_the_same_bits_with_any_number_of_threads(small_ctc, small_classifier):
     waves = [corpora.noise_bursts(4.0 + index, index) for index in range(9)]  # more than one pack
     chunk = chunk_table(waves)
     first = make(small_ctc, small_classifier)(chunk)
@@ -158,170 +152,76 @@ def test_a_chunk_read_again_gives_the_same_bits_with_any_number_of_threads(small
         assert again["rows"].combine_chunks().equals(first["rows"].combine_chunks())
 
 
-def test_packs_give_what_the_models_give_utterance_by_utterance(small_ctc, small_classifier):
-    recognizer = make(small_ctc, small_classifier)
-    waves = [corpora.noise_bursts(0.5 + 0.3 * index, index) for index in range(4)]
-    (encoder,) = recognizer.encoders
-    inputs = [torch.from_numpy(encoder.features(wave)) for wave in waves]
-    heads = [
-        SEWDForCTC.from_pretrained(small_ctc).eval(),
-        SEWDForSequenceClassification.from_pretrained(small_classifier).eval(),
-    ]
-    expected = list(clip_by_clip(heads, "float32")(inputs))
-    found = list(encoder.engine.encode(inputs))
-    assert len(found) == len(expected) == 4
-    for row, other in zip(found, expected, strict=True):
-        for logits, reference in zip(row, other, strict=True):
-            torch.testing.assert_close(logits, reference, rtol=1e-4, atol=1e-4)
-
-
-def test_in_int8_what_is_beside_a_clip_changes_nothing(small_ctc, small_classifier):
+def test_in_int8_the_neighbours_of_a_clip_do_not_change_its_result(small_ctc, small_classifier):
     recognizer = make(small_ctc, small_classifier, dtype="int8", threads=2)
     waves = [corpora.noise_bursts(0.3 + 0.2 * index, index) for index in range(5)]
     alone = [row for wave in waves for row in recognizer.recognize([wave])]
     for one, other in zip(alone, recognizer.recognize(waves[::-1])[::-1], strict=True):
-        assert {name: str(value) for name, value in one.items()} == {name: str(value) for name, value in other.items()}
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_gives_logits_in_float32_near_those_of_float32(small_ctc, small_classifier, dtype):
-    def heads():
-        return [
-            SEWDForCTC.from_pretrained(small_ctc).eval(),
-            SEWDForSequenceClassification.from_pretrained(small_classifier).eval(),
-        ]
-
-    inputs = [torch.from_numpy(corpora.noise_bursts(1.0 + index, index)) for index in range(2)]
-    half = list(clip_by_clip(heads(), dtype)(inputs))
-    for row, other in zip(half, clip_by_clip(heads(), "float32")(inputs), strict=True):
-        for logits, reference in zip(row, other, strict=True):
-            assert logits.dtype == torch.float32
-            assert 0 < (logits - reference).abs().max() < 0.1 * reference.std()
-
-
-def clip_by_clip(heads, dtype):
-    return _ClipByClip(heads, dtype, torch.device("cpu"), None).encode
-
-
-def heads_of(small_ctc, small_classifier):
-    return [
-        SEWDForCTC.from_pretrained(small_ctc).eval(),
-        SEWDForSequenceClassification.from_pretrained(small_classifier).eval(),
-    ]
-
-
-def assert_logits_close(found, expected):
-    assert len(found) == len(expected)
-    for row, other in zip(found, expected, strict=True):
-        for logits, reference in zip(row, other, strict=True):
-            torch.testing.assert_close(logits, reference, rtol=1e-4, atol=1e-4)
+        for name in ("token_ids", "start_frames", "end_frames", "probabilities"):
+            np.testing.assert_array_equal(getattr(one.path, name), getattr(other.path, name))
+        assert one.path.num_frames == other.path.num_frames
+        assert one.label_scores == other.label_scores
+        assert one.error is other.error is None
 
 
 CPU = f"cpu {torch.backends.cpu.get_cpu_capability()}"
-FLEX = "ignore:flex_attention called without torch.compile"
 
 
-@pytest.mark.filterwarnings(FLEX)
-def test_on_a_device_packed_batches_give_what_the_models_give(small_ctc, small_classifier, caplog):
-    cpu = torch.device("cpu")
-    inputs = [torch.from_numpy(corpora.noise_bursts(0.5 + 0.3 * index, index)) for index in range(3)]
-    engine = _load_on_device(heads_of(small_ctc, small_classifier), cpu, "float32")
-    assert engine.status() == EngineStatus("packed", "float32", CPU, BUDGET_S, None)
-    assert engine.splits == 0
-    expected = clip_by_clip(heads_of(small_ctc, small_classifier), "float32")(inputs)
-    with pytest.MonkeyPatch.context() as patch:  # now the models are not asked any more
-        patch.setattr(SEWDForCTC, "head", None)
-        found = list(engine.encode(inputs))
-    assert_logits_close(found, list(expected))
-    assert "no packed batches" not in caplog.text
-
-
-@pytest.mark.filterwarnings(FLEX)
-@pytest.mark.parametrize(
-    ("error", "at_work"),
-    [
-        (DisagreementError("by 3"), False),
-        (NotImplementedError("no such head size"), False),
-        (TorchDynamoException("no graph"), False),
-        (TorchDynamoException("no graph"), True),
-    ],
-)
-def test_on_a_device_where_packed_batches_fail_the_models_run_clip_by_clip(
-    small_ctc, small_classifier, monkeypatch, caplog, error, at_work
-):
-    def fails(*_):
-        raise error
-
-    cpu = torch.device("cpu")
-    inputs = [torch.from_numpy(corpora.noise_bursts(0.5 + 0.3 * index, index)) for index in range(3)]
-    if not at_work:
-        monkeypatch.setattr(PackedDeviceModel, "compute", fails)
-    engine = _load_on_device(heads_of(small_ctc, small_classifier), cpu, "float32")
-    assert engine.status().batching == ("packed" if at_work else "clip by clip")
-    monkeypatch.setattr(PackedDeviceModel, "compute", fails)
-    expected = list(clip_by_clip(heads_of(small_ctc, small_classifier), "float32")(inputs))
-    for _ in range(2):
-        assert_logits_close(list(engine.encode(inputs)), expected)
-    assert caplog.text.count("no packed batches on cpu, the model runs clip by clip") == 1
-    assert str(error) in caplog.text
-    reason = f"no packed batches: {type(error).__name__}: {error}"
-    assert engine.status() == EngineStatus("clip by clip", "float32", CPU, None, reason)
-    assert engine.splits == 0
-
-
-def test_a_chunk_tells_what_computed_it(small_ctc, small_classifier, monkeypatch):
-    def told(recognizer):
+def test_a_chunk_records_the_engine_that_computed_it(small_ctc, small_classifier, monkeypatch):
+    def engines_of(recognizer):
         (chunk,) = recognizer(chunk_table([corpora.noise_bursts(0.5, 1)])).to_pylist()
         assert chunk["splits"] == 0
         return [EngineStatus(**engine) for engine in chunk["engines"]]
 
-    assert told(make(small_ctc, small_classifier)) == [EngineStatus("packed", "float32", CPU, 20.0, None)]
+    assert engines_of(make(small_ctc, small_classifier)) == [EngineStatus("packed", "float32", CPU, 20.0, None)]
     monkeypatch.setattr(int8, "linear_types", lambda: int8.LinearTypes(OneDNNLinear, OneDNNLinear))
-    assert told(make(small_ctc, dtype="int8")) == [EngineStatus("packed", "float32", CPU, 20.0, int8.FALLBACK_REASON)]
+    assert engines_of(make(small_ctc, dtype="int8")) == [
+        EngineStatus("packed", "float32", CPU, 20.0, int8.FALLBACK_REASON)
+    ]
 
 
-def test_of_each_backbone_it_is_told_what_computes_it(tmp_path, small_ctc):
+def test_a_chunk_records_one_engine_per_backbone(tmp_path, small_ctc):
     other = checkpoints.write_classifier(tmp_path / "other", checkpoints.SMALL, seed=5)
     (chunk,) = make(small_ctc, other)(chunk_table([])).to_pylist()
     assert len(chunk["engines"]) == 2
 
 
-def test_batches_that_are_halved_count_once_in_the_chunk_that_they_were_of(small_ctc):
+def test_a_halved_batch_counts_in_its_own_chunk_only(small_ctc):
     recognizer = make(small_ctc)
     (encoder,) = recognizer.encoders
-    halved = iter([3, 3, 4])
+    splits_so_far = iter([3, 3, 4])
 
     class Splitting:
         encode, status = encoder.engine.encode, encoder.engine.status
-        splits = property(lambda self: next(halved))
+        splits = property(lambda self: next(splits_so_far))
 
     recognizer.encoders = [dataclasses.replace(encoder, engine=Splitting())]
     assert [recognizer(chunk_table([])).to_pylist()[0]["splits"] for _ in range(3)] == [3, 0, 1]
 
 
-def test_a_clip_that_does_not_fit_is_a_row_with_an_error(small_ctc, small_classifier):
+def test_a_clip_that_does_not_fit_in_memory_becomes_an_error_row(small_ctc, small_classifier):
     recognizer = make(small_ctc, small_classifier)
     (encoder,) = recognizer.encoders
     logits = [*encoder.engine.encode([torch.zeros(8000)]), None]
 
-    class Small:
+    class SmallMemory:
         status, splits = encoder.engine.status, 0
 
         def encode(self, _):
             return logits
 
-    recognizer.encoders = [dataclasses.replace(encoder, engine=Small())]
+    recognizer.encoders = [dataclasses.replace(encoder, engine=SmallMemory())]
     waves = [corpora.noise_bursts(0.5, index) for index in range(2)]
     (chunk,) = recognizer(chunk_table(waves)).to_pylist()
-    well, failed = chunk["rows"]
-    assert well["code"] is None
-    assert well["num_frames"] == 24
+    recognized, failed = chunk["rows"]
+    assert recognized["code"] is None
+    assert recognized["num_frames"] == 24
     assert (failed["stage"], failed["code"]) == ("model", "TOO_LARGE")
     assert failed["token_ids"] is failed["num_frames"] is failed["label_scores"] is None
     assert "--max-segment" in failed["message"]
 
 
-def test_chunks_that_wait_are_given_up_once_the_run_stops(tmp_path, small_ctc):
+def test_a_waiting_chunk_is_dropped_once_the_run_stops(tmp_path, small_ctc):
     recognizer = make(small_ctc, stop=tmp_path / "stop")
     table = chunk_table([corpora.noise_bursts(0.5, 1)])
     assert recognizer(table).num_rows == 1
@@ -329,12 +229,12 @@ def test_chunks_that_wait_are_given_up_once_the_run_stops(tmp_path, small_ctc):
     assert recognizer(table).num_rows == 0
 
 
-def test_a_chunk_without_rows_comes_back(small_ctc):
+def test_a_chunk_without_rows_is_returned_without_rows(small_ctc):
     (chunk,) = make(small_ctc)(chunk_table([])).to_pylist()
     assert chunk["rows"] == []
 
 
-def test_weights_that_are_not_the_runs_are_said_with_the_first_chunk(tmp_path, small_ctc, monkeypatch):
+def test_a_checkpoint_that_is_not_the_runs_is_reported_with_the_first_chunk(tmp_path, small_ctc, monkeypatch):
     monkeypatch.setattr(local_copy, "__defaults__", (tmp_path,))
     settings = RecognizeSettings(f"file://{small_ctc}", (), ("0" * 64,), "cpu", "float32", 1, "/no", "/no", 600.0)
     recognizer = Recognizer(settings)

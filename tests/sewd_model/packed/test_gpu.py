@@ -1,4 +1,4 @@
-"""Packed batches on one device: each clip's logits are what transformers gives for it alone.
+"""Packed batches on one device: the logits of each clip are those of transformers for the clip alone.
 
 Here the device is the CPU, where FlexAttention runs without a compiler.
 """
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without to
 
 
 def logits(model, waveforms, head=0):
-    return [of_clip[head] for of_clip in model(waveforms)]
+    return [clip_logits[head] for clip_logits in model(waveforms)]
 
 
 def pack(*models, dtype="float32"):
@@ -29,52 +29,52 @@ def pack(*models, dtype="float32"):
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_each_clips_logits_are_transformers_on_that_clip_alone(oracle, name):
-    theirs, ours = oracle.pair("ctc", **CONFIGURATIONS[name])
-    least = ours.config.min_samples
+def test_logits_of_each_clip_equal_transformers_on_that_clip_alone(oracle, name):
+    reference, model = oracle.pair("ctc", **CONFIGURATIONS[name])
+    least = model.config.min_samples
     waveforms = oracle.clips(*(max(least, length) for length in LENGTHS), least, least + 1, 4 * least)
-    assert_clips_close(oracle, logits(pack(ours), waveforms), alone(theirs, waveforms))
+    assert_clips_close(oracle, logits(pack(model), waveforms), alone(reference, waveforms))
 
 
 @pytest.mark.parametrize("name", ["defaults", "squeeze 3"])
 @pytest.mark.parametrize("kind", ["classifier", "weighted classifier"])
-def test_each_clips_class_logits_are_transformers_on_that_clip_alone(oracle, name, kind):
-    kind, of_kind = KINDS[kind]
-    theirs, ours = oracle.pair(kind, **CONFIGURATIONS[name], **of_kind)
-    waveforms = oracle.clips(*(max(ours.config.min_samples, length) for length in LENGTHS))
-    assert_clips_close(oracle, logits(pack(ours), waveforms), alone(theirs, waveforms))
+def test_class_logits_of_each_clip_equal_transformers_on_that_clip_alone(oracle, name, kind):
+    kind, kind_options = KINDS[kind]
+    reference, model = oracle.pair(kind, **CONFIGURATIONS[name], **kind_options)
+    waveforms = oracle.clips(*(max(model.config.min_samples, length) for length in LENGTHS))
+    assert_clips_close(oracle, logits(pack(model), waveforms), alone(reference, waveforms))
 
 
 @pytest.fixture(scope="module")
 def small(oracle):
-    """Transformers' CTC model with the published kernels and one layer, and ours packed."""
-    theirs, ours = oracle.pair("ctc", **ONE_LAYER)
-    return theirs, pack(ours)
+    """A CTC model of transformers with the published kernels and one layer, and the same model packed."""
+    reference, model = oracle.pair("ctc", **ONE_LAYER)
+    return reference, pack(model)
 
 
-def test_clips_of_many_blocks_and_distant_offsets(oracle, small):
-    theirs, packed = small
+def test_clips_of_many_blocks_and_distant_offsets_equal_transformers(oracle, small):
+    reference, packed = small
     waveforms = oracle.clips(16_000, 12 * 16_000 + 7, 720, 3 * 16_000, 40_000)
     assert packed.config.num_frames(len(waveforms[1])) // 2 > 2 * BLOCK
-    assert_clips_close(oracle, logits(packed, waveforms), alone(theirs, waveforms))
+    assert_clips_close(oracle, logits(packed, waveforms), alone(reference, waveforms))
 
 
-def test_every_length_from_the_shortest_to_a_few_frames(oracle, small):
-    theirs, packed = small
+def test_every_length_from_the_shortest_to_a_few_frames_equals_transformers(oracle, small):
+    reference, packed = small
     waveforms = oracle.clips(*range(720, 720 + 4 * 320, 33))
-    assert_clips_close(oracle, logits(packed, waveforms), alone(theirs, waveforms))
+    assert_clips_close(oracle, logits(packed, waveforms), alone(reference, waveforms))
 
 
 @given(lengths=st.lists(st.integers(720, 12_000), min_size=1, max_size=6), data=st.data())
 @settings(max_examples=12, deadline=None)
-def test_company_and_order_never_show(oracle, small, lengths, data):
-    theirs, packed = small
+def test_results_do_not_depend_on_batch_or_order(oracle, small, lengths, data):
+    reference, packed = small
     order = data.draw(st.permutations(range(len(lengths))))
     clips = oracle.clips(*lengths)
     waveforms = [clips[row] for row in order]
-    found = logits(packed, waveforms)
-    assert_clips_close(oracle, found, alone(theirs, waveforms))
-    oracle.assert_close(found[0], logits(packed, waveforms[:1])[0], 1e-5)
+    actual = logits(packed, waveforms)
+    assert_clips_close(oracle, actual, alone(reference, waveforms))
+    oracle.assert_close(actual[0], logits(packed, waveforms[:1])[0], 1e-5)
 
 
 @pytest.mark.parametrize("overrides", [{}, {"use_weighted_layer_sum": True}], ids=["last layer", "weighted layers"])
@@ -92,7 +92,7 @@ def test_several_heads_share_one_pass(oracle, overrides):
 
 @pytest.mark.parametrize("conv_bias", [False, True])
 def test_unusual_levels_equal_the_reference_in_float64(oracle, conv_bias):
-    _, ours = oracle.pair("ctc", **ONE_LAYER, conv_bias=conv_bias)
+    _, model = oracle.pair("ctc", **ONE_LAYER, conv_bias=conv_bias)
     time = torch.arange(8000)
     waveforms = [
         *oracle.clips(4000),
@@ -103,21 +103,21 @@ def test_unusual_levels_equal_the_reference_in_float64(oracle, conv_bias):
         (time == 3000).float(),
         *(level * clip for level, clip in zip((1e4, 1e-4), oracle.clips(5000, 5000, seed=3), strict=True)),
     ]
-    found = logits(pack(ours), waveforms)
-    expected = alone(ours.double(), [waveform.double() for waveform in waveforms])
+    actual = logits(pack(model), waveforms)
+    expected = alone(model.double(), [waveform.double() for waveform in waveforms])
     floor = (expected[0].max() - expected[0].min()).item()
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(actual, expected, strict=True):
         oracle.assert_close(one, other, floor=floor)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.1), ("float16", 0.02)])
-def test_half_precision_is_near_float32_and_gives_float32(oracle, dtype, tolerance):
-    """Of the spread of the logits, with random weights."""
-    theirs, ours = oracle.pair("ctc", **SMALL)
+def test_half_precision_is_near_float32_and_returns_float32(oracle, dtype, tolerance):
+    """The tolerance is a share of the spread of the logits, with random weights."""
+    reference, model = oracle.pair("ctc", **SMALL)
     waveforms = oracle.clips(9000, 720, 5333)
-    found = logits(pack(ours, dtype=dtype), waveforms)
-    assert {clip.dtype for clip in found} == {torch.float32}
-    assert_clips_close(oracle, found, alone(theirs, waveforms), tolerance)
+    actual = logits(pack(model, dtype=dtype), waveforms)
+    assert {clip.dtype for clip in actual} == {torch.float32}
+    assert_clips_close(oracle, actual, alone(reference, waveforms), tolerance)
 
 
 def test_inputs_are_not_modified(oracle, small):
@@ -133,12 +133,12 @@ def test_a_short_clip_among_others_is_refused(oracle, small):
 
 
 @pytest.mark.parametrize("waveform", [torch.zeros(1, 3000), torch.zeros(3000, dtype=torch.float64), torch.zeros(())])
-def test_what_is_no_float32_waveform_is_refused(small, waveform):
+def test_input_other_than_a_float32_waveform_is_refused(small, waveform):
     with pytest.raises(ValueError, match="must be float32"):
         small[1]([waveform])
 
 
-def test_other_backbones_and_other_types_are_refused(oracle):
+def test_different_backbones_and_other_dtypes_are_refused(oracle):
     _, one = oracle.pair("ctc")
     _, other = oracle.pair("classifier", seed=1)
     for models in ([one, other], []):
@@ -148,9 +148,9 @@ def test_other_backbones_and_other_types_are_refused(oracle):
         pack(one.to(torch.bfloat16))
 
 
-def test_the_mask_holds_each_clips_blocks_and_no_others():
+def test_the_mask_has_the_blocks_of_each_clip_and_no_others():
     lengths = [100, 300, 1, 257, 128]
-    mask = Clips.of(lengths, SEWDConfig(), CPU).mask
+    mask = Clips.lay_out(lengths, SEWDConfig(), CPU).mask
     clip = torch.repeat_interleave(torch.arange(6), torch.tensor([*lengths, -sum(lengths) % BLOCK]))
     blocks = (clip[:, None] == clip).view(len(clip) // BLOCK, BLOCK, -1, BLOCK)
     assert torch.equal(mask.to_dense()[0, 0].bool(), blocks.any(3).any(1))
@@ -163,8 +163,8 @@ def test_the_mask_holds_each_clips_blocks_and_no_others():
     assert whole.any()
 
 
-def test_the_graph_of_attention_is_made_once_for_all_sizes(oracle, small, monkeypatch):
-    """But for a first batch of as many blocks as there are heads, or of one: these torch.compile takes for fixed."""
+def test_attention_is_compiled_once_for_all_sizes(oracle, small, monkeypatch):
+    """Except if the first batch has one block, or as many as heads: torch.compile specialises on these sizes."""
     graphs = []
 
     def backend(graph, inputs):

@@ -1,4 +1,4 @@
-"""Batches on a device: bounded, in order, halved where memory runs out, each clip answered."""
+"""Batches on a device: bounded, in order, halved if memory runs out, with a result for each clip."""
 
 import pytest
 import torch
@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from sewd_model import SEWDConfig
 from sewd_model.packed import gpu_batches
 from sewd_model.packed.gpu import PackedDeviceModel
-from sewd_model.packed.gpu_batches import CHECK_SAMPLES, RATE, DeviceEngine, DisagreementError, budget_s, check, stream
+from sewd_model.packed.gpu_batches import RATE, DeviceEngine, budget_s, stream
+from sewd_model.packed.gpu_check import CHECK_SAMPLES, DisagreementError, check
 from sewd_model.packed.gpu_memory import out_of_memory
 from tests.sewd_model.packed.test_cpu import SMALL, alone, assert_clips_close
 
@@ -17,12 +18,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without to
 
 
 class SmallMemory:
-    """An engine whose memory holds so many samples; a clip's only logit is its first sample."""
+    """An engine with memory for a number of samples; the only logit of a clip is its first sample."""
 
     def __init__(self, samples, where="encode"):
         self.samples, self.where = samples, where
         self.splits = 0
-        self.batches = []  # sizes of those that went through
+        self.batches = []  # sizes of the batches that were computed
 
     def _need(self, clips, where):
         if where == self.where and sum(map(len, clips)) > self.samples:
@@ -39,27 +40,27 @@ class SmallMemory:
 
 
 @pytest.mark.parametrize("words", ["CUDA out of memory.", "CUBLAS_STATUS_ALLOC_FAILED when calling"])
-def test_other_libraries_run_out_of_memory_in_other_words(words):
+def test_out_of_memory_errors_of_other_libraries_are_recognised(words):
     assert out_of_memory(RuntimeError(words))
     assert not out_of_memory(RuntimeError("shapes do not match"))
 
 
-def test_a_clip_that_others_leave_no_memory_for_is_no_bad_clip(monkeypatch):
-    monkeypatch.setattr(gpu_batches, "taken_by_others", lambda: True)
-    with pytest.raises(RuntimeError, match="what others leave"):
+def test_a_clip_that_does_not_fit_beside_other_processes_raises(monkeypatch):
+    monkeypatch.setattr(gpu_batches, "used_by_other_processes", lambda: True)
+    with pytest.raises(RuntimeError, match="other processes leave free"):
         list(stream(SmallMemory(5), numbered([3, 9])))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_a_card_batches_agree_with_the_model_and_memory_is_probed(oracle):
-    theirs, ours = oracle.pair("ctc", **SMALL, num_hidden_layers=1)
-    engine = DeviceEngine(PackedDeviceModel([ours], device=torch.device("cuda")))
+def test_on_a_gpu_batches_agree_with_transformers_and_memory_is_measured(oracle):
+    reference, model = oracle.pair("ctc", **SMALL, num_hidden_layers=1)
+    engine = DeviceEngine(PackedDeviceModel([model], device=torch.device("cuda")))
     waveforms = oracle.clips(9000, 90_001, 5333)
-    found = [logits for (logits,) in stream(engine, waveforms, gpu_batches.probed_budget_s(engine))]
-    assert_clips_close(oracle, found, alone(theirs, waveforms))
+    actual = [logits for (logits,) in stream(engine, waveforms, gpu_batches.probed_budget_s(engine))]
+    assert_clips_close(oracle, actual, alone(reference, waveforms))
 
 
-def test_the_check_takes_in_whole_blocks_of_attention_and_a_batch_of_one_block():
+def test_the_check_covers_whole_blocks_of_attention_and_a_batch_of_one_block():
     config = SEWDConfig()
     several, one = ([config.num_frames(n) // config.squeeze_factor for n in sizes] for sizes in CHECK_SAMPLES)
     assert max(several) >= 2 * 128 > sum(one) > 0
@@ -76,22 +77,22 @@ def numbered(lengths):
     budget=st.integers(1, 100),
     where=st.sampled_from(["encode", "lay_out"]),
 )
-def test_every_clip_is_answered_in_order_and_none_only_where_it_does_not_fit_alone(lengths, memory, budget, where):
+def test_every_clip_has_a_result_in_order_and_none_only_if_it_does_not_fit_alone(lengths, memory, budget, where):
     engine = SmallMemory(memory, where)
-    found = list(stream(engine, numbered(lengths), budget / RATE + 1e-9))
-    assert [None if one is None else one[0].item() for one in found] == [
+    actual = list(stream(engine, numbered(lengths), budget / RATE + 1e-9))
+    assert [None if one is None else one[0].item() for one in actual] == [
         None if length > memory else index for index, length in enumerate(lengths)
     ]
     assert all(sum(batch) <= budget or len(batch) == 1 for batch in engine.batches)
 
 
-def test_a_batch_is_split_in_halves_that_are_always_the_same(caplog):
+def test_a_batch_is_always_split_into_the_same_halves(caplog):
     engine = SmallMemory(10)
     lengths = [4, 4, 4, 4, 11, 4]
     for time in range(2):
-        found = list(stream(engine, numbered(lengths), 100 / RATE))
+        actual = list(stream(engine, numbered(lengths), 100 / RATE))
         assert engine.splits == 4 * (time + 1)
-        assert [one is None for one in found] == [False, False, False, False, True, False]
+        assert [one is None for one in actual] == [False, False, False, False, True, False]
     assert engine.batches == [[4], [4, 4], [4], [4]] * 2
     assert caplog.text.count("a clip of 11 samples does not fit") == 2
 
@@ -114,56 +115,56 @@ def test_clips_beside_one_that_is_not_finite_are_run_alone():
 
     engine = Spreading(100)
     waveforms = [torch.ones(3), torch.full((3,), float("nan")), torch.ones(4)]
-    found = [logits.item() for (logits,) in stream(engine, waveforms)]
-    assert found[0] == found[2] == 1.0
-    assert found[1] != found[1]
+    actual = [logits.item() for (logits,) in stream(engine, waveforms)]
+    assert actual[0] == actual[2] == 1.0
+    assert actual[1] != actual[1]
     assert engine.batches == [[3, 3, 4], [3], [3], [4]]
-    assert engine.splits == 0, "not for want of memory"
+    assert engine.splits == 0, "memory did not run out"
 
 
-def test_the_next_batch_is_laid_out_before_the_present_one_is_waited_for():
-    happened = []
+def test_the_next_batch_is_laid_out_before_the_results_of_the_current_one():
+    calls = []
 
-    class Told(SmallMemory):
+    class Recording(SmallMemory):
         def lay_out(self, waveforms):
-            happened.append(f"lay out {len(waveforms[0])}")
+            calls.append(f"lay out {len(waveforms[0])}")
             return waveforms
 
         def encode(self, batch):
-            happened.append(f"encode {len(batch[0])}")
+            calls.append(f"encode {len(batch[0])}")
             wait = super().encode(batch)
-            return lambda: happened.append(f"wait {len(batch[0])}") or wait()
+            return lambda: calls.append(f"wait {len(batch[0])}") or wait()
 
-    list(stream(Told(10), numbered([1, 2]), 2 / RATE))
-    assert happened == ["lay out 1", "encode 1", "lay out 2", "wait 1", "encode 2", "wait 2"]
+    list(stream(Recording(10), numbered([1, 2]), 2 / RATE))
+    assert calls == ["lay out 1", "encode 1", "lay out 2", "wait 1", "encode 2", "wait 2"]
 
 
-def test_batches_on_the_engine_give_each_clip_what_it_gives_alone(oracle):
-    theirs, ours = oracle.pair("ctc", **SMALL, num_hidden_layers=1)
-    engine = DeviceEngine(PackedDeviceModel([ours], device=CPU))
+def test_batches_equal_transformers_on_each_clip_alone(oracle):
+    reference, model = oracle.pair("ctc", **SMALL, num_hidden_layers=1)
+    engine = DeviceEngine(PackedDeviceModel([model], device=CPU))
     waveforms = oracle.clips(9000, 720, 5333, 8000)
-    found = [logits for (logits,) in stream(engine, waveforms, 14_000 / RATE)]
-    assert_clips_close(oracle, found, alone(theirs, waveforms))
+    actual = [logits for (logits,) in stream(engine, waveforms, 14_000 / RATE)]
+    assert_clips_close(oracle, actual, alone(reference, waveforms))
 
 
-def test_the_budget_is_a_share_of_the_free_memory_within_limits():
-    assert budget_s(free=100e6, a_second=1e6) == int(gpu_batches.SHARE * 100)
-    assert budget_s(free=1e12, a_second=1e6) == gpu_batches.MOST_S
-    assert budget_s(free=1e5, a_second=1e6) == 1.0
+def test_the_budget_is_a_share_of_the_free_memory_within_bounds():
+    assert budget_s(free=100e6, bytes_per_second=1e6) == int(gpu_batches.MEMORY_SHARE * 100)
+    assert budget_s(free=1e12, bytes_per_second=1e6) == gpu_batches.MAX_BUDGET_S
+    assert budget_s(free=1e5, bytes_per_second=1e6) == 1.0
 
 
 def one_by_one(model):
     return lambda waveforms: [(clip,) for clip in alone(model, waveforms)]
 
 
-def test_the_check_passes_a_model_that_agrees_and_tells_of_one_that_does_not(oracle):
-    theirs, ours = oracle.pair("ctc", **SMALL, num_hidden_layers=1)
+def test_the_check_accepts_a_model_that_agrees_and_rejects_one_that_does_not(oracle):
+    reference, model = oracle.pair("ctc", **SMALL, num_hidden_layers=1)
     other, _ = oracle.pair("ctc", seed=7, **SMALL, num_hidden_layers=1)
-    model = PackedDeviceModel([ours], device=CPU)
-    check(model, one_by_one(theirs), "float32")
+    packed = PackedDeviceModel([model], device=CPU)
+    check(packed, one_by_one(reference), "float32")
     with pytest.raises(DisagreementError, match=r"differ from those of the reference by .* of their spread"):
-        check(model, one_by_one(other), "float32")
+        check(packed, one_by_one(other), "float32")
     with torch.no_grad():
-        ours.lm_head.bias[0] = float("nan")
+        model.lm_head.bias[0] = float("nan")
     with pytest.raises(DisagreementError, match="differ from those of the reference by nan"):
-        check(PackedDeviceModel([ours], device=CPU), one_by_one(theirs), "float32")
+        check(PackedDeviceModel([model], device=CPU), one_by_one(reference), "float32")

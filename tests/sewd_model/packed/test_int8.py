@@ -1,4 +1,4 @@
-"""Packs in int8: near those in float32, to the bit the same in any company, and in float32 where int8 is not exact."""
+"""Models packed in int8: close to float32, bit-equal in any batch, and in float32 if int8 products are not exact."""
 
 import io
 import logging
@@ -17,37 +17,37 @@ from sewd_model import CTCTokenizer, FeatureExtractor, SEWDForCTC, SEWDForSequen
 from sewd_model.packed import int8
 from sewd_model.packed.cpu import PackedModel
 from sewd_model.packed.int8 import BFloat16Linear, Int8Linear
-from sewd_model.packed.products import Linear
+from sewd_model.packed.products import OneDNNLinear
 from tests.support import configurations
 
 SHARDS = Path(__file__).parents[3] / "jobs" / "demo_corpus" / "shards"
 CONFIGURATIONS = configurations.CONFIGURATIONS
 
 
-def in_int8(ours, **options):
-    return PackedModel(ours, dtype="int8", **options)
+def in_int8(model, **options):
+    return PackedModel(model, dtype="int8", **options)
 
 
-needs_int8 = pytest.mark.skipif(not int8._exact(), reason="this processor has no exact int8 products")
+needs_int8 = pytest.mark.skipif(not int8._is_exact(), reason="this processor has no exact int8 products")
 
 
 @pytest.fixture(scope="module")
 def recordings():
     """Waveforms of the demo's spoken orders and digits, at 16 kHz."""
-    features, found = FeatureExtractor.from_pretrained("bundled"), []
+    features, actual = FeatureExtractor.from_pretrained("bundled"), []
     for name in ("orders", "digits"):
         with tarfile.open(SHARDS / f"{name}-000000.tar") as shard:
             for member in shard:
                 if member.name.endswith((".flac", ".wav", ".ogg", ".mp3")):
                     samples, rate = soundfile.read(io.BytesIO(shard.extractfile(member).read()), dtype="float32")
                     mono = samples if rate == 16_000 else soxr.resample(samples, rate, 16_000)
-                    found.append(torch.from_numpy(features(mono)))
-    assert len(found) > 10
-    return found
+                    actual.append(torch.from_numpy(features(mono)))
+    assert len(actual) > 10
+    return actual
 
 
 @needs_int8
-def test_the_bundled_models_texts_and_labels_are_nearly_those_in_float32(recordings):
+def test_texts_and_labels_of_the_bundled_model_are_close_to_float32(recordings):
     heads = [SEWDForCTC.from_pretrained("bundled"), SEWDForSequenceClassification.from_pretrained("bundled")]
     tokenizer = CTCTokenizer.from_pretrained("bundled")
 
@@ -55,23 +55,23 @@ def test_the_bundled_models_texts_and_labels_are_nearly_those_in_float32(recordi
         return tokenizer.decode(greedy_path(logits, heads[0].blank, tokenizer.drop_ids).token_ids.tolist())
 
     outputs, references = in_int8(heads)(recordings), PackedModel(heads)(recordings)
-    texts, expected = ([text(one.logits[0]) for one in given] for given in (outputs, references))
+    texts, expected = ([text(one.logits[0]) for one in clips] for clips in (outputs, references))
     assert jiwer.cer(expected, texts) < 0.01
-    logits, of_float32 = (torch.cat([one.logits[0] for one in given]) for given in (outputs, references))
+    logits, of_float32 = (torch.cat([one.logits[0] for one in clips]) for clips in (outputs, references))
     assert (logits - of_float32).square().mean().sqrt() < 0.03 * of_float32.std()
     for output, reference in zip(outputs, references, strict=True):
-        # Of what is no keyword, two labels may be as good as each other.
-        given = reference.logits[1][output.logits[1].argmax()]
-        assert reference.logits[1].max() - given < 0.05
+        # For speech without a keyword, two labels may have almost equal scores.
+        score_of_label = reference.logits[1][output.logits[1].argmax()]
+        assert reference.logits[1].max() - score_of_label < 0.05
 
 
 @needs_int8
-def test_a_clip_has_the_same_bits_alone_and_in_any_batch(recordings):
+def test_a_clip_has_bit_equal_results_alone_and_in_any_batch(recordings):
     model = SEWDForCTC.from_pretrained("bundled")
     packed = in_int8([model])
     alone = [packed([clip])[0].logits[0] for clip in recordings]
-    together, turned = packed(recordings), in_int8([model], threads=3)(recordings[::-1])[::-1]
-    for one, other, third in zip(alone, together, turned, strict=True):
+    together, reversed_batch = packed(recordings), in_int8([model], threads=3)(recordings[::-1])[::-1]
+    for one, other, third in zip(alone, together, reversed_batch, strict=True):
         assert torch.equal(one, other.logits[0])
         assert torch.equal(one, third.logits[0])
 
@@ -79,28 +79,28 @@ def test_a_clip_has_the_same_bits_alone_and_in_any_batch(recordings):
 @needs_int8
 @pytest.mark.parametrize("overrides", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
 def test_every_configuration_is_near_float32(oracle, overrides):
-    _, ours = oracle.pair("ctc", **overrides)
-    least = ours.config.min_samples
+    _, model = oracle.pair("ctc", **overrides)
+    least = model.config.min_samples
     waveforms = oracle.clips(*(max(least, length) for length in (1230, 810, 90, 1217)))
-    found, expected = (
+    actual, expected = (
         torch.cat([one.logits[0].flatten() for one in packed(waveforms)])
-        for packed in (in_int8([ours]), PackedModel([ours]))
+        for packed in (in_int8([model]), PackedModel([model]))
     )
-    assert found.dtype == torch.float32
-    assert (found - expected).square().mean().sqrt() < 0.15 * expected.std()
+    assert actual.dtype == torch.float32
+    assert (actual - expected).square().mean().sqrt() < 0.15 * expected.std()
 
 
 @needs_int8
-def test_what_is_not_a_number_stays_in_its_clip(recordings):
+def test_a_nan_affects_only_its_own_clip(recordings):
     packed = in_int8([SEWDForCTC.from_pretrained("bundled")])
     assert packed.dtype.startswith("int8")
     one, two, three = recordings[:3]
     expected = [packed([clip])[0].logits[0] for clip in (one, three)]
     for bad in (float("nan"), float("inf")):
-        found = packed([one, torch.full_like(two, bad), three])
-        assert found[1].logits[0].isnan().any()
-        assert torch.equal(found[0].logits[0], expected[0])
-        assert torch.equal(found[2].logits[0], expected[1])
+        actual = packed([one, torch.full_like(two, bad), three])
+        assert actual[1].logits[0].isnan().any()
+        assert torch.equal(actual[0].logits[0], expected[0])
+        assert torch.equal(actual[2].logits[0], expected[1])
 
 
 FLOATS = st.floats(-(2.0**100), 2.0**100, width=32)
@@ -108,9 +108,9 @@ FLOATS = st.floats(-(2.0**100), 2.0**100, width=32)
 
 @given(st.lists(FLOATS, min_size=1, max_size=40))
 @settings(deadline=None)
-def test_rows_are_rounded_to_within_half_a_scale_and_zeros_are_kept(values):
+def test_rows_are_quantized_to_within_half_a_scale_and_zeros_are_kept(values):
     rows = torch.tensor([values])
-    rounded, scale, zero = int8._round(rows)
+    rounded, scale, zero = int8._quantize(rows)
     assert rounded.dtype == torch.uint8
     back = (rounded.double() - zero) * scale
     assert (back - rows.double()).abs().max() <= 0.5001 * scale
@@ -118,8 +118,8 @@ def test_rows_are_rounded_to_within_half_a_scale_and_zeros_are_kept(values):
 
 
 @pytest.mark.parametrize("bounds", [(0.0, 3.0), (-3.0, 0.0), (-1.5, 252.5), (-0.5, 253.5), (5.0, 5.0), (0.0, 0.0)])
-def test_bounds_do_not_wrap(bounds):
-    rounded, scale, zero = int8._round(torch.tensor([bounds]))
+def test_the_extremes_do_not_wrap_around(bounds):
+    rounded, scale, zero = int8._quantize(torch.tensor([bounds]))
     back = (rounded.double() - zero) * scale
     assert (back - torch.tensor([bounds])).abs().max() <= 0.5001 * scale
 
@@ -131,38 +131,38 @@ def fails(*_):
 @pytest.mark.parametrize(
     "call", [fails, lambda linear, rows: torch.full((16, 32), 100.0)], ids=["no kernel", "sums that are cut off"]
 )
-def test_products_that_fail_or_are_wrong_are_not_exact(monkeypatch, call):
+def test_products_that_fail_or_are_wrong_do_not_count_as_exact(monkeypatch, call):
     monkeypatch.setattr(Int8Linear, "__call__", call)
-    assert not int8._exact.__wrapped__()
+    assert not int8._is_exact.__wrapped__()
 
 
-def test_a_torch_without_the_operators_is_not_exact(monkeypatch):
+def test_a_torch_without_the_operators_does_not_count_as_exact(monkeypatch):
     monkeypatch.delattr(torch.ops, "onednn", raising=False)
     monkeypatch.setattr(torch.ops, "onednn", object(), raising=False)
-    assert not int8._exact.__wrapped__()
+    assert not int8._is_exact.__wrapped__()
 
 
-def test_where_they_are_not_exact_packs_are_in_float32_and_it_is_logged(oracle, monkeypatch, caplog):
-    monkeypatch.setattr(int8, "_exact", lambda: False)
-    _, ours = oracle.pair("ctc")
+def test_without_exact_products_the_model_is_packed_in_float32_with_a_warning(oracle, monkeypatch, caplog):
+    monkeypatch.setattr(int8, "_is_exact", lambda: False)
+    _, model = oracle.pair("ctc")
     waveforms = oracle.clips(1230, 810)
     with caplog.at_level(logging.WARNING):
-        packed = in_int8([ours])
-    found = packed(waveforms)
+        packed = in_int8([model])
+    actual = packed(waveforms)
     assert "computing in float32" in caplog.text
-    assert (packed.dtype, packed.fallback) == ("float32", int8.MISSING)
-    for one, other in zip(found, PackedModel([ours])(waveforms), strict=True):
+    assert (packed.dtype, packed.fallback) == ("float32", int8.FALLBACK_REASON)
+    for one, other in zip(actual, PackedModel([model])(waveforms), strict=True):
         assert torch.equal(one.logits[0], other.logits[0])
 
 
-@pytest.mark.parametrize(("bfloat16", "convolution"), [(True, BFloat16Linear), (False, Linear)])
-def test_convolutions_are_in_bfloat16_where_the_processor_has_it(monkeypatch, bfloat16, convolution):
-    monkeypatch.setattr(int8, "_exact", lambda: True)
+@pytest.mark.parametrize(("bfloat16", "convolution"), [(True, BFloat16Linear), (False, OneDNNLinear)])
+def test_convolutions_use_bfloat16_if_the_processor_has_it(monkeypatch, bfloat16, convolution):
+    monkeypatch.setattr(int8, "_is_exact", lambda: True)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bfloat16, raising=False)
-    assert int8.kinds() == (convolution, Int8Linear)
+    assert int8.linear_types() == (convolution, Int8Linear)
 
 
-def test_a_dtype_that_packs_are_not_made_in_is_refused(oracle):
-    _, ours = oracle.pair("ctc")
+def test_an_unsupported_dtype_is_refused(oracle):
+    _, model = oracle.pair("ctc")
     with pytest.raises(ValueError, match="float32 or int8, not in float16"):
-        PackedModel([ours], dtype="float16")
+        PackedModel([model], dtype="float16")

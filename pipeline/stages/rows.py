@@ -1,0 +1,210 @@
+"""The rows of a part: its utterances decoded and cut into segments. Bad data becomes a row here and nowhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.audio.decode import AudioSettings, LastRecording, Segment, read_segments
+from pipeline.corpus.parts import Part
+from pipeline.corpus.read import read_part
+from pipeline.corpus.utterances import Utterance, broken_utterance
+from pipeline.errors import AudioError, ErrorCode
+from pipeline.stages.steps import Position, Skipped, Step
+
+
+@dataclass(frozen=True)
+class RowSettings:
+    """How utterances become rows.
+
+    Attributes:
+        audio: sample rate, channels, longest segment, limits.
+        min_samples: fewest samples that the models can use; shorter utterances are TOO_SHORT.
+    """
+
+    audio: AudioSettings
+    min_samples: int
+
+
+class RowError(NamedTuple):
+    """Why a row has no result: the columns `stage`, `code` and `message` of `ERRORS`."""
+
+    stage: str
+    code: str
+    message: str
+
+    @staticmethod
+    def of(stage: str, error: AudioError) -> RowError:
+        """The error of a stage."""
+        return RowError(stage, error.code.value, error.message)
+
+
+@dataclass(frozen=True, eq=False)
+class ReadRow:
+    """A row of `READ_ROW`: a decoded segment, or an error.
+
+    Attributes:
+        samples: (num_samples,) at the model's sample rate, little endian: int16, or float32 with full scale at 1. None
+            in an error row.
+        error: what is wrong; None for a decoded segment.
+    """
+
+    utt_id: str
+    uri: str
+    start_s: float | None
+    duration_s: float | None
+    channel: int | None
+    byte_start: int | None
+    byte_end: int | None
+    reference: str | None
+    reference_label: str | None
+    speaker: str | None
+    tags: str | None
+    samples: np.ndarray | None = None
+    error: RowError | None = None
+
+    @property
+    def audio_s(self) -> float:
+        """Seconds of audio for the model: none in an error row."""
+        return 0.0 if self.error is not None or self.duration_s is None else self.duration_s
+
+    def with_error(self, error: RowError) -> ReadRow:
+        """This row as an error row."""
+        return replace(self, samples=None, error=error)
+
+
+def part_steps(
+    part: Part, settings: RowSettings, start: Position, skipped: Mapping[int, Skipped]
+) -> Iterator[Step[ReadRow]]:
+    """Read one part from `start` on, without the skipped utterances; see `pipeline.stages.quarantine`.
+
+    Args:
+        part: the part.
+        settings: how utterances become rows.
+        start: position to start at.
+        skipped: utterances to skip, by number.
+
+    Raises:
+        StorageError: as `read_part`.
+    """
+    if part.items:
+        # A process may have died of the reference file that is read before the audio: it is not read then, and the
+        # error row is that of the audio.
+        items = (item._replace(reference_uri=None) if i in skipped else item for i, item in enumerate(part.items))
+        part = replace(part, items=tuple(items))
+        skipped = {i: replace(s, position=Position(i, max(0, s.position.row))) for i, s in skipped.items()}
+    utterances = read_part(part)
+    with contextlib.closing(LastRecording()) as last:
+        uri = ""
+        for index in itertools.count():
+            skip = skipped.get(index)
+            if skip is not None and skip.position.row < 0:
+                if skip.position >= start:
+                    rest = broken_utterance(part.name, part.uri, skip.error)  # the rest of the container
+                    row = _row(rest, rest.utt_id, error=RowError.of("read", skip.error))
+                    yield Step(Position(index + 1, -1), row=row, where=rest.where)
+                return
+            utterance = next(utterances, None)
+            if utterance is None:
+                return
+            if index < start.utterance:
+                continue
+            if start <= Position(index, -1):
+                yield Step(Position(index, 0), size=utterance.size)
+            if utterance.problem is None and utterance.uri != uri:
+                last.close()  # before the next recording is fetched
+                uri = utterance.uri
+            done = start.row if index == start.utterance else 0
+            for number, row in _numbered_rows(utterance, settings, done, skip, last):
+                if number >= done:
+                    yield Step(Position(index, number + 1), row=row, where=utterance.where)
+            yield Step(Position(index + 1, -1))
+
+
+def _numbered_rows(
+    utterance: Utterance, settings: RowSettings, done: int, skip: Skipped | None, last: LastRecording
+) -> Iterator[tuple[int, ReadRow]]:
+    """The rows of an utterance with their numbers, up to the skipped one, which is an error row."""
+    if skip is None or done < skip.position.row:
+        rows = enumerate(utterance_rows(utterance, settings, last))
+        yield from rows if skip is None else itertools.islice(rows, skip.position.row)
+    if skip is not None:
+        offset_s, duration_s = utterance.meta.span or (None, None)
+        error = RowError.of("decode", skip.error)
+        yield skip.position.row, _row(utterance, utterance.utt_id, offset_s, duration_s, error=error)
+
+
+def utterance_rows(utterance: Utterance, settings: RowSettings, last: LastRecording | None = None) -> Iterator[ReadRow]:
+    """Decode one utterance into rows: one per segment, or an error row.
+
+    A recording that is damaged after some segments keeps them, and ends with an error row.
+
+    Args:
+        utterance: the utterance.
+        settings: how utterances become rows.
+        last: cache of the last recording, for several utterances of one recording.
+
+    Raises:
+        StorageError: the audio could not be reached, or is not what was planned.
+    """
+    offset_s, duration_s = utterance.meta.span or (None, None)
+    stage = "read"
+    try:
+        if utterance.problem is not None:
+            raise utterance.problem
+        audio = utterance.open()
+        stage = "decode"
+        with contextlib.nullcontext(audio) if isinstance(audio, bytes) else contextlib.closing(audio):
+            segments = read_segments(audio, settings.audio, offset_s=offset_s, duration_s=duration_s, last=last)
+            for segment in segments:
+                yield _segment_row(utterance, segment, settings)
+    except AudioError as error:
+        yield _row(utterance, utterance.utt_id, offset_s, duration_s, error=RowError.of(stage, error))
+
+
+def _segment_row(utterance: Utterance, segment: Segment, settings: RowSettings) -> ReadRow:
+    utt_id = utterance.utt_id
+    if segment.channel is not None:
+        utt_id += f"#c{segment.channel}"
+    end_s = segment.start_s + segment.duration_s
+    if not (segment.whole or (utterance.fixed_id and segment.only)):
+        utt_id += f"#{round(segment.start_s * 1000)}-{round(end_s * 1000)}"
+    samples: np.ndarray | None
+    samples, error = segment.samples.astype(segment.samples.dtype.newbyteorder("<"), copy=False), None
+    if len(samples) < settings.min_samples:
+        message = f"{len(samples)} samples; the model needs {settings.min_samples}"
+        samples, error = None, RowError("decode", ErrorCode.TOO_SHORT.value, message)
+    row = _row(utterance, utt_id, segment.start_s, segment.duration_s, segment.channel, samples, error)
+    # The reference belongs to the whole recording, not to one of its segments.
+    return row if segment.only else replace(row, reference=None)
+
+
+def _row(
+    utterance: Utterance,
+    utt_id: str,
+    start_s: float | None = None,
+    duration_s: float | None = None,
+    channel: int | None = None,
+    samples: np.ndarray | None = None,
+    error: RowError | None = None,
+) -> ReadRow:
+    return ReadRow(
+        utt_id=utt_id,
+        uri=utterance.uri,
+        start_s=start_s,
+        duration_s=duration_s,
+        channel=channel,
+        byte_start=utterance.byte_start,
+        byte_end=utterance.byte_end,
+        reference=utterance.meta.text,
+        reference_label=utterance.meta.label,
+        speaker=utterance.meta.speaker,
+        tags=utterance.meta.tags,
+        samples=samples,
+        error=error,
+    )
