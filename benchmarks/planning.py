@@ -1,11 +1,11 @@
-"""What planning costs: a manifest of millions of rows, and a plan of a million parts until its first task.
+"""Time and memory of planning: a manifest of millions of rows, a listing, and a start from a plan of a million parts.
 
     python -m benchmarks.planning [--rows N] [--shards N] [--parts N] [--folder DIR] [--output FILE]
 
-Measured, each in a process of its own: `plan` on a manifest (JSON lines, NeMo's keys and one more); `plan` on a listing
-of shards, a part each; and `transcribe` on a run whose stored plan is a million parts, none of them done, from the call
-until the first task that reads has begun, which then ends the run. Memory is the driver's at its most, and what of it
-there was before the call (the libraries). Needs the development dependencies.
+Measured, each in a separate process: `plan` on a manifest (JSON lines with NeMo's keys and one more); `plan` on a
+listing of shards, one part each; and `transcribe` on a run whose stored plan has a million unfinished parts, from the
+call until the first reading task begins, which then ends the run. Memory is the driver's peak, and the memory of the
+process before the call (the libraries). Needs the development dependencies.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 import pipeline
-from benchmarks.resume import peak, plan_of
+from benchmarks.resume import PART_BYTES, fake_plan, peak_memory
 from pipeline.corpus.plan import plan
 from pipeline.driver import dataset
 from pipeline.errors import RunFailedError
@@ -42,54 +42,55 @@ from pipeline.stages.read import ReadSettings
 from pipeline.storage import objects
 from pipeline.storage.objects import Object
 
-PART_BYTES = 32 << 20  # the default
-ROWS_AT_ONCE = 100_000
+ROWS_PER_WRITE = 100_000
 WORDS = ["the", "of", "and", "to", "in", "he", "that", "was", "his", "it", "with", "is", "for", "as", "had", "you"]
-WORDS_A_ROW = 20
-STARTED = "first-task"
+WORDS_PER_ROW = 20
+STARTED_FILE = "first-task"  # in the run: when the first task began
 
 
 def main(
-    rows: Annotated[int, typer.Option(help="Of the manifest.")] = 10_000_000,
-    shards: Annotated[int, typer.Option(help="Of the listing.")] = 1_000_000,
-    parts: Annotated[int, typer.Option(help="Of the stored plan.")] = 1_000_000,
-    folder: Annotated[Path | None, typer.Option(help="Where the manifest is made; kept, and used again.")] = None,
-    output: Annotated[Path, typer.Option(help="Where the figures go.")] = Path("planning-benchmark.json"),
+    rows: Annotated[int, typer.Option(help="Rows of the manifest.")] = 10_000_000,
+    shards: Annotated[int, typer.Option(help="Shards in the listing.")] = 1_000_000,
+    parts: Annotated[int, typer.Option(help="Parts in the stored plan.")] = 1_000_000,
+    folder: Annotated[
+        Path | None, typer.Option(help="Directory for the manifest, which is kept and reused; default: temporary.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="JSON file for the figures.")] = Path("planning-benchmark.json"),
 ) -> None:
-    """Measure, print a table, write JSON."""
+    """Measure time and memory of planning; print a table and write JSON."""
     with contextlib.ExitStack() as stack:
         root = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         manifest = root / f"{rows}.jsonl"
         if not manifest.exists():
             write_manifest(manifest, rows)
         run = stack.enter_context(tempfile.TemporaryDirectory())
-        found = {
-            f"manifest of {rows:,} rows": measured("manifest", manifest),
-            f"listing of {shards:,} shards": measured("listing", shards),
-            f"first task of {parts:,} parts": measured("start", parts, run),
+        figures = {
+            f"manifest of {rows:,} rows": measure("manifest", manifest),
+            f"listing of {shards:,} shards": measure("listing", shards),
+            f"first task of {parts:,} parts": measure("start", parts, run),
         }
-    about = {
-        "machine": f"{os.cpu_count()} processors, {platform.machine()}",
+    setup = {
+        "machine": f"{os.cpu_count()} CPUs, {platform.machine()}",
         "python": platform.python_version(),
         "pyarrow": pa.__version__,
         "ray": ray.__version__,
     }
-    output.write_text(json.dumps(about | {"measured": found}, indent=1))
-    table = Table("", "seconds", "peak memory", "of it before", "parts")
-    for name, figures in found.items():
-        memory = (f"{figures[key] / 2**20:,.0f} MiB" for key in ("peak", "before"))
-        table.add_row(name, f"{figures['seconds']:.1f}", *memory, f"{figures['parts']:,}")
-    Console().print(about, table)
+    output.write_text(json.dumps(setup | {"measured": figures}, indent=1))
+    table = Table("", "seconds", "peak memory", "memory before", "parts")
+    for name, of_case in figures.items():
+        memory = (f"{of_case[key] / 2**20:,.0f} MiB" for key in ("peak", "before"))
+        table.add_row(name, f"{of_case['seconds']:.1f}", *memory, f"{of_case['parts']:,}")
+    Console().print(setup, table)
 
 
 def write_manifest(path: Path, rows: int) -> None:
-    """Rows of about 230 bytes, of clips of ten seconds on average."""
+    """Write rows of about 230 bytes each, for clips of ten seconds on average."""
     rng = np.random.default_rng(0)
     with path.open("w", encoding="utf-8") as file:
-        for start in range(0, rows, ROWS_AT_ONCE):
-            numbers = range(start, min(start + ROWS_AT_ONCE, rows))
+        for start in range(0, rows, ROWS_PER_WRITE):
+            numbers = range(start, min(start + ROWS_PER_WRITE, rows))
             seconds = rng.gamma(4.0, 2.5, len(numbers))
-            words = rng.choice(WORDS, (len(numbers), WORDS_A_ROW)).tolist()
+            words = rng.choice(WORDS, (len(numbers), WORDS_PER_ROW)).tolist()
             file.writelines(
                 f'{{"audio_filepath": "audio/{number // 1000:05d}/utterance-{number:08d}.flac", '
                 f'"duration": {duration:.2f}, "text": "{" ".join(text)}", "lang": "en"}}\n'
@@ -97,12 +98,12 @@ def write_manifest(path: Path, rows: int) -> None:
             )
 
 
-def measured(what: str, *arguments: object) -> dict[str, float]:
-    """What one of `WAYS` finds, in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.planning", what, *map(str, arguments)]
+def measure(case: str, *arguments: object) -> dict[str, float]:
+    """The figures of one of `CASES`, measured in a separate process."""
+    command = [sys.executable, "-m", "benchmarks.planning", case, *map(str, arguments)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
 
 
 def plan_manifest(uri: str) -> dict[str, float]:
@@ -111,7 +112,7 @@ def plan_manifest(uri: str) -> dict[str, float]:
 
 
 def plan_listing(shards: str) -> dict[str, float]:
-    """Plan a prefix of shards, as a listing shows it."""
+    """Plan a prefix of shards from a listing."""
     listed = [Object(f"/corpus/shards/{n:07d}.tar", PART_BYTES, f"{PART_BYTES}-{n}") for n in range(int(shards))]
     with (
         mock.patch.object(objects, "stat", return_value=None),
@@ -121,29 +122,30 @@ def plan_listing(shards: str) -> dict[str, float]:
 
 
 def start_run(parts: str, folder: str) -> dict[str, float]:
-    """Go on with a run of so many parts, none done, until the first is read."""
-    # In a process of its own: what made the run is no part of the driver.
+    """Resume a run of so many unfinished parts until the first of them is read."""
+    # In a separate process, so that making the run does not count as the driver's memory.
     subprocess.run([sys.executable, "-m", "benchmarks.planning", "make", parts, folder], check=True)
     config = config_in(folder)
-    before, began = peak(), time.time()
-    with mock.patch.object(dataset, "read_parts", begin), contextlib.suppress(RunFailedError):
+    before, started = peak_memory(), time.time()
+    with mock.patch.object(dataset, "read_parts", end_run), contextlib.suppress(RunFailedError):
         pipeline.transcribe(config)
-    first = float((Path(config.output) / STARTED).read_text(encoding="utf-8"))
-    return {"seconds": first - began, "peak": peak(), "before": before, "parts": int(parts)}
+    first = float((Path(config.output) / STARTED_FILE).read_text(encoding="utf-8"))
+    return {"seconds": first - started, "peak": peak_memory(), "before": before, "parts": int(parts)}
 
 
 def config_in(folder: str) -> pipeline.RunConfig:
-    """The run below a folder."""
+    """The configuration of a run in a directory."""
     return pipeline.RunConfig(inputs=("/corpus",), output=f"{folder}/run", model=f"{folder}/model")
 
 
 def make_run(parts: str, folder: str) -> None:
-    """A model, and a run that was stopped before its first part."""
-    from tests.support import checkpoints  # noqa: PLC0415 - it loads transformers, which is no part of the driver
+    """Write a model, and a run that was stopped before its first part."""
+    from tests.support import checkpoints  # noqa: PLC0415 - loads transformers, which the driver does not
 
     checkpoints.write_ctc(Path(folder) / "model", checkpoints.SMALL)
     config = config_in(folder)
-    write_plan(config.output, plan_of([np.random.default_rng(number).bytes(10).hex() for number in range(int(parts))]))
+    digests = [np.random.default_rng(number).bytes(10).hex() for number in range(int(parts))]
+    write_plan(config.output, fake_plan(digests))
     record: dict[str, Any] = {
         "status": "stopped",
         "created": now(),
@@ -155,21 +157,21 @@ def make_run(parts: str, folder: str) -> None:
     Run(config.output, RunRecord(record)).save()
 
 
-def begin(batch: pa.Table, settings: ReadSettings) -> pa.Table:
-    """In place of the task that reads: say when it began, and end the run."""
-    with contextlib.suppress(FileExistsError), (Path(settings.run) / STARTED).open("x", encoding="utf-8") as file:
+def end_run(batch: pa.Table, settings: ReadSettings) -> pa.Table:
+    """Replaces the reading task: write the time at which it began, and end the run."""
+    with contextlib.suppress(FileExistsError), (Path(settings.run) / STARTED_FILE).open("x", encoding="utf-8") as file:
         file.write(str(time.time()))
-    raise RunFailedError("begun")
+    raise RunFailedError("the first task has begun")
 
 
 def timed(function: Callable[[], int]) -> dict[str, float]:
-    """Seconds and memory of a call that gives the number of its parts."""
-    before, began = peak(), time.monotonic()
+    """Seconds and memory of a call that returns a number of parts."""
+    before, started = peak_memory(), time.monotonic()
     parts = function()
-    return {"seconds": time.monotonic() - began, "peak": peak(), "before": before, "parts": parts}
+    return {"seconds": time.monotonic() - started, "peak": peak_memory(), "before": before, "parts": parts}
 
 
-WAYS: dict[str, Callable[..., dict[str, float]]] = {
+CASES: dict[str, Callable[..., dict[str, float]]] = {
     "manifest": plan_manifest,
     "listing": plan_listing,
     "start": start_run,
@@ -178,7 +180,7 @@ WAYS: dict[str, Callable[..., dict[str, float]]] = {
 if __name__ == "__main__":
     if sys.argv[1:2] == ["make"]:
         make_run(*sys.argv[2:])
-    elif sys.argv[1:2] and sys.argv[1] in WAYS:
-        typer.echo(json.dumps(WAYS[sys.argv[1]](*sys.argv[2:])))
+    elif sys.argv[1:2] and sys.argv[1] in CASES:
+        typer.echo(json.dumps(CASES[sys.argv[1]](*sys.argv[2:])))
     else:
         typer.run(main)

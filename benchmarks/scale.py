@@ -1,13 +1,13 @@
-"""How the pipeline scales over actors, and how busy it keeps them, with a model of a fixed cost.
+"""How throughput scales with the number of actors, and how idle they are, with a model of fixed cost.
 
     python -m benchmarks.scale [--actors 1,2,4,8] [--gpus-per-actor N] [--seconds N] [--output FILE]
 
-The stand-in model sleeps a two hundredth of the audio that it is given; all else is real: WAV files listed, read and
-decoded, chunks through Ray, Parquet committed. Machines are simulated on this one: each has a GPU on paper, for one
-actor or several, and one more has processors alone. Measured of each actor but for its first chunks and its last, so
-while rows wait: audio committed, and the share of its time in which it did not work. And how much of the decoding was
-done on the machine without a GPU, and how full the fullest object store came to be: decoding could run far ahead of the
-model. Needs the development dependencies.
+The stand-in model sleeps for a two hundredth of the audio's duration. Everything else is real: WAV files are listed,
+read and decoded, chunks pass through Ray, and Parquet is committed. The nodes are simulated on this machine: each has a
+declared GPU for one actor or several, and one more node has only CPUs. For each actor, the committed audio and the idle
+share of its time are measured, without its first and last chunks, so while there is work for it. Also measured: the
+share of decoding on the node without a GPU, and how full the fullest object store was, since decoding could run far
+ahead of the model. Needs the development dependencies.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import psutil
 import pyarrow as pa
 import ray
 import typer
-from ray._private.state import available_resources_per_node  # nothing public tells it machine by machine
+from ray._private.state import available_resources_per_node  # no public function reports resources by node
 from ray.cluster_utils import Cluster
 from rich.console import Console
 from rich.table import Table
@@ -46,20 +46,30 @@ from tests.support import checkpoints, corpora
 from tests.support.s3 import free_port
 
 ROOT = Path(__file__).parents[1]
-SPEED = 200.0  # seconds of audio that an actor gets through in a second
-CLIP_S, CLIPS = 12.0, 50  # so many files are written; the others are links to them
+SPEED = 200.0  # seconds of audio per second and actor
+CLIP_S, CLIPS = 12.0, 50  # length and number of the files written; the others are links to them
 CHUNK_S = 300.0
 STORE_BYTES = 400 * 2**20
 STORE_SAMPLE_S = 0.2
-# Of each actor, not counted: while the last stage's processes start, commits come late; at the end the rows run out.
+# Chunks of each actor that do not count: commits are late while the writers start, and at the end work runs out.
 HEAD_CHUNKS, TAIL_CHUNKS = 8, 2
 _NO_INTEGERS = np.empty(0, np.int64)
-EMPTY = Recognition(GreedyPath(_NO_INTEGERS, _NO_INTEGERS, _NO_INTEGERS, np.empty(0, np.float32), 1), [])
+EMPTY_PATH = GreedyPath(_NO_INTEGERS, _NO_INTEGERS, _NO_INTEGERS, np.empty(0, np.float32), num_frames=1)
 
 
 @dataclass(frozen=True)
-class Found:
-    """Of one run: see the module."""
+class Figures:
+    """The figures of one run.
+
+    Attributes:
+        actors: number of actors.
+        chunks: number of chunks that count.
+        times_real_time: seconds of audio per second, over all actors.
+        idle: share of the actors' time in which they did not work.
+        decoded_without_gpu: share of the chunks that were decoded on the node without a GPU.
+        store_peak: largest share in use of the fullest object store.
+        actors_by_node: number of actors on each node, the one without a GPU last.
+    """
 
     actors: int
     chunks: int
@@ -67,56 +77,62 @@ class Found:
     idle: float
     decoded_without_gpu: float
     store_peak: float
-    actors_by_machine: list[int]
+    actors_by_node: list[int]
 
 
 def main(
-    actors: Annotated[str, typer.Option(help="How many, separated by commas.")] = "1,2,4,8",
-    gpus_per_actor: Annotated[float, typer.Option(help="GPUs, or a share of one, for an actor.")] = 1.0,
-    seconds: Annotated[float, typer.Option(help="That each run takes, about.")] = 60.0,
-    output: Annotated[Path, typer.Option(help="Where the figures go.")] = Path("scale-benchmark.json"),
+    actors: Annotated[str, typer.Option(help="Numbers of actors to measure, separated by commas.")] = "1,2,4,8",
+    gpus_per_actor: Annotated[float, typer.Option(help="Number of GPUs, or share of one, for each actor.")] = 1.0,
+    seconds: Annotated[float, typer.Option(help="Approximate duration of each run.")] = 60.0,
+    output: Annotated[Path, typer.Option(help="JSON file for the figures.")] = Path("scale-benchmark.json"),
 ) -> None:
-    """Measure, print a table, write JSON."""
+    """Measure how throughput scales with the number of actors; print a table and write JSON."""
     with tempfile.TemporaryDirectory() as folder:
-        found = []
+        runs = []
         for count in map(int, actors.split(",")):
             gpus = [1] * math.ceil(count * gpus_per_actor)
-            found.append(measure(Path(folder) / str(count), count, gpus, seconds, gpus_per_actor))
-    about = {"processors": os.cpu_count(), "ray": ray.__version__, "model_times_real_time": SPEED}
-    output.write_text(json.dumps(about | {"runs": list(map(asdict, found))}, indent=1))
+            runs.append(measure(Path(folder) / str(count), count, gpus, seconds, gpus_per_actor))
+    setup = {"cpus": os.cpu_count(), "ray": ray.__version__, "model_times_real_time": SPEED}
+    output.write_text(json.dumps(setup | {"runs": list(map(asdict, runs))}, indent=1))
     table = Table(
-        "actors", "times real time", "of one actor", "idle", "chunks", "decoded without a GPU", "fullest store"
+        "actors", "times real time", "over one actor", "idle", "chunks", "decoded without a GPU", "fullest store"
     )
-    for one in found:
-        scale = one.times_real_time / (found[0].times_real_time / found[0].actors)
-        shares = f"{one.idle:.1%}", str(one.chunks), f"{one.decoded_without_gpu:.0%}", f"{one.store_peak:.0%}"
-        table.add_row(str(one.actors), f"{one.times_real_time:.0f}", f"{scale:.2f}", *shares)
+    one_actor = runs[0].times_real_time / runs[0].actors
+    for run in runs:
+        scale = run.times_real_time / one_actor
+        shares = f"{run.idle:.1%}", str(run.chunks), f"{run.decoded_without_gpu:.0%}", f"{run.store_peak:.0%}"
+        table.add_row(str(run.actors), f"{run.times_real_time:.0f}", f"{scale:.2f}", *shares)
     Console().print(table)
 
 
 class Sleeper(Recognizer):
-    """Loads nothing, and takes a fixed time."""
+    """A model that loads nothing, computes nothing and takes a fixed time."""
 
     def __init__(self, settings: RecognizeSettings) -> None:
         self.settings = settings
 
     def _results(self, rows: pa.StructArray) -> list[Recognition]:
         time.sleep(sum(rows.field("duration_s").to_pylist()) / SPEED)
-        return [EMPTY] * len(rows)
+        return [Recognition(EMPTY_PATH, label_scores=[])] * len(rows)
 
 
 @dataclass(eq=False)
-class Watch(logging.Handler):
-    """Keeps the log's records of chunks, with the raylets below which each was read and recognised."""
+class ChunkLog(logging.Handler):
+    """Keeps the log records of committed chunks.
+
+    Attributes:
+        records: the log records.
+        raylets: process id of the raylet of each worker that read or recognised a chunk, by the worker's name.
+    """
 
     records: list[Any] = field(default_factory=list)
-    raylets: dict[str, int] = field(default_factory=dict)  # of a worker's name
+    raylets: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__init__()
 
     def emit(self, record: Any) -> None:
-        """Take a record."""
+        """Keep a record, and look up the raylets of its workers while they live."""
         if record.getMessage() == "chunk committed":
             for worker in (record.reader, record.recognizer):
                 with contextlib.suppress(psutil.Error):
@@ -125,11 +141,12 @@ class Watch(logging.Handler):
 
 
 @contextlib.contextmanager
-def watch_stores(peaks: dict[str, float]) -> Iterator[None]:
-    """Keep of each machine of the Ray that is connected the largest share of its object store that was in use."""
+def store_peaks() -> Iterator[dict[str, float]]:
+    """Yield a dictionary that is filled meanwhile: the largest share in use of each node's object store, by node id."""
+    peaks: dict[str, float] = {}
     ended = threading.Event()
 
-    def look() -> None:
+    def sample() -> None:
         while not ended.wait(STORE_SAMPLE_S):
             if not ray.is_initialized():
                 continue
@@ -138,24 +155,31 @@ def watch_stores(peaks: dict[str, float]) -> Iterator[None]:
                 if size := sizes.get(node):
                     peaks[node] = max(peaks.get(node, 0.0), 1 - free.get("object_store_memory", size) / size)
 
-    watcher = threading.Thread(target=look)
-    watcher.start()
+    sampler = threading.Thread(target=sample)
+    sampler.start()
     try:
-        yield
+        yield peaks
     finally:
         ended.set()
-        watcher.join()
+        sampler.join()
 
 
-def measure(folder: Path, actors: int, gpus: Sequence[int], seconds: float, gpus_per_actor: float = 1.0) -> Found:
-    """One run on a cluster of its own, that has a machine for each of `gpus` and one without."""
+def measure(folder: Path, actors: int, gpus: Sequence[int], seconds: float, gpus_per_actor: float = 1.0) -> Figures:
+    """Measure one run on a simulated cluster.
+
+    Args:
+        folder: for the corpus, the model and the run.
+        actors: number of actors.
+        gpus: number of GPUs of each node that has some; one more node has none.
+        seconds: approximate duration of the run.
+        gpus_per_actor: number of GPUs, or share of one, for each actor.
+    """
     chunks = max(4 * HEAD_CHUNKS * actors, round(actors * seconds * SPEED / CHUNK_S))
     corpus = write_corpus(folder / "in", round(chunks * CHUNK_S / CLIP_S))
     model = checkpoints.write_ctc(folder / "model", checkpoints.SMALL)
     log = logging.getLogger("sewd")
     log.setLevel(logging.INFO)
-    log.addHandler(watch := Watch())
-    peaks: dict[str, float] = {}
+    log.addHandler(chunk_log := ChunkLog())
     with mock.patch.object(dataset, "Recognizer", Sleeper), cluster(gpus, actors) as (address, raylets):
         config = pipeline.RunConfig(
             inputs=(str(corpus),),
@@ -166,14 +190,14 @@ def measure(folder: Path, actors: int, gpus: Sequence[int], seconds: float, gpus
             address=address,
             gpus_per_actor=gpus_per_actor,
         )
-        with connect(address), watch_stores(peaks):
+        with connect(address), store_peaks() as peaks:
             pipeline.transcribe(config)
-    log.removeHandler(watch)
-    return figures(watch, actors, raylets, max(peaks.values()))
+    log.removeHandler(chunk_log)
+    return summarize(chunk_log, actors, raylets, max(peaks.values()))
 
 
 def write_corpus(folder: Path, clips: int) -> Path:
-    """Some clips, and links to them."""
+    """Write some clips, and links to them."""
     folder.mkdir(parents=True)
     for index in range(clips):
         path = folder / f"{index:06d}.wav"
@@ -186,7 +210,11 @@ def write_corpus(folder: Path, clips: int) -> Path:
 
 @contextlib.contextmanager
 def cluster(gpus: Sequence[int], actors: int) -> Iterator[tuple[str, list[int]]]:
-    """A head without work, machines with so many GPUs, and one of processors; its address, and their raylets."""
+    """Start a head that runs no tasks, a node for each of `gpus`, and one with CPUs only.
+
+    Yields:
+        The address of the cluster, and the process ids of the raylets of the nodes.
+    """
     os.environ.update(PYTHONPATH=str(ROOT), RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
     os.environ.update(RAY_enable_worker_prestart="0", RAY_prestart_worker_first_driver="0")
 
@@ -200,37 +228,37 @@ def cluster(gpus: Sequence[int], actors: int) -> Iterator[tuple[str, list[int]]]
             **{name: free_port() for name in names},
         }
 
-    made = Cluster(initialize_head=True, head_node_args=node(0, 0))
+    simulated = Cluster(initialize_head=True, head_node_args=node(0, 0))
     try:
         shapes = [*((max(1, count), count) for count in gpus), (2 + actors, 0)]
-        raylets = [made.add_node(**node(*shape)).all_processes["raylet"][0].process.pid for shape in shapes]
-        yield made.address, raylets
+        raylets = [simulated.add_node(**node(*shape)).all_processes["raylet"][0].process.pid for shape in shapes]
+        yield simulated.address, raylets
     finally:
-        made.shutdown()
+        simulated.shutdown()
 
 
-def figures(watch: Watch, actors: int, raylets: list[int], store_peak: float) -> Found:
-    """What the chunks say, but for the first ones and the last ones of each actor."""
+def summarize(chunk_log: ChunkLog, actors: int, raylets: list[int], store_peak: float) -> Figures:
+    """The figures of the chunks, without the first and last ones of each actor."""
     by_actor: dict[str, list[Any]] = {}
-    for record in watch.records:
+    for record in chunk_log.records:
         by_actor.setdefault(record.recognizer, []).append(record)
     speed, working, counted = 0.0, [], 0
     for records in by_actor.values():
         first, *inner = records[HEAD_CHUNKS:-TAIL_CHUNKS]
-        took = inner[-1].created - first.created
-        speed += sum(record.audio_s for record in inner) / took
-        working.append(sum(record.seconds["compute"] for record in inner) / took)
+        seconds = inner[-1].created - first.created
+        speed += sum(record.audio_s for record in inner) / seconds
+        working.append(sum(record.seconds["compute"] for record in inner) / seconds)
         counted += len(inner)
-    readers = [watch.raylets.get(record.reader) for record in watch.records]
-    recognizers = Counter(watch.raylets.get(recognizer) for recognizer in by_actor)
-    return Found(
+    readers = [chunk_log.raylets.get(record.reader) for record in chunk_log.records]
+    recognizers = Counter(chunk_log.raylets.get(recognizer) for recognizer in by_actor)
+    return Figures(
         actors=actors,
         chunks=counted,
         times_real_time=speed,
         idle=1 - sum(working) / actors,
         decoded_without_gpu=sum(reader == raylets[-1] for reader in readers) / len(readers),
         store_peak=store_peak,
-        actors_by_machine=[recognizers[raylet] for raylet in raylets],
+        actors_by_node=[recognizers[raylet] for raylet in raylets],
     )
 
 

@@ -24,10 +24,12 @@ SHARED = ROOT.parent / "shared" / "data"
 WITH_RAY = {ROOT / "tests" / "e2e", ROOT / "tests" / "faults"}  # whole commands, each with a Ray of its own
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that need Ray, and keep them in one process: they share one Ray, and the processors."""
     for item in items:
-        if "local_ray" in getattr(item, "fixturenames", ()) or WITH_RAY.intersection(item.path.parents):
+        uses_ray = "local_ray" in getattr(item, "fixturenames", ()) or bool(WITH_RAY.intersection(item.path.parents))
+        if uses_ray or item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.ray)
             item.add_marker(pytest.mark.xdist_group("ray"))
 

@@ -11,16 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UsageError
-from sewd_model.checkpoint import SAFETENSORS_FILE, read_state_dict
+from sewd_model import checkpoint
+from sewd_model.checkpoint import read_state_dict
 from sewd_model.config import SEWDConfig
 from sewd_model.ctc import CTCTokenizer
 from sewd_model.features import FeatureExtractor
-from sewd_model.files import CheckpointError, Location, write_bytes
+from sewd_model.files import Location
 from sewd_model.model import SEWDForCTC, SEWDForSequenceClassification, conv_lengths
 from sewd_model.time_major import TimeMajorFeatureEncoder, is_supported
 
@@ -132,9 +132,7 @@ class MelRegression(nn.Module):
     def __init__(self, config: SEWDConfig, num_mels: int = 64) -> None:
         super().__init__()
         self.hop = config.hop_length
-        self.window = 1
-        for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
-            self.window = (self.window - 1) * stride + kernel
+        self.window = config.receptive_field
         self.read = nn.Linear(config.conv_dim[-1], num_mels)
         self.register_buffer("filters", mel_filters(num_mels, self.window, 16_000), persistent=False)
         self.register_buffer("hann", torch.hann_window(self.window), persistent=False)
@@ -252,16 +250,13 @@ def save_model(
         tokenizer: of its CTC head.
         features: of its waveforms.
         dtype: on disk, a key of `SAVE_DTYPES`.
+
+    Raises:
+        UsageError: there is no such dtype.
+        CheckpointError: a weight is not finite in that dtype.
     """
     if dtype not in SAVE_DTYPES:
         raise UsageError(f"save-dtype: choose one of {', '.join(SAVE_DTYPES)}, not {dtype!r}")
-    stored = {key: tensor.detach().to("cpu", SAVE_DTYPES[dtype]).contiguous() for key, tensor in tensors.items()}
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in stored.values()):
-        raise CheckpointError(f"the weights do not fit {dtype}: some are not finite")
-    write_bytes(location, SAFETENSORS_FILE, safetensors.torch.save(stored, metadata={"format": "pt"}))
-    tokenizer.save_pretrained(location)
-    features.save_pretrained(location)
-    extra = dict(config.extra)
-    extra.pop("torch_dtype", None)
-    extra.update(architectures=["SEWDForCTC"], dtype=dtype)
-    dataclasses.replace(config, extra=extra).save_pretrained(location)
+    checkpoint.save(
+        tensors, config, "SEWDForCTC", location, dtype=SAVE_DTYPES[dtype], companions=(tokenizer, features)
+    )

@@ -1,4 +1,4 @@
-"""A run that an earlier version wrote is read, evaluated, verified and resumed; see tests/fixtures/earlier_run/make.py."""
+"""A run of version 0.1.0 is read, evaluated, verified and resumed; tests/fixtures/earlier_run/make.py made it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Audio files that are deadly to the process which decodes them: a patch of soundfile, by the file's sampling rate."""
+"""Audio files that kill or hang the process that decodes them: a patch of soundfile, controlled by the sample rate."""
 
 from __future__ import annotations
 
@@ -10,28 +10,30 @@ import time
 
 import soundfile
 
+# Sample rates, in Hz. With LATE, decoding crashes only after `LATE_S` seconds of audio.
 SEGFAULT, OUT_OF_MEMORY, ABORT, EXIT, HANG, LATE, KILLS_WORKER = range(9_000, 9_700, 100)
 LATE_S = 15
 
 
 def die(rate: int) -> None:
+    """Die as the sample rate says; return for other rates."""
     if rate in (SEGFAULT, LATE):
         os.kill(os.getpid(), signal.SIGSEGV)
-    elif rate == OUT_OF_MEMORY:  # the kernel's choice
+    elif rate == OUT_OF_MEMORY:  # as the kernel does it
         os.kill(os.getpid(), signal.SIGKILL)
     elif rate == ABORT:
         os.abort()
     elif rate == EXIT:
         os._exit(3)
     elif rate == HANG:
-        ctypes.PyDLL(None).sleep(3600)  # with the interpreter's lock in its hand
-    elif rate == KILLS_WORKER:  # out of memory, and Ray's choice: its own process, also where a child took the memory
+        ctypes.PyDLL(None).sleep(3600)  # holds the interpreter's lock
+    elif rate == KILLS_WORKER:  # as Ray does it when memory runs out: its own process, even if a child used the memory
         time.sleep(3)
         os.kill(os.getppid() if sys.argv[0] == "-c" else os.getpid(), signal.SIGKILL)
 
 
 def install() -> None:
-    """Make them deadly here."""
+    """Patch soundfile in this process."""
     decode = soundfile.SoundFile.read
 
     def read(self, *arguments, **options):

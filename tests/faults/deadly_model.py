@@ -1,4 +1,4 @@
-"""A model that utterances of certain lengths are deadly to, in the actor as well as in a child of it."""
+"""A model that utterances of certain lengths kill or hang, in the actor as well as in its child processes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import time
 from pipeline.stages.recognize import Recognizer
 from sewd_model import PackedModel
 
-CRASHES, HANGS, TAKES_ITS_ACTOR_ALONG = 1.111, 1.222, 1.333  # seconds of audio
+CRASHES, HANGS, KILLS_ACTOR = 1.111, 1.222, 1.333  # seconds of audio
 
 
-class Deadly(Recognizer):
-    """Of other utterances it gives what the model gives."""
+class DeadlyRecognizer(Recognizer):
+    """Recognises utterances of other lengths as usual."""
 
     def _load(self):
         PackedModel._encode = functools.partialmethod(_encode, encode=PackedModel._encode)
@@ -27,16 +27,16 @@ def _encode(model, waveforms, encode):
     lengths = {len(waveform) for waveform in waveforms}
     if int(CRASHES * 16_000) in lengths:
         os.kill(os.getpid(), signal.SIGSEGV)
-    if int(TAKES_ITS_ACTOR_ALONG * 16_000) in lengths:  # Ray's choice, when memory runs out
+    if int(KILLS_ACTOR * 16_000) in lengths:  # as Ray does it when memory runs out
         time.sleep(2)
         os.kill(os.getppid() if sys.argv[0] == "-c" else os.getpid(), signal.SIGKILL)
     if int(HANGS * 16_000) in lengths:
-        ctypes.PyDLL(None).sleep(3600)  # with the interpreter's lock in its hand
+        ctypes.PyDLL(None).sleep(3600)  # holds the interpreter's lock
     return encode(model, waveforms)
 
 
 class NeverReady(Recognizer):
-    """Dies as it is made."""
+    """Dies when it is created."""
 
     def __init__(self, settings):
         os.kill(os.getpid(), signal.SIGKILL)

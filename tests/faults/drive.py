@@ -1,4 +1,4 @@
-"""`sewd` with the stand-in: `python -m tests.faults.drive transcribe ...`."""
+"""`sewd` with the stand-in stages of `stand_in`: `python -m tests.faults.drive transcribe ...`."""
 
 from __future__ import annotations
 

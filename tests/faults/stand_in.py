@@ -1,6 +1,6 @@
-"""A stand-in for the model, and stages that take their time: so that a kill hits work.
+"""Stand-ins for the three stages: a model that computes a digest of the samples, and pauses, so that a kill hits work.
 
-`install` puts them in the driver's place of the real ones. What the stand-in writes is a function of the samples alone.
+`install` replaces the real stages in the driver. The output depends on the samples alone.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ import pyarrow as pa
 
 from pipeline.driver import dataset
 from pipeline.runs import commit
-from pipeline.stages.read import read_parts
-from pipeline.stages.recognize import Recognizer, RecognizeSettings
-from pipeline.stages.write import write_chunks
+from pipeline.stages.read import ReadSettings, read_parts
+from pipeline.stages.recognize import Recognition, Recognizer, RecognizeSettings
+from pipeline.stages.write import WriteSettings, write_chunks
 from pipeline.storage import objects
+from sewd_model import GreedyPath
 
-SECONDS = "SEWD_STAND_IN_SECONDS"  # environment: that a chunk takes in each stage
-MARKS = "SEWD_STAND_IN_MARKS"  # environment: directory that tells which process is between data and commit
+SECONDS = "SEWD_STAND_IN_SECONDS"  # environment variable: time that a chunk takes in each stage
+MARKS = "SEWD_STAND_IN_MARKS"  # environment variable: directory where processes that are about to commit leave files
 
 
 def install() -> None:
-    """In this process, which is to become a driver."""
+    """Replace the stages in this process, which will be a driver."""
     dataset.read_parts = slow_read
     dataset.Recognizer = StandIn
     dataset.write_chunks = slow_write
@@ -37,14 +38,15 @@ def _pause() -> None:
     time.sleep(float(os.environ[SECONDS]))
 
 
-def slow_read(parts: pa.Table, settings) -> Iterator[pa.Table]:
+def slow_read(parts: pa.Table, settings: ReadSettings) -> Iterator[pa.Table]:
+    """`read_parts` with a pause before each chunk."""
     for chunk in read_parts(parts, settings):
         _pause()
         yield chunk
 
 
 class StandIn(Recognizer):
-    """Loads nothing and computes next to nothing."""
+    """A recogniser that loads no model and computes almost nothing."""
 
     def __init__(self, settings: RecognizeSettings) -> None:
         self.settings = settings
@@ -53,29 +55,23 @@ class StandIn(Recognizer):
         _pause()
         return super()._chunk(chunk)
 
-    def recognize(self, waveforms: Sequence[np.ndarray]) -> list[dict]:
-        return [_numbers_of(waveform) for waveform in waveforms]
+    def recognize(self, waveforms: Sequence[np.ndarray]) -> list[Recognition]:
+        return [_digest_as_result(waveform) for waveform in waveforms]
 
 
-def _numbers_of(waveform: np.ndarray) -> dict:
+def _digest_as_result(waveform: np.ndarray) -> Recognition:
     digest = np.frombuffer(hashlib.sha256(waveform.tobytes()).digest(), np.uint8)
     starts = np.arange(len(digest))
-    return {
-        "num_frames": len(waveform) // 320,
-        "token_ids": 4 + digest % 28,
-        "start_frames": starts,
-        "end_frames": starts + 1,
-        "probabilities": (digest / 255).astype(np.float32),
-        "label_scores": [],
-    }
+    probabilities = (digest / 255).astype(np.float32)
+    return Recognition(GreedyPath(4 + digest % 28, starts, starts + 1, probabilities, len(waveform) // 320), [])
 
 
-def slow_write(chunks: pa.Table, settings) -> pa.Table:
-    """Leaves a mark with its process id while it is between data and commit."""
+def slow_write(chunks: pa.Table, settings: WriteSettings) -> pa.Table:
+    """`write_chunks` with a pause between data and commit; a file named by its process id exists during the pause."""
     put = objects.put
     mark = Path(os.environ[MARKS]) / str(os.getpid())
 
-    def marked(uri: str, data: bytes) -> None:
+    def marked_put(uri: str, data: bytes) -> None:
         if f"/{commit.COMMITS}/" not in uri:
             put(uri, data)
             return
@@ -84,7 +80,7 @@ def slow_write(chunks: pa.Table, settings) -> pa.Table:
         put(uri, data)
         mark.unlink()
 
-    with _replaced(objects, "put", marked):
+    with _replaced(objects, "put", marked_put):
         return write_chunks(chunks, settings)
 
 

@@ -1,9 +1,9 @@
-"""Faults, one at a time, on a Ray of several machines, each compared with an undisturbed run.
+"""Faults, one at a time, on a Ray cluster of several nodes; each run is compared with an undisturbed one.
 
     python -m tests.faults.table [FAULT...]
 
-prints fault x (rows lost, rows doubled, rows changed, extra time). Ray gives its workers niceness 15: where other work
-keeps the processors busy, set RAY_worker_niceness.
+prints for each fault the rows lost, doubled and changed, and the extra time. Ray gives its workers niceness 15: if
+other work keeps the CPUs busy, set RAY_worker_niceness.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from tests.faults.world import (
 from tests.support import checkpoints
 
 CLIPS, SECONDS = 60, 0.5
-SLOW_S = 8
-NOTICE_S = 5
+SLOW_S = 8  # that the workers of a slow node stand still
+NOTICE_S = 5  # between a spot notice and the end of its node
 
-# A machine of each kind: fills its object store, and keeps it full until it is killed.
+# Fills the object store of each node, and keeps it full until this program is killed.
 FILLER = """
 import sys, time, numpy, ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
@@ -59,47 +59,47 @@ time.sleep(3600)
 
 @dataclass(frozen=True)
 class Scene:
-    """A run under way."""
+    """A run in progress."""
 
     world: World
     driver: subprocess.Popen
     log: Path
 
 
-def actor(scene: Scene) -> None:
+def kill_actor(scene: Scene) -> None:
     assert scene.world.kill_one(lambda: scene.world.workers(ACTOR), random.Random(0))
 
 
-def reader(scene: Scene) -> None:
+def kill_reader(scene: Scene) -> None:
     assert scene.world.kill_one(lambda: scene.world.workers(READER), random.Random(0))
 
 
-def writer(scene: Scene) -> None:
-    assert scene.world.kill_one(scene.world.between, random.Random(0))
+def kill_writer(scene: Scene) -> None:
+    assert scene.world.kill_one(scene.world.committing, random.Random(0))
 
 
-def raylet(scene: Scene) -> None:
+def kill_raylet(scene: Scene) -> None:
     scene.world.replace_node(random.Random(0))
 
 
-def node_removed(scene: Scene) -> None:
-    scene.world.forget(scene.world.nodes[0])
+def remove_node(scene: Scene) -> None:
+    scene.world.remove_node(scene.world.nodes[0])
 
 
-def driver(scene: Scene) -> None:
+def kill_driver(scene: Scene) -> None:
     scene.driver.kill()
 
 
-def head(scene: Scene) -> None:
-    """All of the cluster's head; another cluster is there for the next start."""
+def kill_head(scene: Scene) -> None:
+    """Kill all processes of the head node; start another cluster for the next start of the driver."""
     scene.world.cluster.head_node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
     scene.driver.wait(END_S)
     scene.world.stop()
     scene.world.start()
 
 
-def store_full(scene: Scene) -> None:
-    """The object stores hold others' objects, half as much again as fits: what is ours goes over the disk."""
+def fill_object_stores(scene: Scene) -> None:
+    """Fill the object stores with half as much again as fits: the objects of the run spill to disk."""
     command = [sys.executable, "-c", FILLER, scene.world.cluster.address]
     filler = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
@@ -111,10 +111,10 @@ def store_full(scene: Scene) -> None:
 
 
 def slow_node(scene: Scene) -> None:
-    """A machine's workers stand still for a while."""
+    """Stop half of the workers for a while."""
     processes = [p for title in (ACTOR, READER) for p in scene.world.workers(title)]
     for process in processes[: len(processes) // 2 + 1]:
-        with contextlib.suppress(psutil.NoSuchProcess):  # it has just had its last task
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended after its last task
             process.suspend()
     time.sleep(SLOW_S)
     for process in processes:
@@ -122,90 +122,110 @@ def slow_node(scene: Scene) -> None:
             process.resume()
 
 
-def drained(scene: Scene) -> None:
-    """A notice of spot; then the machine goes."""
+def drain_node(scene: Scene) -> None:
+    """Give the notice of a spot instance, then kill the node."""
     node = scene.world.nodes[0]
     command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", scene.world.cluster.address]
     command += ["--node-id", node.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
     subprocess.run([*command, "--deadline-remaining-seconds", str(NOTICE_S)], check=True, capture_output=True)
     time.sleep(NOTICE_S)
     os.kill(raylet_pid(node), signal.SIGKILL)
-    scene.world.forget(node)
+    scene.world.remove_node(node)
 
 
 FAULTS: dict[str, Callable[[Scene], None]] = {
-    "actor killed": actor,
-    "decode worker killed": reader,
-    "writer killed between data and commit": writer,
-    "raylet killed, another machine comes": raylet,
-    "node removed for good": node_removed,
-    "driver killed with 9": driver,
-    "head lost": head,
-    "object store full": store_full,
+    "actor killed": kill_actor,
+    "decode worker killed": kill_reader,
+    "writer killed between data and commit": kill_writer,
+    "raylet killed, another node is added": kill_raylet,
+    "node removed for good": remove_node,
+    "driver killed with 9": kill_driver,
+    "head lost": kill_head,
+    "object store full": fill_object_stores,
     "slow node": slow_node,
-    "spot notice, then the node goes": drained,
+    "spot notice, then the node is lost": drain_node,
 }
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one run: seconds from its first start to its end, and what it differs in."""
+    """The outcome of one run.
+
+    Attributes:
+        seconds: from its first start to its end.
+        difference: from the undisturbed run.
+        starts: starts of the driver.
+    """
 
     seconds: float
     difference: Difference
     starts: int
 
 
-def suffer(fault: Callable[[Scene], None] | None, directory: Path, corpus: Path, calm: str, model: Path) -> Outcome:
-    """Run over the corpus; strike once some chunks are committed; start again until it is done; compare."""
+def run_with_fault(
+    fault: Callable[[Scene], None] | None, directory: Path, corpus: Path, undisturbed: str, model: Path
+) -> Outcome:
+    """Transcribe the corpus, cause the fault once some chunks are committed, restart until the run is done, compare.
+
+    Args:
+        fault: causes the fault; None for an undisturbed run.
+        directory: where the run and the log go.
+        corpus: the audio.
+        undisturbed: URI of the run to compare with.
+        model: checkpoint.
+    """
     output, log = str(directory / "run"), directory / "log.txt"
-    with world(model, SECONDS) as made:
-        began = time.monotonic()
-        process = made.drive(str(corpus), output, log)
+    with world(model, SECONDS) as cluster:
+        started = time.monotonic()
+        process = cluster.drive(str(corpus), output, log)
         if fault is not None:
-            # Reading is far ahead of the commits, and soon over.
-            wait_for_commits(output, 0 if fault is reader else 3, process)
-            fault(Scene(made, process, log))
+            # Reading is far ahead of the commits, and soon done.
+            wait_for_commits(output, 0 if fault is kill_reader else 3, process)
+            fault(Scene(cluster, process, log))
         starts = 1
         while process.wait(END_S) != 0:
             starts += 1
             if starts > 3:
                 raise RuntimeError(f"not done after {starts - 1} starts: {log.read_text()}")
-            process = made.drive(str(corpus), output, log)
-        seconds = time.monotonic() - began
+            process = cluster.drive(str(corpus), output, log)
+        seconds = time.monotonic() - started
     assert pipeline.Run.open(output).status == "done"
-    return Outcome(seconds, difference(output, calm), starts)
+    return Outcome(seconds, difference(output, undisturbed), starts)
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
+    """Print a line at once."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
 def main() -> int:
-    """Print the table; 1 where a row is not as it must be."""
+    """Print the table.
+
+    Returns:
+        1 if a row was lost, doubled or changed, else 0.
+    """
     parser = argparse.ArgumentParser(prog="python -m tests.faults.table")
-    parser.add_argument("fault", nargs="*", help=f"of: {', '.join(FAULTS)}; all where none is named")
+    parser.add_argument("fault", nargs="*", help=f"the faults to cause, by default all: {', '.join(FAULTS)}")
     names = parser.parse_args().fault or list(FAULTS)
     os.chdir(ROOT)
-    sound = True
+    all_same = True
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         model = checkpoints.write_ctc(base / "model", checkpoints.SMALL)
         corpus = write_corpus(base / "in", CLIPS)
-        calm = base / "calm"
-        calm.mkdir()
-        undisturbed = suffer(None, calm, corpus, str(calm / "run"), model)
-        say(f"{'fault':40} {'lost':>6} {'doubled':>8} {'changed':>8} {'extra s':>8} {'starts':>7}")
-        say(f"{'none (' + format(undisturbed.seconds, '.0f') + ' s)':40}")
+        (reference := base / "undisturbed").mkdir()
+        undisturbed = run_with_fault(None, reference, corpus, str(reference / "run"), model)
+        print_line(f"{'fault':40} {'lost':>6} {'doubled':>8} {'changed':>8} {'extra s':>8} {'starts':>7}")
+        print_line(f"{'none (' + format(undisturbed.seconds, '.0f') + ' s)':40}")
         for number, name in enumerate(names):
             (directory := base / str(number)).mkdir()
-            outcome = suffer(FAULTS[name], directory, corpus, str(calm / "run"), model)
+            outcome = run_with_fault(FAULTS[name], directory, corpus, str(reference / "run"), model)
             d = outcome.difference
             extra = outcome.seconds - undisturbed.seconds
-            say(f"{name:40} {d.lost:6} {d.doubled:8} {d.changed:8} {extra:8.1f} {outcome.starts:7}")
-            sound &= d.none
-    return 0 if sound else 1
+            print_line(f"{name:40} {d.lost:6} {d.doubled:8} {d.changed:8} {extra:8.1f} {outcome.starts:7}")
+            all_same &= d.none
+    return 0 if all_same else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Each fault of `tests.faults.table`, on a Ray of several machines: no row is lost, doubled or changed."""
+"""Each fault of `tests.faults.table`, on a Ray cluster of several nodes: no row is lost, doubled or changed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from tests.faults.soak import BETWEEN, DRIVER, KINDS, RAYLET, schedule
-from tests.faults.table import CLIPS, FAULTS, suffer
+from tests.faults.table import CLIPS, FAULTS, run_with_fault
 from tests.faults.world import Difference, write_corpus
 
 HEAD_LOST = "or lost the head of the cluster"
@@ -16,26 +16,26 @@ HEAD_LOST = "or lost the head of the cluster"
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, small_ctc):
-    """A corpus, and a run over it."""
+    """A corpus, and a run over it without faults."""
     base = tmp_path_factory.mktemp("undisturbed")
     corpus = write_corpus(base / "in", CLIPS)
-    outcome = suffer(None, base, corpus, str(base / "run"), small_ctc)
+    outcome = run_with_fault(None, base, corpus, str(base / "run"), small_ctc)
     assert outcome.starts == 1
     return corpus, str(base / "run")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_loses_doubles_and_changes_no_row(name, tmp_path, undisturbed, small_ctc):
-    corpus, calm = undisturbed
-    outcome = suffer(FAULTS[name], tmp_path, corpus, calm, small_ctc)
+def test_no_fault_loses_doubles_or_changes_a_row(name, tmp_path, undisturbed, small_ctc):
+    corpus, expected = undisturbed
+    outcome = run_with_fault(FAULTS[name], tmp_path, corpus, expected, small_ctc)
     assert outcome.difference == Difference(0, 0, 0)
     assert outcome.starts == (2 if name in ("driver killed with 9", "head lost") else 1)
     if name == "head lost":
         assert HEAD_LOST in (tmp_path / "log.txt").read_text()
 
 
-def test_a_soak_kills_by_its_seed_and_enough_of_each():
+def test_the_kills_of_a_soak_follow_from_its_seed_and_include_enough_of_each_kind():
     kinds = schedule(50, random.Random(3))
     assert kinds == schedule(50, random.Random(3)) != schedule(50, random.Random(4))
     counts = Counter(kinds)

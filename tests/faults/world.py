@@ -1,4 +1,4 @@
-"""A Ray of several machines on this one, a driver, and ways to harm them; and what a run lost, gained or changed."""
+"""A Ray cluster of several nodes on this machine, a driver, ways to harm them, and the comparison of two runs."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from tests.support import corpora
 from tests.support.s3 import free_port
 
 ROOT = Path(__file__).parents[2]
-NODES, CPUS = 2, 3  # of which one alone can hold two actors, a reader and a writer
+NODES, CPUS = 2, 3  # CPUs per node: one node alone has room for two actors, a reader and a writer
 STORE_BYTES = 100 * 2**20
 ACTOR, READER, WRITER = "MapWorker(MapBatches(StandIn))", "MapBatches(slow_read)", "MapBatches(slow_write)"
 END_S = 600
 
 
 def write_corpus(directory: Path, clips: int) -> Path:
-    """Clips of half a second."""
+    """Write clips of half a second."""
     for index in range(clips):
         corpora.write_audio(directory / f"{index:04d}.wav", 0.5, index)
     return directory
@@ -42,11 +42,14 @@ def write_corpus(directory: Path, clips: int) -> Path:
 
 @dataclass
 class World:
-    """A cluster whose head runs no tasks, and what is run on it.
+    """A cluster whose head node runs no tasks, and the drivers on it.
 
     Attributes:
-        model: checkpoint, for its vocabulary.
-        seconds: that a chunk takes in each stage.
+        model: checkpoint; only its vocabulary is used.
+        marks: directory where writers between data and commit leave files, see `stand_in`.
+        seconds: time that a chunk takes in each stage.
+        nodes: the nodes that run tasks.
+        cluster: the cluster; None before `start`.
     """
 
     model: Path
@@ -63,7 +66,7 @@ class World:
         if self.cluster is not None:
             self.cluster.shutdown()
 
-    @tenacity.retry(  # on a busy machine; Ray raises a plain Exception
+    @tenacity.retry(  # for busy machines; Ray raises a plain Exception
         retry=tenacity.retry_if_exception_message(match=".*timed out during startup"),
         stop=tenacity.stop_after_attempt(3),
         reraise=True,
@@ -72,7 +75,7 @@ class World:
         return self.cluster.add_node(**self._node(CPUS))
 
     def _node(self, cpus: int) -> dict:
-        # A raylet that is to find out its agents' ports gives up, and dies, where they take 15 s to start.
+        # A raylet that has to find its agents' ports by itself dies if the agents take more than 15 s to start.
         names = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
         ports = {name: free_port() for name in names}
         return {"num_cpus": cpus, "object_store_memory": STORE_BYTES, "include_dashboard": False, **ports}
@@ -90,36 +93,49 @@ class World:
             return subprocess.Popen(self.command(corpus, output), stdout=file, stderr=file, cwd=ROOT)
 
     def workers(self, title: str) -> list[psutil.Process]:
-        """Processes of the cluster's machines that are at work on a stage."""
-        found = []
+        """The processes of the nodes that work on a stage.
+
+        Args:
+            title: Ray's name of the stage, in the command line of the process.
+        """
+        processes = []
         for node in self.nodes:
             with contextlib.suppress(psutil.Error):
                 raylet = psutil.Process(raylet_pid(node))
-                found += [child for child in raylet.children(recursive=True) if self._at(child, title)]
-        return found
+                processes += [child for child in raylet.children(recursive=True) if self._works_on(child, title)]
+        return processes
 
-    def _at(self, process: psutil.Process, title: str) -> bool:
+    def _works_on(self, process: psutil.Process, title: str) -> bool:
         with contextlib.suppress(psutil.Error):
             return title in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE
         return False
 
-    def between(self) -> list[psutil.Process]:
-        """Processes between the data of a chunk and its commit."""
-        found = []
+    def committing(self) -> list[psutil.Process]:
+        """The processes that have written the data of a chunk, and not yet its commit."""
+        processes = []
         for mark in self.marks.iterdir():
             with contextlib.suppress(psutil.Error):
-                found.append(psutil.Process(int(mark.name)))
-        alive = [process for process in found if self._at(process, WRITER)]
+                processes.append(psutil.Process(int(mark.name)))
+        alive = [process for process in processes if self._works_on(process, WRITER)]
         for mark in self.marks.iterdir():
             if mark.name not in {str(process.pid) for process in alive}:
                 mark.unlink(missing_ok=True)
         return alive
 
     def kill_one(self, victims, choose: random.Random, patience_s: float = 60) -> int | None:
-        """Kill one of what `victims` gives, as soon as there is one; its process id."""
+        """Kill one process as soon as there is one.
+
+        Args:
+            victims: returns the processes to choose from.
+            choose: chooses among them.
+            patience_s: time to wait for a process, seconds.
+
+        Returns:
+            The process id; None if there was no process in time.
+        """
         deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline:
-            for victim in choose.sample(found := victims(), len(found)):
+            for victim in choose.sample(candidates := victims(), len(candidates)):
                 with contextlib.suppress(psutil.Error):
                     victim.kill()
                     return victim.pid
@@ -127,41 +143,47 @@ class World:
         return None
 
     def replace_node(self, choose: random.Random) -> int:
-        """Kill a machine's raylet, which ends its workers, and let another come. Gives the raylet's process id."""
+        """Kill the raylet of a node, which ends its workers, and add another node; returns the raylet's process id."""
         node = choose.choice(self.nodes)
         pid = raylet_pid(node)
         os.kill(pid, signal.SIGKILL)
-        self.forget(node)
+        self.remove_node(node)
         self.nodes.append(self.add_node())
         return pid
 
-    def forget(self, node) -> None:
+    def remove_node(self, node) -> None:
         self.nodes.remove(node)
         self.cluster.remove_node(node, allow_graceful=False)
 
 
 def raylet_pid(node) -> int:
+    """Process id of a node's raylet."""
     (info,) = node.all_processes["raylet"]
     return info.process.pid
 
 
 @contextlib.contextmanager
 def world(model: Path, seconds: float) -> Iterator[World]:
-    """A cluster that is up."""
+    """Start a cluster, and stop it afterwards.
+
+    Args:
+        model: checkpoint.
+        seconds: time that a chunk takes in each stage.
+    """
     with tempfile.TemporaryDirectory() as marks:
-        # Nodes, workers and drivers are started with this process's environment.
+        # Nodes, workers and drivers inherit the environment of this process.
         changes = {MARKS: marks, SECONDS: str(seconds), "RAY_USAGE_STATS_ENABLED": "0"}
-        # No worker is started before it has work: there are many machines here, and few processors.
+        # No worker is started before it has work: there are many nodes here, and few CPUs.
         changes |= {"RAY_prestart_worker_first_driver": "0", "RAY_enable_worker_prestart": "0"}
         changes["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         before = {name: os.environ.get(name) for name in changes}
         os.environ.update(changes)
-        made = World(model, Path(marks), seconds)
+        cluster = World(model, Path(marks), seconds)
         try:
-            made.start()
-            yield made
+            cluster.start()
+            yield cluster
         finally:
-            made.stop()
+            cluster.stop()
             for name, value in before.items():
                 if value is None:
                     del os.environ[name]
@@ -170,21 +192,22 @@ def world(model: Path, seconds: float) -> Iterator[World]:
 
 
 def commits_of(output: str) -> int:
-    """How many chunks are committed by now, as far as they are objects."""
+    """Number of chunks whose commit is an object of its own."""
     return len(commit_objects(output))
 
 
 def wait_for_commits(output: str, count: int, process: subprocess.Popen) -> None:
+    """Wait until a driver has committed `count` chunks; RuntimeError if it ends before."""
     deadline = time.monotonic() + END_S
     while commits_of(output) < count:
         if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"no {count} commits: the driver's exit status is {process.poll()}")
+            raise RuntimeError(f"fewer than {count} commits: the driver's exit status is {process.poll()}")
         time.sleep(0.1)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Of a run from an undisturbed one, in rows of all tables."""
+    """How a run differs from an undisturbed one: numbers of rows, over all tables."""
 
     lost: int
     doubled: int
@@ -192,23 +215,24 @@ class Difference:
 
     @property
     def none(self) -> bool:
+        """Whether the runs have the same rows."""
         return not (self.lost or self.doubled or self.changed)
 
 
 def key(row: dict) -> tuple[str, str | None]:
-    """What names a row of any table."""
+    """The key of a row, in any table."""
     return row["utt_id"], row.get("task")
 
 
-def difference(run: str, calm: str) -> Difference:
-    """Row for row, of every table."""
+def difference(run: str, undisturbed: str) -> Difference:
+    """Compare two runs row for row, in every table."""
     lost = doubled = changed = 0
     for table in TABLES:
-        got, want = (corpora.rows_of(pipeline.Run.open(uri), table) for uri in (run, calm))
-        counts = Counter(map(key, got))
+        rows, expected = (corpora.rows_of(pipeline.Run.open(uri), table) for uri in (run, undisturbed))
+        counts = Counter(map(key, rows))
         doubled += sum(count - 1 for count in counts.values())
-        known = {key(row): row for row in got}
-        lost += sum(key(row) not in known for row in want)
-        changed += sum(known.get(key(row), row) != row for row in want)
-        changed += sum(name not in {key(row) for row in want} for name in known)
+        by_key = {key(row): row for row in rows}
+        lost += sum(key(row) not in by_key for row in expected)
+        changed += sum(by_key.get(key(row), row) != row for row in expected)
+        changed += len(set(by_key) - {key(row) for row in expected})
     return Difference(lost, doubled, changed)

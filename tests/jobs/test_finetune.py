@@ -16,6 +16,8 @@ from tests.support.tones import write_config, write_corpus
 
 NONE = ("--augment", "none", "--batch-seconds", "10", "--threads", "1")
 
+pytestmark = pytest.mark.ray
+
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):

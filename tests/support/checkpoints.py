@@ -1,4 +1,4 @@
-"""Checkpoints that transformers wrote, with random weights: what the project must read unchanged."""
+"""Checkpoints written by transformers, with random weights, which the project must read unchanged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VOCAB = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4} | {c: i + 5 for i,
 TOKENS = {index: token for token, index in VOCAB.items()}
 
 SMALL_CONV = (8, 16, 16, 16, 16, 32, 32, 32, 32, 32, 32, 32, 32)
-# The smallest that has every part, for tests of the pipeline around it.
+# The smallest configuration that has every part, for tests of the pipeline.
 SMALL = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -26,7 +26,7 @@ SMALL = {
     "num_conv_pos_embeddings": 31,
     "num_conv_pos_embedding_groups": 4,
 }
-# The published sew-d-tiny.
+# The sizes of the published sew-d-tiny.
 SEW_D_TINY = {
     "hidden_size": 384,
     "num_hidden_layers": 12,
@@ -37,7 +37,7 @@ SEW_D_TINY = {
 
 
 def _randomize(model: torch.nn.Module, seed: int) -> None:
-    """Away from the initial values, under which most of a random model's frames say the same."""
+    """Change the initial values, with which most frames of a random model have the same best token."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -49,7 +49,7 @@ def _randomize(model: torch.nn.Module, seed: int) -> None:
 
 
 def write_ctc(directory: Path, sizes: dict, seed: int = 0) -> Path:
-    """A SEWDForCTC checkpoint with its vocabulary and preprocessor."""
+    """Write a SEWDForCTC checkpoint with its vocabulary and preprocessor; return its directory."""
     torch.manual_seed(seed)
     model = transformers.SEWDForCTC(transformers.SEWDConfig(vocab_size=len(VOCAB), **sizes))
     _randomize(model, seed)
@@ -63,7 +63,15 @@ def write_ctc(directory: Path, sizes: dict, seed: int = 0) -> Path:
 def write_classifier(
     directory: Path, sizes: dict, seed: int = 1, backbone: Path | None = None, labels: int = 6
 ) -> Path:
-    """A SEWDForSequenceClassification checkpoint, with the backbone of another one if that is given."""
+    """Write a SEWDForSequenceClassification checkpoint; return its directory.
+
+    Args:
+        directory: where it is written.
+        sizes: fields of the configuration.
+        seed: of the random weights.
+        backbone: a CTC checkpoint whose backbone it gets; None: a random one.
+        labels: number of classes, named word0, word1, ...
+    """
     torch.manual_seed(seed)
     model = transformers.SEWDForSequenceClassification(transformers.SEWDConfig(num_labels=labels, **sizes))
     _randomize(model, seed)

@@ -1,4 +1,4 @@
-"""Options of SEWDConfig, in the combinations that take ways of their own through the model."""
+"""Options of SEWDConfig in the combinations that have code paths of their own in the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A language of tones, made by the tests: each letter is a tone of its own, so that a tiny model learns to read it."""
+"""A synthetic language of tones: each letter is a tone, so that a tiny model can learn to transcribe it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TINY = {
     "intermediate_size": 96,
     "conv_dim": [8, 16, 16, 16, 16, 32, 32, 32, 32, 48, 48, 48, 48],
     "hidden_act": "gelu",
-    "initializer_range": 0.2,  # 0.02 is for a width of 768: so narrow, it would stay on the plateau of blanks for long
+    "initializer_range": 0.2,  # 0.02 is for a width of 768: a narrow model would predict only blanks for long
     "num_conv_pos_embeddings": 15,
     "num_conv_pos_embedding_groups": 4,
     "attention_dropout": 0.0,
@@ -31,8 +31,8 @@ TINY = {
 }
 
 
-def say(text: str, rng: np.random.Generator) -> np.ndarray:
-    """The text in tones of 100 ms with 40 ms between them, 80 ms more between words."""
+def synthesize(text: str, rng: np.random.Generator) -> np.ndarray:
+    """Return a text as tones of 100 ms, 40 ms apart, 80 ms more between words: `(num_samples,)` float32 at 16 kHz."""
     pieces = [np.zeros(800)]
     for letter in text.upper():
         if letter == " ":
@@ -46,13 +46,16 @@ def say(text: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def write_corpus(directory: Path, count: int = 50, seed: int = 0) -> Path:
-    """A manifest of `count` utterances of one or two words, labelled by their number of words; two speakers."""
+    """Write audio and a manifest of `count` utterances of one or two words, with the number of words as label.
+
+    There are two speakers. Returns the path of the manifest.
+    """
     rng = np.random.default_rng(seed)
     directory.mkdir(parents=True, exist_ok=True)
     rows = []
     for number in range(count):
         words = rng.choice(WORDS, size=1 + number % 2)
-        samples = say(" ".join(words), rng)
+        samples = synthesize(" ".join(words), rng)
         soundfile.write(directory / f"{number:02}.wav", samples, RATE)
         rows.append(
             {
@@ -69,7 +72,7 @@ def write_corpus(directory: Path, count: int = 50, seed: int = 0) -> Path:
 
 
 def write_config(directory: Path, **changes: object) -> Path:
-    """The tiny model's `config.json`."""
+    """Write the `config.json` of the tiny model, with changes to its fields; return its path."""
     path = directory / "tiny.json"
     path.write_text(json.dumps(TINY | changes))
     return path

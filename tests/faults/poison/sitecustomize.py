@@ -1,4 +1,4 @@
-"""Python's start-up hook: whichever process has this directory on its path is born with deadly files."""
+"""Python's start-up hook: installs the patch of `deadly` in every process that has this directory on its path."""
 
 import runpy
 from pathlib import Path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from benchmarks.resume import commit, plan_of
+from benchmarks.resume import fake_commit, fake_plan
 from pipeline.driver.remaining import find_remaining
 from pipeline.runs.commit import write_chunk
 from pipeline.runs.record import RunRecord
@@ -15,10 +15,10 @@ from pipeline.storage import objects, uris
 
 def test_remaining_parts_have_their_committed_chunks_and_their_quarantine_record(tmp_path):
     ids = [f"{i:020x}" for i in range(100_000)]  # more than are read at once
-    write_plan(str(tmp_path), plan_of(ids))
+    write_plan(str(tmp_path), fake_plan(ids))
     chunks = [(ids[99_999], 2, False), (ids[99_999], 0, False), (ids[3], 0, False), (ids[1], 0, True)]
     for part, chunk, last in chunks:
-        write_chunk(str(tmp_path), dataclasses.replace(commit(part), chunk=chunk, last=last, files=()), {})
+        write_chunk(str(tmp_path), dataclasses.replace(fake_commit(part), chunk=chunk, last=last, files=()), {})
     objects.put(uris.join(str(tmp_path), QUARANTINE, f"{ids[70_000]}.json"), b"{}")
     remaining = find_remaining(Run(str(tmp_path), RunRecord({})))
     parts = remaining.parts

@@ -129,7 +129,7 @@ def test_a_stopped_part_ends_without_a_last_chunk(folder):
     assert next(chunks).to_pylist()[0]["chunk"] == 0
     objects.put(str(folder / "stop"), b"")
     try:
-        # The row that closed chunk 0 is dropped with the chunk that it would have started: the next start reads it again.
+        # The row that closed chunk 0 is dropped with the chunk that it would start: the next start reads it again.
         assert [table.to_pylist()[0]["chunk"] for table in chunks] == []
     finally:
         objects.delete([str(folder / "stop")])
