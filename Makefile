@@ -1,8 +1,8 @@
-# Everything below sets itself up: git, make and Python 3.11 or newer are all that it takes.
+# Every target installs what it needs; only git, make and Python 3.11 or newer must be present.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
-# Tests that need Ray stay in one process (tests/conftest.py); the others run beside them.
+# Tests that need Ray run in one process (tests/conftest.py), the others at the same time in the other.
 PARALLEL := -n 2 --dist loadgroup
 
 .PHONY: help install demo test test-fast test-all lint types format clean
@@ -14,7 +14,7 @@ help:
 	@echo "make test-all  the slow ones too (an hour on 2 cores)"
 	@echo "make lint types format clean"
 
-# The pinned versions of constraints.txt, so that every clone is the same; users install with versions of their own.
+# Installs the pinned versions of constraints.txt, so that every clone is the same; users choose their own versions.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"

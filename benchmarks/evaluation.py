@@ -3,8 +3,8 @@
     python -m benchmarks.evaluation --folder DIR [--rows N]
 
 Makes a run once, in DIR: every column is filled, and each chunk of 1,000 rows is a file. Ten million rows need 10 GB.
-Then it times `sewd evaluate --by speaker,duration,confidence`, compaction, the same evaluation again, and `sewd report`,
-each in a separate process. Prints seconds and peak memory, and writes them as JSON next to the run.
+Then it times `sewd evaluate --by speaker,duration,confidence`, compaction, the evaluation again and `sewd report`, each
+in a separate process. Prints seconds and peak memory, and writes them as JSON next to the run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Fixtures that the whole suite shares: one small Ray, checkpoints, and the real speech where it is at hand."""
+"""Fixtures of the whole suite: one small Ray, checkpoints, and real speech if it is available."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import os
 import sys
 from pathlib import Path
 
-# Read when torch is loaded: threads that wait sleep, and leave the processors to the workers.
+# Read when torch is loaded: waiting threads sleep, and leave the CPUs to the workers.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import pytest
 from hypothesis import settings
 
-# A slow machine is no failure: speed is measured in benchmarks.
+# A slow machine does not fail tests: speed is measured by benchmarks.
 settings.register_profile("sewd", deadline=None)
 settings.load_profile("sewd")
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
-WITH_RAY = {ROOT / "tests" / "e2e", ROOT / "tests" / "faults"}  # whole commands, each with a Ray of its own
+WITH_RAY = {ROOT / "tests" / "e2e", ROOT / "tests" / "faults"}  # whole commands, each of which starts its own Ray
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need Ray, and keep them in one process: they share one Ray, and the processors."""
+    """Mark the tests that need Ray, and keep them in one process: they share one Ray and the CPUs."""
     for item in items:
         uses_ray = "local_ray" in getattr(item, "fixturenames", ()) or bool(WITH_RAY.intersection(item.path.parents))
         if uses_ray or item.get_closest_marker("ray"):
@@ -35,18 +35,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup() -> None:
-    """One thread for torch, in whichever tests load it. (Loaded here, it would cost every collection seconds.)"""
+    """Give torch one thread in tests that load it. (To load it here would cost seconds in every collection.)"""
     if (torch := sys.modules.get("torch")) is not None:
         torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def local_ray():
-    """One Ray for the session. Three CPUs on paper, so that two actors and decoding fit also on a machine of two."""
+    """One Ray for the session. It declares three CPUs, so that two actors and decoding fit on any machine."""
     import ray
 
     ray.init(
-        address="local",  # whatever other Ray this machine has
+        address="local",  # never another Ray on this machine
         num_cpus=3,
         include_dashboard=False,
         log_to_driver=False,
@@ -67,7 +67,7 @@ def small_ctc(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_classifier(tmp_path_factory, small_ctc) -> Path:
-    """Shares its backbone with `small_ctc`."""
+    """A classifier with the backbone of `small_ctc`."""
     from tests.support import checkpoints
 
     return checkpoints.write_classifier(tmp_path_factory.mktemp("small-cls"), checkpoints.SMALL, backbone=small_ctc)
@@ -82,10 +82,10 @@ def sew_d_tiny(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def librispeech() -> Path:
-    """The folder of LibriSpeech dev-clean's 1,008 utterances."""
+    """The directory with 1,008 utterances of LibriSpeech dev-clean."""
     folder = SHARED / "librispeech-dev-clean"
     if not folder.is_dir():
-        pytest.skip("needs ../shared/data/librispeech-dev-clean, which is not here")
+        pytest.skip("needs ../shared/data/librispeech-dev-clean, which does not exist")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""The trained model as it lies in the package: both heads in one file, float16.
+"""Write a trained model as the package ships it: both heads in one file, in float16.
 
 python benchmarks/bundled/bundle.py MODEL OUT
 """
@@ -11,14 +11,14 @@ from pipeline.training.model import merged_state, save_model, start_from_checkpo
 
 
 def main() -> None:
-    """Convert."""
+    """Convert MODEL."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("out", metavar="OUT")
-    places = parser.parse_args()
-    start = start_from_checkpoint(places.model, labels=())
+    arguments = parser.parse_args()
+    start = start_from_checkpoint(arguments.model, labels=())
     model = start.model
-    save_model(places.out, merged_state(model), model.config, start.tokenizer, start.features, "float16")
+    save_model(arguments.out, merged_state(model), model.config, start.tokenizer, start.features, "float16")
 
 
 if __name__ == "__main__":

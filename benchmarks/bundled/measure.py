@@ -1,11 +1,11 @@
-"""The figures of the model card: the validation sets, as recorded and through a telephone's band.
+"""Measure the figures of the model card: the validation sets, as recorded and in a telephone's band.
 
     python benchmarks/bundled/measure.py CORPUS WORK MODEL
 
-CORPUS holds the manifests `NAME-valid.jsonl` that `prepare.py` wrote, WORK takes the runs. Prints a table in Markdown:
-word and character error rate, and accuracy of the keywords, with 95 % intervals over speakers, or over utterances where
-speakers are not named or too few. The keywords come twice: `alexa` was recorded elsewhere, and a classifier could tell
-it by that.
+CORPUS holds the manifests `NAME-valid.jsonl` that `prepare.py` wrote; the runs are written to WORK. Prints a table in
+Markdown: word and character error rate, and accuracy of the keywords, with 95 % intervals over speakers, or over
+utterances where speakers are unknown or too few. The keywords are measured with and without `alexa`, which was recorded
+elsewhere: a classifier could recognise it by the recording conditions.
 """
 
 from __future__ import annotations
@@ -30,42 +30,47 @@ TELEPHONE_RATE = 8_000
 
 
 def main() -> None:
-    """Transcribe, evaluate, print."""
+    """Transcribe and evaluate each set, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("corpus", type=Path, metavar="CORPUS")
     parser.add_argument("work", type=Path, metavar="WORK")
     parser.add_argument("model", metavar="MODEL")
-    places = parser.parse_args()
-    (places.corpus / "keywords-not-alexa-valid.jsonl").write_text(not_alexa(places.corpus / "keywords-valid.jsonl"))
+    arguments = parser.parse_args()
+    (arguments.corpus / "keywords-not-alexa-valid.jsonl").write_text(
+        not_alexa(arguments.corpus / "keywords-valid.jsonl")
+    )
     typer.echo("| set | band | utterances | audio | WER | CER | accuracy of labels |\n|---|---|---|---|---|---|---|")
     for name in SETS:
-        recorded = places.corpus / f"{name}-valid.jsonl"
-        for band, manifest in (("recorded", recorded), ("telephone", telephone(recorded, places.work / "telephone"))):
-            output = places.work / f"{name}-{band}"
+        recorded = arguments.corpus / f"{name}-valid.jsonl"
+        for band, manifest in (
+            ("recorded", recorded),
+            ("telephone", telephone(recorded, arguments.work / "telephone")),
+        ):
+            output = arguments.work / f"{name}-{band}"
             shutil.rmtree(output, ignore_errors=True)
             run = pipeline.transcribe(
-                pipeline.RunConfig((manifest,), output, places.model, classifiers=(f"keyword={places.model}",))
+                pipeline.RunConfig((manifest,), output, arguments.model, classifiers=(f"keyword={arguments.model}",))
             )
-            evaluation, [labels] = evaluated(run), evaluate_labels(run)
-            typer.echo(f"| {name} | {band} | {row(evaluation, labels)} |")
+            evaluation, [labels] = evaluate_with_intervals(run), evaluate_labels(run)
+            typer.echo(f"| {name} | {band} | {cells(evaluation, labels)} |")
 
 
 def not_alexa(manifest: Path) -> str:
-    """The rows of the other five keywords."""
+    """The rows of a manifest with the other five keywords."""
     lines = manifest.read_text("utf-8").splitlines(keepends=True)
     return "".join(line for line in lines if json.loads(line)["label"] != "alexa")
 
 
-def evaluated(run: pipeline.Run) -> Evaluation:
-    """Figures with intervals."""
-    by_default = pipeline.evaluate_run(run)
-    if by_default.intervals["wer"] is not None:
-        return by_default
+def evaluate_with_intervals(run: pipeline.Run) -> Evaluation:
+    """Evaluate a run with intervals over speakers, or over utterances if speakers are unknown or too few."""
+    by_speaker = pipeline.evaluate_run(run)
+    if by_speaker.intervals["wer"] is not None:
+        return by_speaker
     return pipeline.evaluate_run(run, EvaluationSettings(unit="utterance"))
 
 
 def telephone(manifest: Path, folder: Path) -> Path:
-    """The same rows as files of 8 kHz: nothing above 4 kHz is left."""
+    """Write the files of a manifest at 8 kHz, so without anything above 4 kHz; returns their manifest."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for number, line in enumerate(manifest.read_text("utf-8").splitlines()):
@@ -74,13 +79,13 @@ def telephone(manifest: Path, folder: Path) -> Path:
         path = folder / f"{manifest.stem}-{number:05}.wav"
         soundfile.write(path, soxr.resample(samples, rate, TELEPHONE_RATE), TELEPHONE_RATE)
         rows.append(row | {"audio_filepath": str(path.resolve())})
-    made = folder / manifest.name
-    made.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return made
+    copy = folder / manifest.name
+    copy.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return copy
 
 
-def row(evaluation: Evaluation, labels: LabelEvaluation) -> str:
-    """Columns of the table."""
+def cells(evaluation: Evaluation, labels: LabelEvaluation) -> str:
+    """The cells of a set's row, joined by bars."""
     figures = evaluation.figures
     accuracy = "" if not labels.counts.rows else share(labels.counts.accuracy, labels.interval)
     rates = [share(evaluation.rates[name], evaluation.intervals.get(name)) for name in ("wer", "cer")]
@@ -88,7 +93,7 @@ def row(evaluation: Evaluation, labels: LabelEvaluation) -> str:
 
 
 def share(rate: float | None, interval: Interval | None) -> str:
-    """A rate and its interval in percent."""
+    """A rate and its interval in percent; empty without a rate."""
     if rate is None:
         return ""
     return f"{rate:.1%}" + (f" ({interval.low:.1%}-{interval.high:.1%})" if interval else "")

@@ -1,7 +1,7 @@
-"""Text as readers of audio books read it: Jane Austen's six novels, in the public domain, in pieces of some words.
+"""Texts like those of audio books: pieces of Jane Austen's six novels, which are in the public domain.
 
-They come in the Debian package r-cran-janeaustenr; its files `Rdata.rdx` and `Rdata.rdb` are read without R, by the pip
-package `rdata`.
+The novels are in the Debian package r-cran-janeaustenr. Its files `Rdata.rdx` and `Rdata.rdb` are read without R, by
+the pip package `rdata`.
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ from pathlib import Path
 import numpy as np
 import rdata
 
-WORDS = (4, 34)  # of a piece
+WORDS = (4, 34)  # fewest and most words of a piece
 TITLES = {"Mr.": "Mister", "Mrs.": "Missus", "Dr.": "Doctor", "St.": "Saint", "Esq.": "Esquire", "Messrs.": "Messieurs"}
 SENTENCE = re.compile(r"(?<=[.!?;])\s+")
 SPEAKABLE = re.compile(r"[A-Za-z' ,;:.?!-]+")
 
 
 def read_novels(directory: Path) -> list[list[str]]:
-    """Runs of sentences that follow each other, out of the package's `data` directory.
+    """Runs of consecutive sentences from the package's `data` directory.
 
-    A sentence that holds more than letters and stops (numbers, letters with marks, dots for names) ends a run.
+    A sentence with other characters than letters and punctuation (digits, accented letters, dots for names) ends a
+    run.
     """
     index = rdata.conversion.convert(rdata.parser.parse_data(gzip.decompress((directory / "Rdata.rdx").read_bytes())))
     packed = (directory / "Rdata.rdb").read_bytes()
     runs: list[list[str]] = [[]]
     for start, length in index["variables"].values():
-        # Four bytes of its length unpacked, then deflate.
+        # Four bytes with the unpacked length, then deflated data.
         raw = zlib.decompress(packed[start + 4 : start + length])
         lines = rdata.conversion.convert(rdata.parser.parse_data(raw))
         for paragraph in "\n".join(lines).split("\n\n"):
@@ -42,7 +43,7 @@ def read_novels(directory: Path) -> list[list[str]]:
 
 
 def plain(paragraph: str) -> str:
-    """Without marks of emphasis and quotation; titles as they are spoken; dashes as commas."""
+    """A paragraph without marks of emphasis and quotation, with titles as spoken and dashes as commas."""
     text = " ".join(paragraph.split()).replace("_", "").replace('"', "")
     text = re.sub(r"\s*--+\s*", ", ", text)
     for short, spoken in TITLES.items():
@@ -51,7 +52,13 @@ def plain(paragraph: str) -> str:
 
 
 def draw_piece(rng: np.random.Generator, runs: list[list[str]], words: tuple[int, int] = WORDS) -> str:
-    """So many neighbouring words out of a run, from where a sentence begins; may end inside of one."""
+    """Draw consecutive words from a run, starting at a sentence; the piece may end inside a sentence.
+
+    Args:
+        rng: the source of randomness.
+        runs: what `read_novels` returned.
+        words: fewest and most words.
+    """
     wanted = int(rng.integers(words[0], words[1] + 1))
     while True:
         run = runs[rng.integers(len(runs))]

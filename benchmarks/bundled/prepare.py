@@ -1,13 +1,14 @@
-"""Write the manifests that the bundled model is trained and validated on, out of a folder of recordings.
+"""Write the manifests on which the bundled model is trained and validated, from a directory of recordings.
 
     python benchmarks/bundled/prepare.py DATA OUT
 
-DATA holds the sets that the model card names, each with a `manifest.jsonl`; OUT receives `NAME.jsonl` and
-`NAME-valid.jsonl`, with absolute paths, and the strings of digits that are made for validation.
+DATA holds the sets that the model card names, each with a `manifest.jsonl`. Writes `NAME.jsonl` and `NAME-valid.jsonl`
+with absolute paths, and the digit strings for validation, to OUT.
 
-The split: digits by speaker (jackson is held out of all stages of training but the last), and of all speakers the
-recordings 0 to 4 of each digit; read English by speaker; synthetic speech by voice (a mixture goes with neither side if
-it mixes both); orders and keywords, whose speakers are not named, by a hash of the file's name.
+Held out for validation: the digit speaker jackson (from all stages of training but the last), and recordings 0 to 4 of
+each digit by every speaker; some speakers of read English; some synthetic voices (mixtures of held-out and training
+voices are used on neither side); and, by a hash of the file's name, some orders and keywords, whose speakers are not
+known.
 """
 
 from __future__ import annotations
@@ -37,40 +38,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("out", type=Path, metavar="OUT")
-    places = parser.parse_args()
-    places.out.mkdir(parents=True, exist_ok=True)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
     for name, rows in {
-        **digits(places.data / "spoken-digits", places.out),
-        **orders(places.data / "coffee-orders"),
-        **keywords(places.data / "keywords"),
-        **read_english(places.data / "librispeech-dev-clean"),
-        **synthetic(places.data / "synthetic"),
+        **digits(arguments.data / "spoken-digits", arguments.out),
+        **orders(arguments.data / "coffee-orders"),
+        **keywords(arguments.data / "keywords"),
+        **read_english(arguments.data / "librispeech-dev-clean"),
+        **synthetic(arguments.data / "synthetic"),
     }.items():
-        write(places.out / f"{name}.jsonl", rows)
+        write(arguments.out / f"{name}.jsonl", rows)
         typer.echo(f"{name}: {len(rows)} rows, {sum(row['duration'] for row in rows) / 3600:.2f} h")
 
 
 def rows_of(directory: Path) -> list[Row]:
-    """A set's manifest with absolute paths."""
+    """The rows of a set's manifest, with absolute paths."""
     lines = (directory / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     return [{**row, "audio_filepath": str((directory / row["audio_filepath"]).resolve())} for row in rows]
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:
-    """A manifest, one row a line."""
+    """Write a manifest, one row per line."""
     kept = ("audio_filepath", "duration", "text", "label", "speaker")
     lines = [json.dumps({key: row[key] for key in kept if row.get(key) is not None}) for row in rows]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def is_valid(name: str, share: float) -> bool:
-    """Whether a file falls into the validation split: by the hash of its name, the same for ever."""
+    """Whether a file is in the validation split; depends on its name alone, so that the split never changes."""
     return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10_000 < share * 10_000
 
 
 def digits(directory: Path, out: Path) -> dict[str, list[Row]]:
-    """Single digits to train on; strings of 3 to 7 of them to validate on, of a new and of known speakers."""
+    """Single digits for training, and strings of 3 to 7 for validation, by a new speaker and by known ones."""
     rows = [{**row, "label": None} for row in rows_of(directory)]
     new = [row for row in rows if row["speaker"] in HELD_OUT_DIGITS]
     known = [row for row in rows if row["speaker"] not in HELD_OUT_DIGITS]
@@ -84,20 +85,20 @@ def digits(directory: Path, out: Path) -> dict[str, list[Row]]:
 
 
 def is_early(row: Row) -> bool:
-    """Whether a recording of a digit is one of its speaker's first five."""
+    """Whether a recording is one of the first five of its digit and speaker."""
     return int(Path(row["audio_filepath"]).stem.rsplit("_", 1)[1]) < 5
 
 
 def strings(rows: list[Row], out: Path) -> list[Row]:
-    """Join recordings of one speaker to strings of 3 to 7 with pauses of 0.05 to 0.5 s, as WAV files."""
+    """Join recordings of one speaker to strings of 3 to 7, with pauses of 0.05 to 0.5 s; writes WAV files to `out`."""
     out.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
     speakers = sorted({row["speaker"] for row in rows})
     made = []
     for number in range(STRINGS):
         speaker = speakers[number % len(speakers)]
-        own = [row for row in rows if row["speaker"] == speaker]
-        chosen = [own[i] for i in rng.integers(len(own), size=rng.integers(3, 8))]
+        by_speaker = [row for row in rows if row["speaker"] == speaker]
+        chosen = [by_speaker[i] for i in rng.integers(len(by_speaker), size=rng.integers(3, 8))]
         pieces: list[np.ndarray] = []
         for row in chosen:
             samples, rate = soundfile.read(row["audio_filepath"], dtype="float32")
@@ -111,25 +112,25 @@ def strings(rows: list[Row], out: Path) -> list[Row]:
 
 
 def orders(directory: Path) -> dict[str, list[Row]]:
-    """Orders whose text is verified."""
+    """Orders with a verified text."""
     rows = [row for row in rows_of(directory) if row["verified"]]
     return split(rows, "orders", 0.15)
 
 
 def keywords(directory: Path) -> dict[str, list[Row]]:
-    """Keywords, with the words that they are as a text."""
+    """Keywords, with their words as text."""
     rows = [{**row, "text": SPOKEN.get(row["label"], row["label"])} for row in rows_of(directory)]
     return split(rows, "keywords", 0.15)
 
 
 def split(rows: list[Row], name: str, share: float) -> dict[str, list[Row]]:
-    """Train and validation rows by `is_valid`."""
+    """Rows for training and for validation, by `is_valid`."""
     held = [row for row in rows if is_valid(Path(row["audio_filepath"]).name, share)]
     return {name: [row for row in rows if row not in held], f"{name}-valid": held}
 
 
 def read_english(directory: Path) -> dict[str, list[Row]]:
-    """Read English, long utterances apart."""
+    """Read English, with short and long utterances in separate manifests."""
     rows = rows_of(directory)
     train = [row for row in rows if row["speaker"] not in HELD_OUT_READERS]
     valid = [row for row in rows if row["speaker"] in HELD_OUT_READERS]
@@ -141,7 +142,7 @@ def read_english(directory: Path) -> dict[str, list[Row]]:
 
 
 def synthetic(directory: Path) -> dict[str, list[Row]]:
-    """Synthetic speech by kind; validation is of voices that training has in no mixture."""
+    """Synthetic speech by kind; validation has only voices that are in no training mixture."""
     train: dict[str, list[Row]] = {}
     valid = []
     for row in rows_of(directory):

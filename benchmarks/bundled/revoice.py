@@ -1,12 +1,12 @@
-"""Other voices from real recordings: pitch, formants, tempo and breath changed apart from each other, by WORLD.
+"""Change the voices of real recordings: pitch, formants, tempo and breath, independently of each other, by WORLD.
 
     python benchmarks/bundled/revoice.py CORPUS TTS OUT
 
 Needs the pip packages `pyworld` (Morise et al. 2016, MIT) and `setuptools<81`, which it imports. CORPUS holds the
-manifests of `prepare.py`, TTS those of `synthesize.py`; OUT receives WAV files of 16 kHz and, in manifests of the same
-names, the digits (each training speaker as `VOICES` others, half of the digits each) and a share of the sets of `ONCE`.
-Speed perturbation moves pitch, formants and tempo together: it makes of a man a smaller man who is in a hurry; here a
-voice is drawn.
+manifests of `prepare.py`, and TTS those of `synthesize.py`. Writes WAV files of 16 kHz and manifests of the same names
+to OUT: the digits (each training speaker in `VOICES` other voices, with half of the digits each) and a share of each
+set in `ONCE`. Speed perturbation, by contrast, changes pitch, formants and tempo together: a man becomes a smaller man
+in a hurry, not another speaker.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import typer
 
 RATE = 16_000
 VOICES = 6
-# Sets of which this share is spoken once more, each utterance in a voice of its own.
+# The share of each set that is written once, each utterance in a different voice.
 ONCE = {
     "orders": 1.0,
     "synthetic-digits": 1.0,
@@ -40,7 +40,14 @@ FRAME_MS = 5.0
 
 @dataclass(frozen=True)
 class Voice:
-    """What makes a voice another: factors of pitch, of its range, of the formants' frequencies; power of the breath."""
+    """How a voice changes.
+
+    Attributes:
+        pitch: factor of the pitch.
+        range: exponent of the pitch's variation.
+        formants: factor of the formants' frequencies.
+        breath: exponent of the aperiodicity.
+    """
 
     pitch: float
     range: float
@@ -49,14 +56,14 @@ class Voice:
 
 
 def main() -> None:
-    """Write both sets."""
+    """Write the digits and the other sets."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("corpus", type=Path, metavar="CORPUS")
     parser.add_argument("tts", type=Path, metavar="TTS")
     parser.add_argument("out", type=Path, metavar="OUT")
-    places = parser.parse_args()
+    arguments = parser.parse_args()
     rng = np.random.default_rng(11)
-    digits = rows_of(places.corpus / "digits.jsonl")
+    digits = rows_of(arguments.corpus / "digits.jsonl")
     speakers = sorted({row["speaker"] for row in digits})
     jobs = [
         (row, voice, f"{speaker}-{number}")
@@ -66,28 +73,37 @@ def main() -> None:
         for row in digits
         if row["speaker"] == speaker and rng.random() < 0.5
     ]
-    write(rng, jobs, places.out, "digits")
+    write(rng, jobs, arguments.out, "digits")
     for name, share in ONCE.items():
-        manifest = next(path for folder in (places.corpus, places.tts) if (path := folder / f"{name}.jsonl").exists())
+        manifest = next(
+            path for folder in (arguments.corpus, arguments.tts) if (path := folder / f"{name}.jsonl").exists()
+        )
         rows = [row for row in rows_of(manifest) if rng.random() < share]
-        write(rng, [(row, draw_voice(rng), None) for row in rows], places.out, name)
+        write(rng, [(row, draw_voice(rng), None) for row in rows], arguments.out, name)
 
 
 def draw_voice(rng: np.random.Generator) -> Voice:
-    """A voice: high ones have short vocal tracts more often than not."""
+    """Draw a voice; high voices tend to have short vocal tracts."""
     pitch = np.exp(rng.uniform(np.log(0.75), np.log(1.9)))
     formants = np.exp(0.25 * np.log(pitch) + rng.uniform(-0.1, 0.1))
     return Voice(pitch, np.exp(rng.uniform(-0.5, 0.5)), formants, np.exp(rng.uniform(-0.5, 0.5)))
 
 
 def write(rng: np.random.Generator, jobs: list[tuple[dict[str, Any], Voice, str | None]], out: Path, name: str) -> None:
-    """Revoice each row into `out/name` and list them in `out/name.jsonl`."""
+    """Write each row in another voice to `out/name`, and the manifest `out/name.jsonl`.
+
+    Args:
+        rng: the source of randomness.
+        jobs: for each utterance its row, its new voice and the name of its new speaker, if it has one.
+        out: the directory for all sets.
+        name: name of the set.
+    """
     folder = out / name
     folder.mkdir(parents=True, exist_ok=True)
-    made = []
+    revoiced = []
     for number, (row, voice, speaker) in enumerate(jobs):
         if row.get("offset") is not None:
-            raise SystemExit(f"{row['audio_filepath']}: a piece of a longer recording is not revoiced")
+            raise SystemExit(f"{row['audio_filepath']}: a piece of a longer recording cannot be revoiced")
         samples, rate = soundfile.read(row["audio_filepath"])
         if rate != RATE:
             samples = soxr.resample(samples, rate, RATE)
@@ -96,13 +112,23 @@ def write(rng: np.random.Generator, jobs: list[tuple[dict[str, Any], Voice, str 
         soundfile.write(path, changed, RATE, subtype="PCM_16")
         new = {key: value for key, value in row.items() if key != "speaker"}
         new |= {"audio_filepath": str(path.resolve()), "duration": len(changed) / RATE}
-        made.append(new if speaker is None else new | {"speaker": speaker})
-    (out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
-    typer.echo(f"{name}: {len(made)} rows, {sum(row['duration'] for row in made) / 3600:.2f} h")
+        revoiced.append(new if speaker is None else new | {"speaker": speaker})
+    (out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in revoiced), encoding="utf-8")
+    typer.echo(f"{name}: {len(revoiced)} rows, {sum(row['duration'] for row in revoiced) / 3600:.2f} h")
 
 
 def revoice(rng: np.random.Generator, samples: np.ndarray, voice: Voice, frame_ms: float = FRAME_MS) -> np.ndarray:
-    """Speech `(N,)` at `RATE` by another voice, as loud as before, 0.8 to 1.25 times as long."""
+    """Change the voice of speech. The result is as loud as before, and 0.8 to 1.25 times as long.
+
+    Args:
+        rng: the source of randomness, for the tempo.
+        samples: float64 (num_samples,) at `RATE`.
+        voice: how the voice changes.
+        frame_ms: frame shift of WORLD.
+
+    Returns:
+        float64 (num_samples,) at `RATE`.
+    """
     pitch, times = pyworld.dio(samples, RATE, frame_period=frame_ms)
     pitch = pyworld.stonemask(samples, pitch, times, RATE)
     envelope = pyworld.cheaptrick(samples, pitch, times, RATE)
@@ -121,7 +147,7 @@ def revoice(rng: np.random.Generator, samples: np.ndarray, voice: Voice, frame_m
 
 
 def rows_of(manifest: Path) -> list[dict[str, Any]]:
-    """The rows of a manifest, paths absolute."""
+    """The rows of a manifest, with absolute paths."""
     rows = [json.loads(line) for line in manifest.read_text("utf-8").splitlines()]
     return [row | {"audio_filepath": str((manifest.parent / row["audio_filepath"]).resolve())} for row in rows]
 

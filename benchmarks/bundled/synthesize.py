@@ -1,14 +1,14 @@
-"""Synthetic speech for training, by two small engines: orders, strings of digits, keywords, times, English sentences.
+"""Make synthetic speech for training with two small engines: orders, digit strings, keywords, times, sentences.
 
     python benchmarks/bundled/synthesize.py DATA CORPUS OUT [COUNT]
 
 Needs `flite`, `espeak-ng`, `bible` and WordNet's dictionary (Debian packages flite, espeak-ng, bible-kjv, dict-wn).
-OUT receives WAV files of 16 kHz and `flite.jsonl`, `espeak.jsonl` and `sentences.jsonl`: COUNT, a third as many, and
-two and a half times as many utterances. Pitch, range and tempo are drawn for each utterance; the trainer's own
-augmentation goes on from there.
+Writes WAV files of 16 kHz, `flite.jsonl`, `espeak.jsonl` and `sentences.jsonl` to OUT, with COUNT, a third of COUNT,
+and two and a half times COUNT utterances. Pitch, its range and the tempo are drawn for each utterance; the trainer
+augments them further.
 
-The sentences: those that the training readers of CORPUS (what `prepare.py` wrote) speak, examples of use from WordNet,
-and verses of the King James Bible, a third each. None is of a reader that is held out.
+The sentences are, a third each: those of the training readers in CORPUS (the output of `prepare.py`), usage examples
+from WordNet, and verses of the King James Bible. None is from a held-out reader.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ KEYWORDS = {
     "snowboy": "snowboy",
     "view_glass": "view glass",
 }
-FLITE = {"slt": 170, "awb": 110, "rms": 95, "kal16": 105}  # voice and the mean of its pitch, Hz
+FLITE = {"slt": 170, "awb": 110, "rms": 95, "kal16": 105}  # mean pitch of each voice, in Hz
 ACCENTS = ("en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-029")
 VARIANTS = ("", "+f1", "+f2", "+f3", "+f4", "+f5", "+m1", "+m2", "+m3", "+m4", "+m5", "+m6", "+m7")
 RATE = 16_000
@@ -47,26 +47,26 @@ WORDNET = Path("/usr/share/dictd/wn.dict.dz")
 MAX_WORDS = 14
 SPEAKABLE = re.compile(r"[A-Za-z' ,;:.?!-]{12,}")
 
-Text = tuple[str, str | None]  # and the keyword's label
+Text = tuple[str, str | None]  # the text and, for a keyword, its label
 
 
 def main() -> None:
-    """Write both sets."""
+    """Write all three sets."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("corpus", type=Path, metavar="CORPUS")
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("count", type=int, metavar="COUNT", nargs="?", default=2500)
-    places = parser.parse_args()
-    grammar = (places.data / "coffee-orders" / "grammar_corpus.txt").read_text(encoding="utf-8").split("\n")
+    arguments = parser.parse_args()
+    grammar = (arguments.data / "coffee-orders" / "grammar_corpus.txt").read_text(encoding="utf-8").split("\n")
     orders = [line.strip().lower() for line in grammar if line.strip()]
-    sources = [read_texts(places.corpus), wordnet_examples(), verses()]
+    sources = [read_texts(arguments.corpus), wordnet_examples(), verses()]
     for name, engine, count, draw in (
-        ("flite", flite, places.count, lambda rng: draw_text(rng, orders)),
-        ("espeak", espeak, places.count // 3, lambda rng: draw_text(rng, orders)),
-        ("sentences", flite, places.count * 5 // 2, lambda rng: (draw_sentence(rng, sources), None)),
+        ("flite", flite, arguments.count, lambda rng: draw_text(rng, orders)),
+        ("espeak", espeak, arguments.count // 3, lambda rng: draw_text(rng, orders)),
+        ("sentences", flite, arguments.count * 5 // 2, lambda rng: (draw_sentence(rng, sources), None)),
     ):
-        folder = places.out / name
+        folder = arguments.out / name
         folder.mkdir(parents=True, exist_ok=True)
         rng = np.random.default_rng(7)
         rows = []
@@ -77,19 +77,19 @@ def main() -> None:
             seconds = trim(path)
             row = {"audio_filepath": str(path.resolve()), "duration": seconds, "text": text, "speaker": speaker}
             rows.append(row if label is None else row | {"label": label})
-        manifest = places.out / f"{name}.jsonl"
+        manifest = arguments.out / f"{name}.jsonl"
         manifest.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         typer.echo(f"{name}: {count} rows, {sum(row['duration'] for row in rows) / 3600:.2f} h")
 
 
 def read_texts(corpus: Path) -> list[str]:
-    """What the training readers say."""
+    """The texts of the training readers."""
     lines = [line for name in ("short", "long") for line in (corpus / f"read-{name}.jsonl").read_text().splitlines()]
     return [json.loads(line)["text"].lower() for line in lines]
 
 
 def wordnet_examples() -> list[str]:
-    """Examples of use that WordNet 3 gives with its definitions: quoted, five words or more."""
+    """Usage examples from the definitions of WordNet 3: quoted, with five words or more."""
     text = " ".join(gzip.decompress(WORDNET.read_bytes()).decode("utf-8").split())
     quoted = sorted(set(re.findall(r'"([^"]{15,120})"', text)))
     return [line for line in quoted if SPEAKABLE.fullmatch(line) and len(line.split()) >= 5]
@@ -97,13 +97,13 @@ def wordnet_examples() -> list[str]:
 
 def verses() -> list[str]:
     """Clauses of the King James Bible."""
-    made = subprocess.run(["bible", "-f", "gen1:1-rev22:21"], check=True, capture_output=True, text=True).stdout
-    clauses = [part.strip(" .") for line in made.splitlines() for part in re.split(r"[:;]", line.split(" ", 1)[1])]
+    printed = subprocess.run(["bible", "-f", "gen1:1-rev22:21"], check=True, capture_output=True, text=True).stdout
+    clauses = [part.strip(" .") for line in printed.splitlines() for part in re.split(r"[:;]", line.split(" ", 1)[1])]
     return [line for line in clauses if SPEAKABLE.fullmatch(line) and len(line.split()) >= 5]
 
 
 def draw_sentence(rng: np.random.Generator, sources: list[list[str]]) -> str:
-    """A sentence, or as many neighbouring words of one as are not too many."""
+    """Draw a sentence; from a long one, `MAX_WORDS` consecutive words."""
     source = sources[rng.integers(len(sources))]
     words = source[rng.integers(len(source))].split()
     start = int(rng.integers(max(1, len(words) - MAX_WORDS + 1)))
@@ -111,7 +111,7 @@ def draw_sentence(rng: np.random.Generator, sources: list[list[str]]) -> str:
 
 
 def draw_text(rng: np.random.Generator, orders: list[str]) -> Text:
-    """One text: a quarter each orders and strings of digits, the rest shared by the other kinds."""
+    """Draw a text: 30 % orders, 30 % short and 10 % long digit strings, 15 % keywords, 15 % times."""
     kinds: list[Callable[[], Text]] = [
         lambda: (str(rng.choice(orders)), None),
         lambda: (" ".join(rng.choice(DIGITS, size=rng.integers(1, 8))), None),
@@ -142,7 +142,7 @@ def _time(rng: np.random.Generator) -> str:
 
 
 def flite(rng: np.random.Generator, text: str, path: Path) -> str:
-    """Speak by one of flite's four voices; returns which."""
+    """Synthesise with one of flite's four voices; returns the name of the voice."""
     voice = str(rng.choice(list(FLITE)))
     settings = {
         "duration_stretch": f"{rng.uniform(0.8, 1.3):.2f}",
@@ -155,7 +155,7 @@ def flite(rng: np.random.Generator, text: str, path: Path) -> str:
 
 
 def espeak(rng: np.random.Generator, text: str, path: Path) -> str:
-    """Speak by one of espeak-ng's English voices; returns which."""
+    """Synthesise with one of espeak-ng's English voices; returns the name of the voice."""
     voice = str(rng.choice(ACCENTS)) + str(rng.choice(VARIANTS))
     options = ["-s", str(rng.integers(120, 190)), "-p", str(rng.integers(20, 80))]
     subprocess.run(["espeak-ng", "-v", voice, *options, "-w", str(path), text], check=True)
@@ -163,7 +163,7 @@ def espeak(rng: np.random.Generator, text: str, path: Path) -> str:
 
 
 def trim(path: Path) -> float:
-    """Bring a file to 16 kHz, at most 0.3 s of silence at either end; returns its seconds."""
+    """Resample a file to 16 kHz and leave at most 0.3 s of silence at each end; returns its seconds."""
     samples, rate = soundfile.read(path, dtype="float32")
     if rate != RATE:
         samples = soxr.resample(samples, rate, RATE)

@@ -48,13 +48,14 @@ def store_share(nodes: Sequence[Node], resources: Resources, chunk_bytes: float)
         free_cpus = node.cpus - actors * resources.actor_cpus * (node in candidates)
         readers.append(max(0, int(free_cpus / resources.read_cpus + EPSILON)))
     total_bytes = sum(node.store_bytes for node in nodes)
-    if not total_bytes:  # the sizes are unknown
+    stores = [node.store_bytes for node in nodes if node.cpus > 0 and node.store_bytes > 0]
+    if not stores:  # unknown, as before the workers of a cluster that grows from only a head have started
         return STORE_SHARE
     bytes_per_reader = [
         node.store_bytes / count for node, count in zip(nodes, readers, strict=True) if count and node.store_bytes
     ]
     if not bytes_per_reader:  # it is unknown which nodes will read: assume that the one with the smallest store does
-        bytes_per_reader, readers = [min(node.store_bytes for node in nodes if node.cpus > 0)], [1]
+        bytes_per_reader, readers = [min(stores)], [1]
     chunks = resources.actors * (CHUNKS_PER_GPU_ACTOR if resources.actor_gpus else CHUNKS_PER_CPU_ACTOR)
     enough_bytes = max(MIN_STORE_BYTES, chunks * chunk_bytes)
     without_overflow = STORE_SHARE * min(bytes_per_reader) * sum(readers) / total_bytes

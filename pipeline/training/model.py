@@ -257,6 +257,4 @@ def save_model(
     """
     if dtype not in SAVE_DTYPES:
         raise UsageError(f"save-dtype: choose one of {', '.join(SAVE_DTYPES)}, not {dtype!r}")
-    checkpoint.save(
-        tensors, config, "SEWDForCTC", location, dtype=SAVE_DTYPES[dtype], companions=(tokenizer, features)
-    )
+    checkpoint.save(tensors, config, "SEWDForCTC", location, dtype=SAVE_DTYPES[dtype], companions=(tokenizer, features))

@@ -1,4 +1,4 @@
-"""The demo, as `make demo` runs it: what it finds in its own corpus, and where it says the results are."""
+"""`sewd demo`, as `make demo` runs it: its results on its own corpus, and the paths that it prints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     directory = tmp_path_factory.mktemp("demo")
-    ended = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "jobs.main", "demo", "--output", "run"],
         check=False,
         cwd=directory,
@@ -23,11 +23,11 @@ def demo(tmp_path_factory):
         text=True,
         timeout=600,
     )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return directory / "run", ended.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
+    return directory / "run", done.stdout
 
 
-def test_it_hears_its_corpus(demo):
+def test_it_transcribes_its_corpus_with_few_errors(demo):
     run, printed = demo
     (wer,) = re.findall(r"WER +([\d.]+) ?%", printed)
     assert float(wer) <= 8.0
@@ -39,14 +39,14 @@ def test_it_hears_its_corpus(demo):
     assert len({row["speaker"] for row in rows} - {None}) == 4
 
 
-def test_it_knows_the_keywords(demo):
+def test_it_classifies_the_keywords(demo):
     run, _ = demo
     rows = [row for row in pq.read_table(run / "labels").to_pylist() if row["reference_label"]]
     assert len(rows) == 24
     assert sum(row["label"] == row["reference_label"] for row in rows) >= 22
 
 
-def test_the_broken_files_are_two_rows(demo):
+def test_the_two_broken_files_become_error_rows(demo):
     run, printed = demo
     rows = pq.read_table(run / "errors").to_pylist()
     assert sorted(row["code"] for row in rows) == ["TRUNCATED", "UNDECODABLE"]

@@ -1,4 +1,4 @@
-"""Runs against real S3 servers on loopback: corpus, model and run in buckets, and storage that refuses."""
+"""Runs against real S3 servers on loopback: corpus, model and run in buckets, and denied permissions."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.support import corpora, s3
 from tests.support.command import sewd
 
 
-class GateHandler(BaseHTTPRequestHandler):
-    """Passes requests on to the server behind it, as they are, or answers 403 to those that the gate denies."""
+class DenyingProxy(BaseHTTPRequestHandler):
+    """Forwards requests unchanged to the server behind it, and answers 403 to those that are denied."""
 
     protocol_version = "HTTP/1.1"
 
-    def serve(self) -> None:
+    def forward(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.server.denied(self.command, self.path):
             self.answer(403, {}, b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>")
@@ -38,23 +38,26 @@ class GateHandler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             if name.lower() not in ("transfer-encoding", "connection", "content-length"):
                 self.send_header(name, value)
-        # The answer to HEAD has no body, and the length of the object.
+        # The answer to HEAD has no body, but the length of the object.
         length = headers.get("Content-Length") if self.command == "HEAD" else str(len(body))
         self.send_header("Content-Length", length or "0")
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = serve
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = forward
 
     def log_message(self, *_) -> None:
         pass
 
 
 @contextlib.contextmanager
-def gate(endpoint: str) -> Iterator[Callable]:
-    """A gate before the server at `endpoint`; call what it gives with a predicate (method, path) -> denied."""
-    with s3.web_server(GateHandler) as server:
+def denying_proxy(endpoint: str) -> Iterator[Callable]:
+    """A proxy in front of the server at `endpoint`; yields a function that sets which requests to deny.
+
+    The function takes a predicate (method, path) -> denied.
+    """
+    with s3.web_server(DenyingProxy) as server:
         server.upstream = endpoint.removeprefix("http://")
         server.denied = lambda method, path: False
         with s3.use_endpoint(f"http://127.0.0.1:{server.server_port}"):
@@ -63,7 +66,7 @@ def gate(endpoint: str) -> Iterator[Callable]:
 
 @pytest.fixture
 def bucket(tmp_path, small_ctc):
-    """A folder that rclone serves as the bucket `speech`, with a corpus of twelve clips and the model."""
+    """A directory that rclone serves as the bucket `speech`, with a corpus of twelve clips and the model."""
     folder = tmp_path / "buckets" / "speech"
     for index in range(12):
         corpora.write_audio(folder / "corpus" / f"{index % 3}" / f"{index:02d}.flac", 0.5 + index / 10, index)
@@ -72,7 +75,7 @@ def bucket(tmp_path, small_ctc):
     return folder
 
 
-def test_corpus_model_and_run_in_a_bucket_give_what_they_give_on_disk(tmp_path, bucket, small_ctc, local_ray):
+def test_corpus_model_and_run_in_a_bucket_give_the_same_rows_as_on_disk(tmp_path, bucket, small_ctc, local_ray):
     drop = ("uri", "part_id", "chunk")
     local = pipeline.transcribe(
         pipeline.RunConfig(
@@ -97,9 +100,9 @@ def test_corpus_model_and_run_in_a_bucket_give_what_they_give_on_disk(tmp_path, 
     assert s3.SECRET not in (bucket / "run" / "run.json").read_text()
 
 
-def test_a_bucket_that_forbids_everything_fails_the_run_which_goes_on_once_it_may(tmp_path, bucket, small_ctc):
+def test_a_bucket_that_denies_access_fails_the_run_which_is_resumed_once_access_is_granted(tmp_path, bucket, small_ctc):
     arguments = ("transcribe", "s3://speech/corpus", "--output", tmp_path / "run", "--model", small_ctc)
-    with s3.rclone_server(tmp_path / "buckets") as endpoint, gate(endpoint) as deny:
+    with s3.rclone_server(tmp_path / "buckets") as endpoint, denying_proxy(endpoint) as deny:
         deny(lambda method, path: True)
         refused = sewd(*arguments)
         assert refused.returncode == 1
@@ -114,12 +117,12 @@ def test_a_bucket_that_forbids_everything_fails_the_run_which_goes_on_once_it_ma
     assert corpora.rows_of(tmp_path / "run", "errors") == []
 
 
-def test_rights_that_are_lost_after_listing_fail_the_run_without_error_rows(tmp_path, bucket, small_ctc):
+def test_permissions_revoked_after_listing_fail_the_run_without_error_rows(tmp_path, bucket, small_ctc):
     arguments = (
         *("transcribe", "s3://speech/corpus", "--output", tmp_path / "run", "--model", small_ctc),
         *("--chunk-rows", 1, "--part-mib", 0.00001),
     )
-    with s3.rclone_server(tmp_path / "buckets") as endpoint, gate(endpoint) as deny:
+    with s3.rclone_server(tmp_path / "buckets") as endpoint, denying_proxy(endpoint) as deny:
         deny(lambda method, path: method == "GET" and "07.flac" in path)
         refused = sewd(*arguments)
         assert refused.returncode == 1

@@ -1,4 +1,4 @@
-"""Errors in usage: one clear line, exit code 2, no traceback. And verbs that run as modules of their own."""
+"""Usage errors are one clear line with exit code 2 and no traceback. Every verb also runs as a module."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tests.support.command import sewd
 
 
 def assert_one_line(done, *words):
+    """The process failed with exit code 2 and one line that contains `words`."""
     assert done.returncode == 2, (done.returncode, done.stderr)
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1, done.stderr
@@ -28,7 +29,7 @@ def clip(tmp_path):
     return corpora.write_audio(tmp_path / "in" / "clip.wav")
 
 
-def test_no_command_prints_the_help():
+def test_without_a_command_the_help_is_printed():
     done = sewd()
     assert done.returncode == 0
     assert "transcribe" in done.stdout
@@ -49,24 +50,24 @@ def test_no_command_prints_the_help():
     ],
     ids=lambda value: " ".join(value[:1]) if isinstance(value, list) else None,
 )
-def test_wrong_arguments_are_one_line(arguments, words, tmp_path):
+def test_wrong_arguments_give_one_line(arguments, words, tmp_path):
     assert_one_line(sewd(*arguments), *words)
 
 
-def test_an_input_that_is_not_there_is_one_line(tmp_path, small_ctc):
+def test_a_missing_input_gives_one_line(tmp_path, small_ctc):
     done = sewd("transcribe", tmp_path / "nothing", "--output", tmp_path / "run", "--model", small_ctc)
     assert_one_line(done, "no such file", "nothing")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_directory_without_audio_is_one_line(tmp_path, small_ctc):
+def test_a_directory_without_audio_gives_one_line(tmp_path, small_ctc):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "notes.md").write_text("no audio")
     done = sewd("transcribe", tmp_path / "in", "--output", tmp_path / "run", "--model", small_ctc)
     assert_one_line(done, "no audio in")
 
 
-def test_a_model_that_is_not_there_or_not_one_is_one_line(tmp_path, clip, small_ctc):
+def test_a_missing_or_broken_model_gives_one_line(tmp_path, clip, small_ctc):
     done = sewd("transcribe", clip, "--output", tmp_path / "run", "--model", tmp_path / "no-model")
     assert_one_line(done, "no-model")
     broken = tmp_path / "broken"
@@ -76,12 +77,12 @@ def test_a_model_that_is_not_there_or_not_one_is_one_line(tmp_path, clip, small_
     assert_one_line(sewd("transcribe", clip, "--output", tmp_path / "run", "--model", broken), "hidden_size")
 
 
-def test_an_output_that_holds_something_else_is_one_line(tmp_path, clip, small_ctc):
+def test_an_output_with_other_files_gives_one_line(tmp_path, clip, small_ctc):
     done = sewd("transcribe", clip, "--output", clip.parent, "--model", small_ctc)
     assert_one_line(done, "not empty and holds no run")
 
 
-def test_actors_that_cannot_fit_are_one_line_with_the_numbers(tmp_path, clip, small_ctc):
+def test_actors_that_cannot_fit_give_one_line_with_the_numbers(tmp_path, clip, small_ctc):
     done = sewd(
         *("transcribe", clip, "--output", tmp_path / "run", "--model", small_ctc),
         *("--actors", 4, "--cpus-per-actor", 1000),
@@ -90,7 +91,9 @@ def test_actors_that_cannot_fit_are_one_line_with_the_numbers(tmp_path, clip, sm
 
 
 @pytest.mark.parametrize(("dtype", "gpus", "words"), [("bfloat16", 0, "is for GPUs"), ("int8", 1, "is for CPUs")])
-def test_a_dtype_for_another_device_is_one_line_before_anything_starts(tmp_path, clip, small_ctc, dtype, gpus, words):
+def test_a_dtype_for_another_device_gives_one_line_before_anything_starts(
+    tmp_path, clip, small_ctc, dtype, gpus, words
+):
     done = sewd(
         *("transcribe", clip, "--output", tmp_path / "run", "--model", small_ctc),
         *("--dtype", dtype, "--gpus-per-actor", gpus),
@@ -100,19 +103,19 @@ def test_a_dtype_for_another_device_is_one_line_before_anything_starts(tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("existing", "but"),
+    ("existing", "advice"),
     [("resume", "parts"), ("refuse", "(without --new-run) parts"), ("overwrite", "(without --overwrite) parts")],
 )
-def test_status_of_an_unfinished_run_shows_how_to_resume_it(tmp_path, existing, but):
+def test_status_of_an_unfinished_run_shows_how_to_resume_it(tmp_path, existing, advice):
     run = runs.write_run(tmp_path / "run", runs.transcripts([{"text": "one"}]), status="running")
     run.save(config={**run.record.config} | {"existing": existing})
     with hold_lease(run.uri, "a"):
         assert "interrupted" not in sewd("status", run.uri).stdout
-    said = " ".join(sewd("status", run.uri).stdout.split())
-    assert f"interrupted: no driver is running; run the same command again to resume {but}" in said
+    printed = " ".join(sewd("status", run.uri).stdout.split())
+    assert f"interrupted: no driver is running; run the same command again to resume {advice}" in printed
     run.save(status="stopped", config={**run.record.config} | {"existing": existing})
-    said = " ".join(sewd("status", run.uri).stdout.split())
-    assert f"stopped: run the same command again to resume {but}" in said
+    printed = " ".join(sewd("status", run.uri).stdout.split())
+    assert f"stopped: run the same command again to resume {advice}" in printed
 
 
 @pytest.mark.parametrize("verb", ["transcribe", "evaluate", "status"])
@@ -122,7 +125,7 @@ def test_each_verb_runs_as_a_module(verb):
     assert "RUN" in done.stdout
 
 
-def test_the_version_is_that_of_the_package():
+def test_the_printed_version_is_the_version_of_the_package():
     done = sewd("--version")
     assert (done.returncode, done.stdout.strip()) == (0, f"sewd-pipeline {importlib.metadata.version('sewd-pipeline')}")
 
@@ -131,5 +134,5 @@ def test_the_version_is_that_of_the_package():
     ("option", "value", "words"),
     [("--chunk-seconds", -5, ["chunk-seconds"]), ("--channels", "foo", ["channels", "'mix' or 'split'", "integer"])],
 )
-def test_a_bad_value_is_one_line_by_the_name_of_its_option(tmp_path, clip, option, value, words):
+def test_a_bad_value_gives_one_line_with_the_name_of_its_option(tmp_path, clip, option, value, words):
     assert_one_line(sewd("transcribe", clip, "--output", tmp_path / "run", option, value), *words)

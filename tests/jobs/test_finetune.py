@@ -1,4 +1,4 @@
-"""`sewd finetune` as a user runs it: through Ray Train, and what it says when it cannot."""
+"""`sewd finetune` as a user runs it, through Ray Train, and its error messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.training.settings import DataSettings
 from tests.support.command import sewd
 from tests.support.tones import write_config, write_corpus
 
-NONE = ("--augment", "none", "--batch-seconds", "10", "--threads", "1")
+PLAIN = ("--augment", "none", "--batch-seconds", "10", "--threads", "1")
 
 pytestmark = pytest.mark.ray
 
@@ -25,9 +25,9 @@ def corpus(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_training_from_the_command_line(corpus, tmp_path):
+def test_finetune_writes_a_model_a_log_and_a_plot_and_refuses_other_settings(corpus, tmp_path):
     config, run = write_config(tmp_path), tmp_path / "run"
-    arguments = ("finetune", "--train", corpus, "--valid", f"v={corpus}", "--config", config, "-o", run, *NONE)
+    arguments = ("finetune", "--train", corpus, "--valid", f"v={corpus}", "--config", config, "-o", run, *PLAIN)
     done = sewd(*arguments, "--steps", 4, "--valid-every", 2, "--save-dtype", "float16")
     assert done.returncode == 0, done.stderr
     assert "done at step 4, best error" in done.stdout
@@ -45,7 +45,7 @@ def test_a_training_from_the_command_line(corpus, tmp_path):
 @pytest.mark.slow
 def test_two_workers_train_together(corpus, tmp_path):
     config, run = write_config(tmp_path), tmp_path / "run"
-    arguments = ("--train", corpus, "--config", config, "-o", run, "--steps", 3, "--workers", 2, *NONE)
+    arguments = ("--train", corpus, "--config", config, "-o", run, "--steps", 3, "--workers", 2, *PLAIN)
     done = sewd("finetune", *arguments)
     assert done.returncode == 0, done.stderr
     assert len((run / "log.jsonl").read_text().splitlines()) == 3
@@ -55,7 +55,7 @@ def test_two_workers_train_together(corpus, tmp_path):
 def test_two_workers_stop_together_when_patience_ends(corpus, tmp_path):
     config, run = write_config(tmp_path), tmp_path / "run"
     arguments = ("--train", corpus, "--valid", corpus, "--config", config, "-o", run, "--steps", 50, "--workers", 2)
-    done = sewd("finetune", *arguments, "--valid-every", 1, "--patience", 1, "--learning-rate", 1e-9, *NONE)
+    done = sewd("finetune", *arguments, "--valid-every", 1, "--patience", 1, "--learning-rate", 1e-9, *PLAIN)
     assert done.returncode == 0, done.stderr
     measured = [row for row in map(json.loads, (run / "log.jsonl").read_text().splitlines()) if "valid" in row]
     assert 2 <= len(measured) < 50
@@ -70,14 +70,14 @@ def test_two_workers_stop_together_when_patience_ends(corpus, tmp_path):
         (("--config", "c.json", "--train", "0=b.jsonl"), "train: '0=b.jsonl'"),
     ],
 )
-def test_bad_usage_is_one_line_and_exit_code_2(tmp_path, arguments, words):
+def test_a_bad_option_gives_one_line_and_exit_code_2(tmp_path, arguments, words):
     done = sewd("finetune", "--train", "a.jsonl", "-o", tmp_path / "run", *arguments)
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_weights_and_names_are_read():
+def test_weights_names_and_join_limits_are_parsed():
     assert verb._weighted("0.5=a/b.jsonl") == ("a/b.jsonl", 0.5)
     assert verb._weighted("a/b=c.jsonl") == ("a/b=c.jsonl", 1.0)
     assert verb._weighted("s3://bucket/a.jsonl") == ("s3://bucket/a.jsonl", 1.0)
@@ -87,7 +87,7 @@ def test_weights_and_names_are_read():
     assert verb._join("3") == (3, default_of(DataSettings, "join_below_s"))
 
 
-def test_without_its_extra_it_names_the_extra(monkeypatch, tmp_path):
+def test_a_missing_extra_is_named(monkeypatch, tmp_path):
     from pipeline.training.ray_train import Placement, finetune
     from pipeline.training.settings import TrainSettings
 

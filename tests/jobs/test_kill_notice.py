@@ -1,4 +1,4 @@
-"""Who is killed has a last word, and who ends has none beside his own."""
+"""A killed process leaves the notice; one that ends in the normal way leaves only its own output."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ with kill_notice("killed, but nothing is lost"):
 
 
 @pytest.mark.parametrize(
-    ("does", "status", "speaks"),
+    ("ending", "status", "notice_printed"),
     [
         ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, True),
-        ("os._exit(1)", 1, True),  # as Ray does
+        ("os._exit(1)", 1, True),  # Ray ends a driver this way
         ("pass", 0, False),
         ("sys.exit(3)", 3, False),
         ("raise KeyboardInterrupt", -signal.SIGINT, False),
     ],
 )
-def test_a_process_that_is_ended_from_outside_has_a_last_word(does, status, speaks):
-    done = subprocess.run([sys.executable, "-c", PROGRAM.format(does)], capture_output=True, text=True, check=False)
+def test_the_notice_is_printed_only_by_a_process_that_is_killed(ending, status, notice_printed):
+    done = subprocess.run([sys.executable, "-c", PROGRAM.format(ending)], capture_output=True, text=True, check=False)
     assert done.returncode == status
-    assert ("nothing is lost" in done.stderr) == speaks
+    assert ("nothing is lost" in done.stderr) == notice_printed

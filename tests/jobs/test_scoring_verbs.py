@@ -1,4 +1,4 @@
-"""evaluate, compare and report as a user calls them: what they print, write, and how they exit."""
+"""`sewd evaluate`, `compare` and `report`: what they print and write, and their exit codes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPEAKERS = 12
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """`here` hears better than `there`, on the same references; `bare` has none."""
+    """Three runs: `here` has fewer errors than `there` on the same references, and `bare` has no references."""
     path = tmp_path_factory.mktemp("runs")
     spoken = runs.random_rows(200, speakers=SPEAKERS, wrong=0.0, tags=json.dumps({"room": "hall"}))
     noisy = runs.random_rows(200, speakers=SPEAKERS, wrong=0.0)
@@ -49,10 +49,10 @@ def sewd(capsys, monkeypatch):
 
 def test_evaluate_prints_rates_coverage_groups_and_labels_and_writes_them(sewd, folder):
     code, out, _ = sewd("evaluate", folder / "there", "--by", "speaker,duration")
-    found = evaluate_run(runs.Run.open(folder / "there"), EvaluationSettings(by=("speaker", "duration")))
+    evaluation = evaluate_run(runs.Run.open(folder / "there"), EvaluationSettings(by=("speaker", "duration")))
     assert code == 0
-    assert f"{found.wer:.2%}" in out
-    interval = found.intervals["wer"]
+    assert f"{evaluation.wer:.2%}" in out
+    interval = evaluation.intervals["wer"]
     assert f"{100 * interval.low:.2f}-{100 * interval.high:.2f}" in out
     assert "coverage 100.00%: 200 scored, 0 without a reference, 0 failed" in out
     assert f"95 % over {SPEAKERS} units (speaker)" in out
@@ -67,13 +67,13 @@ def test_evaluate_prints_rates_coverage_groups_and_labels_and_writes_them(sewd, 
     assert "coverage 99.01%: 200 scored, 0 without a reference, 2 failed" in out
 
 
-def test_numbers_are_whole_on_a_narrow_terminal(sewd, folder, monkeypatch):
+def test_no_number_is_cut_off_on_a_narrow_terminal(sewd, folder, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     _, out, _ = sewd("evaluate", folder / "there")
     assert "…" not in out
 
 
-def test_evaluate_takes_other_references_and_names_what_does_not_fit(sewd, folder, tmp_path):
+def test_evaluate_takes_other_references_and_names_those_that_match_no_utterance(sewd, folder, tmp_path):
     (tmp_path / "refs.jsonl").write_text(
         "".join(json.dumps({"utt_id": f"u{index:06d}", "text": "nothing"}) + "\n" for index in (*range(150), 999))
     )
@@ -90,13 +90,13 @@ def test_evaluate_takes_other_references_and_names_what_does_not_fit(sewd, folde
     [("wer > 50", 0), ("wer >= 0", 4), ("coverage < 99.5", 4), ("accuracy.keyword < 75", 0), ("failed > 0.9", 4)],
 )
 def test_a_gate_decides_the_exit_code(sewd, folder, condition, code):
-    found, out, err = sewd("evaluate", folder / "here", "--fail-if", condition)
-    assert found == code
+    exit_code, out, err = sewd("evaluate", folder / "here", "--fail-if", condition)
+    assert exit_code == code
     assert ("sewd: failed: " + condition in err) == (code == 4)
     assert "WER" in out
 
 
-def test_a_gate_on_nothing_fails(sewd, folder):
+def test_a_gate_on_a_run_without_references_fails(sewd, folder):
     code, _, err = sewd("evaluate", folder / "bare", "--fail-if", "wer > 50")
     assert code == 4
     assert "nothing to judge it by" in err
@@ -119,7 +119,7 @@ def test_compare_prints_differences_tests_and_examples(sewd, folder):
     assert "failed: wer > baseline + 0.2: it is " in err
 
 
-def test_compare_of_equal_runs_claims_no_improvement(sewd, folder):
+def test_compare_of_equal_runs_reports_no_improvement(sewd, folder):
     code, out, _ = sewd("compare", folder / "here", folder / "here")
     assert code == 0
     assert "50.00%" not in out
@@ -128,23 +128,23 @@ def test_compare_of_equal_runs_claims_no_improvement(sewd, folder):
 
 
 @pytest.mark.parametrize("kind", ["html", "md", "json"])
-def test_report_writes_one_file_of_the_kind_that_its_name_says(sewd, folder, tmp_path, kind):
+def test_report_writes_one_file_in_the_format_of_its_suffix(sewd, folder, tmp_path, kind):
     target = tmp_path / f"report.{kind}"
     code, out, _ = sewd("report", folder / "there", "--baseline", folder / "here", "--output", target, "--by", "uri")
     assert code == 0
     assert str(target) in out.replace("\n", "")
     text = target.read_text()
     assert ("<script>" in text) == (kind == "json") or kind == "html"
-    found = evaluate_run(runs.Run.open(folder / "there"))
+    evaluation = evaluate_run(runs.Run.open(folder / "there"))
     if kind == "json":
-        told = json.loads(text)
-        assert told["headline"][0]["rate"] == found.wer
-        assert told["groups"][0]["by"] == "uri"
+        content = json.loads(text)
+        assert content["headline"][0]["rate"] == evaluation.wer
+        assert content["groups"][0]["by"] == "uri"
     else:
-        assert f"{100 * found.wer:.1f}" in text
+        assert f"{100 * evaluation.wer:.1f}" in text
 
 
-def test_report_lies_beside_the_run_unless_told_otherwise_and_keeps_the_gate(sewd, folder):
+def test_report_is_written_into_the_run_by_default_and_applies_the_gate(sewd, folder):
     code, _, err = sewd("report", folder / "here", "--fail-if", "failed > 0.5", "--cost-per-hour", "2.5")
     assert code == 4
     assert "failed > 0.5" in err
@@ -156,12 +156,12 @@ def test_report_lies_beside_the_run_unless_told_otherwise_and_keeps_the_gate(sew
 def test_report_of_a_corpus_without_references(sewd, folder, tmp_path):
     for options in ([], ["--corpus"]):
         code, _, _ = sewd("report", folder / "bare", "--output", tmp_path / "r.json", *options)
-        told = json.loads((tmp_path / "r.json").read_text())
+        content = json.loads((tmp_path / "r.json").read_text())
         assert code == 0
-        assert (told["headline"], told["worst"], told["corpus"]["utterances"]) == ([], None, 2)
+        assert (content["headline"], content["worst"], content["corpus"]["utterances"]) == ([], None, 2)
     sewd("report", folder / "here", "--output", tmp_path / "r.json", "--corpus")
-    told = json.loads((tmp_path / "r.json").read_text())
-    assert (told["headline"], told["classification"], told["corpus"]["utterances"]) == ([], [], 200)
+    content = json.loads((tmp_path / "r.json").read_text())
+    assert (content["headline"], content["classification"], content["corpus"]["utterances"]) == ([], [], 200)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_report_of_a_corpus_without_references(sewd, folder, tmp_path):
         (["report", "HERE", "--output", "report.pdf"], ["report.pdf", ".html, .md, .json"]),
     ],
 )
-def test_what_makes_no_sense_is_one_line(sewd, folder, arguments, words):
+def test_a_usage_error_gives_one_line(sewd, folder, arguments, words):
     paths = {"HERE": folder / "here", "BARE": folder / "bare"}
     code, _, err = sewd(*(paths.get(argument, argument) for argument in arguments))
     assert code == 2
@@ -189,11 +189,11 @@ def test_what_makes_no_sense_is_one_line(sewd, folder, arguments, words):
         assert word in err
 
 
-def test_a_gate_against_a_baseline_judges_the_pairs_and_what_was_lost(sewd, tmp_path):
+def test_a_gate_against_a_baseline_uses_paired_and_lost_utterances(sewd, tmp_path):
     easy = [{"text": "a b", "reference": "a b", "utt_id": f"e{i}"} for i in range(20)]
     hard = [{"text": "x y", "reference": "c d", "utt_id": f"h{i}"} for i in range(20)]
     runs.write_run(tmp_path / "base", runs.transcripts(easy + hard))
-    # Worse on what is easy, and silent on what is hard: its own WER is no higher than the baseline's.
+    # Worse on the easy utterances and without the hard ones: its own WER is not higher than the baseline's.
     runs.write_run(tmp_path / "new", runs.transcripts([row | {"text": "a x"} for row in easy]))
     gate = ("--fail-if", "wer > baseline + 0.2", "--fail-if", "lost > 0")
     code, out, err = sewd("compare", tmp_path / "new", tmp_path / "base", *gate)

@@ -1,4 +1,4 @@
-"""The command line as a user runs it: a process of its own, with a Ray of its own."""
+"""The command line as a user runs it: in a separate process, which starts its own Ray."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 def sewd(
     *arguments: object, environment: Mapping[str, str] | None = None, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
-    """Run `sewd ARGUMENTS` to its end."""
+    """Run `sewd ARGUMENTS` and wait until it ends."""
     return subprocess.run(
         command(*arguments),
         capture_output=True,
@@ -23,5 +23,5 @@ def sewd(
 
 
 def command(*arguments: object) -> list[str]:
-    """Its argument vector."""
+    """The argument vector of `sewd ARGUMENTS`."""
     return [sys.executable, "-m", "jobs.main", *map(str, arguments)]

@@ -1,4 +1,4 @@
-"""One corpus in the three forms that a user may have it in, and rows of a run to compare."""
+"""Audio and corpora in three input layouts, and comparison of the rows of runs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import pipeline
 from pipeline.corpus.parts import Part
 from pipeline.corpus.plan import plan
 
-LARGE = 1 << 40  # a part size that nothing reaches
+LARGE = 1 << 40  # a part size that no corpus of the tests reaches
 
 
 def noise_bursts(seconds: float, seed: int, rate: int = 16_000) -> np.ndarray:
-    """Bursts of coloured noise and tones: not speech, but no two moments alike. float32."""
+    """Bursts of noise and tones, never the same twice: float32 (num_samples,)."""
     generator = np.random.default_rng(seed)
     time = np.arange(int(seconds * rate)) / rate
     loudness = 0.5 + 0.5 * np.sin(2 * np.pi * generator.uniform(1.5, 3) * time + generator.uniform(0, 6))
@@ -28,25 +28,27 @@ def noise_bursts(seconds: float, seed: int, rate: int = 16_000) -> np.ndarray:
 
 
 def write_audio(path: Path, seconds: float = 1.0, seed: int = 0, rate: int = 16_000, **options) -> Path:
+    """Write a file of noise bursts; returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, noise_bursts(seconds, seed, rate), rate, **options)
     return path
 
 
 def write_manifest(path: Path, rows: list[dict]) -> Path:
+    """Write a JSONL manifest; returns its path."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
 def librispeech_manifest(path: Path, folder: Path, rows: list[dict]) -> Path:
-    """A manifest beside a link to the audio, so that its relative paths are those of the original."""
+    """Write a manifest next to a link to the audio, so that the relative paths stay valid; returns the manifest."""
     path.mkdir(parents=True)
     (path / "audio").symlink_to(folder / "audio")
     return write_manifest(path / "manifest.jsonl", rows)
 
 
 def librispeech_directory(path: Path, folder: Path, rows: list[dict]) -> Path:
-    """LibriSpeech's own layout: `audio/SPEAKER/.../ID.mp3` and `SPEAKER-CHAPTER.trans.txt` beside them."""
+    """Write LibriSpeech's own layout: `audio/SPEAKER/.../ID.mp3` next to `SPEAKER-CHAPTER.trans.txt`."""
     transcripts: dict[Path, list[str]] = {}
     for row in rows:
         target = path / row["audio_filepath"]
@@ -60,7 +62,7 @@ def librispeech_directory(path: Path, folder: Path, rows: list[dict]) -> Path:
 
 
 def librispeech_shards(path: Path, folder: Path, rows: list[dict], shards: int) -> Path:
-    """WebDataset shards, `KEY.mp3` beside `KEY.txt`."""
+    """Write WebDataset shards, with `KEY.mp3` and `KEY.txt` for each row."""
     path.mkdir(parents=True)
     for index in range(shards):
         with tarfile.open(path / f"shard-{index:05d}.tar", "w") as tar:
@@ -72,6 +74,7 @@ def librispeech_shards(path: Path, folder: Path, rows: list[dict], shards: int) 
 
 
 def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Add a file to a tar archive."""
     info = tarfile.TarInfo(name)
     info.size = len(data)
     tar.addfile(info, io.BytesIO(data))
@@ -84,18 +87,21 @@ def parts_of(*inputs: Path | str, part_bytes: int = LARGE, limit: int | None = N
 
 
 def rows_of(run: pipeline.Run | Path | str, table: str = "transcripts", drop: tuple[str, ...] = ()) -> list[dict]:
-    """The committed rows, by utt_id; `drop` leaves columns out."""
+    """The committed rows of a run, ordered by utt_id, without the columns in `drop`."""
     opened = run if isinstance(run, pipeline.Run) else pipeline.Run.open(str(run))
-    found = opened.dataset(table).to_table().drop_columns(list(drop)).to_pylist()
-    return sorted(found, key=lambda row: (row["utt_id"], row.get("task", "")))
+    rows = opened.dataset(table).to_table().drop_columns(list(drop)).to_pylist()
+    return sorted(rows, key=lambda row: (row["utt_id"], row.get("task", "")))
 
 
-def assert_same_transcripts(found: list[dict], expected: list[dict]) -> None:
-    """Rows are equal; confidences up to the rounding that another company in a packed batch may bring."""
-    assert [_without_confidence(row) for row in found] == [_without_confidence(row) for row in expected]
-    for row, other in zip(found, expected, strict=True):
-        confidences, others = ([r["confidence"], *(w["confidence"] for w in r["words"])] for r in (row, other))
-        assert confidences == pytest.approx(others, rel=1e-4)
+def assert_same_transcripts(rows: list[dict], expected: list[dict]) -> None:
+    """Rows are equal; confidences up to rounding, which depends on the other clips in a packed batch."""
+    assert [_without_confidence(row) for row in rows] == [_without_confidence(row) for row in expected]
+    for row, other in zip(rows, expected, strict=True):
+        assert _confidences(row) == pytest.approx(_confidences(other), rel=1e-4)
+
+
+def _confidences(row: dict) -> list[float | None]:
+    return [row["confidence"], *(word["confidence"] for word in row["words"])]
 
 
 def _without_confidence(row: dict) -> dict:

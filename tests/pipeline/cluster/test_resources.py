@@ -258,6 +258,11 @@ def test_the_smallest_store_does_not_overflow_where_any_node_may_read():
     assert store_share([Node(8, 0, 4e9), Node(8, 0, 2e9)], resources, 1e9) == pytest.approx(0.5 * 2 / 6)
 
 
+def test_the_share_of_a_cluster_of_only_a_head_is_the_largest_one():
+    cluster = ClusterNodes((Node(0, 0, 3e8),), (Node(8, 1),) * 4)
+    assert store_share(cluster.current, allocate(cluster, config()), 1e9) == STORE_SHARE
+
+
 def test_chunks_take_no_more_of_large_stores_than_they_need():
     cpus, gpus = [Node(4, 0, 1e12)] * 2, [Node(8, 2, 1e12)]
     assert store_share(cpus, allocated([(4, 0)] * 2), 4e7) == pytest.approx(2 * CHUNKS_PER_CPU_ACTOR * 4e7 / 2e12)

@@ -1,4 +1,4 @@
-"""Augmentations: what each does to a signal, and that it depends on its generator alone."""
+"""Augmentations: the effect of each on a signal, which depends on its random generator alone."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def power(x: np.ndarray) -> float:
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 @pytest.mark.parametrize("length", [1, 733, 16_001])
-def test_each_gives_float32_of_the_same_draw_and_leaves_its_input(name, length):
+def test_every_augmentation_is_repeatable_returns_float32_and_keeps_its_input(name, length):
     original = np.random.default_rng(0).uniform(-0.5, 0.5, length).astype(np.float32)
-    kept = original.copy()
-    for seed in range(6):  # the codec's three, the band's two
+    copy = original.copy()
+    for seed in range(6):  # draws all three codecs and both bands
         first = AUGMENTATIONS[name](np.random.default_rng(seed), original)
         second = AUGMENTATIONS[name](np.random.default_rng(seed), original)
         np.testing.assert_array_equal(first, second)
@@ -45,7 +45,7 @@ def test_each_gives_float32_of_the_same_draw_and_leaves_its_input(name, length):
         assert np.isfinite(first).all()
         if name not in ("speed", "trim"):
             assert len(first) == length
-    np.testing.assert_array_equal(original, kept)
+    np.testing.assert_array_equal(original, copy)
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
@@ -53,7 +53,7 @@ def test_silence_stays_finite(name):
     assert np.isfinite(AUGMENTATIONS[name](np.random.default_rng(1), np.zeros(4000, np.float32))).all()
 
 
-def test_speed_changes_pitch_and_length_alike():
+def test_speed_changes_pitch_and_length_by_the_same_factor():
     for seed in range(20):
         fast = speed(np.random.default_rng(seed), tone(1000))
         factor = RATE / len(fast)
@@ -80,7 +80,7 @@ def test_gain_scales_and_clips():
     assert np.abs(gain(np.random.default_rng(3), np.ones(10, np.float32) * 0.99)).max() <= 1
 
 
-def test_noise_has_the_power_it_says():
+def test_noise_is_within_its_range_of_signal_to_noise_ratios():
     signal = tone(500)
     for seed in range(10):
         added = noise(np.random.default_rng(seed), signal) - signal
@@ -88,7 +88,7 @@ def test_noise_has_the_power_it_says():
         assert 4.9 < snr < 30.1
 
 
-def test_band_takes_what_is_above_it():
+def test_band_removes_frequencies_above_its_limit():
     both = tone(1000) + tone(7500)
     for seed in range(8):
         spectrum = np.abs(np.fft.rfft(band(np.random.default_rng(seed), both)))
@@ -102,7 +102,7 @@ def test_tilt_keeps_power():
     assert np.abs(changed - signal).max() > 1e-3
 
 
-def test_codec_keeps_the_signal_near():
+def test_codec_changes_the_signal_little_and_does_not_delay_it():
     signal = tone(440) * np.hanning(RATE).astype(np.float32)
     for seed in range(6):
         changed = codec(np.random.default_rng(seed), signal)
@@ -117,7 +117,7 @@ def test_reverb_rings_after_the_sound():
     assert power(wet[:4000]) < 1e-6 * power(wet[4000:6000])
 
 
-def test_chances_are_kept():
+def test_augmentations_are_applied_with_their_probability():
     signal = tone(500, 0.1)
     never = augment(np.random.default_rng(0), signal, dict.fromkeys(AUGMENTATIONS, 0.0))
     np.testing.assert_array_equal(never, signal)
@@ -127,13 +127,13 @@ def test_chances_are_kept():
     assert 110 < changed < 190
 
 
-def test_a_list_of_augmentations_is_read():
+def test_a_list_of_augmentations_is_parsed():
     assert parse_augmentations("speed=0.5, noise=1") == {"speed": 0.5, "noise": 1.0}
     assert parse_augmentations("none") == {}
     assert parse_augmentations("") == {}
 
 
 @pytest.mark.parametrize("text", ["echo=0.5", "speed", "speed=2", "speed=-1", "speed=often", "speed=nan"])
-def test_what_is_no_list_of_augmentations_is_refused(text):
+def test_an_invalid_list_of_augmentations_is_a_usage_error(text):
     with pytest.raises(UsageError, match="augment: "):
         parse_augmentations(text)

@@ -1,4 +1,4 @@
-"""Clips to batches: what an epoch holds, and that it depends on (seed, epoch) alone."""
+"""From clips to batches: the content of an epoch, which depends on (seed, epoch) alone."""
 
 from __future__ import annotations
 
@@ -35,46 +35,46 @@ DURATIONS = st.lists(st.floats(0.1, 20), min_size=1, max_size=80)
 
 
 @given(durations=DURATIONS, epoch=st.integers(0, 3), join=st.integers(1, 5))
-def test_an_epoch_holds_every_clip_once(durations, epoch, join):
+def test_an_epoch_has_every_clip_once(durations, epoch, join):
     settings = DataSettings(batch_s=10, join_max=join, join_below_s=3)
     corpus = clips(durations)
     batches = epoch_batches(corpus, settings, epoch)
     assert Counter(i for b in batches for u in b for i in u.clips) == Counter(range(len(corpus)))
     keys = [u.key for b in batches for u in b]
-    assert len(set(keys)) == len(keys), "two utterances would be augmented alike"
+    assert len(set(keys)) == len(keys), "two utterances would be augmented in the same way"
     assert batches == epoch_batches(corpus, settings, epoch)
 
 
 @given(durations=DURATIONS)
-def test_a_batch_keeps_its_budget_with_padding(durations):
+def test_a_batch_with_its_padding_stays_within_the_budget(durations):
     for batch in epoch_batches(clips(durations), DataSettings(batch_s=25), 0):
         assert len(batch) == 1 or len(batch) * max(u.duration_s for u in batch) <= 25
 
 
 @given(durations=DURATIONS)
-def test_batches_come_in_few_shapes(durations):
+def test_batches_have_few_sizes(durations):
     batches = epoch_batches(clips(durations), DataSettings(batch_s=25), 0)
     sizes = {len(batch) for batch in batches}
-    left_over = 1  # one pool is all of it
-    assert len(sizes - {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64}) <= left_over
+    remainders = 1  # there is only one pool of clips
+    assert len(sizes - {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64}) <= remainders
 
 
 @given(durations=st.lists(st.floats(0.1, 20), min_size=1, max_size=80, unique=True), together=st.integers(1, 4))
-def test_batches_of_like_length_stay_together(durations, together):
+def test_batches_of_similar_length_stay_together(durations, together):
     corpus = clips(durations)
-    alone = sorted(epoch_batches(corpus, DataSettings(batch_s=25), 0), key=lambda b: -b[0].duration_s)
+    ungrouped = sorted(epoch_batches(corpus, DataSettings(batch_s=25), 0), key=lambda b: -b[0].duration_s)
     grouped = epoch_batches(corpus, DataSettings(batch_s=25), 0, together)
-    assert sorted(grouped, key=lambda b: -b[0].duration_s) == alone
-    whole = len(grouped) - len(grouped) % together
-    left_out = [batch[0].duration_s for batch in grouped[whole:]]
-    longest = [batch[0].duration_s for batch in alone if batch[0].duration_s not in left_out]
-    for start in range(0, whole, together):
+    assert sorted(grouped, key=lambda b: -b[0].duration_s) == ungrouped
+    in_groups = len(grouped) - len(grouped) % together
+    left_out = [batch[0].duration_s for batch in grouped[in_groups:]]
+    longest = [batch[0].duration_s for batch in ungrouped if batch[0].duration_s not in left_out]
+    for start in range(0, in_groups, together):
         group = [batch[0].duration_s for batch in grouped[start : start + together]]
-        place = longest.index(group[0])
-        assert group == longest[place : place + together]
+        index = longest.index(group[0])
+        assert group == longest[index : index + together]
 
 
-def test_what_is_left_out_for_want_of_a_group_is_something_else_each_epoch():
+def test_batches_that_fill_no_group_are_others_in_each_epoch():
     corpus = clips([0.5 + n / 10 for n in range(60)])
     seen = set()
     for epoch in range(20):
@@ -83,13 +83,13 @@ def test_what_is_left_out_for_want_of_a_group_is_something_else_each_epoch():
     assert seen == set(range(60))
 
 
-def test_an_epoch_of_nothing_has_no_batches_and_a_clip_of_no_length_is_in_one():
+def test_an_empty_epoch_has_no_batches_and_empty_clips_share_one():
     assert epoch_batches([], DataSettings(), 0, 2) == []
     assert [len(batch) for batch in epoch_batches(clips([0.0, 0.0]), DataSettings(), 0)] == [2]
 
 
 @given(samples=st.integers(1, 10**6))
-def test_widths_are_few_and_waste_little(samples):
+def test_padding_to_a_width_adds_little_and_a_width_is_not_padded(samples):
     width = padded_width(samples)
     assert samples <= width < samples + max(8000, 0.26 * samples)
     assert padded_width(width) == width
@@ -99,7 +99,7 @@ def test_widths_up_to_half_a_minute_are_fewer_than_thirty():
     assert len({padded_width(samples) for samples in range(1, 480_000, 500)}) < 30
 
 
-def test_epochs_and_seeds_differ():
+def test_epochs_and_seeds_have_different_orders():
     corpus = clips([1.0] * 50)
     orders = [
         [u.clips for b in epoch_batches(corpus, DataSettings(batch_s=5, seed=seed), epoch) for u in b]
@@ -109,7 +109,7 @@ def test_epochs_and_seeds_differ():
     assert orders[0] != orders[2]
 
 
-def test_weights_are_means():
+def test_a_weight_is_the_mean_number_of_uses_in_an_epoch():
     corpus = [*clips([1.0] * 40, weight=0.25), *clips([1.0] * 40, weight=2.5)]
     counts = Counter(
         i for epoch in range(100) for u in epoch_utterances(corpus, DataSettings(), epoch) for i in u.clips
@@ -142,7 +142,7 @@ def test_only_short_unlabelled_clips_of_one_speaker_are_joined():
             assert utterance.label == members[0].label
 
 
-def test_a_joined_waveform_is_its_clips_with_pauses(tmp_path):
+def test_a_joined_waveform_has_its_clips_with_pauses_between(tmp_path):
     paths = []
     for number, level in enumerate((0.25, 0.5)):
         path = tmp_path / f"{number}.wav"
@@ -155,8 +155,8 @@ def test_a_joined_waveform_is_its_clips_with_pauses(tmp_path):
     levels = [0.25, 0.5] if joined.clips == (0, 1) else [0.5, 0.25]
     for level in levels:
         assert np.isclose(samples, level, atol=1e-4).sum() == 4000
-    where = [np.flatnonzero(np.isclose(samples, level, atol=1e-4)) for level in levels]
-    assert where[0].max() < where[1].min()
+    positions = [np.flatnonzero(np.isclose(samples, level, atol=1e-4)) for level in levels]
+    assert positions[0].max() < positions[1].min()
     pauses = len(samples) - 8000
     assert pauses >= 3 * 0.02 * 16_000 - 3
     assert pauses <= 3 * 0.5 * 16_000
@@ -165,7 +165,7 @@ def test_a_joined_waveform_is_its_clips_with_pauses(tmp_path):
 
 
 @pytest.mark.parametrize(("seconds", "kept"), [(1.0, 9600), (3.0, 48_000)])
-def test_ends_are_cut_off_words_and_not_off_sentences(tmp_path, seconds, kept):
+def test_trim_cuts_single_words_but_not_sentences(tmp_path, seconds, kept):
     samples = np.full(int(seconds * 16_000), 0.5, np.float32)
     samples[:3200] = samples[-3200:] = 1e-4  # 70 dB below the rest
     soundfile.write(tmp_path / "a.wav", samples, 16_000)
@@ -175,7 +175,7 @@ def test_ends_are_cut_off_words_and_not_off_sentences(tmp_path, seconds, kept):
     assert {len(waveform(store, utterance, settings, epoch)) for epoch in range(9)} == {kept}
 
 
-def test_a_clip_is_decoded_to_its_own_samples(tmp_path):
+def test_a_clip_is_decoded_to_the_samples_of_its_range(tmp_path):
     samples = (np.arange(-200, 200) * 100).astype(np.int16)
     soundfile.write(tmp_path / "a.wav", samples, 16_000)
     np.testing.assert_array_equal(read_clip(Clip(str(tmp_path / "a.wav"), None, 0.025, "a", None, None)), samples)
@@ -191,12 +191,12 @@ def test_a_manifest_is_read(tmp_path):
     assert all(clip.text == clip.text.lower() for clip in rows)
 
 
-def test_a_duration_that_is_not_stated_is_learnt(tmp_path):
+def test_a_missing_duration_is_measured(tmp_path):
     manifest = write_corpus(tmp_path, 2)
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
-    stated = [row.pop("duration") for row in rows]
+    durations = [row.pop("duration") for row in rows]
     manifest.write_text("\n".join(map(json.dumps, rows)))
-    assert [clip.duration_s for clip in load_manifest(str(manifest))] == pytest.approx(stated)
+    assert [clip.duration_s for clip in load_manifest(str(manifest))] == pytest.approx(durations)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_a_duration_that_is_not_stated_is_learnt(tmp_path):
         ("{", "manifest.jsonl:1"),
     ],
 )
-def test_what_is_no_manifest_is_refused(tmp_path, content, words):
+def test_an_invalid_manifest_is_a_usage_error(tmp_path, content, words):
     path = tmp_path / "manifest.jsonl"
     if content is not None:
         path.write_text(content)
@@ -217,7 +217,7 @@ def test_what_is_no_manifest_is_refused(tmp_path, content, words):
         load_manifest(str(path))
 
 
-def test_audio_that_does_not_decode_fails_the_run_by_name(tmp_path):
+def test_audio_that_cannot_be_decoded_fails_the_run_with_its_name(tmp_path):
     (tmp_path / "broken.wav").write_bytes(b"RIFF nothing")
     with pytest.raises(RunFailedError, match=r"broken\.wav"):
         read_clip(Clip(str(tmp_path / "broken.wav"), None, 1.0, "a", None, None))

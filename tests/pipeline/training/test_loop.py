@@ -1,4 +1,4 @@
-"""The training loop: it learns, it resumes as if nothing had been, and what it saves is read by all who should."""
+"""The training loop: it learns, resumes exactly, and saves checkpoints that this project and transformers read."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ def tiny(tmp_path_factory) -> Path:
 
 def settings(corpus: Path, output: Path, **values) -> TrainSettings:
     data = make_data_settings(batch_s=12.0, **values.pop("data", {}))
-    given = {"train": ((str(corpus), 1.0),), "output": str(output), "data": data, "threads": 1}
-    return make_settings(**(given | values))
+    defaults = {"train": ((str(corpus), 1.0),), "output": str(output), "data": data, "threads": 1}
+    return make_settings(**(defaults | values))
 
 
 def short(corpus: Path, output: Path, tiny: Path, **values) -> TrainSettings:
-    """A few steps with everything random that there is."""
+    """Settings for a few steps with every kind of randomness."""
     data = {"augment": {"speed": 0.5, "noise": 0.5, "gain": 0.5, "codec": 0.1}, "join_max": 3, "seed": 5}
     config = write_config(output.parent, mask_time_prob=0.1, mask_time_min_masks=1, final_dropout=0.2)
-    given = {"config": str(config), "steps": 9, "checkpoint_every": 4, "accumulate": 2, "mel_steps": 2, "data": data}
-    return settings(corpus, output, **(given | values))
+    defaults = {"config": str(config), "steps": 9, "checkpoint_every": 4, "accumulate": 2, "mel_steps": 2, "data": data}
+    return settings(corpus, output, **(defaults | values))
 
 
 def quiet(_line: str) -> None:
@@ -69,10 +69,10 @@ def losses(output: Path) -> list[tuple]:
 
 # -------------------------------------------------------------------------------------------------- it learns
 @pytest.fixture(scope="module")
-def learnt(corpus, tiny, tmp_path_factory) -> Path:
-    """Fifty utterances learnt by heart, both heads at once."""
-    output = tmp_path_factory.mktemp("learnt") / "run"
-    wanted = settings(
+def trained(corpus, tiny, tmp_path_factory) -> Path:
+    """A model that was trained until it has no error on its fifty utterances, with both heads."""
+    output = tmp_path_factory.mktemp("trained") / "run"
+    run_settings = settings(
         corpus,
         output,
         config=str(tiny),
@@ -88,50 +88,50 @@ def learnt(corpus, tiny, tmp_path_factory) -> Path:
         checkpoint_every=1000,
         save_dtype="float16",
     )
-    best = []
+    lines = []
 
     def stop_when_perfect(line: str) -> None:
-        best.append(line)
+        lines.append(line)
         if "wer 0.00%" in line and "accuracy 100.00%" in line:
             raise StopIteration(line)
 
     try:
-        train(wanted, report=stop_when_perfect)
+        train(run_settings, report=stop_when_perfect)
     except StopIteration:
         return output / "model"
-    pytest.fail("\n".join(best))
+    pytest.fail("\n".join(lines))
 
 
-def test_fifty_utterances_are_learnt_by_heart(learnt):
-    """The fixture fails otherwise."""
-    assert (learnt / "model.safetensors").is_file()
+def test_fifty_utterances_are_learned_without_an_error(trained):
+    """The fixture fails if the model has errors left."""
+    assert (trained / "model.safetensors").is_file()
 
 
-def test_both_heads_are_read_from_the_one_directory_here_and_by_transformers(learnt, corpus):
+def test_both_heads_are_read_from_one_directory_and_by_transformers_too(trained, corpus):
     import transformers
 
-    row = json.loads(corpus.read_text().splitlines()[1])  # of two words
+    row = json.loads(corpus.read_text().splitlines()[1])  # has two words
     waveform, _ = soundfile.read(corpus.parent / row["audio_filepath"], dtype="float32")
-    features, tokenizer = FeatureExtractor.from_pretrained(learnt), CTCTokenizer.from_pretrained(learnt)
+    features, tokenizer = FeatureExtractor.from_pretrained(trained), CTCTokenizer.from_pretrained(trained)
     inputs = torch.from_numpy(features(waveform))[None]
-    ctc, classifier = SEWDForCTC.from_pretrained(learnt), SEWDForSequenceClassification.from_pretrained(learnt)
-    theirs = transformers.SEWDForCTC.from_pretrained(learnt, dtype=torch.float32).eval()
-    their_classifier = transformers.SEWDForSequenceClassification.from_pretrained(learnt, dtype=torch.float32).eval()
+    ctc, classifier = SEWDForCTC.from_pretrained(trained), SEWDForSequenceClassification.from_pretrained(trained)
+    their_ctc = transformers.SEWDForCTC.from_pretrained(trained, dtype=torch.float32).eval()
+    their_classifier = transformers.SEWDForSequenceClassification.from_pretrained(trained, dtype=torch.float32).eval()
     with torch.inference_mode():
-        ours = ctc(inputs).logits
-        torch.testing.assert_close(ours, theirs(inputs).logits, rtol=1e-3, atol=1e-3)
+        logits = ctc(inputs).logits
+        torch.testing.assert_close(logits, their_ctc(inputs).logits, rtol=1e-3, atol=1e-3)
         scores = classifier(inputs).logits
         torch.testing.assert_close(scores, their_classifier(inputs).logits, rtol=1e-3, atol=1e-3)
-    text = tokenizer.decode(greedy_path(ours[0], ctc.blank, tokenizer.drop_ids).token_ids.tolist())
+    text = tokenizer.decode(greedy_path(logits[0], ctc.blank, tokenizer.drop_ids).token_ids.tolist())
     assert text == row["text"].upper()
     assert classifier.config.id2label[int(scores.argmax())] == "two"
     assert their_classifier.config.id2label == {0: "one", 1: "two"}
-    assert json.loads((learnt / "config.json").read_text())["dtype"] == "float16"
-    their_tokenizer = transformers.Wav2Vec2CTCTokenizer.from_pretrained(learnt)
+    assert json.loads((trained / "config.json").read_text())["dtype"] == "float16"
+    their_tokenizer = transformers.Wav2Vec2CTCTokenizer.from_pretrained(trained)
     assert their_tokenizer(text).input_ids == tokenizer.encode(text)
 
 
-def test_a_checkpoint_is_a_start_and_keeps_the_head_that_is_not_trained(learnt, corpus, tmp_path):
+def test_training_starts_from_a_checkpoint_and_keeps_the_untrained_head(trained, corpus, tmp_path):
     unlabelled = [json.loads(line) for line in corpus.read_text().splitlines()]
     for row in unlabelled:
         del row["label"]
@@ -139,39 +139,38 @@ def test_a_checkpoint_is_a_start_and_keeps_the_head_that_is_not_trained(learnt, 
     manifest = tmp_path / "texts.jsonl"
     manifest.write_text("\n".join(map(json.dumps, unlabelled)))
     output = tmp_path / "run"
-    train(settings(manifest, output, init=str(learnt), steps=3, learning_rate=1e-5), report=quiet)
-    assert rows(output)[0]["ctc"] < 0.5, "not the weights that it was to start from"
-    before = SEWDForSequenceClassification.from_pretrained(learnt)
+    train(settings(manifest, output, init=str(trained), steps=3, learning_rate=1e-5), report=quiet)
+    assert rows(output)[0]["ctc"] < 0.5, "training did not start from the weights of the checkpoint"
+    before = SEWDForSequenceClassification.from_pretrained(trained)
     after = SEWDForSequenceClassification.from_pretrained(output / "model")
     torch.testing.assert_close(after.classifier.weight, before.classifier.weight, rtol=1e-3, atol=1e-4)
     assert after.config.id2label == {0: "one", 1: "two"}
 
 
-def test_other_labels_get_a_new_classifier(learnt, corpus, tmp_path):
+def test_other_labels_get_a_new_classifier(trained, corpus, tmp_path):
     renamed = corpus.read_text().replace('"label": "one"', '"label": "uno"').replace('"audio_filepath": "', "&")
     manifest = tmp_path / "renamed.jsonl"
     manifest.write_text(renamed.replace("&", f'"audio_filepath": "{corpus.parent}/'))
     output = tmp_path / "run"
-    train(settings(manifest, output, init=str(learnt), steps=2), report=quiet)
+    train(settings(manifest, output, init=str(trained), steps=2), report=quiet)
     assert SEWDForSequenceClassification.from_pretrained(output / "model").config.id2label == {0: "two", 1: "uno"}
     assert rows(output)[0]["ctc"] < 1.0
 
 
 # ------------------------------------------------------------------------------------------------- it resumes
-def test_equal_seeds_give_equal_runs_and_others_do_not(corpus, tiny, tmp_path):
-    first, second, other = (short(corpus, tmp_path / name / "run", tiny) for name in "abc" if _made(tmp_path / name))
+def test_equal_seeds_give_equal_runs_and_different_seeds_do_not(corpus, tiny, tmp_path):
+    first, second, other = (short(corpus, tmp_path / name / "run", tiny) for name in "abc" if _make(tmp_path / name))
     train(first, report=quiet)
     train(second, report=quiet)
     train(dataclasses.replace(other, data=dataclasses.replace(other.data, seed=6), prefetch=0), report=quiet)
     outputs = [Path(run.output) for run in (first, second, other)]
     assert losses(outputs[0]) == losses(outputs[1])
     assert losses(outputs[0]) != losses(outputs[2])
-    assert [(o / "model" / "model.safetensors").read_bytes() for o in outputs[:1]] == [
-        (outputs[1] / "model" / "model.safetensors").read_bytes()
-    ]
+    first_weights, second_weights = (output / "model" / "model.safetensors" for output in outputs[:2])
+    assert first_weights.read_bytes() == second_weights.read_bytes()
 
 
-def _made(directory: Path) -> bool:
+def _make(directory: Path) -> bool:
     directory.mkdir()
     return True
 
@@ -185,32 +184,32 @@ from pipeline.training.loop import train
 import json
 
 torch.set_num_threads(1)
-seen = Path(sys.argv[2])
+progress = Path(sys.argv[2])
 import pipeline.training.loop as loop
 step = loop._step
-def slow(*arguments):
+def step_and_hang_at_7(*arguments):
     row = step(*arguments)
-    seen.write_text(str(row["step"]))
+    progress.write_text(str(row["step"]))
     if row["step"] == 7:
         time.sleep(600)
     return row
-loop._step = slow
+loop._step = step_and_hang_at_7
 train(settings_from_json(json.loads(sys.argv[1])), report=lambda line: None)
 """
 
 
-def test_a_kill_leaves_no_trace_in_the_losses(corpus, tiny, tmp_path):
+def test_a_killed_and_resumed_training_has_the_losses_and_weights_of_an_undisturbed_one(corpus, tiny, tmp_path):
     for name in "ab":
-        _made(tmp_path / name)
+        _make(tmp_path / name)
     undisturbed, killed = (short(corpus, tmp_path / name / "run", tiny) for name in "ab")
     train(undisturbed, report=quiet)
-    seen = tmp_path / "seen"
-    arguments = [sys.executable, "-c", textwrap.dedent(CHILD), json.dumps(dataclasses.asdict(killed)), str(seen)]
+    progress = tmp_path / "progress"
+    arguments = [sys.executable, "-c", textwrap.dedent(CHILD), json.dumps(dataclasses.asdict(killed)), str(progress)]
     child = subprocess.Popen(arguments, cwd=Path(__file__).parents[3])
     try:
         deadline = time.monotonic() + 120
-        while not (seen.exists() and seen.read_text() == "7"):
-            assert child.poll() is None, "the training ended by itself"
+        while not (progress.exists() and progress.read_text() == "7"):
+            assert child.poll() is None, "the training ended before it was killed"
             assert time.monotonic() < deadline
             time.sleep(0.05)
     finally:
@@ -221,61 +220,63 @@ def test_a_kill_leaves_no_trace_in_the_losses(corpus, tiny, tmp_path):
     train(killed, report=quiet)
     assert losses(output) == losses(Path(undisturbed.output))
     assert [row["step"] for row in rows(output)] == list(range(1, 10)), "a step was logged twice, or not at all"
-    ours, theirs = (Path(o) / "model" / "model.safetensors" for o in (killed.output, undisturbed.output))
-    assert ours.read_bytes() == theirs.read_bytes()
+    weights, expected = (Path(o) / "model" / "model.safetensors" for o in (killed.output, undisturbed.output))
+    assert weights.read_bytes() == expected.read_bytes()
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_the_clock_stops_a_training_and_the_same_command_goes_on(corpus, tiny, tmp_path, optimizer):
+def test_a_training_stops_after_its_time_limit_and_the_same_command_resumes_it(corpus, tiny, tmp_path, optimizer):
     for name in "ab":
-        _made(tmp_path / name)
-    whole = short(corpus, tmp_path / "a" / "run", tiny, optimizer=optimizer)
-    pieces = short(corpus, tmp_path / "b" / "run", tiny, optimizer=optimizer, stop_after_s=0.0)
-    train(whole, report=quiet)
+        _make(tmp_path / name)
+    uninterrupted = short(corpus, tmp_path / "a" / "run", tiny, optimizer=optimizer)
+    interrupted = short(corpus, tmp_path / "b" / "run", tiny, optimizer=optimizer, stop_after_s=0.0)
+    train(uninterrupted, report=quiet)
     outcomes = []
     while not outcomes or not outcomes[-1]["finished"]:
-        outcomes.append(train(pieces, report=quiet))
+        outcomes.append(train(interrupted, report=quiet))
     assert [outcome["step"] for outcome in outcomes] == list(range(1, 10))
-    assert losses(Path(pieces.output)) == losses(Path(whole.output))
+    assert losses(Path(interrupted.output)) == losses(Path(uninterrupted.output))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_each_weight_is_moved_by_one_optimizer(corpus, tiny, tmp_path, optimizer):
-    wanted = short(corpus, tmp_path / "run", tiny, optimizer=optimizer)
-    model = TrainingModel(SEWDConfig.from_dict(json.loads(Path(wanted.config).read_text())), with_classifier=True)
-    moved = [[id(p) for group in o.param_groups for p in group["params"]] for o in loop.make_optimizers(model, wanted)]
-    assert Counter(itertools.chain(*moved)) == Counter(id(p) for p in model.parameters())
-    of = {id(p): name for name, p in model.named_parameters()}
-    matrices = [of[i] for i in moved[-1]] if optimizer == "muon" else []
+def test_every_weight_is_updated_by_exactly_one_optimizer(corpus, tiny, tmp_path, optimizer):
+    run_settings = short(corpus, tmp_path / "run", tiny, optimizer=optimizer)
+    model = TrainingModel(SEWDConfig.from_dict(json.loads(Path(run_settings.config).read_text())), with_classifier=True)
+    updated = [
+        [id(p) for group in o.param_groups for p in group["params"]] for o in loop.make_optimizers(model, run_settings)
+    ]
+    assert Counter(itertools.chain(*updated)) == Counter(id(p) for p in model.parameters())
+    names = {id(p): name for name, p in model.named_parameters()}
+    matrices = [names[i] for i in updated[-1]] if optimizer == "muon" else []
     layers = model.config.num_hidden_layers
     assert sum("attention" in name for name in matrices) == layers * (4 if optimizer == "muon" else 0)
     assert not [name for name in matrices if "encoder" not in name or "embeddings" in name or "lm_head" in name]
 
 
-def test_a_torch_without_muon_is_named(corpus, tiny, tmp_path, monkeypatch):
+def test_a_torch_version_without_muon_is_a_usage_error(corpus, tiny, tmp_path, monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon")
     with pytest.raises(UsageError, match="muon"):
         train(short(corpus, tmp_path / "run", tiny, optimizer="muon"), report=quiet)
 
 
-def test_a_finished_training_is_left_as_it_is(corpus, tiny, tmp_path):
-    wanted = short(corpus, tmp_path / "run", tiny, steps=3)
-    train(wanted, report=quiet)
+def test_a_finished_training_does_not_change(corpus, tiny, tmp_path):
+    run_settings = short(corpus, tmp_path / "run", tiny, steps=3)
+    train(run_settings, report=quiet)
     before = rows(tmp_path / "run")
-    assert train(wanted, report=quiet)["step"] == 3
+    assert train(run_settings, report=quiet)["step"] == 3
     assert rows(tmp_path / "run") == before
 
 
-def test_other_settings_are_refused_by_name(corpus, tiny, tmp_path):
-    wanted = short(corpus, tmp_path / "run", tiny, steps=3)
-    train(wanted, report=quiet)
+def test_a_resume_with_other_settings_names_them(corpus, tiny, tmp_path):
+    run_settings = short(corpus, tmp_path / "run", tiny, steps=3)
+    train(run_settings, report=quiet)
     with pytest.raises(UsageError, match="with other learning_rate"):
-        train(dataclasses.replace(wanted, learning_rate=1.0), report=quiet)
+        train(dataclasses.replace(run_settings, learning_rate=1.0), report=quiet)
 
 
-# ---------------------------------------------------------------------------------------------- the small print
-def test_the_best_weights_are_kept_and_patience_ends(corpus, tiny, tmp_path):
-    wanted = short(
+# ---------------------------------------------------------------------------------------------- the details
+def test_the_best_weights_are_kept_and_training_ends_when_patience_does(corpus, tiny, tmp_path):
+    run_settings = short(
         corpus,
         tmp_path / "run",
         tiny,
@@ -285,7 +286,7 @@ def test_the_best_weights_are_kept_and_patience_ends(corpus, tiny, tmp_path):
         patience=2,
         learning_rate=1e-9,
     )
-    outcome = train(wanted, report=quiet)
+    outcome = train(run_settings, report=quiet)
     measured = [row for row in rows(tmp_path / "run") if "valid" in row]
     assert outcome["best"] == min(row["error"] for row in measured)
     assert outcome["step"] < 40
@@ -293,9 +294,9 @@ def test_the_best_weights_are_kept_and_patience_ends(corpus, tiny, tmp_path):
     assert set(measured[0]["valid"]["v"]) == {"wer", "cer", "accuracy"}
 
 
-def test_the_schedule_rises_holds_and_falls():
-    wanted = TrainSettings(train=(), output="", config="c.json", steps=1100, mel_steps=100, warmup=0.1, hold=0.4)
-    factors = [rate_factor(step, wanted) for step in range(1100)]
+def test_the_learning_rate_rises_holds_and_falls():
+    run_settings = TrainSettings(train=(), output="", config="c.json", steps=1100, mel_steps=100, warmup=0.1, hold=0.4)
+    factors = [rate_factor(step, run_settings) for step in range(1100)]
     assert factors[99] == 1.0
     assert factors[100] == pytest.approx(0.01)
     assert factors[199:600] == [1.0] * 401
@@ -317,39 +318,39 @@ def test_the_schedule_rises_holds_and_falls():
         ({"valid": {"v": "/nowhere/v.jsonl"}}, "no manifest"),
     ],
 )
-def test_what_cannot_be_trained_is_refused(corpus, tiny, tmp_path, changes, words):
+def test_invalid_settings_are_a_usage_error(corpus, tiny, tmp_path, changes, words):
     with pytest.raises(UsageError, match=words):
         train(short(corpus, tmp_path / "run", tiny, **changes), report=quiet)
 
 
-def test_labels_of_validation_must_be_among_the_trained(corpus, tiny, tmp_path):
+def test_a_validation_label_without_training_data_is_a_usage_error(corpus, tiny, tmp_path):
     other = tmp_path / "other.jsonl"
     other.write_text(json.dumps({"audio_filepath": "x.wav", "duration": 1, "label": "three"}))
     with pytest.raises(UsageError, match="not in the training data: three"):
         train(short(corpus, tmp_path / "run", tiny, valid={"v": str(other)}), report=quiet)
 
 
-def test_a_training_that_explodes_says_so(corpus, tiny, tmp_path):
+def test_a_diverging_training_fails_with_advice(corpus, tiny, tmp_path):
     with pytest.raises(RunFailedError, match="lower the learning rate"):
         train(short(corpus, tmp_path / "run", tiny, learning_rate=1e30, mel_steps=0, warmup=0.0), report=quiet)
 
 
-def test_a_start_that_is_no_checkpoint_is_named(corpus, tmp_path):
+def test_an_initial_checkpoint_without_a_config_is_an_error(corpus, tmp_path):
     with pytest.raises(CheckpointError, match=r"config\.json"):
         train(settings(corpus, tmp_path / "run", init=str(tmp_path)), report=quiet)
 
 
 def test_a_clip_of_silence_trains_the_blank(corpus, tiny, tmp_path):
-    quiet_rows = [{"audio_filepath": str(corpus.parent / "00.wav"), "duration": 1.0, "text": ""}]
+    silent_rows = [{"audio_filepath": str(corpus.parent / "00.wav"), "duration": 1.0, "text": ""}]
     manifest = tmp_path / "silence.jsonl"
-    manifest.write_text("\n".join(map(json.dumps, quiet_rows)))
+    manifest.write_text("\n".join(map(json.dumps, silent_rows)))
     train(short(manifest, tmp_path / "run", tiny, steps=6, mel_steps=0, learning_rate=1e-3), report=quiet)
     measured = [row["ctc"] for row in rows(tmp_path / "run")]
     assert measured[0] > 1
     assert measured[-1] < measured[0]
 
 
-def test_what_is_made_ahead_raises_where_it_is_taken():
+def test_an_error_in_a_prefetched_item_is_raised_where_the_item_is_taken():
     def items():
         yield 1
         raise KeyError("two")
