@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
-# Tests that need Ray run in one process (tests/conftest.py), the others at the same time in the other.
+# Tests that need Ray share one process (tests/conftest.py); other tests run at the same time.
 PARALLEL := -n 2 --dist loadgroup
 
 .PHONY: help install demo test test-fast test-all lint types format clean

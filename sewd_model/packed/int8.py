@@ -56,7 +56,7 @@ def linear_types() -> LinearTypes:
     if not _is_exact():
         log.warning(FALLBACK_REASON)
         return LinearTypes(OneDNNLinear, OneDNNLinear)
-    has_bfloat16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # since torch 2.6
+    has_bfloat16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # not in every torch
     return LinearTypes(BFloat16Linear if has_bfloat16() else OneDNNLinear, Int8Linear)
 
 
