@@ -437,7 +437,7 @@ def test_sums_do_not_overflow_the_stored_type():
         (lambda: EvaluationSettings(by=("nope",)), "cannot group by 'nope'"),
         (lambda: EvaluationSettings(by=("words",)), "cannot group by 'words'"),
         (lambda: EvaluationSettings(unit="word"), "auto, speaker, recording, utterance"),
-        (lambda: EvaluationSettings(level=1.0), "between"),
+        (lambda: EvaluationSettings(level=1.0), "at least 0.5"),
         (lambda: EvaluationSettings(num_worst=-1), "negative"),
     ],
 )
