@@ -59,9 +59,9 @@ def draw_piece(rng: np.random.Generator, runs: list[list[str]], words: tuple[int
         runs: what `read_novels` returned.
         words: fewest and most words.
     """
-    wanted = int(rng.integers(words[0], words[1] + 1))
+    count = int(rng.integers(words[0], words[1] + 1))
     while True:
         run = runs[rng.integers(len(runs))]
-        text = " ".join(run[int(rng.integers(len(run))) :]).split()[:wanted]
+        text = " ".join(run[int(rng.integers(len(run))) :]).split()[:count]
         if len(text) >= words[0]:
             return " ".join(text)

@@ -31,7 +31,7 @@ def bucket():
 
 
 def resume(bucket: str, name: str) -> subprocess.CompletedProcess[str]:
-    """The command that made the run, in a process of its own: its workers must see the address of the server."""
+    """Run the command that made the run, in a separate process, whose workers get the address of the server."""
     arguments = (f"{bucket}/corpus", "--output", f"{bucket}/{name}", "--model", f"{bucket}/model")
     return sewd("transcribe", *arguments, "--chunk-rows", 3, "--part-mib", 0.05)
 

@@ -1,4 +1,4 @@
-"""A killed process leaves the notice; one that ends in the normal way leaves only its own output."""
+"""The notice of a killed process, which a process that ends normally does not print."""
 
 from __future__ import annotations
 

@@ -145,14 +145,16 @@ def random_rows(number: int, seed: int = 0, *, speakers: int = 20, wrong: float 
     for _ in range(number):
         speaker = int(rng.integers(speakers or 1))
         words = [str(word) for word in rng.choice(WORDS, rng.integers(1, 15))]
-        heard: list[str] = []
+        recognized: list[str] = []
         for word in words:
             kind = rng.random()
-            heard += [] if kind < skill[speaker] / 3 else [word if kind > skill[speaker] else str(rng.choice(WORDS))]
-            heard += ["um"] if rng.random() < skill[speaker] / 4 else []
+            recognized += (
+                [] if kind < skill[speaker] / 3 else [word if kind > skill[speaker] else str(rng.choice(WORDS))]
+            )
+            recognized += ["um"] if rng.random() < skill[speaker] / 4 else []
         rows.append(
-            {"text": " ".join(heard), "reference": " ".join(words), "duration_s": float(rng.gamma(2, 3))}
-            | {"confidence": float(np.clip(rng.normal(0.95 - skill[speaker], 0.05), 0, 1)) if heard else None}
+            {"text": " ".join(recognized), "reference": " ".join(words), "duration_s": float(rng.gamma(2, 3))}
+            | {"confidence": float(np.clip(rng.normal(0.95 - skill[speaker], 0.05), 0, 1)) if recognized else None}
             | ({"speaker": f"s{speaker:02d}"} if speakers else {})
             | fixed
         )
