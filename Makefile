@@ -2,8 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
-# Tests that need Ray share one process (tests/conftest.py); other tests run at the same time.
-PARALLEL := -n 2 --dist loadgroup
+# Tests without Ray run in two processes, a file in one of them; tests with Ray share one Ray and run in one process.
+PARALLEL := -n 2 --dist loadfile
 
 .PHONY: help install demo test test-fast test-all lint types format clean
 
@@ -27,14 +27,16 @@ demo: $(STAMP)
 	$(BIN)/sewd demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
+	$(BIN)/python -m pytest -m "not slow and not ray" $(PARALLEL)
+	$(BIN)/python -m pytest -m "not slow and ray"
 
 # The tests that need no Ray.
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow and not ray" $(PARALLEL)
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest $(PARALLEL)
+	$(BIN)/python -m pytest -m "not ray" $(PARALLEL)
+	$(BIN)/python -m pytest -m ray
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

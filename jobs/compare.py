@@ -1,4 +1,4 @@
-"""`sewd compare`: what changed between two runs over the same corpus, and whether it could be chance."""
+"""`sewd compare`: differences of two runs over the same corpus, and their significance."""
 
 from __future__ import annotations
 
@@ -32,76 +32,81 @@ from pipeline.runs.status import RunStatus
 
 
 def compare(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The run that is looked at.")],
-    baseline: Annotated[str, typer.Argument(metavar="BASELINE", help="The run that it is held against.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or prefix of the run.")],
+    baseline: Annotated[str, typer.Argument(metavar="BASELINE", help="The run to compare it with.")],
     refs: Refs = None,
     normalizer: Normalizer = None,
     compounds: Compounds = False,
     unit: Unit = DEFAULT_UNIT,
     level: Level = DEFAULT_LEVEL,
-    examples: Annotated[int, typer.Option(min=0, help="Utterances to show that got better, and worse.")] = 5,
+    examples: Annotated[
+        int, typer.Option(min=0, help="How many improved and how many worsened utterances to show.")
+    ] = 5,
     fail_if: FailIf = None,
 ) -> int:
-    """Pair two runs by utterance: differences with intervals, significance, and what got better and worse.
+    """Pair two runs by utterance: differences with intervals, significance, and the utterances that changed most.
 
-    Exit codes: 0 done, 1 failed, 2 usage, 4 a condition of --fail-if held.
+    Exit codes: 0 done, 1 failed, 2 usage, 4 a condition of --fail-if holds.
     """
-    here, there = pipeline.Run.open(run), pipeline.Run.open(baseline)
-    asked = evaluation_settings(here, refs, normalizer, compounds, None, unit, level)
-    parsed = parse_conditions(fail_if, has_baseline=True)
-    scoring = shared_scoring(here, there, asked.scoring)
-    found = compare_runs(here, there, scoring, unit=unit, level=level, examples=examples)
-    out.print(f"run:      {here.uri}", markup=False, soft_wrap=True)
-    out.print(f"baseline: {there.uri}", markup=False, soft_wrap=True)
-    out.print(_differences(found, level))
-    out.print(_pairs(found), markup=False)
-    for test in found.tests:
+    opened, opened_baseline = pipeline.Run.open(run), pipeline.Run.open(baseline)
+    settings = evaluation_settings(opened, refs, normalizer, compounds, None, unit, level)
+    conditions = parse_conditions(fail_if, has_baseline=True)
+    scoring = shared_scoring(opened, opened_baseline, settings.scoring)
+    settings = replace(settings, scoring=scoring)
+    comparison = compare_runs(opened, opened_baseline, scoring, unit=unit, level=level, examples=examples)
+    out.print(f"run:      {opened.uri}", markup=False, soft_wrap=True)
+    out.print(f"baseline: {opened_baseline.uri}", markup=False, soft_wrap=True)
+    out.print(_difference_table(comparison, level))
+    out.print(_pairing(comparison), markup=False)
+    for test in comparison.tests:
         p_value = "-" if test.p_value is None else f"{test.p_value:.3g}"
         out.print(f"{test.name}: p = {p_value} ({test.detail}; n = {test.n:,})", markup=False)
-    same = found.utterances - found.better - found.worse
-    out.print(f"word errors: {found.better:,} utterances better, {found.worse:,} worse, {same:,} the same")
-    for title, utt_ids in (("most improved", found.most_improved), ("most worsened", found.most_worsened)):
+    better, worse = comparison.better, comparison.worse
+    same = comparison.utterances - better - worse
+    out.print(f"word errors: {better:,} utterances better, {worse:,} worse, {same:,} the same")
+    for title, utt_ids in (("most improved", comparison.most_improved), ("most worsened", comparison.most_worsened)):
         if utt_ids:
             out.print(f"\n{title}:", style="bold")
-        for utterance in changed_utterances(here, there, utt_ids, scoring):
-            _show(utterance)
-    for opened in (here, there):
-        if opened.status != RunStatus.DONE:
-            out.print(f"{opened.uri} is not done ({opened.status})", style="yellow", markup=False)
+        for utterance in changed_utterances(opened, opened_baseline, utt_ids, scoring):
+            _print_utterance(utterance)
+    runs = [opened, opened_baseline]
+    for each in runs:
+        if each.status != RunStatus.DONE:
+            out.print(f"{each.uri} is not done ({each.status})", style="yellow", markup=False)
     verdicts = []
-    if parsed:
-        figures = paired_figures(here, there, replace(asked, scoring=scoring), found)
-        verdicts = check_conditions(parsed, [here, there], *figures)
+    if conditions:
+        figures, baseline_figures = paired_figures(opened, opened_baseline, settings, comparison)
+        verdicts = check_conditions(conditions, runs, figures, baseline_figures)
     return Exit.GATE if any(verdict.failed for verdict in verdicts) else Exit.DONE
 
 
-def _differences(found: Comparison, level: float) -> Table:
+def _difference_table(comparison: Comparison, level: float) -> Table:
     columns = ("run", "baseline", "difference", f"{100 * level:g} % interval", "P(improved)")
     table = new_table("run against baseline, on the pairs", "", *columns)
-    for metric, (here, there) in found.rates.items():
-        bootstrap = found.bootstraps[metric]
-        between = bootstrap.interval
+    for metric, rates in comparison.rates.items():
+        bootstrap = comparison.bootstraps[metric]
+        interval = bootstrap.interval
         table.add_row(
             metric.upper(),
-            percent(here),
-            percent(there),
+            percent(rates.run),
+            percent(rates.baseline),
             "-" if bootstrap.difference is None else f"{100 * bootstrap.difference:+.2f}",
-            "" if between is None else f"{100 * between.low:+.2f} to {100 * between.high:+.2f}",
-            "-" if between is None else percent(bootstrap.probability_of_improvement),
+            "" if interval is None else f"{100 * interval.low:+.2f} to {100 * interval.high:+.2f}",
+            "-" if interval is None else percent(bootstrap.probability_of_improvement),
         )
     return table
 
 
-def _pairs(found: Comparison) -> str:
+def _pairing(comparison: Comparison) -> str:
     return (
-        f"pairs: {found.utterances:,} utterances, resampled by {found.unit}; "
-        f"left out: {found.only_in_run:,} only in the run, {found.only_in_baseline:,} only in the baseline, "
-        f"{found.reference_differs:,} with another reference; "
-        f"failed rows: {found.failed_in_run:,} in the run, {found.failed_in_baseline:,} in the baseline"
+        f"pairs: {comparison.utterances:,} utterances, resampled by {comparison.unit}; "
+        f"left out: {comparison.only_in_run:,} only in the run, {comparison.only_in_baseline:,} only in the baseline, "
+        f"{comparison.reference_differs:,} with different references; "
+        f"failed rows: {comparison.failed_in_run:,} in the run, {comparison.failed_in_baseline:,} in the baseline"
     )
 
 
-def _show(utterance: ChangedUtterance) -> None:
+def _print_utterance(utterance: ChangedUtterance) -> None:
     out.print(f"  {utterance.utt_id} ({utterance.difference:+d} word errors)", markup=False, soft_wrap=True)
     texts = {"reference": utterance.reference, "baseline": utterance.baseline.text, "run": utterance.here.text}
     for name, text in texts.items():

@@ -1,4 +1,4 @@
-"""`sewd evaluate`: how right a run is, from sums of counts, with what the figures cover and how sure they are."""
+"""`sewd evaluate`: error rates of a run, with coverage and confidence intervals."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from jobs.scoring import (
 from pipeline.evaluation.gate import gate_figures
 from pipeline.evaluation.intervals import Interval
 from pipeline.evaluation.labels import LabelEvaluation, evaluate_labels
-from pipeline.evaluation.results import Grouping
+from pipeline.evaluation.results import Grouping, IdSummary
 from pipeline.runs.status import RunStatus
 from pipeline.scoring.counts import ErrorCounts
 
@@ -46,54 +46,56 @@ def evaluate(
     fail_if: FailIf = None,
     address: Annotated[
         str | None,
-        typer.Option(help="Ray to score on (local, auto, HOST:PORT), for runs of many rows; without it, this process."),
+        typer.Option(help="Ray cluster to score on (local, auto, HOST:PORT), for large runs. Default: this process."),
     ] = None,
 ) -> int:
-    """Error rates of a run with their counts and confidence intervals; written to RUN/metrics too.
+    """Print error rates of a run with counts and confidence intervals, and write them to RUN/metrics.
 
-    Exit codes: 0 done, 1 failed, 2 usage, 4 a condition of --fail-if held.
+    Exit codes: 0 done, 1 failed, 2 usage, 4 a condition of --fail-if holds.
     """
     opened = pipeline.Run.open(run)
-    parsed = parse_conditions(fail_if, has_baseline=False)
+    conditions = parse_conditions(fail_if, has_baseline=False)
     settings = evaluation_settings(opened, refs, normalizer, compounds, by, unit, level)
     evaluation = pipeline.evaluate_run(opened, settings, address)
     labels = evaluate_labels(opened, settings)
-    out.print(_corpus(evaluation))
+    out.print(_corpus_table(evaluation))
     print_coverage(evaluation)
     for grouping in evaluation.groupings:
-        out.print(_grouping(grouping))
+        out.print(_grouping_table(grouping))
     for task in labels:
-        out.print(_labels(task))
+        out.print(_label_table(task))
     if opened.status != RunStatus.DONE:
-        out.print(
-            f"the run is not done ({opened.status}): these figures are of what is committed so far", style="yellow"
-        )
+        out.print(f"the run is not done ({opened.status}): these figures cover its rows so far", style="yellow")
     out.print(f"metrics: {pipeline.write_metrics(opened, evaluation)}", markup=False, soft_wrap=True)
-    verdicts = check_conditions(parsed, [opened], gate_figures(evaluation, labels))
+    verdicts = check_conditions(conditions, [opened], gate_figures(evaluation, labels))
     return Exit.GATE if any(verdict.failed for verdict in verdicts) else Exit.DONE
 
 
-def _corpus(evaluation: pipeline.Evaluation) -> Table:
+def _corpus_table(evaluation: pipeline.Evaluation) -> Table:
     rules = evaluation.scoring.name.replace("-", ", ")
     columns = ("rate", "interval", "errors", "sub", "del", "ins", "reference")
     table = new_table(f"errors, normalizer {rules}", "", *columns)
     for metric, counts in evaluation.figures.counts.items():
         interval = format_interval(evaluation.intervals[metric])
         table.add_row(
-            metric.upper(), percent(counts.error_rate), interval, *_split(counts, metric), f"{counts.reference:,}"
+            metric.upper(),
+            percent(counts.error_rate),
+            interval,
+            *_error_counts(counts, metric),
+            f"{counts.reference:,}",
         )
     for metric in ("mer", "wil"):
         table.add_row(metric.upper(), percent(evaluation.rates[metric]))
     return table
 
 
-def _split(counts: ErrorCounts, metric: str) -> list[str]:
-    split = (counts.substitutions, counts.deletions, counts.insertions)
-    return [f"{counts.errors:,}", *([f"{n:,}" for n in split] if metric != "ser" else ["", "", ""])]
+def _error_counts(counts: ErrorCounts, metric: str) -> list[str]:
+    kinds = (counts.substitutions, counts.deletions, counts.insertions)
+    return [f"{counts.errors:,}", *([f"{n:,}" for n in kinds] if metric != "ser" else ["", "", ""])]
 
 
 def print_coverage(evaluation: pipeline.Evaluation) -> None:
-    """The line that stands below every table of rates: what they speak for, and how sure they are."""
+    """Print what the rates cover, how their intervals were made, and problems of reference files."""
     out.print(
         f"coverage {percent(evaluation.coverage)}: {evaluation.scored:,} scored, "
         f"{evaluation.no_reference:,} without a reference, {evaluation.failed:,} failed"
@@ -104,23 +106,20 @@ def print_coverage(evaluation: pipeline.Evaluation) -> None:
             f"interval: {100 * interval.level:g} % over {interval.units:,} units ({evaluation.unit}), {interval.method}"
         )
     elif evaluation.scored:
-        out.print(f"no interval: fewer than 10 units ({evaluation.unit}), or one that holds most of the words")
-    problems = evaluation.problems
-    for kind in ("missing", "unknown", "duplicate") if problems else ():
-        count, examples = getattr(problems, kind)
-        if count:
-            named = ", ".join(examples) + (", ..." if count > len(examples) else "")
-            out.print(f"references: {count:,} {_PROBLEMS[kind]}: {named}", markup=False, style="yellow")
+        out.print(f"no interval: fewer than 10 units ({evaluation.unit}), or one unit has most of the words")
+    if evaluation.problems is not None:
+        _print_problem("utterances of the run have none and are not scored", evaluation.problems.missing)
+        _print_problem("utterances are not in the run", evaluation.problems.unknown)
+        _print_problem("utterances occur more than once, with the same reference", evaluation.problems.duplicate)
 
 
-_PROBLEMS = {
-    "missing": "utterances of the run have none and are not scored",
-    "unknown": "utterances are not in the run",
-    "duplicate": "utterances come more than once, with the same reference",
-}
+def _print_problem(problem: str, utterances: IdSummary) -> None:
+    if utterances.total:
+        names = ", ".join(utterances.examples) + (", ..." if utterances.total > len(utterances.examples) else "")
+        out.print(f"references: {utterances.total:,} {problem}: {names}", markup=False, style="yellow")
 
 
-def _grouping(grouping: Grouping) -> Table:
+def _grouping_table(grouping: Grouping) -> Table:
     groups = (
         grouping.groups
         if grouping.ordered
@@ -143,14 +142,14 @@ def _grouping(grouping: Grouping) -> Table:
     return table
 
 
-def _labels(labels: LabelEvaluation) -> Table:
+def _label_table(labels: LabelEvaluation) -> Table:
     counts = labels.counts
     figures = f"accuracy {percent(counts.accuracy)} ({format_interval(labels.interval) or 'no interval'})"
     figures += f", balanced {percent(counts.balanced_accuracy)}, macro F1 {percent(counts.macro_f1)}"
     coverage = f"{counts.rows:,} scored, {labels.no_reference:,} without a reference label"
     if labels.unknown_label:
-        coverage += f", {labels.unknown_label:,} whose label the classifier gave nowhere"
-    columns = ("precision", "recall", "F1", "AUROC", "rows", "given")
+        coverage += f", {labels.unknown_label:,} whose reference label the classifier does not have"
+    columns = ("precision", "recall", "F1", "AUROC", "rows", "predicted")
     table = new_table(f"{labels.task}: {figures}", "label", *columns)
     table.caption, table.caption_justify = coverage, "left"
     for score in counts.classes[:ROWS_SHOWN]:
@@ -167,7 +166,7 @@ def _labels(labels: LabelEvaluation) -> Table:
 
 
 def new_table(title: str, first: str, *others: str) -> Table:
-    """A table whose numbers are broken rather than cut where the terminal is too narrow."""
+    """A table whose cells are wrapped and not truncated where the terminal is too narrow."""
     table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column(escape(first), overflow="fold")
     for name in others:
@@ -176,12 +175,12 @@ def new_table(title: str, first: str, *others: str) -> Table:
 
 
 def percent(rate: float | None) -> str:
-    """A share for people; `-` where there is none."""
+    """A share as text; `-` for None."""
     return "-" if rate is None else f"{rate:.2%}"
 
 
 def format_interval(interval: Interval | None) -> str:
-    """`8.1-9.3 %`, or nothing."""
+    """`8.10-9.30`, in percent; empty for None."""
     return "" if interval is None else f"{100 * interval.low:.2f}-{100 * interval.high:.2f}"
 
 

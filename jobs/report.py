@@ -68,7 +68,7 @@ def report(
 ) -> int:
     """Write a report of a run: one self-contained file that makes no network requests.
 
-    Exit codes: 0 done, 1 failed, 2 usage, 4 a condition of --fail-if held.
+    Exit codes: 0 done, 1 failed, 2 usage, 4 a condition of --fail-if holds.
     """
     opened = pipeline.Run.open(run)
     gate = parse_conditions(fail_if, has_baseline=baseline is not None)

@@ -1,4 +1,4 @@
-"""The options of every verb that scores: one meaning, one spelling."""
+"""Options that `evaluate`, `compare` and `report` share, and the conditions of `--fail-if`."""
 
 from __future__ import annotations
 
@@ -26,26 +26,27 @@ Refs = Annotated[
     typer.Option(
         "--refs",
         metavar="FILE",
-        help="Score against these references, by utt_id: .jsonl, .csv, .tsv, .parquet, or lines of `ID text`. "
-        "Repeat it for alternatives: each utterance counts against the one with the fewest errors.",
+        help="Score against the references in this file, by utt_id: .jsonl, .csv, .tsv, .parquet, or lines of "
+        "`ID text`. Repeat for alternatives: each utterance is scored against the one with the fewest errors.",
     ),
 ]
-Normalizer = Annotated[str | None, typer.Option(help="Score under this one (basic, none); without it, the run's own.")]
+Normalizer = Annotated[str | None, typer.Option(help="Normalizer of both texts (basic, none). Default: the run's own.")]
 Compounds = Annotated[
-    bool, typer.Option("--compounds", help="Words that are only parted or joined otherwise are no errors.")
+    bool, typer.Option("--compounds", help="Do not count as errors words that are only split or joined differently.")
 ]
 By = Annotated[
     str | None,
     typer.Option(metavar="A,B", help="Group by speaker, duration, confidence, tags.NAME or any column."),
 ]
-Unit = Annotated[str, typer.Option(help="Intervals draw from: auto, speaker, recording or utterance.")]
-Level = Annotated[float, typer.Option(help="Level of the intervals.")]
+Unit = Annotated[str, typer.Option(help="Sampling unit of the intervals: auto, speaker, recording or utterance.")]
+Level = Annotated[float, typer.Option(help="Nominal coverage of the intervals.")]
 FailIf = Annotated[
     list[str] | None,
     typer.Option(
         "--fail-if",
         metavar="CONDITION",
-        help="Exit with 4 where it holds: 'wer > 8', 'wer > baseline + 0.2'; percent and percentage points. Repeat it.",
+        help="Exit with code 4 if it holds: 'wer > 8', 'wer > baseline + 0.2', in percent and percentage points. "
+        "Can be repeated.",
     ),
 ]
 
@@ -59,7 +60,7 @@ def evaluation_settings(
     unit: str = DEFAULT_UNIT,
     level: float = DEFAULT_LEVEL,
 ) -> pipeline.EvaluationSettings:
-    """What the options ask for; the run's own rules where none is given."""
+    """The settings from the options. Without options about scoring, the run's own rules apply."""
     scoring = None
     if refs or normalizer or compounds:
         name = normalizer or run.record.normalizer
@@ -69,62 +70,69 @@ def evaluation_settings(
 
 
 def parse_conditions(texts: Sequence[str] | None, *, has_baseline: bool) -> list[Condition]:
-    """The conditions of --fail-if, refused before any work where they make no sense.
+    """Parse the conditions of --fail-if, so that invalid ones are refused before any work.
 
     Raises:
-        UsageError: one is no condition, or needs a baseline.
+        UsageError: a text is not a condition, or needs a baseline and there is none.
     """
-    parsed = [parse_condition(text) for text in texts or ()]
-    for condition in parsed:
+    conditions = [parse_condition(text) for text in texts or ()]
+    for condition in conditions:
         if condition.number is None and not has_baseline:
             raise UsageError(f"{condition.text!r} needs a baseline")
-    return parsed
+    return conditions
 
 
 def check_conditions(
-    parsed: Sequence[Condition],
+    conditions: Sequence[Condition],
     runs: Sequence[pipeline.Run],
-    here: Mapping[str, float | None],
+    figures: Mapping[str, float | None],
     baseline: Mapping[str, float | None] | None = None,
 ) -> list[Verdict]:
-    """Hold every condition against the figures; what fails is said on standard error.
+    """Check every condition, and report the failed ones on standard error.
 
-    A run that is not done fails them all: what it has committed need not be like the rest.
+    If a run is not done, all conditions fail: its committed rows need not be representative of the rest.
     """
+    unfinished = [run for run in runs if run.status != RunStatus.DONE]
     verdicts = []
-    for condition in parsed:
-        verdict = check_condition(condition, here, baseline)
-        unfinished = [run for run in runs if run.status != RunStatus.DONE]
+    for condition in conditions:
+        verdict = check_condition(condition, figures, baseline)
         if unfinished:
             verdict = replace(verdict, failed=True)
         if verdict.failed:
-            why = f"{unfinished[0].uri} is not done" if unfinished else _said(verdict)
-            err.print(f"sewd: failed: {verdict.condition}: {why}", markup=False)
+            reason = f"{unfinished[0].uri} is not done" if unfinished else _reason(verdict)
+            err.print(f"sewd: failed: {verdict.condition}: {reason}", markup=False)
         verdicts.append(verdict)
     return verdicts
 
 
-def _said(verdict: Verdict) -> str:
+def _reason(verdict: Verdict) -> str:
     if verdict.value is None or verdict.limit is None:
-        return "there is nothing to judge it by"
-    return f"it is {verdict.value:.2f}, and the limit {verdict.limit:.2f}"
+        return "it cannot be checked: the run or its baseline has no such figure"
+    return f"the value is {verdict.value:.2f}, the limit {verdict.limit:.2f}"
 
 
 def run_figures(run: pipeline.Run, settings: pipeline.EvaluationSettings) -> dict[str, float | None]:
-    """What conditions can name of one run."""
+    """The figures of one run that conditions can use."""
     settings = replace(settings, by=())
     return gate_figures(pipeline.evaluate_run(run, settings), evaluate_labels(run, settings))
 
 
 def paired_figures(
-    run: pipeline.Run, baseline: pipeline.Run, settings: pipeline.EvaluationSettings, found: Comparison
+    run: pipeline.Run, baseline: pipeline.Run, settings: pipeline.EvaluationSettings, comparison: Comparison
 ) -> tuple[dict[str, float | None], dict[str, float | None]]:
-    """What conditions can name of two runs: rates over their pairs, and of the baseline the share that the run lost."""
-    pairs = [
-        {metric: None if (rate := rates[side]) is None else 100 * rate for metric, rates in found.rates.items()}
-        for side in (0, 1)
-    ]
-    of_baseline = found.utterances + found.only_in_baseline + found.reference_differs
-    lost = {"lost": 100 * found.only_in_baseline / of_baseline}
-    here, there = run_figures(run, settings), run_figures(baseline, settings)
-    return here | pairs[0] | lost, there | pairs[1] | {"lost": 0.0}
+    """The figures of a run and of its baseline that conditions can use.
+
+    Error rates are those of the pairs; `lost` is the share of the baseline's scored utterances that the run lacks.
+    """
+    run_rates = {metric: _percent(rates.run) for metric, rates in comparison.rates.items()}
+    baseline_rates = {metric: _percent(rates.baseline) for metric, rates in comparison.rates.items()}
+    baseline_scored = comparison.utterances + comparison.only_in_baseline + comparison.reference_differs
+    lost = 100 * comparison.only_in_baseline / baseline_scored
+    return (
+        run_figures(run, settings) | run_rates | {"lost": lost},
+        run_figures(baseline, settings) | baseline_rates | {"lost": 0.0},
+    )
+
+
+def _percent(rate: float | None) -> float | None:
+    return None if rate is None else 100 * rate

@@ -24,14 +24,10 @@ SHARED = ROOT.parent / "shared" / "data"
 WITH_RAY = {ROOT / "tests" / "e2e", ROOT / "tests" / "faults"}  # whole commands, each of which starts its own Ray
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need Ray, and keep them in one process: they share one Ray and the CPUs."""
-    for item in items:
-        uses_ray = "local_ray" in getattr(item, "fixturenames", ()) or bool(WITH_RAY.intersection(item.path.parents))
-        if uses_ray or item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.ray)
-            item.add_marker(pytest.mark.xdist_group("ray"))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark a test that needs Ray: these run in one process, since they share one Ray and the CPUs."""
+    if "local_ray" in getattr(item, "fixturenames", ()) or WITH_RAY.intersection(item.path.parents):
+        item.add_marker(pytest.mark.ray)
 
 
 def pytest_runtest_setup() -> None:

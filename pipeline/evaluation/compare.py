@@ -179,7 +179,7 @@ def _score_files(
     settings = EvaluationSettings(unit=unit)
     context = run_context(run, files, settings)
     needed = required_columns(settings, scoring, stored_normalizer, context)
-    columns = list(dict.fromkeys(["utt_id", *needed, *scoring.sources(stored_normalizer, texts=True)]))
+    columns = list(dict.fromkeys(["utt_id", *needed, *scoring.source_columns(stored_normalizer, texts=True)]))
     tables = [_SCORED.empty_table()]
     for rows in rebatch(scan_batches(run.uri, "transcripts", [file.path for file in files], columns)):
         counts = score(rows, scoring, stored_normalizer, references)

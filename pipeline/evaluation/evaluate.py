@@ -6,7 +6,7 @@ over the files of the run, and the tallies are added.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -18,13 +18,14 @@ from pipeline.evaluation.results import Evaluation, IdSummary, ReferenceProblems
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.evaluation.summary import evaluation_from_tallies
 from pipeline.evaluation.tallies import Tallies, match_references, required_columns, tally_batches
+from pipeline.grouping import grouped
 from pipeline.runs.commit import DataFile
 from pipeline.runs.run import Run
-from pipeline.scoring.references import EXAMPLES, References, load_references
+from pipeline.scoring.references import MAX_EXAMPLES, References, load_references
 from pipeline.scoring.rules import Scoring
 
 TASK_ROWS: Final = 1_000_000
-"""Rows of one Ray task."""
+"""The most rows of one Ray task, unless a single file has more."""
 
 
 def evaluate_run(run: Run, settings: EvaluationSettings | None = None, address: str | None = None) -> Evaluation:
@@ -95,22 +96,9 @@ def _tally_on_cluster(
     with connect(address):
         task = ray.remote(_tally_files)
         shared_references = ray.put(references)
-        futures = [task.remote(job, [file.path for file in part], shared_references) for part in _parts(files)]
+        groups = grouped(files, lambda file: file.rows, at_most=TASK_ROWS)
+        futures = [task.remote(job, [file.path for file in group], shared_references) for group in groups]
         return sum((ray.get(future) for future in futures), start=Tallies())
-
-
-def _parts(files: Sequence[DataFile]) -> Iterator[list[DataFile]]:
-    """The files of each task: about `TASK_ROWS` rows, or one large file."""
-    part: list[DataFile] = []
-    rows = 0
-    for file in files:
-        if part and rows + file.rows > TASK_ROWS:
-            yield part
-            part, rows = [], 0
-        part.append(file)
-        rows += file.rows
-    if part:
-        yield part
 
 
 def _reference_problems(run: Run, tallies: Tallies, references: Sequence[References]) -> ReferenceProblems:
@@ -128,4 +116,4 @@ def _reference_problems(run: Run, tallies: Tallies, references: Sequence[Referen
 
 
 def _id_summary(utt_ids: Mapping[str, None]) -> IdSummary:
-    return IdSummary(len(utt_ids), tuple(utt_ids)[:EXAMPLES])
+    return IdSummary(len(utt_ids), tuple(utt_ids)[:MAX_EXAMPLES])

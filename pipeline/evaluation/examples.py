@@ -54,7 +54,7 @@ def rows_by_id(run: Run, utt_ids: Sequence[str], columns: Sequence[str], scoring
         UsageError: a file of references does not exist or cannot be read.
     """
     stored_normalizer, references = run.record.normalizer, _load_references(scoring)
-    names = list(dict.fromkeys(["utt_id", "text", *columns, *scoring.sources(stored_normalizer, texts=True)]))
+    names = list(dict.fromkeys(["utt_id", "text", *columns, *scoring.source_columns(stored_normalizer, texts=True)]))
     ids = pa.array(utt_ids, pa.string())  # typed, for an empty list
     is_requested = pads.field("utt_id").isin(ids)
     rows = run.read(lambda files: _open(run, "transcripts", files).to_table(columns=names, filter=is_requested))
@@ -93,7 +93,7 @@ def wrong_rows(run: Run, scoring: Scoring, rows: int, seed: int = 0) -> list[Nor
         UsageError: a file of references does not exist or cannot be read.
     """
     stored_normalizer, references = run.record.normalizer, _load_references(scoring)
-    columns = list(dict.fromkeys(["utt_id", *scoring.sources(stored_normalizer, texts=True)]))
+    columns = list(dict.fromkeys(["utt_id", *scoring.source_columns(stored_normalizer, texts=True)]))
 
     def only_wrong(group: pa.Table) -> pa.Table:
         table = _scored(group, scoring, stored_normalizer, references)

@@ -177,7 +177,7 @@ def evaluate_label_rows(
 
 def _reference_labels(rows: pa.Table, references: Sequence[References]) -> pa.Array:
     """Labels from the reference files that have labels; without such a file, the stored reference labels."""
-    labels = [file.taken(file.labels, file.rows_of(rows["utt_id"])) for file in references if any(file.labels)]
+    labels = [file.labels_of(rows["utt_id"]) for file in references if any(file.labels)]
     return pc.coalesce(*labels) if labels else rows["reference_label"].combine_chunks()
 
 

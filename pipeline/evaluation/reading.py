@@ -7,6 +7,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from pipeline.grouping import grouped
 from pipeline.runs.run import open_files
 
 BATCH_ROWS: Final = 1 << 20
@@ -25,16 +26,8 @@ def rebatch(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
     Yields:
         Non-empty tables of one chunk per column.
     """
-    pending: list[pa.RecordBatch] = []
-    num_rows = 0
-    for batch in batches:
-        pending.append(batch)
-        num_rows += batch.num_rows
-        if num_rows >= BATCH_ROWS:
-            yield from _cut(pending)
-            pending, num_rows = [], 0
-    if num_rows:
-        yield from _cut(pending)
+    for group in grouped(batches, lambda batch: batch.num_rows, at_least=BATCH_ROWS):
+        yield from _cut(group)
 
 
 def _cut(batches: list[pa.RecordBatch]) -> Iterator[pa.Table]:

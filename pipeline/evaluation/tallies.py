@@ -19,7 +19,7 @@ from pipeline.evaluation.results import IdSummary
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.evaluation.sums import KEY_PREFIX, merge_sums, row_summands, sum_by_key
 from pipeline.evaluation.units import row_units, unit_columns, unit_keys, utterance_units
-from pipeline.scoring.references import EXAMPLES, References
+from pipeline.scoring.references import MAX_EXAMPLES, References
 from pipeline.scoring.rules import Scoring, score
 
 MAX_INTERVALS: Final = 200
@@ -97,7 +97,7 @@ def _compacted(pieces: tuple[pa.Table, ...]) -> tuple[pa.Table, ...]:
 
 
 def _id_summary(utt_ids: Sequence[str], total: int) -> IdSummary:
-    return IdSummary(total, tuple(utt_ids[:EXAMPLES]))
+    return IdSummary(total, tuple(utt_ids[:MAX_EXAMPLES]))
 
 
 def required_columns(
@@ -110,7 +110,7 @@ def required_columns(
     columns = [
         "duration_s",
         "confidence",
-        *scoring.sources(stored_normalizer),
+        *scoring.source_columns(stored_normalizer),
         *unit_columns(settings.unit, context.objects_are_recordings),
         *(["utt_id"] if settings.num_worst else []),
         *(grouping_key(by).column for by in settings.by),
@@ -159,7 +159,7 @@ def match_references(rows: pa.Table, references: Sequence[References]) -> tuple[
     masks = []
     found = np.zeros(rows.num_rows, bool)
     for file in references:
-        file_rows = file.rows_of(rows["utt_id"])
+        file_rows = file.positions(rows["utt_id"])
         mask = np.zeros(len(file.texts), bool)
         mask[file_rows[file_rows >= 0]] = True
         masks.append(mask)

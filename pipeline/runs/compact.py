@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
+from pipeline.grouping import grouped
 from pipeline.runs.commit import DataFile, put_data_file
 from pipeline.schemas import TABLES
 from pipeline.storage import objects, retry, uris
@@ -74,15 +75,8 @@ def compaction_groups(files: Iterable[DataFile]) -> Iterator[FileGroup]:
     for file in files:
         by_table.setdefault(file.table, []).append(file)
     for table, members in by_table.items():
-        group: list[DataFile] = []
-        size = 0
-        for file in members:
-            if group and (size + file.size > FILE_BYTES or len(group) == MAX_GROUP_FILES):
-                yield table, group
-                group, size = [], 0
-            group.append(file)
-            size += file.size
-        yield table, group
+        for group in grouped(members, lambda file: file.size, at_most=FILE_BYTES, max_items=MAX_GROUP_FILES):
+            yield table, group
 
 
 def compact_group(run: str, table: str, files: Sequence[DataFile]) -> DataFile:
@@ -115,11 +109,4 @@ def _merge(run: str, table: str, files: Sequence[DataFile]) -> DataFile:
 
 def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
     """Join batches to at least `ROW_GROUP_ROWS` rows: small row groups are read as slowly as small files."""
-    pending: list[pa.RecordBatch] = []
-    for batch in batches:
-        pending.append(batch)
-        if sum(b.num_rows for b in pending) >= ROW_GROUP_ROWS:
-            yield pa.Table.from_batches(pending)
-            pending = []
-    if pending:
-        yield pa.Table.from_batches(pending)
+    return map(pa.Table.from_batches, grouped(batches, lambda batch: batch.num_rows, at_least=ROW_GROUP_ROWS))

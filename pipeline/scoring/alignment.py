@@ -1,4 +1,4 @@
-"""Which words were taken for which: alignments to show, confusions to count; from texts of a bounded number of rows."""
+"""Alignments of words, to show, and confusions, to count. For a bounded number of rows: both are Python objects."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Final
 
 import jiwer
 
-EXAMPLES: Final = 3
+MAX_EXAMPLES: Final = 3
+"""Utterances that are named for a confusion."""
+
 _ROWS_PER_CALL: Final = 64
 
 Alignment = list[tuple[str, str, str]]
@@ -17,36 +19,44 @@ Alignment = list[tuple[str, str, str]]
 
 
 def align(reference: str, hypothesis: str) -> Alignment:
-    """A minimal alignment of normalised texts: jiwer's, so that its numbers are those of the stored counts.
+    """Align two normalised texts with the fewest errors.
 
-    A stretch of substitutions is given word for word; equal, deleted and inserted words as stretches.
+    The alignment is jiwer's, as for the stored counts, so its numbers agree with them. Each substitution is one step;
+    neighbouring equal, deleted or inserted words are one step together.
     """
     return next(align_rows([(reference, hypothesis)]))
 
 
 def align_rows(pairs: Sequence[tuple[str, str]]) -> Iterator[Alignment]:
-    """The alignment of each (reference, hypothesis), in their order; many at once take half the time."""
+    """Align each (reference, hypothesis), in order. Half the time of as many calls of `align`."""
     for start in range(0, len(pairs), _ROWS_PER_CALL):
         references, hypotheses = map(list, zip(*pairs[start : start + _ROWS_PER_CALL], strict=True))
         output = jiwer.process_words(references, hypotheses)
         yield from map(_steps, output.references, output.hypotheses, output.alignments)
 
 
-def _steps(words: list[str], found: list[str], chunks: Iterable[jiwer.AlignmentChunk]) -> Alignment:
+def _steps(reference: list[str], hypothesis: list[str], chunks: Iterable[jiwer.AlignmentChunk]) -> Alignment:
     steps: Alignment = []
     for chunk in chunks:
-        wanted = words[chunk.ref_start_idx : chunk.ref_end_idx]
-        heard = found[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        reference_words = reference[chunk.ref_start_idx : chunk.ref_end_idx]
+        hypothesis_words = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
         if chunk.type == "substitute":
-            steps += [("substitute", a, b) for a, b in zip(wanted, heard, strict=True)]
+            steps += [("substitute", *pair) for pair in zip(reference_words, hypothesis_words, strict=True)]
         else:
-            steps.append((chunk.type, " ".join(wanted), " ".join(heard)))
+            steps.append((chunk.type, " ".join(reference_words), " ".join(hypothesis_words)))
     return steps
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """How often `reference` came out as `hypothesis`: an empty one is an insertion or a deletion."""
+    """How often a word was recognised as another.
+
+    Attributes:
+        reference: the word; empty for an insertion.
+        hypothesis: the word in its place; empty for a deletion.
+        count: how often.
+        examples: ids of the first utterances with this confusion, each once.
+    """
 
     reference: str
     hypothesis: str
@@ -55,33 +65,36 @@ class Confusion:
 
 
 def confusions(rows: Sequence[tuple[str, str, str]], top: int) -> dict[str, list[Confusion]]:
-    """The most frequent substitutions, deletions and insertions of (utt_id, reference, hypothesis), normalised.
+    """The most frequent substitutions, deletions and insertions.
+
+    Args:
+        rows: (utt_id, reference, hypothesis), the texts normalised.
+        top: how many of each kind.
 
     Returns:
-        By kind (`substitute`, `delete`, `insert`) at most `top` each, the most frequent first, then by spelling, with
-        the first utterances that show it.
+        By kind (`substitute`, `delete`, `insert`): the most frequent first, then in alphabetical order.
     """
     counts: dict[str, Counter[tuple[str, str]]] = {"substitute": Counter(), "delete": Counter(), "insert": Counter()}
-    shown: dict[tuple[str, str], list[str]] = defaultdict(list)
+    examples: dict[tuple[str, str], list[str]] = defaultdict(list)
     alignments = align_rows([(reference, hypothesis) for _, reference, hypothesis in rows])
     for (utt_id, _, _), alignment in zip(rows, alignments, strict=True):
-        for op, wanted, found in alignment:
+        for op, reference_words, hypothesis_words in alignment:
             if op == "equal":
                 continue
-            for pair in _pairs(op, wanted, found):
+            for pair in _confused_pairs(op, reference_words, hypothesis_words):
                 counts[op][pair] += 1
-                if len(shown[pair]) < EXAMPLES and utt_id not in shown[pair]:
-                    shown[pair].append(utt_id)
+                if len(examples[pair]) < MAX_EXAMPLES and utt_id not in examples[pair]:
+                    examples[pair].append(utt_id)
     return {
         op: [
-            Confusion(*pair, count, tuple(shown[pair]))
+            Confusion(*pair, count, tuple(examples[pair]))
             for pair, count in sorted(counter.items(), key=lambda item: (-item[1], item[0]))[:top]
         ]
         for op, counter in counts.items()
     }
 
 
-def _pairs(op: str, wanted: str, found: str) -> list[tuple[str, str]]:
+def _confused_pairs(op: str, reference_words: str, hypothesis_words: str) -> list[tuple[str, str]]:
     if op == "substitute":
-        return [(wanted, found)]
-    return [(word, "") for word in wanted.split()] + [("", word) for word in found.split()]
+        return [(reference_words, hypothesis_words)]
+    return [(word, "") for word in reference_words.split()] + [("", word) for word in hypothesis_words.split()]

@@ -1,6 +1,6 @@
-"""Error counts: what is stored about how right a transcript is. Rates are views of sums of counts.
+"""Error counts of transcripts. Counts are stored; rates are computed from sums of counts.
 
-Counts come from jiwer's minimal alignment (`jiwer.process_words`, `jiwer.process_characters`), an utterance
+Counts come from jiwer's minimal alignment (`jiwer.process_words`, `jiwer.process_characters`) of one utterance
 at a time: hits H, substitutions S, deletions D, insertions I, with H + S + D the length of the reference and
 H + S + I that of the hypothesis.
 
@@ -10,14 +10,13 @@ H + S + I that of the hypothesis.
     n words    empty          0  0  n  0   1
     n words    the same       n  0  0  0   0
 
-An utterance without reference words has no rate, but its insertions count: in a sum they stay in the
-numerator, so that a model that talks over silence is not forgiven. (jiwer answers with the number of
-insertions as the rate of an empty reference; over a corpus with one reference word or more it agrees with
-what stands here.)
+An utterance without reference words has no rate, but its insertions count: they stay in the numerator of a
+sum, so that a model that transcribes silence as speech is penalised. (jiwer returns the number of insertions as
+the rate of an empty reference; over a corpus with at least one reference word it agrees with this module.)
 
-S + D + I is a property of the two texts. How it parts into S, D and I is not: several alignments can be
-equally short, and jiwer picks one. So counts with reference and hypothesis swapped have the same sum, and
-D - I with the other sign, but not always the same S.
+S + D + I is a property of the two texts. Its split into S, D and I is not: several alignments can be equally
+short, and jiwer picks one. So after swapping reference and hypothesis, the sum is the same and D - I has the
+opposite sign, but S may differ.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ from pipeline.scoring.normalize import check_normalizer, normalize
 
 @dataclass(frozen=True)
 class ErrorCounts:
-    """Counts of one alignment or of any number of them; of words, or of characters: never of both.
+    """Counts of any number of alignments, either of words or of characters.
 
-    A monoid: `zero()` and `+`, so `sum(counts)` works and any grouping gives the same total. After
+    A monoid: it has `zero()` and `+`, so `sum(counts)` works and every grouping has the same total. Modelled on
     meeteval's ErrorRate.
 
     Raises:
@@ -72,7 +71,7 @@ class ErrorCounts:
         )
 
     def __radd__(self, other: object) -> ErrorCounts:
-        return self if other == 0 else NotImplemented  # `sum` begins with 0
+        return self if other == 0 else NotImplemented  # `sum` starts with 0
 
     @property
     def reference(self) -> int:
@@ -91,27 +90,27 @@ class ErrorCounts:
 
     @property
     def error_rate(self) -> float | None:
-        """(S + D + I) / (H + S + D); may exceed 1; None where the reference is empty."""
+        """(S + D + I) / (H + S + D); may exceed 1; None if the reference is empty."""
         return self.errors / self.reference if self.reference else None
 
     @property
     def match_error_rate(self) -> float | None:
-        """MER, (S + D + I) / (H + S + D + I): at most 1; None where both texts are empty. Morris et al. 2004."""
+        """MER, (S + D + I) / (H + S + D + I), at most 1; None if both texts are empty. Morris et al. 2004."""
         return self.errors / (self.hits + self.errors) if self.hits + self.errors else None
 
     @property
     def information_lost(self) -> float | None:
-        """WIL, 1 - (H / reference) (H / hypothesis); None where the reference is empty. Morris et al. 2004."""
+        """WIL, 1 - (H / reference) (H / hypothesis); None if the reference is empty. Morris et al. 2004."""
         if not self.reference:
             return None
         return 1 - self.hits / self.reference * (self.hits / self.hypothesis if self.hypothesis else 0)
 
 
-_ROWS_PER_CALL: Final = 32  # of jiwer: amortises its overhead, and holds few of its alignment objects alive
+_ROWS_PER_CALL: Final = 32  # to jiwer: enough to amortise its overhead, and few enough to bound its alignment objects
 
 
 def _align(references: Sequence[str], hypotheses: Sequence[str], process: Callable[..., Any]) -> npt.NDArray[np.int32]:
-    """H, S, D, I of each pair -> int32 (rows, 4); `process` is one of jiwer's two."""
+    """H, S, D, I of each pair: int32 (rows, 4). `process` is `jiwer.process_words` or `jiwer.process_characters`."""
     counts = np.zeros((len(references), 4), dtype=np.int32)
     for start in range(0, len(references), _ROWS_PER_CALL):
         rows = slice(start, start + _ROWS_PER_CALL)
@@ -127,17 +126,14 @@ def _align(references: Sequence[str], hypotheses: Sequence[str], process: Callab
 
 
 def word_counts(reference: str, hypothesis: str) -> ErrorCounts:
-    """Counts of words, parted at spaces; the texts as normalised (`pipeline.scoring.normalize`).
-
-    Source: jiwer.process_words.
-    """
+    """Counts of the words of two normalised texts, split at spaces, from `jiwer.process_words`."""
     return ErrorCounts(*_align([reference], [hypothesis], jiwer.process_words)[0].tolist())
 
 
 def char_counts(reference: str, hypothesis: str) -> ErrorCounts:
-    """Counts of characters (code points); the texts as normalised. A space between two words is a character.
+    """Counts of the characters (code points) of two normalised texts, from `jiwer.process_characters`.
 
-    Source: jiwer.process_characters.
+    A space between two words is a character.
     """
     return ErrorCounts(*_align([reference], [hypothesis], jiwer.process_characters)[0].tolist())
 
@@ -149,17 +145,17 @@ def _count_columns(
     length: Callable[[str], int],
     process: Callable[..., Any],
 ) -> dict[str, pa.Array]:
-    """One column for each of `fields`: the reference's length, H, S, D, I."""
+    """One column for each of `fields`: the length of the reference, H, S, D, I. `length` measures a text."""
     counts = np.zeros((len(references), 4), dtype=np.int32)
     differing: list[tuple[int, str, str]] = []
     for row, (reference, hypothesis) in enumerate(zip(references, hypotheses, strict=True)):
-        if reference == hypothesis:  # nothing to align: hits alone, several times as fast
+        if reference == hypothesis:  # only hits: several times as fast as an alignment
             counts[row, 0] = length(hypothesis)
         elif reference is not None:
             differing.append((row, reference, hypothesis))
     if differing:
-        rows, their_references, their_hypotheses = zip(*differing, strict=True)
-        counts[list(rows)] = _align(their_references, their_hypotheses, process)
+        rows, row_references, row_hypotheses = zip(*differing, strict=True)
+        counts[list(rows)] = _align(row_references, row_hypotheses, process)
     missing = np.array([reference is None for reference in references], dtype=bool)
     columns = (counts[:, :3].sum(axis=1, dtype=np.int32), *counts.T)
     return {
@@ -171,11 +167,11 @@ def count_rows(references: Sequence[str | None], hypotheses: Sequence[str]) -> d
     """The ten int32 columns of counts, `ref_words` to `char_insertions`, in the order of `SCORE_FIELDS`.
 
     Args:
-        references: normalised; None where there is none, which makes the row null in every column.
-        hypotheses: normalised; one for each reference.
+        references: normalised. A row whose reference is None is null in every column.
+        hypotheses: normalised, one for each reference.
 
     Raises:
-        ValueError: not as many hypotheses as references.
+        ValueError: there are more or fewer hypotheses than references.
     """
     if len(references) != len(hypotheses):
         raise ValueError(f"{len(references)} references, but {len(hypotheses)} hypotheses")
@@ -193,24 +189,27 @@ def score_columns(
     *,
     compounds: bool = False,
 ) -> dict[str, pa.Array]:
-    """Normalises and counts rows of transcripts: the columns of `SCORE_FIELDS`, in that order, row for row.
+    """Normalise and count rows of transcripts.
 
     Args:
-        texts: transcripts, no nulls; an empty one is a transcript.
-        references: what was said. Null is no reference and makes the row null in every column; an empty
-            string is a reference of no words.
+        texts: transcripts; may be empty, not null.
+        references: reference texts. A row whose reference is null is null in every column; an empty string is a
+            reference of no words.
         normalizer: a name in `pipeline.scoring.normalize.NORMALIZERS`, applied to both.
-        compounds: part the hypotheses like the references first (`pipeline.scoring.compounds`).
+        compounds: split and join the hypotheses like the references first (`pipeline.scoring.compounds`).
+
+    Returns:
+        The columns of `SCORE_FIELDS`, in that order, row for row.
 
     Raises:
-        UsageError: no such normalizer.
-        ValueError: not as many texts as references, or a text is null beside a reference.
+        UsageError: there is no such normalizer.
+        ValueError: there are more or fewer texts than references, or a row has a reference but its text is null.
     """
     check_normalizer(normalizer)
     if len(texts) != len(references):
         raise ValueError(f"{len(texts)} texts, but {len(references)} references")
     hypotheses: list[str] = []
-    normalized: list[str | None] = []
+    normalized_references: list[str | None] = []
     for row, (text, reference) in enumerate(zip(_strings(texts), _strings(references), strict=True)):
         if reference is not None and text is None:
             raise ValueError(
@@ -218,16 +217,16 @@ def score_columns(
             )
         if reference is None or text is None:
             hypotheses.append("")
-            normalized.append(None)
+            normalized_references.append(None)
             continue
-        wanted, found = normalize(reference, normalizer), normalize(text, normalizer)
-        hypotheses.append(join_like(wanted, found) if compounds else found)
-        normalized.append(wanted)
-    missing = np.array([reference is None for reference in normalized], dtype=bool)
+        normalized_reference, hypothesis = normalize(reference, normalizer), normalize(text, normalizer)
+        hypotheses.append(join_like(normalized_reference, hypothesis) if compounds else hypothesis)
+        normalized_references.append(normalized_reference)
+    missing = np.array([reference is None for reference in normalized_references], dtype=bool)
     return {
         "normalized_text": pa.array(hypotheses, pa.string(), mask=missing),
-        "normalized_reference": pa.array(normalized, pa.string()),
-    } | count_rows(normalized, hypotheses)
+        "normalized_reference": pa.array(normalized_references, pa.string()),
+    } | count_rows(normalized_references, hypotheses)
 
 
 def _strings(values: pa.Array | pa.ChunkedArray | Sequence[str | None]) -> list[str | None]:

@@ -1,27 +1,28 @@
-"""Text normalisation before scoring: what counts as the same words.
+"""Text normalisation before scoring: which texts count as the same words.
 
-A name in `NORMALIZERS` is stored with every run and never changes its meaning: stored counts are taken as
-they are where the names agree. A changed rule is a new name.
+The name of a normalizer is stored with every run, and its meaning never changes: stored counts are used again if
+the names agree. A changed rule needs a new name.
 
-`basic` knows no language. What it does, in this order, and why:
+`basic` is independent of the language. Its steps, in this order, and their reasons:
 
 1. Unicode NFKC: full-width forms, ligatures, superscripts and composed letters each get one spelling.
-2. Typographic apostrophes, and what is typed for them (U+2018, U+2019, U+201B, U+02BB, U+02BC, back-tick,
-   acute accent), become `'`; the acute accent before 1, since NFKC makes it a space and a combining mark.
+2. Typographic apostrophes, and characters typed in their place (U+2018, U+2019, U+201B, U+02BB, U+02BC,
+   back-tick, acute accent), become `'`. The acute accent is replaced before 1, since NFKC turns it into a space
+   and a combining mark.
 3. Punctuation, symbols, controls, private use and unassigned code points become a space; so hyphens, dashes
-   and slashes part words (`well-known` -> `well known`) and no two words run together. There is no rule for
+   and slashes separate words (`well-known` -> `well known`) and no two words are joined. There is no rule for
    numbers or abbreviations: `3.14` -> `3 14`, `1,000` -> `1 000`, `U.S.` -> `u s`, `50%` -> `50`.
-4. Invisible characters go without a trace: format characters (soft hyphen, byte-order mark, direction marks,
-   ZWJ, ZWNJ), variation selectors, enclosing marks. The zero-width space alone becomes a space: it parts
-   words.
-5. Combining marks stay: they are vowels and tones in Hindi, Thai or Vietnamese. One that follows no letter or
-   digit (left behind by a removed symbol) goes.
-6. An apostrophe stays between two letters or digits (`QUILTER'S` -> `quilter's`), and is a space elsewhere.
+4. Invisible characters are removed: format characters (soft hyphen, byte-order mark, direction marks,
+   ZWJ, ZWNJ), variation selectors, enclosing marks. Only the zero-width space becomes a space: it
+   separates words.
+5. Combining marks stay: they are vowels and tones in Hindi, Thai or Vietnamese. A mark that does not follow a
+   letter or digit (its symbol was removed) is removed.
+6. An apostrophe stays between two letters or digits (`QUILTER'S` -> `quilter's`), and becomes a space elsewhere.
 7. `str.lower`, after 3, so that a capital sigma at the end of a word becomes a final one. Not `str.casefold`:
    it makes `Maße` and `Masse` equal and changes the number of characters. Upper-case Turkish without its
    language is ambiguous: `I` and `İ` both become `i` (without the combining dot that `str.lower` leaves),
    `ı` stays.
-8. NFKC again, since lower case may compose where upper case could not, and white space as in `none`.
+8. NFKC again, since lower case may compose where upper case could not; then white space as in `none`.
 """
 
 from __future__ import annotations
@@ -50,39 +51,39 @@ _DOTTED_I: Final = re.compile("i\u0307+")
 
 
 class _Characters(dict[int, str]):
-    """What becomes of each code point: filled as they are met, since there are 1.1 million."""
+    """The replacement of each code point, computed at its first use: there are 1.1 million."""
 
     def __missing__(self, code_point: int) -> str:
         character = chr(code_point)
         category = unicodedata.category(character)
         if character in _APOSTROPHES:
-            kept = "'"
+            replacement = "'"
         elif (category in {"Cf", "Me"} and character != _ZERO_WIDTH_SPACE) or character in _INVISIBLE_MARKS:
-            kept = ""
+            replacement = ""
         else:
-            kept = character if category[0] in "LMN" else " "
-        self[code_point] = kept
-        return kept
+            replacement = character if category[0] in "LMN" else " "
+        self[code_point] = replacement
+        return replacement
 
 
 _CHARACTERS: Final = _Characters()
 
 
-def _none(text: str) -> str:
+def _collapse_spaces(text: str) -> str:
     return " ".join(text.split())
 
 
 def _basic(text: str) -> str:
     text = unicodedata.normalize("NFKC", text.replace(_ACUTE_ACCENT, "'")).translate(_CHARACTERS)
     text = _STRAY_APOSTROPHE.sub(" ", _STRAY_MARKS.sub("", text)).lower()
-    return _none(unicodedata.normalize("NFKC", _DOTTED_I.sub("i", text)))
+    return _collapse_spaces(unicodedata.normalize("NFKC", _DOTTED_I.sub("i", text)))
 
 
-NORMALIZERS: Final[Mapping[str, Callable[[str], str]]] = MappingProxyType({"basic": _basic, "none": _none})
-"""By name: `basic` as above; `none` strips, makes a run of white space one space, and changes nothing else.
+NORMALIZERS: Final[Mapping[str, Callable[[str], str]]] = MappingProxyType({"basic": _basic, "none": _collapse_spaces})
+"""By name. `basic`: see above. `none`: strip, replace a run of white space by one space, and change nothing else.
 
-White space is Unicode's (no-break and ideographic spaces, line ends). `none` must touch it: jiwer parts words
-at the space alone, so that a tab or a line end would join two words.
+White space is Unicode's (no-break and ideographic spaces, line ends). `none` must replace it: jiwer splits words
+at the space only, so a tab or a line end would join two words.
 """
 
 
@@ -90,7 +91,7 @@ def check_normalizer(normalizer: str) -> None:
     """Refuse a name that is not in `NORMALIZERS`.
 
     Raises:
-        UsageError: it is not; the message names the choices.
+        UsageError: there is no such normalizer; the message names the choices.
     """
     if normalizer not in NORMALIZERS:
         choices = ", ".join(NORMALIZERS)
@@ -98,13 +99,14 @@ def check_normalizer(normalizer: str) -> None:
 
 
 def normalize(text: str, normalizer: str = DEFAULT_NORMALIZER) -> str:
-    """The text as it is scored: words parted by single spaces, no space at either end; may be empty.
+    """Normalise a text for scoring.
 
-    Idempotent for each normalizer: `normalize(normalize(t, n), n) == normalize(t, n)`. `basic` follows the
-    Unicode tables of the running Python.
+    The result has single spaces between words and no space at either end, and may be empty. Idempotent for each
+    normalizer: `normalize(normalize(t, n), n) == normalize(t, n)`. `basic` follows the Unicode tables of the running
+    Python.
 
     Raises:
-        UsageError: no such normalizer.
+        UsageError: there is no such normalizer.
     """
     check_normalizer(normalizer)
     return NORMALIZERS[normalizer](text)

@@ -1,4 +1,4 @@
-"""How rows of `transcripts` get their error counts: as stored, or scored again under other rules or references."""
+"""Error counts of rows of `transcripts`: the stored ones, or counted again under other rules or references."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ from pipeline.scoring.counts import score_columns
 from pipeline.scoring.normalize import check_normalizer
 from pipeline.scoring.references import References
 
-SCORED_NAMES: Final = tuple(f.name for f in SCORE_FIELDS)
+SCORE_COLUMNS: Final = tuple(f.name for f in SCORE_FIELDS)
+"""The normalised texts and all counts."""
+
 COUNT_COLUMNS: Final = tuple(f.name for f in SCORE_FIELDS if pa.types.is_integer(f.type))
+"""The counts alone."""
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """The rules that texts are compared under.
+    """The rules by which hypotheses and references are compared.
 
     Attributes:
         normalizer: a name in `pipeline.scoring.normalize.NORMALIZERS`, applied to both texts.
-        references: URIs of files (`pipeline.scoring.references`) that stand for the stored references; several are
-            alternatives, of which an utterance is scored against the one with the fewest errors.
-        compounds: words that are only parted or joined otherwise are no errors (`pipeline.scoring.compounds`).
+        references: URIs of files (`pipeline.scoring.references`) that replace the stored references. Several files are
+            alternatives: an utterance is scored against the one with the fewest errors.
+        compounds: words that are only split or joined differently are not errors (`pipeline.scoring.compounds`).
 
     Raises:
-        UsageError: no such normalizer.
+        UsageError: there is no such normalizer.
     """
 
     normalizer: str
@@ -42,19 +45,19 @@ class Scoring:
     def __post_init__(self) -> None:
         check_normalizer(self.normalizer)
 
-    def is_stored(self, stored_normalizer: str | None) -> bool:
-        """Whether counts stored under `stored_normalizer` are counts under these rules."""
+    def matches_stored(self, stored_normalizer: str | None) -> bool:
+        """Whether these rules are those of counts that were stored under `stored_normalizer`."""
         return self.normalizer == stored_normalizer and not self.references and not self.compounds
 
-    def sources(self, stored_normalizer: str | None, *, texts: bool = False) -> tuple[str, ...]:
-        """The columns of `transcripts` that scoring reads; with `texts`, for the normalised texts too."""
-        if self.is_stored(stored_normalizer):
-            return SCORED_NAMES if texts else COUNT_COLUMNS
+    def source_columns(self, stored_normalizer: str | None, *, texts: bool = False) -> tuple[str, ...]:
+        """The columns of `transcripts` that `score` reads; with `texts`, also those for the normalised texts."""
+        if self.matches_stored(stored_normalizer):
+            return SCORE_COLUMNS if texts else COUNT_COLUMNS
         return ("utt_id", "text") if self.references else ("text", "reference")
 
     @property
     def name(self) -> str:
-        """What files of figures under these rules are called."""
+        """The file name, without extension, of figures under these rules."""
         digest = hashlib.sha256("\n".join(self.references).encode()).hexdigest()[:8]
         return "-".join([self.normalizer, *["compounds"] * self.compounds, *[f"refs-{digest}"] * bool(self.references)])
 
@@ -62,26 +65,30 @@ class Scoring:
 def score(
     rows: pa.Table, scoring: Scoring, stored_normalizer: str | None, references: Sequence[References]
 ) -> dict[str, pa.Array]:
-    """The columns of `SCORE_FIELDS` for each row (texts only where the counts are not the stored ones, or are read).
+    """Score rows of `transcripts`.
 
     Args:
-        rows: with the columns of `scoring.sources`.
+        rows: with the columns of `scoring.source_columns`.
         scoring: the rules.
-        stored_normalizer: the one that the stored counts are of; None: do not use them.
+        stored_normalizer: the normalizer of the stored counts; None: do not use them.
         references: the files of `scoring.references`, loaded.
 
+    Returns:
+        The columns of `SCORE_FIELDS`, row for row. Stored counts come without the normalised texts, unless `rows` has
+        them.
+
     Raises:
-        ValueError: stored counts contradict each other: they were damaged.
+        ValueError: stored counts contradict each other: they are damaged.
     """
-    if scoring.is_stored(stored_normalizer):
-        return _stored(rows)
-    texts = _plain(rows["text"])
+    if scoring.matches_stored(stored_normalizer):
+        return _stored_counts(rows)
+    texts = _contiguous(rows["text"])
     if not references:
-        return score_columns(texts, _plain(rows["reference"]), scoring.normalizer, compounds=scoring.compounds)
+        return score_columns(texts, _contiguous(rows["reference"]), scoring.normalizer, compounds=scoring.compounds)
     alternatives = [
         score_columns(
             texts,
-            file.taken(file.texts, file.rows_of(rows["utt_id"])),
+            file.texts_of(rows["utt_id"]),
             scoring.normalizer,
             compounds=scoring.compounds,
         )
@@ -90,13 +97,13 @@ def score(
     return _fewest_errors(alternatives)
 
 
-def _stored(rows: pa.Table) -> dict[str, pa.Array]:
-    """The rows' own counts, if they agree: a rate over half-filled columns would look sound."""
-    columns = {name: _plain(rows[name]) for name in SCORED_NAMES if name in rows.column_names}
+def _stored_counts(rows: pa.Table) -> dict[str, pa.Array]:
+    """The stored counts, after a check of their consistency: a rate over half-filled columns would look plausible."""
+    columns = {name: _contiguous(rows[name]) for name in SCORE_COLUMNS if name in rows.column_names}
     filled = {name: pc.is_valid(columns[name]) for name in COUNT_COLUMNS}
     if not all(rows_filled.equals(filled["hits"]) for rows_filled in filled.values()):
         numbers = {name: pc.sum(rows_filled, min_count=0).as_py() for name, rows_filled in filled.items()}
-        raise ValueError(f"the stored counts are not filled in the same rows; values by column: {numbers}")
+        raise ValueError(f"the stored counts are not filled in the same rows; values in each column: {numbers}")
     for prefix, length in (("", "ref_words"), ("char_", "ref_chars")):
         parts = [columns[prefix + name] for name in ("hits", "substitutions", "deletions")]
         total = pc.add(pc.add(parts[0], parts[1]), parts[2])
@@ -108,19 +115,19 @@ def _stored(rows: pa.Table) -> dict[str, pa.Array]:
 
 
 def _fewest_errors(alternatives: list[dict[str, pa.Array]]) -> dict[str, pa.Array]:
-    """Row for row the alternative with the fewest word errors, then character errors; the first of equals."""
-    words, chars = (np.stack([_cost(columns, prefix) for columns in alternatives]) for prefix in ("", "char_"))
+    """For each row the alternative with the fewest word errors, then character errors; the first of equal ones."""
+    words, chars = (np.stack([_errors(columns, prefix) for columns in alternatives]) for prefix in ("", "char_"))
     chosen = pa.array(np.lexsort((chars, words), axis=0)[0], pa.int64())
-    return {name: pc.choose(chosen, *(columns[name] for columns in alternatives)) for name in SCORED_NAMES}
+    return {name: pc.choose(chosen, *(columns[name] for columns in alternatives)) for name in SCORE_COLUMNS}
 
 
-def _cost(columns: dict[str, pa.Array], prefix: str) -> npt.NDArray[np.float64]:
-    """Errors of each row; infinite where the alternative has no reference."""
+def _errors(columns: dict[str, pa.Array], prefix: str) -> npt.NDArray[np.float64]:
+    """Errors of each row: float64 (rows,), infinite where the alternative has no reference."""
     names = [prefix + name for name in ("substitutions", "deletions", "insertions")]
-    errors = np.stack([columns[name].to_numpy(zero_copy_only=False).astype(np.float64) for name in names])
-    cost: npt.NDArray[np.float64] = np.nan_to_num(errors.sum(axis=0), nan=np.inf)
-    return cost
+    counts = np.stack([columns[name].to_numpy(zero_copy_only=False).astype(np.float64) for name in names])
+    errors: npt.NDArray[np.float64] = np.nan_to_num(counts.sum(axis=0), nan=np.inf)
+    return errors
 
 
-def _plain(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+def _contiguous(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

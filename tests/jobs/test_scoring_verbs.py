@@ -99,7 +99,7 @@ def test_a_gate_decides_the_exit_code(sewd, folder, condition, code):
 def test_a_gate_on_a_run_without_references_fails(sewd, folder):
     code, _, err = sewd("evaluate", folder / "bare", "--fail-if", "wer > 50")
     assert code == 4
-    assert "nothing to judge it by" in err
+    assert "it cannot be checked" in err
 
 
 def test_compare_prints_differences_tests_and_examples(sewd, folder):
@@ -116,7 +116,7 @@ def test_compare_prints_differences_tests_and_examples(sewd, folder):
 
     code, _, err = sewd("compare", folder / "there", folder / "here", "--fail-if", "wer > baseline + 0.2")
     assert code == 4
-    assert "failed: wer > baseline + 0.2: it is " in err
+    assert "failed: wer > baseline + 0.2: the value is " in err
 
 
 def test_compare_of_equal_runs_reports_no_improvement(sewd, folder):
@@ -198,12 +198,12 @@ def test_a_gate_against_a_baseline_uses_paired_and_lost_utterances(sewd, tmp_pat
     gate = ("--fail-if", "wer > baseline + 0.2", "--fail-if", "lost > 0")
     code, out, err = sewd("compare", tmp_path / "new", tmp_path / "base", *gate)
     assert code == 4
-    assert "wer > baseline + 0.2: it is 50.00, and the limit 0.20" in err
-    assert "lost > 0: it is 50.00" in err
+    assert "wer > baseline + 0.2: the value is 50.00, the limit 0.20" in err
+    assert "lost > 0: the value is 50.00" in err
     assert "20 only in the baseline" in " ".join(out.split())  # a long path wraps the line
     code, _, err = sewd("report", tmp_path / "new", "--baseline", tmp_path / "base", *gate)
     assert code == 4
-    assert "it is 50.00, and the limit 0.20" in err
+    assert "the value is 50.00, the limit 0.20" in err
 
 
 def test_a_gate_fails_on_a_run_that_is_not_done(sewd, tmp_path):

@@ -78,15 +78,15 @@ def random_pairs(seed, n):
 @pytest.mark.parametrize("seed", range(3))
 def test_every_rate_equals_jiwers_over_the_normalised_texts(normalizer, stored, seed):
     rows = random_pairs(seed, 200)
-    found = evaluated([runs.transcripts(rows, stored or "basic")], scoring=Scoring(normalizer), stored=stored)
+    evaluation = evaluated([runs.transcripts(rows, stored or "basic")], scoring=Scoring(normalizer), stored=stored)
     texts = [normalize(row["text"], normalizer) for row in rows]
     references = [normalize(row["reference"], normalizer) for row in rows]
     words = jiwer.process_words(references, texts)
-    assert found.rates["wer"] == found.wer == words.wer
-    assert found.rates["mer"] == pytest.approx(words.mer, abs=1e-15)
-    assert found.rates["wil"] == pytest.approx(words.wil, abs=1e-15)
-    assert found.cer == jiwer.cer(references, texts)
-    assert found.ser == sum(a != b for a, b in zip(texts, references, strict=True)) / 200
+    assert evaluation.rates["wer"] == evaluation.wer == words.wer
+    assert evaluation.rates["mer"] == pytest.approx(words.mer, abs=1e-15)
+    assert evaluation.rates["wil"] == pytest.approx(words.wil, abs=1e-15)
+    assert evaluation.cer == jiwer.cer(references, texts)
+    assert evaluation.ser == sum(a != b for a, b in zip(texts, references, strict=True)) / 200
 
 
 def test_a_rate_is_a_ratio_of_sums_and_not_a_mean_of_rates():
@@ -110,16 +110,19 @@ def test_batches_order_and_stored_counts_do_not_matter(unit, rows, cuts):
             assert same(evaluated(tables, settings, 3, stored=stored), expected)
 
 
-def same(found, expected):
-    """Equal but for the order in which seconds and confidences, which are floats, were added."""
-    a, b = ([e.figures, *(g.figures for grouping in e.groupings for g in grouping.groups)] for e in (found, expected))
-    for ours, theirs in zip(a, b, strict=True):
-        assert math.isclose(ours.audio_s, theirs.audio_s)
-        assert math.isclose(ours.confidence_sum, theirs.confidence_sum)
-        assert dataclasses.replace(ours, audio_s=0, confidence_sum=0) == dataclasses.replace(
-            theirs, audio_s=0, confidence_sum=0
+def same(evaluation, expected):
+    """Whether they are equal except for the order in which floats (seconds, confidences) were added."""
+    a, b = (
+        [e.figures, *(g.figures for grouping in e.groupings for g in grouping.groups)] for e in (evaluation, expected)
+    )
+    for figures, expected_figures in zip(a, b, strict=True):
+        assert math.isclose(figures.audio_s, expected_figures.audio_s)
+        assert math.isclose(figures.confidence_sum, expected_figures.confidence_sum)
+        counts, expected_counts = (
+            dataclasses.replace(each, audio_s=0, confidence_sum=0) for each in (figures, expected_figures)
         )
-    return (found.intervals, found.unit, found.worst_utterances, found.rate_histogram) == (
+        assert counts == expected_counts
+    return (evaluation.intervals, evaluation.unit, evaluation.worst_utterances, evaluation.rate_histogram) == (
         expected.intervals,
         expected.unit,
         expected.worst_utterances,
@@ -137,14 +140,14 @@ def test_tallies_of_parts_add_up_to_the_tallies_of_all_rows(rows):
 
 @given(rows=ROWS)
 def test_the_groups_of_a_grouping_add_up_to_the_corpus(rows):
-    found = of(rows, EvaluationSettings(by=("speaker", "duration", "confidence", "utt_id")))
-    for grouping in found.groupings:
+    evaluation = of(rows, EvaluationSettings(by=("speaker", "duration", "confidence", "utt_id")))
+    for grouping in evaluation.groupings:
         figures = [group.figures for group in grouping.groups]
-        assert sum((f.words for f in figures), start=ErrorCounts.zero()) == found.figures.words
-        assert sum((f.chars for f in figures), start=ErrorCounts.zero()) == found.figures.chars
-        assert sum(f.utterances for f in figures) == found.figures.utterances == len(rows)
-        assert sum(f.sentence_errors for f in figures) == found.figures.sentence_errors
-    assert sum(found.rate_histogram) == sum(
+        assert sum((f.words for f in figures), start=ErrorCounts.zero()) == evaluation.figures.words
+        assert sum((f.chars for f in figures), start=ErrorCounts.zero()) == evaluation.figures.chars
+        assert sum(f.utterances for f in figures) == evaluation.figures.utterances == len(rows)
+        assert sum(f.sentence_errors for f in figures) == evaluation.figures.sentence_errors
+    assert sum(evaluation.rate_histogram) == sum(
         bool(row["reference"] and normalize(row["reference"], "basic")) for row in rows
     )
 
@@ -154,8 +157,8 @@ def test_groups_have_the_figures_of_their_rows():
     for index in range(0, 400, 5):
         rows[index] |= {"tags": None, "speaker": None}
     settings = EvaluationSettings(by=("speaker", "tags.lang", "tags.take", "tags.none", "channel"))
-    found = of(rows, settings)
-    for grouping, key in zip(found.groupings[:3], ("speaker", "lang", "take"), strict=True):
+    evaluation = of(rows, settings)
+    for grouping, key in zip(evaluation.groupings[:3], ("speaker", "lang", "take"), strict=True):
         by_key: dict = {}
         for row in rows:
             tags = json.loads(row["tags"] or "{}")
@@ -163,19 +166,19 @@ def test_groups_have_the_figures_of_their_rows():
             by_key.setdefault(None if value is None else str(value), []).append(row)
         assert {group.key for group in grouping.groups} == set(by_key)
         for group in grouping.groups:
-            alone = of(by_key[group.key])
-            assert group.figures.words == alone.figures.words
-            assert group.figures.scored == alone.scored
-    assert [group.key for group in found.groupings[3].groups] == [None]
-    assert [group.key for group in found.groupings[4].groups] == [None]
+            expected = of(by_key[group.key])
+            assert group.figures.words == expected.figures.words
+            assert group.figures.scored == expected.scored
+    assert [group.key for group in evaluation.groupings[3].groups] == [None]
+    assert [group.key for group in evaluation.groupings[4].groups] == [None]
 
 
 def test_duration_bins_include_their_lower_end():
     seconds = [0.0, 0.99, 1.0, 4.99, 5.0, 59.9, 60.0, 1e5, None]
-    found = of(
+    evaluation = of(
         [{"text": "a", "reference": "a", "duration_s": s} for s in seconds], EvaluationSettings(by=("duration",))
     )
-    counts = {group.key: group.figures.utterances for group in found.groupings[0].groups}
+    counts = {group.key: group.figures.utterances for group in evaluation.groupings[0].groups}
     assert counts == {"0-1 s": 2, "1-2 s": 1, "2-5 s": 1, "5-10 s": 1, "30-60 s": 1, "60 s and more": 2, None: 1}
 
 
@@ -229,19 +232,19 @@ def by_unit(rows, key):
 
 def test_the_unit_is_the_speaker_where_known():
     rows = runs.random_rows(300, speakers=25)
-    found = of(rows)
-    assert found.unit == "speaker"
-    assert found.intervals["wer"] == rate_interval(*by_unit(rows, lambda row: row["speaker"]))
-    assert found.intervals["wer"].units == 25
+    evaluation = of(rows)
+    assert evaluation.unit == "speaker"
+    assert evaluation.intervals["wer"] == rate_interval(*by_unit(rows, lambda row: row["speaker"]))
+    assert evaluation.intervals["wer"].units == 25
 
 
 def test_pieces_of_a_recording_are_one_unit_where_speakers_are_unknown():
     rows = runs.random_rows(300, speakers=0)
     for index, row in enumerate(rows):
         row["utt_id"] = f"tapes/{index % 30}#c{index % 2}#{index * 10}-{index * 10 + 9}"
-    found = of(rows)
-    assert (found.unit, found.intervals["wer"].units) == ("recording", 30)
-    assert found.intervals["wer"] == rate_interval(*by_unit(rows, lambda row: row["utt_id"].split("#")[0]))
+    evaluation = of(rows)
+    assert (evaluation.unit, evaluation.intervals["wer"].units) == ("recording", 30)
+    assert evaluation.intervals["wer"] == rate_interval(*by_unit(rows, lambda row: row["utt_id"].split("#")[0]))
     plain = of(rows, EvaluationSettings(unit="utterance"))
     assert (plain.unit, plain.intervals["wer"].units) == ("utterance", 300)
 
@@ -250,30 +253,30 @@ def test_pieces_of_one_object_in_a_manifest_are_one_unit_unless_it_is_a_shard(tm
     rows = runs.random_rows(300, speakers=0)
     for index, row in enumerate(rows):
         row |= {"utt_id": f"own-{index}", "uri": f"tapes/{index % 30}.wav", "start_s": float(index // 30)}
-    found = evaluate_run(runs.write_run(tmp_path / "a", runs.transcripts(rows), chunk_rows=50))
-    assert (found.unit, found.intervals["wer"].units) == ("recording", 30)
-    assert found.intervals["wer"] == rate_interval(*by_unit(rows, lambda row: row["uri"]))
+    evaluation = evaluate_run(runs.write_run(tmp_path / "a", runs.transcripts(rows), chunk_rows=50))
+    assert (evaluation.unit, evaluation.intervals["wer"].units) == ("recording", 30)
+    assert evaluation.intervals["wer"] == rate_interval(*by_unit(rows, lambda row: row["uri"]))
     for row in rows:
         row["uri"] = "shards/0.tar"
-    found = evaluate_run(runs.write_run(tmp_path / "b", runs.transcripts(rows)))
-    assert (found.unit, found.intervals["wer"].units) == ("utterance", 300)
+    evaluation = evaluate_run(runs.write_run(tmp_path / "b", runs.transcripts(rows)))
+    assert (evaluation.unit, evaluation.intervals["wer"].units) == ("utterance", 300)
 
 
 def test_an_empty_name_is_not_a_speaker():
-    found = of([row | {"speaker": ""} for row in runs.random_rows(50)])
-    assert (found.unit, found.intervals["wer"].units) == ("utterance", 50)
+    evaluation = of([row | {"speaker": ""} for row in runs.random_rows(50)])
+    assert (evaluation.unit, evaluation.intervals["wer"].units) == ("utterance", 50)
 
 
 def test_single_utterances_are_units_counted_by_multiplicity():
     rows = runs.random_rows(300, speakers=0)
     for index, row in enumerate(rows):
-        row["utt_id"] = f"take#{index}"  # no piece of a recording as the pipeline cuts them
-    found = of(rows)
-    assert found.unit == "utterance"
+        row["utt_id"] = f"take#{index}"  # not the suffix that the pipeline appends to pieces of a recording
+    evaluation = of(rows)
+    assert evaluation.unit == "utterance"
     numbers = iter(range(1000))
     expected = rate_interval(*by_unit(rows, lambda _: next(numbers)))
-    assert found.intervals["wer"].units == 300
-    assert found.intervals["wer"].low == pytest.approx(expected.low, rel=1e-9)
+    assert evaluation.intervals["wer"].units == 300
+    assert evaluation.intervals["wer"].low == pytest.approx(expected.low, rel=1e-9)
 
 
 def test_mixed_kinds_of_units_are_described():
@@ -282,9 +285,9 @@ def test_mixed_kinds_of_units_are_described():
         rows[index] |= {"speaker": None, "utt_id": f"r{index // 8}#{index}-{index + 1}"}
     for index in range(2, 60, 4):
         rows[index] |= {"speaker": None}
-    found = of(rows)
-    assert found.unit == "speaker or recording or utterance"
-    assert found.intervals["wer"].units == 12 + 8 + 15
+    evaluation = of(rows)
+    assert evaluation.unit == "speaker or recording or utterance"
+    assert evaluation.intervals["wer"].units == 12 + 8 + 15
 
 
 def test_within_one_speaker_the_unit_is_the_utterance():
@@ -294,9 +297,9 @@ def test_within_one_speaker_the_unit_is_the_utterance():
 
 
 def test_too_few_units_have_no_interval():
-    found = of(runs.random_rows(300, speakers=9))
-    assert set(found.intervals.values()) == {None}
-    assert found.wer is not None
+    evaluation = of(runs.random_rows(300, speakers=9))
+    assert set(evaluation.intervals.values()) == {None}
+    assert evaluation.wer is not None
 
 
 def test_rows_without_a_reference_are_not_units():
@@ -311,17 +314,20 @@ def test_groups_beyond_the_limit_have_no_interval(monkeypatch):
     assert [group.interval for group in grouping.groups] == [None] * 4
 
 
-# The worst
+# Worst utterances
 
 
 def test_the_worst_utterances_are_those_with_the_most_word_errors():
     rows = runs.random_rows(200)
-    found = of(rows, EvaluationSettings(num_worst=10))
+    evaluation = of(rows, EvaluationSettings(num_worst=10))
     errors = {}
     for index, row in enumerate(rows):
         words = jiwer.process_words(row["reference"], row["text"])
         errors[f"u{index:06d}"] = words.substitutions + words.deletions + words.insertions
-    assert list(found.worst_utterances) == sorted((i for i in errors if errors[i]), key=lambda i: (-errors[i], i))[:10]
+    assert (
+        list(evaluation.worst_utterances)
+        == sorted((i for i in errors if errors[i]), key=lambda i: (-errors[i], i))[:10]
+    )
     assert of(pairs(("a", "a")), EvaluationSettings(num_worst=10)).worst_utterances == ()
 
 
@@ -330,30 +336,31 @@ def test_the_worst_utterances_are_those_with_the_most_word_errors():
 
 def test_unscored_and_failed_rows_lower_the_coverage_but_change_no_rate():
     scored = pairs(("a b", "a c"), ("d", "d"))
-    alone = of(scored)
-    among = of([*scored, *pairs(("x", None), ("", None))], failed=4)
-    assert (alone.coverage, among.coverage) == (1.0, 0.25)
-    assert (among.figures.words, among.figures.chars, among.ser) == (alone.figures.words, alone.figures.chars, 0.5)
-    assert (among.scored, among.no_reference, among.failed) == (2, 2, 4)
+    only_scored = of(scored)
+    mixed = of([*scored, *pairs(("x", None), ("", None))], failed=4)
+    assert (only_scored.coverage, mixed.coverage) == (1.0, 0.25)
+    assert (mixed.figures.words, mixed.figures.chars) == (only_scored.figures.words, only_scored.figures.chars)
+    assert mixed.ser == 0.5
+    assert (mixed.scored, mixed.no_reference, mixed.failed) == (2, 2, 4)
 
 
 @pytest.mark.parametrize("stored", ["basic", None])
 @pytest.mark.parametrize("rows", [[], pairs(("x", None))])
 def test_without_scored_rows_there_are_no_rates(rows, stored):
     settings = EvaluationSettings(by=("speaker", "confidence", "duration"), num_worst=4)
-    found = evaluated([runs.transcripts(rows)], settings, stored=stored)
-    assert set(found.rates.values()) == {None}
-    assert set(found.intervals.values()) == {None}
-    assert found.coverage == (0.0 if rows else None)
-    assert found.figures.words == found.figures.chars == ErrorCounts.zero()
-    assert sum(found.rate_histogram) == 0
+    evaluation = evaluated([runs.transcripts(rows)], settings, stored=stored)
+    assert set(evaluation.rates.values()) == {None}
+    assert set(evaluation.intervals.values()) == {None}
+    assert evaluation.coverage == (0.0 if rows else None)
+    assert evaluation.figures.words == evaluation.figures.chars == ErrorCounts.zero()
+    assert sum(evaluation.rate_histogram) == 0
 
 
 def test_insertions_against_empty_references_stay_in_the_numerator():
     rows = pairs(("talks over silence", ""), ("", ""), ("a b c", "a b c"))
-    found = of(rows)
-    assert found.wer == 1.0 == jiwer.wer([r["reference"] for r in rows], [r["text"] for r in rows])
-    assert (found.scored, found.figures.sentence_errors) == (3, 1)
+    evaluation = of(rows)
+    assert evaluation.wer == 1.0 == jiwer.wer([r["reference"] for r in rows], [r["text"] for r in rows])
+    assert (evaluation.scored, evaluation.figures.sentence_errors) == (3, 1)
     only_silence = of(rows[:2])
     assert only_silence.wer is None
     assert (only_silence.figures.words.insertions, only_silence.ser) == (3, 0.5)
@@ -365,7 +372,7 @@ def test_the_rate_histogram_counts_utterances_by_their_own_rate():
     assert (spread[0], spread[1], spread[10], spread[20], sum(spread)) == (1, 1, 1, 1, 4)
 
 
-# What is read, and what is refused
+# Reading and validation
 
 
 @pytest.mark.parametrize("stored", ["basic", "none", None])
@@ -404,8 +411,8 @@ def test_a_batch_is_released_before_the_next_but_one_is_read():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "BATCH_ROWS", 3)
-        tallies = tally_batches(batches(), EvaluationSettings(), BASIC, "basic")
-    assert evaluation_from_tallies(tallies, 0, EvaluationSettings(), BASIC).scored == 18
+        total = tally_batches(batches(), EvaluationSettings(), BASIC, "basic")
+    assert evaluation_from_tallies(total, 0, EvaluationSettings(), BASIC).scored == 18
     assert most_alive <= 2
 
 
@@ -453,7 +460,7 @@ def test_inconsistent_figures_are_refused():
             Figures(*numbers, zero, zero, 0.0, 0, 0.0)
 
 
-# Runs on storage
+# Runs in storage
 
 
 def test_a_run_is_evaluated_from_its_files(tmp_path):
@@ -461,11 +468,11 @@ def test_a_run_is_evaluated_from_its_files(tmp_path):
     table = runs.transcripts(rows)
     run = runs.write_run(tmp_path / "run", table, errors=runs.errors([{}, {}, {}]), chunk_rows=30)
     settings = EvaluationSettings(by=("speaker", "duration"), num_worst=5)
-    found = evaluate_run(run, settings)
-    assert same(found, evaluated([table], settings, 3))
-    assert found.failed == 3
-    assert found.scoring == Scoring("basic")
-    assert same(evaluate_run(runs.compact(run), settings), found)
+    evaluation = evaluate_run(run, settings)
+    assert same(evaluation, evaluated([table], settings, 3))
+    assert evaluation.failed == 3
+    assert evaluation.scoring == Scoring("basic")
+    assert same(evaluate_run(runs.compact(run), settings), evaluation)
 
 
 def test_ray_tasks_give_the_same_figures(tmp_path, local_ray, monkeypatch):
@@ -476,9 +483,9 @@ def test_ray_tasks_give_the_same_figures(tmp_path, local_ray, monkeypatch):
     run = runs.write_run(tmp_path / "run", runs.transcripts(rows), chunk_rows=40)
     for scoring in (None, Scoring("none", (str(refs),), compounds=True)):
         settings = EvaluationSettings(scoring, by=("speaker", "confidence"), num_worst=5)
-        here, there = evaluate_run(run, settings), evaluate_run(run, settings, "auto")
-        assert same(there, here)
-        assert there.problems == here.problems
+        local, distributed = evaluate_run(run, settings), evaluate_run(run, settings, "auto")
+        assert same(distributed, local)
+        assert distributed.problems == local.problems
 
 
 def test_reference_files_replace_the_stored_references(tmp_path):
@@ -486,12 +493,12 @@ def test_reference_files_replace_the_stored_references(tmp_path):
     refs = tmp_path / "refs.txt"
     refs.write_text("u000000 a b\nu000001 d\nu000001 d\nbroken0 z\nstranger y\n")
     run = runs.write_run(tmp_path / "run", runs.transcripts(rows), errors=runs.errors([{}]))
-    found = evaluate_run(run, EvaluationSettings(Scoring("basic", (str(refs),))))
-    assert (found.scored, found.no_reference, found.failed) == (2, 1, 1)
-    assert found.figures.words == ErrorCounts(hits=3, substitutions=0, deletions=0, insertions=1)
-    assert found.problems.missing == (1, ("u000002",))
-    assert found.problems.unknown == (1, ("stranger",))
-    assert found.problems.duplicate == (1, ("u000001",))
+    evaluation = evaluate_run(run, EvaluationSettings(Scoring("basic", (str(refs),))))
+    assert (evaluation.scored, evaluation.no_reference, evaluation.failed) == (2, 1, 1)
+    assert evaluation.figures.words == ErrorCounts(hits=3, substitutions=0, deletions=0, insertions=1)
+    assert evaluation.problems.missing == (1, ("u000002",))
+    assert evaluation.problems.unknown == (1, ("stranger",))
+    assert evaluation.problems.duplicate == (1, ("u000001",))
 
 
 def test_reference_files_with_only_labels_leave_the_stored_references(tmp_path):
@@ -506,8 +513,8 @@ def test_unknown_references_are_listed_for_a_run_without_transcripts(tmp_path, l
     refs.write_text("broken0 a\nother b\n")
     run = runs.write_run(tmp_path / "run", runs.transcripts([]), errors=runs.errors([{}]))
     for address in (None, "auto"):
-        found = evaluate_run(run, EvaluationSettings(Scoring("basic", (str(refs),))), address)
-        assert (found.failed, found.problems.unknown) == (1, (1, ("other",)))
+        evaluation = evaluate_run(run, EvaluationSettings(Scoring("basic", (str(refs),))), address)
+        assert (evaluation.failed, evaluation.problems.unknown) == (1, (1, ("other",)))
 
 
 def test_a_run_that_is_compacted_during_the_evaluation_is_read_again(tmp_path):
@@ -534,26 +541,26 @@ def test_a_run_that_is_compacted_during_the_evaluation_is_read_again(tmp_path):
 def test_metrics_have_counts_rates_and_intervals_of_corpus_and_groups(tmp_path):
     rows = runs.random_rows(300, speakers=12)
     run = runs.write_run(tmp_path / "run", runs.transcripts([*rows, {"text": "x"}]), errors=runs.errors([{}] * 2))
-    found = evaluate_run(run, EvaluationSettings(by=("speaker", "duration")))
-    table = metrics_table(found)
+    evaluation = evaluate_run(run, EvaluationSettings(by=("speaker", "duration")))
+    table = metrics_table(evaluation)
     assert table.schema.equals(METRICS_SCHEMA, check_metadata=True)
     table.validate(full=True)
     stored = table.to_pylist()
     assert [row["metric"] for row in stored if row["scope"] == "corpus"] == ["wer", "cer", "ser"]
     corpus = stored[0]
     assert (corpus["rate"], corpus["errors"], corpus["reference"]) == (
-        found.wer,
-        found.figures.words.errors,
-        found.figures.words.reference,
+        evaluation.wer,
+        evaluation.figures.words.errors,
+        evaluation.figures.words.reference,
     )
-    assert (corpus["ci_low"], corpus["ci_high"]) == (found.intervals["wer"].low, found.intervals["wer"].high)
+    assert (corpus["ci_low"], corpus["ci_high"]) == (evaluation.intervals["wer"].low, evaluation.intervals["wer"].high)
     assert (corpus["utterances"], corpus["scored"], corpus["failed"], corpus["ci_units"]) == (301, 300, 2, 12)
     assert corpus["ci_low"] < corpus["rate"] < corpus["ci_high"]
     assert {row["key"] for row in stored if row["scope"] == "speaker"} == {None, *(f"s{i:02d}" for i in range(12))}
     for row in stored:
         assert row["errors"] == row["substitutions"] + row["deletions"] + row["insertions"]
         assert row["reference"] == row["hits"] + row["substitutions"] + row["deletions"]
-    uri = write_metrics(run, found)
+    uri = write_metrics(run, evaluation)
     assert pa.parquet.read_table(uri).equals(table)
     assert uri.endswith("metrics/basic.parquet")
     other = evaluate_run(run, EvaluationSettings(Scoring("none", compounds=True)))

@@ -23,7 +23,7 @@ def rows():
 
 @pytest.fixture(scope="module", params=["many files", "compacted"])
 def run(request, rows, tmp_path_factory):
-    """The same rows in ten files, and in one of ten row groups."""
+    """A run with the same rows in ten files, or in one file of ten row groups."""
     written = runs.write_run(tmp_path_factory.mktemp("run") / "run", runs.transcripts(rows), chunk_rows=CHUNK)
     if request.param == "compacted":
         with pytest.MonkeyPatch.context() as patch:
@@ -33,8 +33,8 @@ def run(request, rows, tmp_path_factory):
     return written
 
 
-def ids(found):
-    return found["utt_id"].to_pylist()
+def ids(result):
+    return result["utt_id"].to_pylist()
 
 
 # Samples
@@ -42,17 +42,17 @@ def ids(found):
 
 @pytest.mark.parametrize("number", [0, 1, 99, 100, 101, 250, 999])
 def test_a_sample_has_the_requested_number_of_distinct_rows(run, number):
-    found, total = sampled_rows(run, "transcripts", ["utt_id", "text"], number)
-    assert (found.num_rows, total) == (number, ROWS)
-    assert found.column_names == ["utt_id", "text"]
-    assert len(set(ids(found))) == number
+    result, total = sampled_rows(run, "transcripts", ["utt_id", "text"], number)
+    assert (result.num_rows, total) == (number, ROWS)
+    assert result.column_names == ["utt_id", "text"]
+    assert len(set(ids(result))) == number
 
 
 @pytest.mark.parametrize("number", [1000, 1001, 10**9])
 def test_a_sample_larger_than_the_run_is_the_whole_run(run, rows, number):
-    found, total = sampled_rows(run, "transcripts", ["text", "utt_id"], number)
-    assert (found.num_rows, total) == (ROWS, ROWS)
-    assert dict(zip(ids(found), found["text"].to_pylist(), strict=True)) == {
+    result, total = sampled_rows(run, "transcripts", ["text", "utt_id"], number)
+    assert (result.num_rows, total) == (ROWS, ROWS)
+    assert dict(zip(ids(result), result["text"].to_pylist(), strict=True)) == {
         f"u{index:06d}": row["text"] for index, row in enumerate(rows)
     }
 
@@ -69,28 +69,28 @@ def test_every_part_of_the_run_can_be_sampled(run):
 
 
 def test_a_sample_does_not_consist_of_neighbouring_rows(run):
-    found, _ = sampled_rows(run, "transcripts", ["utt_id"], 2 * CHUNK)
-    assert len({utt_id[:5] for utt_id in ids(found)}) == 10
-    numbers = [int(utt_id[1:]) for utt_id in ids(found)]
+    result, _ = sampled_rows(run, "transcripts", ["utt_id"], 2 * CHUNK)
+    assert len({utt_id[:5] for utt_id in ids(result)}) == 10
+    numbers = [int(utt_id[1:]) for utt_id in ids(result)]
     assert sum(b - a == 1 for a, b in pairwise(numbers)) < CHUNK
 
 
 def test_a_sample_reads_a_limited_number_of_row_groups(rows, tmp_path):
     run = runs.write_run(tmp_path / "run", runs.transcripts(rows), chunk_rows=10)
-    found, _ = sampled_rows(run, "transcripts", ["utt_id"], 32)
-    assert len({utt_id[:6] for utt_id in ids(found)}) == 16
+    result, _ = sampled_rows(run, "transcripts", ["utt_id"], 32)
+    assert len({utt_id[:6] for utt_id in ids(result)}) == 16
 
 
 def test_row_groups_of_unequal_size_fill_a_sample(rows, tmp_path):
     run = runs.write_run(tmp_path / "run", runs.transcripts(rows[:501]), chunk_rows=500)
     for number in (1, 400, 501, 1000):
-        found, _ = sampled_rows(run, "transcripts", ["utt_id"], number)
-        assert len(set(ids(found))) == min(number, 501)
+        result, _ = sampled_rows(run, "transcripts", ["utt_id"], number)
+        assert len(set(ids(result))) == min(number, 501)
 
 
 def test_a_sample_of_an_empty_table_is_empty(run):
-    found, total = sampled_rows(run, "labels", ["utt_id", "task"], 10)
-    assert (found.num_rows, total, found.column_names) == (0, 0, ["utt_id", "task"])
+    result, total = sampled_rows(run, "labels", ["utt_id", "task"], 10)
+    assert (result.num_rows, total, result.column_names) == (0, 0, ["utt_id", "task"])
 
 
 # Wrong rows
@@ -107,25 +107,25 @@ def expected_wrong(rows, normalizer="basic"):
 
 @pytest.mark.parametrize("normalizer", ["basic", "none"])
 def test_wrong_rows_are_exactly_the_utterances_with_errors(run, rows, normalizer):
-    found = wrong_rows(run, Scoring(normalizer), ROWS)
-    assert len(found) == len(set(found))
-    assert set(found) == expected_wrong(rows, normalizer)
-    assert 100 < len(found) < 900
+    result = wrong_rows(run, Scoring(normalizer), ROWS)
+    assert len(result) == len(set(result))
+    assert set(result) == expected_wrong(rows, normalizer)
+    assert 100 < len(result) < 900
 
 
 @pytest.mark.parametrize("number", [0, 1, 50, 120])
 def test_a_sample_of_wrong_rows_has_the_requested_size_and_is_seeded(run, rows, number):
-    found = wrong_rows(run, BASIC, number, seed=3)
-    assert len(found) == number
-    assert set(found) <= expected_wrong(rows)
-    assert found == wrong_rows(run, BASIC, number, seed=3)
-    assert number < 50 or found != wrong_rows(run, BASIC, number, seed=4)
+    result = wrong_rows(run, BASIC, number, seed=3)
+    assert len(result) == number
+    assert set(result) <= expected_wrong(rows)
+    assert result == wrong_rows(run, BASIC, number, seed=3)
+    assert number < 50 or result != wrong_rows(run, BASIC, number, seed=4)
 
 
 def test_wrong_rows_are_found_by_reference_files(run, tmp_path):
     (tmp_path / "text").write_text("u000000 nothing like it\nu000999 neither is this\nother x\n")
-    found = wrong_rows(run, Scoring("basic", (str(tmp_path / "text"),)), ROWS)
-    assert {(utt_id, wanted) for utt_id, wanted, _ in found} == {
+    result = wrong_rows(run, Scoring("basic", (str(tmp_path / "text"),)), ROWS)
+    assert {(utt_id, wanted) for utt_id, wanted, _ in result} == {
         ("u000000", "nothing like it"),
         ("u000999", "neither is this"),
     }
@@ -145,16 +145,16 @@ def test_a_run_without_rows_has_no_examples(tmp_path):
     assert rows_by_id(run, ["u000000"], ["speaker"], BASIC).num_rows == 0
 
 
-# Named rows
+# Rows by id
 
 
 @pytest.mark.parametrize("scoring", [BASIC, Scoring("none"), Scoring("basic", compounds=True)])
 def test_rows_by_id_are_in_the_order_of_the_ids(run, rows, scoring):
     names = ["u000999", "nobody", "u000001", "u000500", "u000501"]
-    found = rows_by_id(run, names, ["speaker", "duration_s"], scoring)
+    result = rows_by_id(run, names, ["speaker", "duration_s"], scoring)
     known = [name for name in names if name != "nobody"]
-    assert ids(found) == known
-    for row, name in zip(found.to_pylist(), known, strict=True):
+    assert ids(result) == known
+    for row, name in zip(result.to_pylist(), known, strict=True):
         source = rows[int(name[1:])]
         assert (row["speaker"], row["text"]) == (source["speaker"], source["text"])
         assert row["duration_s"] == source["duration_s"]
@@ -165,8 +165,8 @@ def test_rows_by_id_are_in_the_order_of_the_ids(run, rows, scoring):
 
 def test_rows_by_id_are_scored_against_reference_files(run, tmp_path):
     (tmp_path / "text").write_text("u000003 a b c\n")
-    found = rows_by_id(run, ["u000003", "u000001"], [], Scoring("basic", (str(tmp_path / "text"),)))
-    assert (found["utt_id"].to_pylist(), found["ref_words"].to_pylist()) == (["u000003"], [3])
+    result = rows_by_id(run, ["u000003", "u000001"], [], Scoring("basic", (str(tmp_path / "text"),)))
+    assert (result["utt_id"].to_pylist(), result["ref_words"].to_pylist()) == (["u000003"], [3])
     with pytest.raises(UsageError, match="no references"):
         rows_by_id(run, ["u000003"], [], Scoring("basic", (str(tmp_path / "none"),)))
 

@@ -13,12 +13,12 @@ from pipeline.evaluation.tallies import tally_batches
 from pipeline.scoring.rules import Scoring
 from tests.support import runs
 
-HERE = {"wer": 10.0, "cer": None, "accuracy.key-word.v2": 96.5}
-BASE = {"wer": 8.0, "cer": 4.0, "accuracy.key-word.v2": 97.0}
+FIGURES = {"wer": 10.0, "cer": None, "accuracy.key-word.v2": 96.5}
+BASELINE = {"wer": 8.0, "cer": 4.0, "accuracy.key-word.v2": 97.0}
 
 
-def fails(text, here=HERE, baseline=BASE):
-    return check_condition(parse_condition(text), here, baseline).failed
+def fails(text, figures=FIGURES, baseline=BASELINE):
+    return check_condition(parse_condition(text), figures, baseline).failed
 
 
 @pytest.mark.parametrize(
@@ -55,18 +55,18 @@ def test_a_condition_fails_a_run_where_it_holds(text, failed):
     ("text", "limit"), [("wer > 3", 3), ("wer > baseline", 8), ("wer > baseline - 3", 5), ("wer > baseline * 2", 16)]
 )
 def test_the_verdict_names_value_and_limit(text, limit):
-    verdict = check_condition(parse_condition(f" {text} "), HERE, BASE)
+    verdict = check_condition(parse_condition(f" {text} "), FIGURES, BASELINE)
     assert verdict == Verdict(text, 10.0, limit, limit < 10.0)
 
 
 @pytest.mark.parametrize("op", [">", ">=", "<", "<="])
 @given(share=st.integers(0, 1000), change=st.integers(0, 100))
 def test_rounding_of_floats_does_not_decide_at_the_limit(op, share, change):
-    """7 % is 7 although 100 * 0.07 is not."""
+    """100 * 0.07 is slightly more than 7, but 7 % does not exceed a limit of 7."""
     failed = "=" in op
     assert fails(f"wer {op} {share / 10}", {"wer": 100 * (share / 1000)}) is failed
-    base, here = {"wer": 100 * (share / 1000)}, {"wer": 100 * ((share + change) / 1000)}
-    assert fails(f"wer {op} baseline + {change / 10}", here, base) is failed
+    baseline, figures = {"wer": 100 * (share / 1000)}, {"wer": 100 * ((share + change) / 1000)}
+    assert fails(f"wer {op} baseline + {change / 10}", figures, baseline) is failed
 
 
 @pytest.mark.parametrize("op", [">", ">=", "<", "<="])
@@ -77,12 +77,12 @@ def test_each_operator_compares_as_its_name_says(op, value, limit):
     assert fails(f"wer {op} baseline", {"wer": float(value)}, {"wer": float(limit)}) is expected
 
 
-NONSENSE = """wer|wer >|> 3|wer = 3|wer == 3|wer => 3|wer > x|wer > 3 4|wer > 1,5|wer > .5|wer > baseline +|3 > wer
+INVALID = """wer|wer >|> 3|wer = 3|wer == 3|wer => 3|wer > x|wer > 3 4|wer > 1,5|wer > .5|wer > baseline +|3 > wer
 wer > baseline + -1|wer > baseline / 2|wer > 2 * baseline|wer > 0.2 + baseline|wer > baseline 2|wer > baselines
 wer > BASELINE|wer > 3 and cer > 2|wer > nan|wer > 1e3|wer > 3 %%|__import__('os') > 1|wer > 3; x|wer >> 3|we r > 3"""
 
 
-@pytest.mark.parametrize("text", ["", "wer > 3\ncer > 2", *NONSENSE.replace("\n", "|").split("|")])
+@pytest.mark.parametrize("text", ["", "wer > 3\ncer > 2", *INVALID.replace("\n", "|").split("|")])
 def test_text_that_is_not_a_condition_is_refused(text):
     with pytest.raises(UsageError, match="is not a condition: write METRIC"):
         parse_condition(text)
@@ -100,11 +100,11 @@ def test_any_string_is_parsed_or_refused(text):
 
 @pytest.mark.parametrize("op", [">", ">=", "<", "<="])
 @pytest.mark.parametrize(
-    ("here", "baseline", "limit"),
+    ("value", "baseline_value", "limit"),
     [(None, 4.0, "3"), (None, 4.0, "baseline"), (4.0, None, "baseline + 1"), (None, None, "baseline * 2")],
 )
-def test_a_condition_that_cannot_be_checked_fails(op, here, baseline, limit):
-    assert fails(f"cer {op} {limit}", {"cer": here}, {"cer": baseline})
+def test_a_condition_that_cannot_be_checked_fails(op, value, baseline_value, limit):
+    assert fails(f"cer {op} {limit}", {"cer": value}, {"cer": baseline_value})
 
 
 def test_a_metric_that_the_baseline_lacks_fails_against_it():
@@ -134,17 +134,17 @@ def test_gate_figures_are_percentages():
     rows = [{"text": "a x c d", "reference": "a b c d"}, {"text": "e"}]
     labelled = [{"scores": {"on": 0.9, "off": 0.1}, "reference_label": r} for r in ("on", "on", "on", "off")]
     tasks = evaluate_label_rows(runs.labels(labelled).to_batches(), EvaluationSettings())
-    found = gate_figures(evaluation(rows, failed=2), tasks)
+    values = gate_figures(evaluation(rows, failed=2), tasks)
     expected = {"wer": 25, "cer": 100 / 7, "ser": 100, "mer": 25, "wil": 100 * (1 - 9 / 16), "coverage": 25}
     expected |= {"failed": 50, "accuracy.keyword": 75, "macro_f1.keyword": 100 * (6 / 7) / 2}
-    assert found == pytest.approx(expected)
+    assert values == pytest.approx(expected)
 
 
 def test_gate_figures_without_rows_are_none_and_fail():
-    found = gate_figures(evaluation([]), [])
-    assert set(found) == {"wer", "cer", "ser", "mer", "wil", "coverage", "failed"}
-    assert set(found.values()) == {None}
-    assert all(fails(f"{name} < 50", found) and fails(f"{name} > 50", found) for name in found)
+    values = gate_figures(evaluation([]), [])
+    assert set(values) == {"wer", "cer", "ser", "mer", "wil", "coverage", "failed"}
+    assert set(values.values()) == {None}
+    assert all(fails(f"{name} < 50", values) and fails(f"{name} > 50", values) for name in values)
 
 
 def test_conditions_are_frozen():

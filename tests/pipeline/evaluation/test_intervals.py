@@ -20,14 +20,14 @@ FEW = {"resamples": 200}
 
 
 def speakers(rng, n, spread=(1.5, 8.0)):
-    """Errors and words of n speakers: beta rates, 50 to 2,000 words, errors that come in runs."""
+    """Errors and words of n speakers: beta rates, 50 to 2,000 words, overdispersed errors."""
     words = np.clip(np.exp(rng.normal(np.log(350), 0.9, n)), 50, 2000).astype(int)
     rates = rng.beta(*spread, n)
     return rng.binomial(words, rng.beta(30 * rates + 1e-9, 30 * (1 - rates))), words
 
 
 def lognormal_speakers(rng, n, deviation=0.8, correlation=0.5):
-    """The same of log-normal rates; who says more says it more clearly."""
+    """The same with log-normal rates; speakers of more words have lower rates."""
     size, rest = rng.normal(size=(2, n))
     words = np.clip(np.exp(np.log(350) + 0.9 * size), 50, 2000).astype(int)
     rates = 0.08 * np.exp(deviation * (np.sqrt(1 - correlation**2) * rest - correlation * size))
@@ -46,7 +46,7 @@ def studentized(errors, words, seed, resamples):
 
 
 def percentile(errors, words, seed, resamples):
-    """What the interval is not: the plain percentile bootstrap."""
+    """The plain percentile bootstrap, for comparison."""
     n = len(errors)
     weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples)
     return np.quantile((weights @ errors) / (weights @ words), [0.025, 0.975])
@@ -59,9 +59,9 @@ def true_rate(draw):
 
 
 def coverage(interval_of, draw, n, runs, resamples):
-    """Shares of runs whose interval has the true rate within, below and above it; and the median width.
+    """Shares of runs in which the true rate is within, below and above the interval; and the median relative width.
 
-    In some runs one of 10 speakers has more than half of the words: they have no interval, and are left out.
+    Runs without an interval, because one of 10 speakers has more than half of the words, are left out.
     """
     rng, truth = np.random.default_rng(1), true_rate(draw)
     ends = np.array([interval_of(*draw(rng, n), seed, resamples) for seed in range(runs)])
@@ -113,15 +113,15 @@ def test_many_units_of_equal_size_give_the_t_interval_of_the_log_mean():
 
 def test_many_units_give_the_interval_of_scipys_bootstrap():
     errors, words = speakers(np.random.default_rng(1), 1000)
-    ours = rate_interval(errors, words)
+    interval = rate_interval(errors, words)
 
     def rate(e, x, axis):
         return e.sum(axis) / x.sum(axis)
 
-    theirs = stats.bootstrap((errors, words), rate, paired=True, n_resamples=2000, rng=0, method="percentile")
-    width = ours.high - ours.low
-    assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=0.1 * width)
-    assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=0.1 * width)
+    expected = stats.bootstrap((errors, words), rate, paired=True, n_resamples=2000, rng=0, method="percentile")
+    width = interval.high - interval.low
+    assert interval.low == pytest.approx(expected.confidence_interval.low, abs=0.1 * width)
+    assert interval.high == pytest.approx(expected.confidence_interval.high, abs=0.1 * width)
 
 
 def test_the_interval_is_continuous_where_sums_replace_the_bootstrap():
@@ -158,11 +158,11 @@ def test_multiplicity_equals_repetition_and_order_does_not_matter(units, times, 
 @RELAXED
 def test_the_interval_scales_with_the_unit_of_the_reference(units, factor):
     errors, _, words = np.array(units).T
-    ours, scaled = rate_interval(errors, words, **FEW), rate_interval(errors, words * factor, **FEW)
-    if ours is None:
+    interval, scaled = rate_interval(errors, words, **FEW), rate_interval(errors, words * factor, **FEW)
+    if interval is None:
         assert scaled is None
-    elif "bootstrap" in ours.method:
-        assert (scaled.low * factor, scaled.high * factor) == pytest.approx((ours.low, ours.high), rel=1e-6)
+    elif "bootstrap" in interval.method:
+        assert (scaled.low * factor, scaled.high * factor) == pytest.approx((interval.low, interval.high), rel=1e-6)
 
 
 def test_the_interval_depends_only_on_units_and_seed():
@@ -201,7 +201,7 @@ def test_there_is_no_interval_where_one_unit_has_more_than_half_of_the_words():
 @pytest.mark.parametrize("units", [10, 60, 5000])
 @pytest.mark.parametrize("share", [True, False])
 def test_units_of_equal_rates_get_the_clopper_pearson_bound_of_unseen_units(units, share):
-    bound = 1 - 0.025 ** (1 / units)  # Clopper and Pearson's at 0 of n
+    bound = 1 - 0.025 ** (1 / units)  # Clopper-Pearson upper bound for 0 of n
     words = np.arange(units) % 7 + 3
     expected = {0: (0, bound), 1: (1 - bound, 1)} | ({} if share else {3: (3 * (1 - bound), 3)})
     for rate, ends in expected.items():
@@ -253,22 +253,22 @@ def test_invalid_input_is_refused(arguments, settings, message):
 @RELAXED
 def test_swapping_the_runs_mirrors_the_comparison(units):
     a, b, words = np.array(units).T
-    ours, theirs = paired_bootstrap(a, b, words, **FEW), paired_bootstrap(b, a, words, **FEW)
+    outcome, swapped = paired_bootstrap(a, b, words, **FEW), paired_bootstrap(b, a, words, **FEW)
     if words.sum() == 0:
-        assert ours.difference is None
+        assert outcome.difference is None
     else:
-        assert ours.difference == pytest.approx((a.sum() - b.sum()) / words.sum())
-        assert ours.difference == -theirs.difference
-    if ours.interval is None:
+        assert outcome.difference == pytest.approx((a.sum() - b.sum()) / words.sum())
+        assert outcome.difference == -swapped.difference
+    if outcome.interval is None:
         assert rate_interval(a, words, **FEW) is None
-        assert ours.probability_of_improvement is None
+        assert outcome.probability_of_improvement is None
     else:
-        assert ours.interval.low <= ours.difference <= ours.interval.high
-        both = ours.probability_of_improvement + theirs.probability_of_improvement
-        if ours.difference:
-            assert (ours.interval.low, ours.interval.high) == (-theirs.interval.high, -theirs.interval.low)
+        assert outcome.interval.low <= outcome.difference <= outcome.interval.high
+        both = outcome.probability_of_improvement + swapped.probability_of_improvement
+        if outcome.difference:
+            assert (outcome.interval.low, outcome.interval.high) == (-swapped.interval.high, -swapped.interval.low)
             assert both == pytest.approx(1)
-        else:  # no run is the better one: the rows of the mirrored table sort otherwise, and the resamples are others
+        else:  # equal rates: the rows of the swapped table sort differently, so the resamples differ
             assert both == pytest.approx(1, abs=0.2)
 
 
@@ -305,7 +305,7 @@ def test_the_interval_of_a_difference_has_nominal_coverage():
     rng, covered, runs = np.random.default_rng(8), 0, 1000
     for run in range(runs):
         b, words = speakers(rng, 60)
-        a = rng.binomial(b, 0.9)  # a tenth of the errors is gone, so of 1.5 / 9.5
+        a = rng.binomial(b, 0.9)  # removes a tenth of the errors; the mean rate of b is 1.5 / 9.5
         interval = paired_bootstrap(a, b, words, seed=run, resamples=200).interval
         covered += interval.low <= -0.1 * 1.5 / 9.5 <= interval.high
     assert 0.925 <= covered / runs <= 0.975

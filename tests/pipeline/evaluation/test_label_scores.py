@@ -28,11 +28,11 @@ def columns(scored):
 @RELAXED
 def test_auroc_of_scores_on_the_grid_matches_scikit_learn(points):
     scores, positive = columns([(point / (SCORE_BINS - 1), is_positive) for point, is_positive in points])
-    ours = score_histogram(scores, positive).auroc
+    auroc = score_histogram(scores, positive).auroc
     if positive.all() or not positive.any():
-        assert ours is None
+        assert auroc is None
     else:
-        assert ours == pytest.approx(metrics.roc_auc_score(positive, scores), abs=1e-12)
+        assert auroc == pytest.approx(metrics.roc_auc_score(positive, scores), abs=1e-12)
 
 
 @pytest.mark.parametrize("skill", [0.0, 1.0, 4.0])
@@ -49,7 +49,7 @@ def test_auroc_of_scores_off_the_grid_is_close_to_scikit_learn(skill):
 @RELAXED
 def test_auroc_is_within_its_tolerance(scored):
     scores, positive = columns(scored)
-    squeezed = 1 - scores / SCORE_BINS  # as of a model that is sure: all round to few points
+    squeezed = 1 - scores / SCORE_BINS  # as from an overconfident model: all scores round to a few points
     histogram = score_histogram(squeezed, positive)
     if histogram.auroc is None:
         assert histogram.auroc_tolerance is None
@@ -82,16 +82,18 @@ def test_calibration_error_matches_the_definition_of_guo_et_al_row_by_row(scored
     confidence, right = columns(scored)
     calibration = calibration_sums(confidence, right)
     error = 0.0
-    for at, ours in enumerate(calibration.bins):
-        low, high = at / CALIBRATION_BINS, (at + 1) / CALIBRATION_BINS
-        inside = (np.ceil(confidence * CALIBRATION_BINS) == at + 1) | ((at == 0) & (confidence == 0))
-        assert (ours.low, ours.high, ours.rows) == pytest.approx((low, high, inside.sum()))
-        if inside.any():
-            assert ours.confidence == pytest.approx(confidence[inside].mean())
-            assert ours.accuracy == pytest.approx(right[inside].mean())
-            error += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    for index, calibration_bin in enumerate(calibration.bins):
+        low, high = index / CALIBRATION_BINS, (index + 1) / CALIBRATION_BINS
+        in_bin = (np.ceil(confidence * CALIBRATION_BINS) == index + 1) | ((index == 0) & (confidence == 0))
+        assert (calibration_bin.low, calibration_bin.high, calibration_bin.rows) == pytest.approx(
+            (low, high, in_bin.sum())
+        )
+        if in_bin.any():
+            assert calibration_bin.confidence == pytest.approx(confidence[in_bin].mean())
+            assert calibration_bin.accuracy == pytest.approx(right[in_bin].mean())
+            error += in_bin.mean() * abs(right[in_bin].mean() - confidence[in_bin].mean())
         else:
-            assert (ours.confidence, ours.accuracy) == (None, None)
+            assert (calibration_bin.confidence, calibration_bin.accuracy) == (None, None)
     assert calibration.expected_calibration_error == (pytest.approx(error) if scored else None)
 
 
@@ -116,11 +118,14 @@ def test_the_calibration_error_is_zero_where_accuracy_equals_confidence():
 @given(a=SCORED, b=SCORED)
 @RELAXED
 def test_calibrations_add_up(a, b):
-    both, apart = calibration_sums(*columns(a + b)), sum([calibration_sums(*columns(a)), calibration_sums(*columns(b))])
-    assert np.array_equal(both.rows, apart.rows)
-    assert np.array_equal(both.correct, apart.correct)
-    assert both.confidence == pytest.approx(apart.confidence)
-    assert (apart + Calibration.zero()).expected_calibration_error == apart.expected_calibration_error
+    whole, parts = (
+        calibration_sums(*columns(a + b)),
+        sum([calibration_sums(*columns(a)), calibration_sums(*columns(b))]),
+    )
+    assert np.array_equal(whole.rows, parts.rows)
+    assert np.array_equal(whole.correct, parts.correct)
+    assert whole.confidence == pytest.approx(parts.confidence)
+    assert (parts + Calibration.zero()).expected_calibration_error == parts.expected_calibration_error
 
 
 @pytest.mark.parametrize("statistic", [calibration_sums, score_histogram])

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.scoring.alignment import EXAMPLES, Confusion, align, confusions
+from pipeline.scoring.alignment import MAX_EXAMPLES, Confusion, align, confusions
 from pipeline.scoring.counts import ErrorCounts, word_counts
 
 TEXT = st.lists(st.sampled_from(["a", "b", "ab", "it's", "नम"]), max_size=8).map(" ".join)
@@ -62,7 +62,7 @@ def test_confusions_are_the_most_frequent_edits_of_all_rows(rows, top):
                 seen.setdefault(pair, {})[utt_id] = None
     expected = {
         kind: [
-            Confusion(*pair, count, tuple(seen[pair])[:EXAMPLES])
+            Confusion(*pair, count, tuple(seen[pair])[:MAX_EXAMPLES])
             for pair, count in sorted(of_kind.items(), key=lambda item: (-item[1], item[0]))[:top]
         ]
         for kind, of_kind in counts.items()

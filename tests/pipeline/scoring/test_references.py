@@ -194,8 +194,7 @@ def test_a_folder_is_no_file_of_references(tmp_path, name):
 def test_rows_are_found_for_arrays_of_any_kind(tmp_path):
     found = load_references(written(tmp_path, "text", "u1 a\nu2 b\n"))
     for ids in (pa.array(["u2", "x", "u1", "u2"]), pa.chunked_array([["u2", "x"], ["u1", "u2"]])):
-        rows = found.rows_of(ids)
-        assert rows.tolist() == [1, -1, 0, 1]
-        assert found.taken(found.texts, rows).to_pylist() == ["b", None, "a", "b"]
-        assert found.taken(found.labels, rows).to_pylist() == [None] * 4
-    assert len(found.taken(found.texts, found.rows_of(pa.array([], pa.string())))) == 0
+        assert found.positions(ids).tolist() == [1, -1, 0, 1]
+        assert found.texts_of(ids).to_pylist() == ["b", None, "a", "b"]
+        assert found.labels_of(ids).to_pylist() == [None] * 4
+    assert len(found.texts_of(pa.array([], pa.string()))) == 0

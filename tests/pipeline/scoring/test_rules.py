@@ -15,7 +15,7 @@ from pipeline.schemas import SCORE_FIELDS
 from pipeline.scoring.counts import count_rows, score_columns
 from pipeline.scoring.normalize import normalize
 from pipeline.scoring.references import References
-from pipeline.scoring.rules import COUNT_COLUMNS, SCORED_NAMES, Scoring, score
+from pipeline.scoring.rules import COUNT_COLUMNS, SCORE_COLUMNS, Scoring, score
 from tests.support import runs
 
 TEXT = st.lists(st.sampled_from(["a", "A", "b.", "ab", "c"]), max_size=5).map(" ".join)
@@ -51,7 +51,7 @@ def test_several_files_give_each_row_its_best_reference_and_the_first_of_equals(
     alternatives = [data.draw(given_texts) for _ in range(number)]
     scoring = Scoring("basic", references=("file",) * number)
     found = score(rows_of(texts), scoring, "basic", [file_of(a) for a in alternatives])
-    assert list(found) == list(SCORED_NAMES)
+    assert list(found) == list(SCORE_COLUMNS)
     assert [column.type for column in found.values()] == [field.type for field in SCORE_FIELDS]
     for row, text in enumerate(texts):
         references = [normalize(a[row], "basic") for a in alternatives if a[row] is not None]
@@ -131,15 +131,15 @@ def test_counts_that_miss_in_different_rows_are_refused():
     ],
 )
 def test_what_the_rules_read(scoring, stored, name):
-    assert scoring.is_stored("basic") is stored
-    assert not scoring.is_stored(None)
+    assert scoring.matches_stored("basic") is stored
+    assert not scoring.matches_stored(None)
     assert scoring.name == name
     table = runs.transcripts([{"text": "a b", "reference": "a c"}])
     files = [file_of([None])] * len(scoring.references)
     for texts in (False, True):
-        sources = scoring.sources("basic", texts=texts)
+        sources = scoring.source_columns("basic", texts=texts)
         found = score(table.select(list(sources)), scoring, "basic", files)
-        assert set(COUNT_COLUMNS if stored and not texts else SCORED_NAMES) == set(found)
+        assert set(COUNT_COLUMNS if stored and not texts else SCORE_COLUMNS) == set(found)
 
 
 def test_an_unknown_normalizer_is_refused():

@@ -1,4 +1,4 @@
-"""Manifest rows: what they may say, what they are called, and where their audio is."""
+"""Rows of metadata: their keys, their errors, and how they are split."""
 
 import json
 
@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpus.metadata import ManifestRow, UtteranceMeta, manifest_utt_id, parse_meta, split_rows, unique_key
-from pipeline.corpus.naming import relative_id, resolve, stem
+from pipeline.corpus.metadata import ManifestRow, UtteranceMeta, parse_meta, split_rows, unique_key
 from pipeline.errors import AudioError, ErrorCode
 from pipeline.storage import objects
 
@@ -37,7 +36,7 @@ def row(**values):
         ({"duration": 2}, "span", None),
     ],
 )
-def test_keys_have_the_names_that_are_common(values, attribute, wanted):
+def test_common_names_of_keys_are_known(values, attribute, wanted):
     assert getattr(row(**values), attribute) == wanted
     assert row(**values).tags is None
 
@@ -46,7 +45,7 @@ def test_keys_have_the_names_that_are_common(values, attribute, wanted):
     "values",
     [
         {"lang": "en", "snr": 3.5, "nested": {"a": [1, None]}},
-        {"tags": {"a": 1}, "span": 3, "model_config": "x"},  # names of ours, but not a row's
+        {"tags": {"a": 1}, "span": 3, "model_config": "x"},  # names of this class's attributes, not of keys
         {"ümlaut": "ß"},
     ],
 )
@@ -54,13 +53,13 @@ def test_unknown_keys_are_kept_as_tags(values):
     assert json.loads(row(**values).tags) == values
 
 
-def test_of_two_keys_with_one_meaning_the_first_counts_and_the_other_is_kept():
+def test_of_two_keys_with_one_meaning_the_first_is_used_and_the_other_becomes_a_tag():
     found = row(text="normalised", transcription="As Spoken", utt_id="u", id=3)
     assert (found.text, found.utt_id) == ("normalised", "u")
     assert json.loads(found.tags) == {"id": 3, "transcription": "As Spoken"}
 
 
-def test_tags_are_json_also_where_the_manifest_is_not_quite():
+def test_tags_are_valid_json_even_if_the_manifest_has_nan():
     tags = parse_meta(b'{"audio_filepath": "a", "snr": NaN, "l": [Infinity, 1]}', "m", ManifestRow).tags
     assert json.loads(tags, parse_constant=pytest.fail) == {"snr": None, "l": [None, 1]}
 
@@ -83,69 +82,18 @@ def test_tags_are_json_also_where_the_manifest_is_not_quite():
         (b'{"audio_filepath": "a", "text": ["b"]}', "text"),
     ],
 )
-def test_a_bad_row_says_where_and_which_key(line, words):
+def test_the_error_of_a_bad_row_names_the_place_and_the_key(line, words):
     with pytest.raises(AudioError, match=words) as caught:
         parse_meta(line, "m.jsonl, row at byte 5", ManifestRow)
     assert caught.value.code == ErrorCode.BAD_ROW
     assert caught.value.message.startswith("m.jsonl, row at byte 5: ")
 
 
-def test_a_byte_order_mark_and_line_ends_do_no_harm():
+def test_a_byte_order_mark_and_line_ends_are_ignored():
     assert parse_meta(b'\xef\xbb\xbf{"audio_filepath": "a"}\r\n', "m", ManifestRow).audio_filepath == "a"
 
 
-@pytest.mark.parametrize(
-    ("path", "wanted"),
-    [("a.wav", "a"), ("a.b.wav", "a.b"), ("d.x/a", "d.x/a"), (".wav", ".wav"), ("d/.a.wav", "d/.a"), ("A.WAV", "A")],
-)
-def test_the_stem_ends_at_the_last_dot_of_the_name(path, wanted):
-    assert stem(path) == wanted
-
-
-@pytest.mark.parametrize(
-    ("path", "base", "uri", "utt_id"),
-    [
-        ("a/b.wav", "/c", "/c/a/b.wav", "a/b"),
-        ("./a//b.wav", "/c", "/c/a/b.wav", "a/b"),
-        ("x/../b.wav", "/c", "/c/x/../b.wav", "b"),
-        ("../d/b.wav", "/c", "/c/../d/b.wav", "../d/b"),
-        ("../c/b.wav", "/c", "/c/../c/b.wav", "b"),
-        ("/c/b.wav", "/c", "/c/b.wav", "b"),
-        ("file:///c/b.wav", "/c", "/c/b.wav", "b"),
-        ("/d/b.wav", "/c", "/d/b.wav", "../d/b"),
-        ("/cc/b.wav", "/c", "/cc/b.wav", "../cc/b"),
-        ("b.wav", "/", "/b.wav", "b"),
-        ("a.b.wav", "/c", "/c/a.b.wav", "a.b"),
-        ("ä ö.flac", "/c", "/c/ä ö.flac", "ä ö"),
-        ("s3://bucket/b.wav", "/c", "s3://bucket/b.wav", "s3://bucket/b"),
-        ("a/b.wav", "s3://bucket/c", "s3://bucket/c/a/b.wav", "a/b"),
-        ("./a/b.wav", "s3://bucket/c", "s3://bucket/c/a/b.wav", "a/b"),
-        ("../d/b.wav", "s3://bucket/c", "s3://bucket/d/b.wav", "../d/b"),
-        ("b.wav", "s3://bucket", "s3://bucket/b.wav", "b"),
-        ("s3://bucket/c/a/b.wav", "s3://bucket/c", "s3://bucket/c/a/b.wav", "a/b"),
-        ("s3://bucket/d/b.wav", "s3://bucket/c", "s3://bucket/d/b.wav", "../d/b"),
-        ("s3://other/c/b.wav", "s3://bucket/c", "s3://other/c/b.wav", "s3://other/c/b"),
-        ("/d/b.wav", "s3://bucket/c", "/d/b.wav", "/d/b"),
-    ],
-)
-def test_audio_has_one_name_however_its_path_is_written(path, base, uri, utt_id):
-    assert resolve(path, base) == uri
-    assert relative_id(path, base) == utt_id
-    assert manifest_utt_id(row(audio_filepath=path), base) == utt_id
-    assert manifest_utt_id(row(audio_filepath=path, id="own"), base) == "own"
-
-
-SEGMENTS = st.lists(st.sampled_from(["a", "b", "c.d", ".", "..", "é"]), min_size=1, max_size=5)
-
-
-@settings(deadline=None)
-@given(SEGMENTS)
-def test_relative_and_absolute_paths_to_one_file_give_one_name(segments):
-    path = "/".join([*segments, "x.wav"])
-    assert relative_id(path, "/m/n") == relative_id(f"/m/n/{path}", "/m/n")
-
-
-def test_pieces_of_one_recording_are_told_apart_unless_they_are_named():
+def test_segments_of_one_recording_have_different_keys_unless_they_have_ids():
     whole, piece, other = row(), row(offset=0, duration=1), row(offset=1, duration=1)
     assert len({unique_key("a", meta) for meta in (whole, piece, other)}) == 3
     assert unique_key("a", row(offset=0, id="a")) == unique_key("a", row(offset=1, id="a")) == "a"
@@ -154,7 +102,7 @@ def test_pieces_of_one_recording_are_told_apart_unless_they_are_named():
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from([b'{"a": 1}', b"", b"  ", b"x\ry", b"z\r", b"\x0b"]), max_size=8), st.booleans())
-def test_rows_are_cut_where_the_plan_cuts_them(tmp_path_factory, rows, ends):
+def test_rows_are_split_as_lines_of_the_object_are(tmp_path_factory, rows, ends):
     data = b"\n".join(rows) + (b"\n" if ends else b"")
     path = tmp_path_factory.mktemp("rows") / "m.jsonl"
     path.write_bytes(data)
