@@ -73,10 +73,12 @@ def librispeech_shards(path: Path, folder: Path, rows: list[dict], shards: int) 
     return path
 
 
-def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    """Add a file to a tar archive."""
+def add_member(tar: tarfile.TarFile, name: str, data: bytes = b"", **fields: object) -> None:
+    """Add a member to a tar archive; `fields` are attributes of its TarInfo."""
     info = tarfile.TarInfo(name)
     info.size = len(data)
+    for field, value in fields.items():
+        setattr(info, field, value)
     tar.addfile(info, io.BytesIO(data))
 
 

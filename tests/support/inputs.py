@@ -13,9 +13,7 @@ from pipeline.corpus.parts import Item, Part
 from pipeline.corpus.read import read_part
 from pipeline.corpus.utterances import Utterance
 from pipeline.errors import AudioError
-from tests.support.corpora import LARGE, add_member, parts_of, write_manifest
-
-__all__ = ["LARGE", "parts_of"]
+from tests.support.corpora import add_member, parts_of, write_manifest
 
 
 def write(path: Path, data: bytes | str) -> Path:

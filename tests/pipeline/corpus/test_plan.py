@@ -13,7 +13,8 @@ from pipeline.corpus.plan import plan
 from pipeline.errors import StorageError, UsageError
 from pipeline.storage import objects, retry
 from tests.support import s3
-from tests.support.inputs import LARGE, ids, items, manifest, parquet_of_bytes, parts_of, tar_of, write_files
+from tests.support.corpora import LARGE, parts_of
+from tests.support.inputs import ids, items, manifest, parquet_of_bytes, tar_of, write_files
 
 
 def test_a_directory_is_planned_in_path_order_with_relative_ids(tmp_path):
@@ -96,6 +97,11 @@ def test_a_name_that_is_not_utf8_is_planned(tmp_path):
     assert len(ids(tmp_path)) == 2
 
 
+def test_a_hidden_file_is_planned_if_the_input_names_it(tmp_path):
+    assert ids(write_files(tmp_path, ".a.wav") / ".a.wav") == [".a"]
+    assert [part.kind for part in parts_of(tar_of(tmp_path / ".b.tar", "x.wav"))] == ["tar"]
+
+
 def test_a_single_file_needs_no_extension(tmp_path):
     assert ids(write_files(tmp_path, "recording") / "recording") == ["recording"]
 
@@ -164,7 +170,7 @@ def test_inputs_keep_their_order(tmp_path):
 def test_duplicates_name_the_first_file_across_parts_and_inputs(tmp_path):
     write_files(tmp_path, "a/x.wav", "a/y.wav", "b/x.wav", "b/z.wav", "b/x.flac")
     found = parts_of(tmp_path / "a", tmp_path / "b", part_bytes=1)
-    by_uri = {part.items[0]["uri"]: part.duplicates for part in found}
+    by_uri = {part.items[0].uri: part.duplicates for part in found}
     assert by_uri == {
         f"{tmp_path}/a/x.wav": (),
         f"{tmp_path}/a/y.wav": (),

@@ -9,7 +9,8 @@ from pipeline.corpus.read import read_part
 from pipeline.errors import ErrorCode, InputChangedError
 from pipeline.storage import objects
 from tests.support import s3
-from tests.support.inputs import manifest, outcome, outcomes, parquet, parts_of, read, tar, write
+from tests.support.corpora import parts_of
+from tests.support.inputs import manifest, outcome, outcomes, parquet, read, tar, write
 
 # One corpus in every layout.
 
@@ -73,10 +74,11 @@ def test_an_input_that_changed_after_planning_fails_the_part(tmp_path, kind, cha
 def test_the_limit_holds_across_all_layouts(tmp_path):
     for name in ("a/1.wav", "a/2.wav", "x.wav", "y.wav"):
         write(tmp_path / name, b"A")
+    whole = tar(tmp_path / "whole.tar", ("a.wav", b"A"), ("b.wav", b"B"), ("c.wav", b"C"))
     inputs = (
         tmp_path / "a",
         tar(tmp_path / "b.tar", ("3.wav", b"A"), ("4.wav", b"A"), ("5.txt", b""), ("5.wav", b"A")),
-        write(tmp_path / "broken.tar", WHOLE[: 2560 + 5]),
+        write(tmp_path / "broken.tar", whole.read_bytes()[: 1024 + 5]),
         parquet(tmp_path / "c.parquet", [{"audio": {"bytes": b"A", "path": f"p{i}"}} for i in range(4)], row_group=2),
         manifest(tmp_path / "d.jsonl", {"audio_filepath": "x.wav"}, {"audio_filepath": "y.wav"}),
     )

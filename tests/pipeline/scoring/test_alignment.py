@@ -13,17 +13,17 @@ ROWS = st.lists(st.tuples(st.sampled_from(["u1", "u2", "u3", "u4", "u5"]), TEXT,
 
 
 @given(reference=TEXT, hypothesis=TEXT)
-def test_an_alignment_spells_both_texts_and_its_numbers_are_the_counts(reference, hypothesis):
+def test_an_alignment_contains_both_texts_and_agrees_with_the_counts(reference, hypothesis):
     steps = align(reference, hypothesis)
-    assert " ".join(wanted for _, wanted, _ in steps if wanted) == reference
-    assert " ".join(found for _, _, found in steps if found) == hypothesis
+    assert " ".join(reference_words for _, reference_words, _ in steps if reference_words) == reference
+    assert " ".join(hypothesis_words for _, _, hypothesis_words in steps if hypothesis_words) == hypothesis
     sizes = Counter()
-    for op, wanted, found in steps:
-        sizes[op] += max(len(wanted.split()), len(found.split()))
-        assert (wanted == found) == (op == "equal")
-        assert op != "delete" or found == ""
-        assert op != "insert" or wanted == ""
-        assert op != "substitute" or len(wanted.split()) == len(found.split()) == 1
+    for op, reference_words, hypothesis_words in steps:
+        sizes[op] += max(len(reference_words.split()), len(hypothesis_words.split()))
+        assert (reference_words == hypothesis_words) == (op == "equal")
+        assert op != "delete" or hypothesis_words == ""
+        assert op != "insert" or reference_words == ""
+        assert op != "substitute" or len(reference_words.split()) == len(hypothesis_words.split()) == 1
     kinds = ErrorCounts(*(sizes[op] for op in ("equal", "substitute", "delete", "insert")))
     assert kinds == word_counts(reference, hypothesis)
 
@@ -55,9 +55,9 @@ def test_confusions_are_the_most_frequent_edits_of_all_rows(rows, top):
         for chunk in output.alignments[0]:
             if chunk.type == "equal":
                 continue
-            wanted = output.references[0][chunk.ref_start_idx : chunk.ref_end_idx] or [""] * 99
-            found = output.hypotheses[0][chunk.hyp_start_idx : chunk.hyp_end_idx] or [""] * 99
-            for pair in zip(wanted, found, strict=False):
+            reference_words = output.references[0][chunk.ref_start_idx : chunk.ref_end_idx] or [""] * 99
+            hypothesis_words = output.hypotheses[0][chunk.hyp_start_idx : chunk.hyp_end_idx] or [""] * 99
+            for pair in zip(reference_words, hypothesis_words, strict=False):
                 counts[chunk.type][pair] += 1
                 seen.setdefault(pair, {})[utt_id] = None
     expected = {
@@ -70,7 +70,7 @@ def test_confusions_are_the_most_frequent_edits_of_all_rows(rows, top):
     assert confusions(rows, top) == expected
 
 
-def test_an_utterance_is_an_example_once_and_few_are_shown():
-    found = confusions([("u1", "a b a", "x b x"), *((f"v{i}", "a", "x") for i in range(9))], 5)
-    assert found["substitute"] == [Confusion("a", "x", 11, ("u1", "v0", "v1"))]
-    assert (found["delete"], found["insert"]) == ([], [])
+def test_each_example_is_named_once_and_their_number_is_limited():
+    top = confusions([("u1", "a b a", "x b x"), *((f"v{i}", "a", "x") for i in range(9))], 5)
+    assert top["substitute"] == [Confusion("a", "x", 11, ("u1", "v0", "v1"))]
+    assert (top["delete"], top["insert"]) == ([], [])

@@ -18,14 +18,14 @@ def errors(reference, text):
 
 
 def segmentations(text):
-    """All ways to part the same letters."""
+    """All ways to split the same letters into words."""
     letters = text.replace(" ", "")
     for cuts in itertools.product(["", " "], repeat=max(len(letters) - 1, 0)):
         yield "".join(map("".join, itertools.zip_longest(letters, cuts, fillvalue="")))
 
 
 def cheapest_alignment(wanted, found):
-    """The fewest errors of all alignments whose steps are an edit, or one word for up to `MAX_PARTS` of its letters."""
+    """The fewest errors of all alignments by edits, and matches of one word with up to `MAX_PARTS` of equal letters."""
     if not wanted or not found:
         return len(wanted) + len(found)
     best = 1 + min(
@@ -74,7 +74,7 @@ def test_the_letters_stay_and_errors_never_grow(pair):
 
 @hypothesis_settings(max_examples=60)
 @given(reference=TEXT, hypothesis=st.lists(st.text("ab", min_size=1, max_size=3), max_size=4).map(" ".join))
-def test_no_way_to_part_the_letters_is_better_than_the_best_of_all(reference, hypothesis):
+def test_the_errors_are_not_below_those_of_the_best_split(reference, hypothesis):
     best = min(errors(reference, text) for text in segmentations(hypothesis))
     joined = errors(reference, join_like(reference, hypothesis))
     assert best <= joined
@@ -92,8 +92,8 @@ def test_the_alignment_is_the_cheapest_of_all(pair):
 
 
 @given(words=st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=6), data=st.data())
-def test_a_reference_that_is_only_parted_otherwise_has_no_errors(words, data):
-    """Each word parted in up to `MAX_PARTS`, or up to so many joined: at most one side of a stretch has several."""
+def test_a_reference_that_is_only_split_differently_has_no_errors(words, data):
+    """Each word is split into up to `MAX_PARTS`, or up to so many words are joined."""
     heard, at = [], 0
     while at < len(words):
         joined = data.draw(st.integers(1, min(MAX_PARTS, len(words) - at)))
@@ -109,7 +109,7 @@ def test_a_reference_that_is_only_parted_otherwise_has_no_errors(words, data):
 
 
 @given(pair=PAIRS)
-def test_joining_again_never_makes_it_worse_and_leaves_a_perfect_match_alone(pair):
+def test_joining_twice_never_adds_errors_and_keeps_a_perfect_match(pair):
     reference, hypothesis = pair
     once = join_like(reference, hypothesis)
     twice = join_like(reference, once)
@@ -118,14 +118,14 @@ def test_joining_again_never_makes_it_worse_and_leaves_a_perfect_match_alone(pai
         assert once == twice == reference
 
 
-def test_one_pass_is_no_fixed_point():
-    """Pins a limit: words that a match has parted are not joined with their neighbours in the same pass."""
+def test_one_pass_is_not_a_fixed_point():
+    """A known limit: words that a match has split are not joined with their neighbours in the same pass."""
     once = join_like("a b bcd", "ab c d")
     assert (once, join_like("a b bcd", once)) == ("a b c d", "a bcd")
 
 
-def test_characters_may_fare_worse_since_words_decide():
-    """Pins a limit: the alignment is chosen by words alone."""
+def test_character_errors_may_rise():
+    """A known limit: the alignment is chosen by words alone."""
     plain, joined = (
         score_columns(["ba a ab"], ["bba baa bb bab bb"], "none", compounds=compounds) for compounds in (False, True)
     )

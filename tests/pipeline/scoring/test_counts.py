@@ -109,14 +109,14 @@ def test_lengths_are_those_of_the_texts(reference, hypothesis):
 @pytest.mark.parametrize("count", [word_counts, char_counts])
 @given(reference=TEXT, hypothesis=TEXT)
 def test_swapping_the_texts_keeps_the_distance_and_turns_deletions_into_insertions(count, reference, hypothesis):
-    there, back = count(reference, hypothesis), count(hypothesis, reference)
-    assert there.errors == back.errors
-    assert there.deletions - there.insertions == back.insertions - back.deletions
+    counts, swapped = count(reference, hypothesis), count(hypothesis, reference)
+    assert counts.errors == swapped.errors
+    assert counts.deletions - counts.insertions == swapped.insertions - swapped.deletions
     # S alone is symmetric only where the shortest alignment is unique.
 
 
-def test_substitutions_are_not_symmetric_where_alignments_tie():
-    """Pins the fact that the module's docstring tells."""
+def test_substitutions_are_not_symmetric_if_alignments_tie():
+    """The module's docstring states this fact."""
     reference, hypothesis = "a c c c b a b", "b a b b c"
     assert word_counts(reference, hypothesis).substitutions != word_counts(hypothesis, reference).substitutions
 
@@ -137,7 +137,7 @@ def test_unambiguous_edits_are_counted_as_made_and_swap_exactly(n, deleted, subs
 
 
 @given(pairs=PAIRS)
-def test_rows_are_each_pair_counted_alone(pairs):
+def test_rows_are_counted_as_single_pairs_are(pairs):
     references, hypotheses = map(list, zip(*pairs, strict=True))
     columns = count_rows(references, hypotheses)
     for row, (reference, hypothesis) in enumerate(pairs):
@@ -160,7 +160,7 @@ def test_totals_equal_jiwers_in_any_order_of_rows(pairs, seed):
     assert totals["char_"] == of_jiwer(jiwer.process_characters(references, hypotheses))
 
 
-def test_rows_of_different_number_are_refused():
+def test_unequal_numbers_of_rows_are_refused():
     with pytest.raises(ValueError, match="2 references, but 1 hypotheses"):
         count_rows(["a", "b"], ["a"])
     with pytest.raises(ValueError, match="1 texts, but 2 references"):
@@ -194,14 +194,14 @@ def test_score_columns_are_the_score_fields_in_order():
     ]
 
 
-def test_every_field_tells_its_meaning_and_every_count_its_unit():
+def test_every_field_has_its_meaning_and_every_count_its_unit():
     for field in SCORE_FIELDS:
         assert field.nullable
         assert field.metadata[b"meaning"]
         assert (b"unit" in field.metadata) == pa.types.is_integer(field.type)
 
 
-def test_no_reference_is_null_everywhere_and_an_empty_one_is_a_reference():
+def test_a_missing_reference_is_null_in_every_column_and_an_empty_one_is_a_reference():
     columns = score_columns(["a b", "a b", "", "?!"], [None, "", "...", None], "basic")
     assert all(column[row].as_py() is None for column in columns.values() for row in (0, 3))
     assert row_counts(columns, 1, "") == ErrorCounts(0, 0, 0, 2)
@@ -245,13 +245,13 @@ def test_a_null_text_beside_a_reference_is_refused():
 
 
 @pytest.mark.parametrize("rows", [[], ["a"]])
-def test_an_unknown_normalizer_is_refused_whatever_the_rows(rows):
+def test_an_unknown_normalizer_is_refused_even_without_rows(rows):
     with pytest.raises(UsageError):
         score_columns(rows, rows, "nope")
 
 
 def test_count_columns_of_a_long_text():
-    """Long texts take another path in the aligner; the counts still add up to the lengths."""
+    """The aligner uses another algorithm for long texts; the counts still add up to the lengths."""
     rng = random.Random(0)
     reference = " ".join(rng.choices(["ab", "ba", "c", "dd"], k=3000))
     hypothesis = " ".join(rng.choices(["ab", "ba", "c", "dd"], k=2900))
@@ -309,7 +309,7 @@ def test_known_match_error_rates_and_information_lost(counts, mer, wil):
 
 @settings(max_examples=40)
 @given(pairs=PAIRS)
-def test_compounds_never_add_word_errors_and_never_touch_the_reference(pairs):
+def test_compounds_never_add_word_errors_or_change_the_reference(pairs):
     references, hypotheses = map(list, zip(*pairs, strict=True))
     plain, joined = (score_columns(hypotheses, references, "none", compounds=c) for c in (False, True))
     assert joined["normalized_reference"] == plain["normalized_reference"]

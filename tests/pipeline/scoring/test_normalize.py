@@ -61,7 +61,7 @@ def test_basic_makes_every_apostrophe_the_same(apostrophe):
         ("e\u0301 ﬁ \u200b", "e\u0301 ﬁ \u200b"),
     ],
 )
-def test_none_touches_white_space_alone(text, expected):
+def test_none_changes_only_white_space(text, expected):
     assert normalize(text, "none") == expected
 
 
@@ -70,14 +70,14 @@ def test_none_touches_white_space_alone(text, expected):
 @example("i\u0307\u0307\u0301")
 @example("\u0149")
 @example("e\u200d\u0301")
-def test_normalizing_twice_changes_nothing_more(normalizer, text):
+def test_normalizing_is_idempotent(normalizer, text):
     once = normalize(text, normalizer)
     assert normalize(once, normalizer) == once
 
 
 @pytest.mark.parametrize("normalizer", NORMALIZERS)
 @given(text=MANY_SCRIPTS)
-def test_words_are_parted_by_single_spaces(normalizer, text):
+def test_words_are_separated_by_single_spaces(normalizer, text):
     normalized = normalize(text, normalizer)
     assert normalized == " ".join(normalized.split())
 

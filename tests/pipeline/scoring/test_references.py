@@ -43,14 +43,14 @@ FORMS = {
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_every_form_says_the_same(tmp_path, name):
+def test_every_format_gives_the_same_references(tmp_path, name):
     found = load_references(written(tmp_path, name, FORMS[name]))
     assert texts(found) == {"u1": "a b", "u2": ""}
     assert labels(found) == {"u1": None, "u2": None}
     assert found.duplicates == ()
 
 
-def test_parquet_says_the_same(tmp_path):
+def test_parquet_gives_the_same_references(tmp_path):
     rows = [{"utt_id": "u1", "text": "a b", "label": None}, {"utt_id": "u2", "text": None, "label": "yes"}]
     pq.write_table(pa.Table.from_pylist([{**row, "audio": b"\xff"} for row in rows]), tmp_path / "rows.parquet")
     found = load_references(str(tmp_path / "rows.parquet"))
@@ -69,12 +69,12 @@ def test_labels_are_read_as_strings(tmp_path, name, data):
     assert (labels(found), texts(found)) == ({"u1": "yes", "u2": "7"}, {"u1": None, "u2": "x"})
 
 
-def test_an_empty_cell_is_no_label_but_a_text_of_no_words(tmp_path):
+def test_an_empty_cell_is_an_empty_text_and_not_a_label(tmp_path):
     found = load_references(written(tmp_path, "a.csv", "utt_id,text,label\nu1,a,\nu2,,yes\n"))
     assert (labels(found), texts(found)) == ({"u1": None, "u2": "yes"}, {"u1": "a", "u2": ""})
 
 
-def test_ids_of_paths_are_those_of_the_pipeline(tmp_path):
+def test_ids_made_of_paths_are_those_of_the_corpus(tmp_path):
     rows = [
         {"audio_filepath": "deep/x.y.wav", "text": "1"},
         {"audio_filepath": str(tmp_path / "z.wav"), "text": "2"},
@@ -85,14 +85,14 @@ def test_ids_of_paths_are_those_of_the_pipeline(tmp_path):
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\x85", "\x0b", "\x1c", "\u3000"])
-def test_a_line_of_words_ends_at_a_line_feed_alone(tmp_path, separator):
+def test_a_text_line_ends_only_at_a_line_feed(tmp_path, separator):
     found = load_references(written(tmp_path, "text", f"u1 a{separator}b\nu2 c\n"))
     assert texts(found) == {"u1": f"a{separator}b", "u2": "c"}
 
 
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(rows=st.dictionaries(WORDS.filter(bool), st.lists(WORDS, max_size=4).map(" ".join), min_size=1, max_size=5))
-def test_any_words_survive_every_form(tmp_path, rows):
+def test_any_words_are_read_back_from_every_format(tmp_path, rows):
     rows = {utt_id: " ".join(text.split()) for utt_id, text in rows.items()}
     listed = [{"utt_id": utt_id, "text": text} for utt_id, text in rows.items()]
     assert texts(load_references(written(tmp_path, "a.jsonl", "\n".join(map(json.dumps, listed))))) == rows
@@ -105,7 +105,7 @@ def test_any_words_survive_every_form(tmp_path, rows):
 # Repeats
 
 
-def test_rows_that_say_the_same_twice_are_duplicates(tmp_path):
+def test_equal_rows_of_one_utterance_are_duplicates(tmp_path):
     found = load_references(written(tmp_path, "text", "u1 a\nu2 b\nu1 a\nu1 a\n"))
     assert texts(found) == {"u1": "a", "u2": "b"}
     assert found.duplicates == ("u1",)
@@ -157,7 +157,7 @@ def test_many_conflicts_are_counted_and_the_first_named(tmp_path):
         ("a.csv", "", "holds no reference"),
     ],
 )
-def test_what_is_not_to_be_understood_is_refused_in_one_line(tmp_path, name, data, message):
+def test_a_file_that_cannot_be_read_is_refused_in_one_line(tmp_path, name, data, message):
     uri = written(tmp_path, name, data)
     with pytest.raises(UsageError, match=message) as error:
         load_references(uri)
@@ -176,13 +176,13 @@ def test_parquet_without_rows_or_with_bad_ones_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["nothing", "nothing.parquet", "nothing.csv"])
-def test_a_file_that_is_not_there_is_named(tmp_path, name):
+def test_the_error_of_a_missing_file_names_it(tmp_path, name):
     with pytest.raises(UsageError, match=f"no references at .*{name}"):
         load_references(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("name", ["folder", "folder.csv", "folder.parquet"])
-def test_a_folder_is_no_file_of_references(tmp_path, name):
+def test_a_folder_is_refused(tmp_path, name):
     (tmp_path / name).mkdir()
     with pytest.raises(UsageError, match="references"):
         load_references(str(tmp_path / name))
@@ -191,7 +191,7 @@ def test_a_folder_is_no_file_of_references(tmp_path, name):
 # Rows of utterances
 
 
-def test_rows_are_found_for_arrays_of_any_kind(tmp_path):
+def test_references_are_found_for_arrays_and_chunked_arrays(tmp_path):
     found = load_references(written(tmp_path, "text", "u1 a\nu2 b\n"))
     for ids in (pa.array(["u2", "x", "u1", "u2"]), pa.chunked_array([["u2", "x"], ["u1", "u2"]])):
         assert found.positions(ids).tolist() == [1, -1, 0, 1]

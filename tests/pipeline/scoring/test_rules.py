@@ -23,7 +23,7 @@ CORPUS = st.lists(st.tuples(TEXT, TEXT), max_size=40)
 
 
 def file_of(texts):
-    """References of u0, u1, ... from a file; None where it does not name one."""
+    """References of u0, u1, ...; the file does not name those whose text is None."""
     named = [(f"u{i}", text) for i, text in enumerate(texts) if text is not None]
     index = {utt_id: row for row, (utt_id, _) in enumerate(named)}
     return References("file", index, tuple(text for _, text in named), (None,) * len(named), ())
@@ -45,7 +45,7 @@ def edits(reference, text):
 
 @hypothesis_settings(max_examples=50)
 @given(data=st.data(), number=st.integers(1, 4), count=st.integers(0, 8))
-def test_several_files_give_each_row_its_best_reference_and_the_first_of_equals(data, number, count):
+def test_each_row_gets_the_best_reference_of_several_files_and_the_first_of_equal_ones(data, number, count):
     texts = data.draw(st.lists(TEXT, min_size=count, max_size=count))
     given_texts = st.lists(st.none() | TEXT, min_size=count, max_size=count)
     alternatives = [data.draw(given_texts) for _ in range(number)]
@@ -70,7 +70,7 @@ def test_word_errors_decide_before_characters():
     assert closer["normalized_reference"].to_pylist() == ["a c"]
 
 
-def test_rows_that_no_file_names_have_no_counts_even_if_the_run_has_a_reference():
+def test_rows_without_a_reference_in_the_files_have_no_counts_even_if_the_run_has_one():
     rows = rows_of(["a", "b"], reference=pa.array(["a", "b"]))
     found = score(rows, Scoring("basic", ("x",)), "basic", [file_of([None, "c"])])
     assert found["hits"].to_pylist() == [None, 0]
@@ -88,7 +88,7 @@ def test_compounds_are_tolerated_against_every_alternative():
 
 
 @given(corpus=CORPUS, cut=st.integers(0, 40))
-def test_stored_counts_are_those_that_are_scored_again(corpus, cut):
+def test_stored_counts_equal_a_new_scoring(corpus, cut):
     table = runs.transcripts([{"text": text, "reference": reference} for reference, text in corpus])
     table = pa.concat_tables([table.slice(0, cut), table.slice(cut)])
     stored, again = score(table, Scoring("basic"), "basic", []), score(table, Scoring("basic"), "none", [])
@@ -98,12 +98,12 @@ def test_stored_counts_are_those_that_are_scored_again(corpus, cut):
 
 
 def replaced(table, name, values):
-    at = table.schema.get_field_index(name)
-    return table.set_column(at, name, pa.array(values, pa.int32()))
+    index = table.schema.get_field_index(name)
+    return table.set_column(index, name, pa.array(values, pa.int32()))
 
 
 @pytest.mark.parametrize("name", COUNT_COLUMNS)
-def test_stored_counts_that_were_damaged_are_refused(name):
+def test_damaged_stored_counts_are_refused(name):
     table = runs.transcripts([{"text": "a b", "reference": "a c"}, {"text": "a"}])
     half = replaced(table, name, [None, None])
     with pytest.raises(ValueError, match="not filled in the same rows"):
@@ -114,7 +114,7 @@ def test_stored_counts_that_were_damaged_are_refused(name):
     assert score(half, Scoring("basic"), None, [])["hits"].to_pylist() == [1, None]
 
 
-def test_counts_that_miss_in_different_rows_are_refused():
+def test_counts_missing_in_different_rows_are_refused():
     table = runs.transcripts([{"text": "a", "reference": "a"}, {"text": "b"}])
     with pytest.raises(ValueError, match="not filled in the same rows"):
         score(replaced(table, "hits", [None, 1]), Scoring("basic"), "basic", [])
@@ -130,7 +130,7 @@ def test_counts_that_miss_in_different_rows_are_refused():
         (Scoring("none", ("x",), compounds=True), False, "none-compounds-refs-2d711642"),
     ],
 )
-def test_what_the_rules_read(scoring, stored, name):
+def test_rules_read_only_the_columns_that_they_name(scoring, stored, name):
     assert scoring.matches_stored("basic") is stored
     assert not scoring.matches_stored(None)
     assert scoring.name == name
@@ -147,7 +147,7 @@ def test_an_unknown_normalizer_is_refused():
         Scoring("nope")
 
 
-# Other scorers on the same strings
+# Other scorers of the same texts
 
 
 def corpus_of(seed, utterances=150):
@@ -163,7 +163,7 @@ def counted(corpus):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_split_into_kinds_is_jiwers(seed):
+def test_the_kinds_of_errors_are_those_of_jiwer(seed):
     corpus = corpus_of(seed)
     output = jiwer.process_words([r for _, r, _ in corpus], [t for _, _, t in corpus])
     totals = [sum(column) for column in zip(*counted(corpus), strict=True)]
@@ -173,7 +173,7 @@ def test_the_split_into_kinds_is_jiwers(seed):
 
 @hypothesis_settings(max_examples=200)
 @given(reference=TEXT, text=TEXT)
-def test_errors_of_any_strings_are_kaldialigns(reference, text):
+def test_errors_of_any_strings_are_those_of_kaldialign(reference, text):
     kaldialign = pytest.importorskip("kaldialign", reason="needs kaldialign")
     ((_, *kinds),) = counted([("", reference, text)])
     assert sum(kinds) == kaldialign.edit_distance(reference.split(), text.split())["total"]
@@ -183,7 +183,7 @@ def test_errors_of_any_strings_are_kaldialigns(reference, text):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_totals_of_a_corpus_are_kaldialigns(seed):
+def test_totals_of_a_corpus_are_those_of_kaldialign(seed):
     kaldialign = pytest.importorskip("kaldialign", reason="needs kaldialign")
     corpus = corpus_of(seed)
     totals = [kaldialign.edit_distance(r.split(), t.split())["total"] for _, r, t in corpus]
@@ -192,7 +192,7 @@ def test_totals_of_a_corpus_are_kaldialigns(seed):
 
 
 def sclite(folder, corpus):
-    """By speaker: (reference words, S, D, I), as NIST's scorer counts them."""
+    """By speaker: (reference words, S, D, I), counted by NIST's scorer."""
     command = shutil.which("sctk")
     if command is None:
         pytest.skip("needs NIST's scorer: apt-get install sctk")
@@ -221,18 +221,18 @@ def by_speaker(corpus):
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_sclites_sums_by_speaker_lie_beside_ours(tmp_path, seed):
-    """It weighs a substitution 4, the others 3, and so may find more errors than there need be: by a third at most."""
+def test_sums_by_speaker_are_close_to_those_of_sclite(tmp_path, seed):
+    """Sclite weights a substitution 4, the others 3, so it may count up to a third more errors than the minimum."""
     corpus = corpus_of(seed)
-    ours, theirs = by_speaker(corpus), sclite(tmp_path, corpus)
-    for speaker, (words, *kinds) in ours.items():
-        assert theirs[speaker][0] == words
-        assert sum(kinds) <= sum(theirs[speaker][1:]) <= sum(kinds) * 4 / 3
-        assert kinds[1] - kinds[2] == theirs[speaker][2] - theirs[speaker][3]
+    counts, sclite_counts = by_speaker(corpus), sclite(tmp_path, corpus)
+    for speaker, (words, *kinds) in counts.items():
+        assert sclite_counts[speaker][0] == words
+        assert sum(kinds) <= sum(sclite_counts[speaker][1:]) <= sum(kinds) * 4 / 3
+        assert kinds[1] - kinds[2] == sclite_counts[speaker][2] - sclite_counts[speaker][3]
 
 
-def test_sclites_sums_by_speaker_are_ours_where_the_alignment_is_unique(tmp_path):
-    """Words that come once an utterance, and one kind of error in each: there is one way to align them."""
+def test_sums_by_speaker_are_those_of_sclite_if_the_alignment_is_unique(tmp_path):
+    """Each word occurs once in an utterance, and each utterance has one kind of error: its alignment is unique."""
     rng = random.Random(0)
     corpus = []
     for index in range(120):
@@ -244,6 +244,6 @@ def test_sclites_sums_by_speaker_are_ours_where_the_alignment_is_unique(tmp_path
             heard += [] if wrong and kind == "d" else [f"x{len(heard)}" if wrong and kind == "s" else word]
             heard += [f"y{len(heard)}"] if wrong and kind == "i" else []
         corpus.append((f"spk{index % 5}", " ".join(words), " ".join(heard)))
-    ours = by_speaker(corpus)
-    assert sclite(tmp_path, corpus) == ours
-    assert min(min(counts) for counts in ours.values()) > 0
+    counts = by_speaker(corpus)
+    assert sclite(tmp_path, corpus) == counts
+    assert min(min(counts) for counts in counts.values()) > 0

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from pipeline.corpus.read import read_part
 from pipeline.errors import InputChangedError
-from tests.support.inputs import items, outcome, outcomes, parts_of, read, write, write_files
+from tests.support.corpora import parts_of
+from tests.support.inputs import items, outcome, outcomes, read, write, write_files
 
 NAMES = st.sampled_from(["a.wav", "b.wav", "d/a.wav", "d/b.flac", "d/e/c.mp3", "é.wav"])
 

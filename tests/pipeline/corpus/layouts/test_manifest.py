@@ -13,7 +13,8 @@ from pipeline.corpus.read import read_part
 from pipeline.errors import StorageError
 from pipeline.storage import objects, retry
 from tests.support import s3
-from tests.support.inputs import manifest, outcome, outcomes, parts_of, ranges, read, write
+from tests.support.corpora import parts_of
+from tests.support.inputs import manifest, outcome, outcomes, ranges, read, write
 
 
 def test_a_manifest_is_cut_by_its_stated_durations(tmp_path):

@@ -13,17 +13,8 @@ from pipeline.corpus.read import read_part
 from pipeline.errors import StorageError, UsageError
 from pipeline.storage import objects, retry
 from tests.support import s3
-from tests.support.inputs import (
-    outcome,
-    outcomes,
-    parquet,
-    parquet_of_bytes,
-    parts_of,
-    ranges,
-    read,
-    write,
-    write_files,
-)
+from tests.support.corpora import parts_of
+from tests.support.inputs import outcome, outcomes, parquet, parquet_of_bytes, ranges, read, write, write_files
 
 
 def test_row_groups_make_parts(tmp_path):

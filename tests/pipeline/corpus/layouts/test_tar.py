@@ -15,8 +15,8 @@ from pipeline.corpus.layouts.tar import open_tar, tar_members
 from pipeline.corpus.read import read_part
 from pipeline.errors import StorageError
 from pipeline.storage import objects, retry
-from tests.support.corpora import add_member
-from tests.support.inputs import outcome, outcomes, parts_of, read, tar, tar_of, write
+from tests.support.corpora import add_member, parts_of
+from tests.support.inputs import outcome, outcomes, read, tar, tar_of, write
 
 
 def whole_archive() -> bytes:
