@@ -47,6 +47,11 @@ def unwrap_project_error(error: BaseException) -> Exception | None:
         elif isinstance(inner, UsageError):
             project_error = UsageError(message)
         elif isinstance(inner, _WORKER_DEATHS) and project_error is None and "creation task" not in message:
-            project_error = RunFailedError(f"workers died at every try: {message.splitlines()[0]}")
+            project_error = RunFailedError(f"workers died at every try: {_without_ids(message)}")
         inner = getattr(inner, "cause", None) or inner.__cause__
     return project_error
+
+
+def _without_ids(message: str) -> str:
+    """Ray's message on a dead worker in one line: what happened and why, without its lines `<tab>name: id`."""
+    return " ".join(line.strip() for line in message.splitlines() if not line.startswith("\t"))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from ray.exceptions import RayTaskError
+from ray.core.generated.common_pb2 import ActorDiedErrorContext
+from ray.exceptions import ActorDiedError, RayTaskError
 
 from pipeline.cluster.ray_errors import project_errors, unwrap_project_error
 from pipeline.errors import LeaseLostError, RunFailedError, StorageError, UsageError
@@ -31,3 +32,19 @@ def test_a_project_error_is_raised_in_place_of_rays_and_a_bug_as_it_is():
     with pytest.raises(RayTaskError) as raised, project_errors():
         raise bug
     assert raised.value is bug
+
+
+def test_a_dead_actor_is_named_with_rays_reason_in_one_line_without_ids():
+    context = ActorDiedErrorContext(
+        error_message="The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR",
+        class_name="Recognizer",
+        actor_id=b"a" * 16,
+        pid=7,
+        node_ip_address="127.0.0.1",
+    )
+    error = unwrap_project_error(ActorDiedError(context))
+    assert isinstance(error, RunFailedError)
+    assert str(error) == (
+        "workers died at every try: The actor died unexpectedly before finishing this task. "
+        "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR"
+    )
