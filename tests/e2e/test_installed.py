@@ -59,7 +59,9 @@ def build_requirements_are_installed() -> bool:
 
 
 def environment(installed: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONSAFEPATH", "RAY_ADDRESS")}
+    """The variables of a user's shell: a Ray that this process started leaves its own, as for its authentication."""
+    names = os.environ.keys() - {"PYTHONSAFEPATH", "RAY_ADDRESS", "RAY_AUTH_MODE"}
+    kept = {name: os.environ[name] for name in names}
     return kept | {"PYTHONPATH": str(installed)}
 
 
