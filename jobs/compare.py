@@ -32,8 +32,8 @@ from pipeline.runs.status import RunStatus
 
 
 def compare(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or prefix of the run.")],
-    baseline: Annotated[str, typer.Argument(metavar="BASELINE", help="The run to compare it with.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or prefix of the run: a.")],
+    baseline: Annotated[str, typer.Argument(metavar="BASELINE", help="The run to compare it with: b.")],
     refs: Refs = None,
     normalizer: Normalizer = None,
     compounds: Compounds = False,
@@ -54,17 +54,19 @@ def compare(
     scoring = shared_scoring(opened, opened_baseline, settings.scoring)
     settings = replace(settings, scoring=scoring)
     comparison = compare_runs(opened, opened_baseline, scoring, unit=unit, level=level, examples=examples)
-    out.print(f"run:      {opened.uri}", markup=False, soft_wrap=True)
-    out.print(f"baseline: {opened_baseline.uri}", markup=False, soft_wrap=True)
-    out.print(_difference_table(comparison, level))
+    for name, each in (("a, the run", opened), ("b, the baseline", opened_baseline)):
+        _print_run(name, each)
+    if opened.uri == opened_baseline.uri:
+        out.print("a and b are the same run", style="yellow")
     out.print(_pairing(comparison), markup=False)
-    for test in comparison.tests:
-        p_value = "-" if test.p_value is None else f"{test.p_value:.3g}"
-        out.print(f"{test.name}: p = {p_value} ({test.detail}; n = {test.n:,})", markup=False)
-    better, worse = comparison.better, comparison.worse
-    same = comparison.utterances - better - worse
-    out.print(f"word errors: {better:,} utterances better, {worse:,} worse, {same:,} the same")
-    for title, utt_ids in (("most improved", comparison.most_improved), ("most worsened", comparison.most_worsened)):
+    if _equal(comparison):
+        _print_equal(comparison)
+    else:
+        _print_differences(comparison, level)
+    for title, utt_ids in (
+        ("fewer errors in a", comparison.most_improved),
+        ("more errors in a", comparison.most_worsened),
+    ):
         if utt_ids:
             out.print(f"\n{title}:", style="bold")
         for utterance in changed_utterances(opened, opened_baseline, utt_ids, scoring):
@@ -80,9 +82,39 @@ def compare(
     return Exit.GATE if any(verdict.failed for verdict in verdicts) else Exit.DONE
 
 
+def _print_run(name: str, run: pipeline.Run) -> None:
+    """Which run it is, what computed it, and by which fallbacks."""
+    totals = run.totals()
+    engines = "; ".join(totals.engines)
+    computed = f"model {run.record.config['model']}" + (f", {engines}" if engines else "")
+    out.print(f"{name + ':':16} {run.uri} ({computed})", markup=False, soft_wrap=True)
+    for warning in totals.warnings:
+        out.print(f"{'':16} {warning}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _equal(comparison: Comparison) -> bool:
+    same_rates = all(rates.run == rates.baseline for rates in comparison.rates.values())
+    return same_rates and not comparison.better and not comparison.worse
+
+
+def _print_equal(comparison: Comparison) -> None:
+    rates = ", ".join(f"{metric.upper()} {percent(rates.run)}" for metric, rates in comparison.rates.items())
+    out.print(f"no difference: a and b have as many word errors in each utterance, and the same rates: {rates}")
+
+
+def _print_differences(comparison: Comparison, level: float) -> None:
+    out.print(_difference_table(comparison, level))
+    for test in comparison.tests:
+        p_value = "-" if test.p_value is None else f"{test.p_value:.3g}"
+        out.print(f"{test.name}: p = {p_value} ({test.detail}; n = {test.n:,})", markup=False)
+    better, worse = comparison.better, comparison.worse
+    same = comparison.utterances - better - worse
+    out.print(f"word errors: {better:,} utterances with fewer in a, {worse:,} with more, {same:,} with as many")
+
+
 def _difference_table(comparison: Comparison, level: float) -> Table:
-    columns = ("run", "baseline", "difference", f"{100 * level:g} % interval", "P(improved)")
-    table = new_table("run against baseline, on the pairs", "", *columns)
+    columns = ("a", "b", "a - b", f"{100 * level:g} % interval", "P(a is better)")
+    table = new_table("error rates of a and b, over the pairs", "", *columns)
     for metric, rates in comparison.rates.items():
         bootstrap = comparison.bootstraps[metric]
         interval = bootstrap.interval
@@ -98,17 +130,23 @@ def _difference_table(comparison: Comparison, level: float) -> Table:
 
 
 def _pairing(comparison: Comparison) -> str:
-    return (
-        f"pairs: {comparison.utterances:,} utterances, resampled by {comparison.unit}; "
-        f"left out: {comparison.only_in_run:,} only in the run, {comparison.only_in_baseline:,} only in the baseline, "
-        f"{comparison.reference_differs:,} with different references; "
-        f"failed rows: {comparison.failed_in_run:,} in the run, {comparison.failed_in_baseline:,} in the baseline"
-    )
+    text = f"pairs: {comparison.utterances:,} utterances, resampled by {comparison.unit}"
+    left_out = [
+        f"{number:,} {why}"
+        for number, why in (
+            (comparison.only_in_run, "only in a"),
+            (comparison.only_in_baseline, "only in b"),
+            (comparison.reference_differs, "with different references"),
+        )
+        if number
+    ]
+    failed = f"failed rows: {comparison.failed_in_run:,} in a, {comparison.failed_in_baseline:,} in b"
+    return "; ".join([text, *([f"left out: {', '.join(left_out)}"] if left_out else []), failed])
 
 
 def _print_utterance(utterance: ChangedUtterance) -> None:
     out.print(f"  {utterance.utt_id} ({utterance.difference:+d} word errors)", markup=False, soft_wrap=True)
-    texts = {"reference": utterance.reference, "baseline": utterance.baseline.text, "run": utterance.here.text}
+    texts = {"reference": utterance.reference, "a": utterance.here.text, "b": utterance.baseline.text}
     for name, text in texts.items():
         out.print(f"    {name:9} {text}", markup=False, soft_wrap=True)
 

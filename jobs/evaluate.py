@@ -29,6 +29,7 @@ from pipeline.evaluation.gate import gate_figures
 from pipeline.evaluation.intervals import Interval
 from pipeline.evaluation.labels import LabelEvaluation, evaluate_labels
 from pipeline.evaluation.results import Grouping, IdSummary
+from pipeline.report.formats import duration, plural
 from pipeline.runs.status import RunStatus
 from pipeline.scoring.counts import ErrorCounts
 
@@ -125,9 +126,13 @@ def _grouping_table(grouping: Grouping) -> Table:
         if grouping.ordered
         else sorted(grouping.groups, key=lambda g: (-g.figures.words.errors, g.key or ""))
     )
+    unscored = sum(not group.figures.scored for group in groups)
+    groups = [group for group in groups if group.figures.scored]
     cut = f": the {ROWS_SHOWN} with the most errors of {len(groups):,}" if len(groups) > ROWS_SHOWN else ""
-    columns = ("WER", "interval", "errors", "words", "scored", "hours")
+    columns = ("WER", "interval", "errors", "words", "scored", "audio")
     table = new_table(f"WER by {grouping.by}{cut}", grouping.by, *columns)
+    if unscored:
+        table.caption, table.caption_justify = f"{plural(unscored, 'group')} without a reference left out", "left"
     for group in groups[:ROWS_SHOWN]:
         words = group.figures.words
         table.add_row(
@@ -137,7 +142,7 @@ def _grouping_table(grouping: Grouping) -> Table:
             f"{words.errors:,}",
             f"{words.reference:,}",
             f"{group.figures.scored:,}",
-            f"{group.figures.audio_s / 3600:.2f}",
+            duration(group.figures.audio_s),
         )
     return table
 
@@ -149,6 +154,8 @@ def _label_table(labels: LabelEvaluation) -> Table:
     coverage = f"{counts.rows:,} scored, {labels.no_reference:,} without a reference label"
     if labels.unknown_label:
         coverage += f", {labels.unknown_label:,} whose reference label the classifier does not have"
+    if labels.other_label:
+        coverage += f"; {labels.other_label:,} with a reference label of another classifier, not scored"
     columns = ("precision", "recall", "F1", "AUROC", "rows", "predicted")
     table = new_table(f"{labels.task}: {figures}", "label", *columns)
     table.caption, table.caption_justify = coverage, "left"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -30,11 +30,12 @@ from pipeline.errors import UsageError
 from pipeline.evaluation.compare import compare_runs, shared_scoring
 from pipeline.report import render
 from pipeline.report.content import ReportSettings, build_report
-from pipeline.report.model import ReportContent
+from pipeline.report.model import AudioMode, ReportContent
 from pipeline.report.summary import Cost
 from pipeline.settings import default_of
 from pipeline.storage import objects, uris
 
+DEFAULT_AUDIO: Final[AudioMode] = default_of(ReportSettings, "audio")
 RENDERINGS: Mapping[str, Callable[[ReportContent], str]] = {
     ".html": render.html,
     ".md": render.markdown,
@@ -64,6 +65,13 @@ def report(
         float | None, typer.Option(min=0, help="Price of the run's machines per hour, to report the cost of the run.")
     ] = None,
     currency: Annotated[str, typer.Option(help="Currency of --cost-per-hour.")] = default_of(Cost, "currency"),
+    audio: Annotated[
+        AudioMode,
+        typer.Option(
+            help="Audio of the worst utterances in the page: `embed` short clips, `link` to the objects, or `none`, "
+            "for a corpus whose audio must not leave its place."
+        ),
+    ] = DEFAULT_AUDIO,
     fail_if: FailIf = None,
 ) -> int:
     """Write a report of a run: one self-contained file that makes no network requests.
@@ -86,8 +94,9 @@ def report(
     elif gate and other is not None:
         compared = compare_runs(opened, other, settings.scoring, unit=unit, level=level)
         verdicts = check_conditions(gate, [opened, other], *paired_figures(opened, other, settings, compared))
+    played = audio if suffix == ".html" else "none"  # Markdown and JSON name the objects
     cost = None if cost_per_hour is None else Cost(cost_per_hour, currency)
-    content = build_report(opened, other, ReportSettings(settings, corpus, cost), verdicts)
+    content = build_report(opened, other, ReportSettings(settings, corpus, cost, played), verdicts)
     objects.put(uris.absolute(target), RENDERINGS[suffix](content).encode())
     out.print(f"report: {target}", markup=False, soft_wrap=True)
     warn(content.run.warnings)

@@ -36,7 +36,7 @@ Compounds = Annotated[
 ]
 By = Annotated[
     str | None,
-    typer.Option(metavar="A,B", help="Group by speaker, duration, confidence, tags.NAME or any column."),
+    typer.Option(metavar="A,B", help="Group by speaker, duration, confidence, any column, or a key of the manifest."),
 ]
 Unit = Annotated[str, typer.Option(help="Sampling unit of the intervals: auto, speaker, recording or utterance.")]
 Level = Annotated[float, typer.Option(help="Nominal coverage of the intervals.")]

@@ -6,13 +6,18 @@ over the files of the run, and the tallies are added.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+import pyarrow.compute as pc
 
+from pipeline.errors import UsageError
 from pipeline.evaluation.context import RunContext, run_context
+from pipeline.evaluation.examples import sampled_rows
+from pipeline.evaluation.group_keys import COLUMNS, is_own_key
 from pipeline.evaluation.reading import scan_batches
 from pipeline.evaluation.results import Evaluation, IdSummary, ReferenceProblems
 from pipeline.evaluation.settings import EvaluationSettings
@@ -24,6 +29,7 @@ from pipeline.runs.run import Run
 from pipeline.scoring.references import MAX_EXAMPLES, References, load_references
 from pipeline.scoring.rules import Scoring
 
+_SAMPLED: Final = 10_000  # rows that a message names keys of
 TASK_ROWS: Final = 1_000_000
 """The most rows of one Ray task, unless a single file has more."""
 
@@ -37,7 +43,7 @@ def evaluate_run(run: Run, settings: EvaluationSettings | None = None, address: 
         address: Ray cluster (`local`, `auto`, HOST:PORT) whose tasks read the files of the run; None: this process.
 
     Raises:
-        UsageError: a file of references does not exist or cannot be read.
+        UsageError: a file of references does not exist or cannot be read, or no utterance has the key of a grouping.
         ValueError: stored counts contradict each other.
     """
     settings = settings or EvaluationSettings()
@@ -45,7 +51,19 @@ def evaluate_run(run: Run, settings: EvaluationSettings | None = None, address: 
     references = [load_references(uri) for uri in scoring.references]
     if not any(any(text is not None for text in file.texts) for file in references):  # the files have only labels
         references, scoring = [], replace(scoring, references=())
-    return run.read(lambda files: _evaluate_files(run, files, settings, scoring, references, address))
+    evaluation = run.read(lambda files: _evaluate_files(run, files, settings, scoring, references, address))
+    for grouping in evaluation.groupings:
+        if is_own_key(grouping.by) and grouping.groups and all(group.key is None for group in grouping.groups):
+            raise UsageError(_unknown_key(run, grouping.by))
+    return evaluation
+
+
+def _unknown_key(run: Run, by: str) -> str:
+    rows, _ = sampled_rows(run, "transcripts", ["tags"], _SAMPLED)
+    keys = sorted({key for tags in pc.unique(rows["tags"]).drop_null().to_pylist() for key in json.loads(tags)})
+    own = f"a key of the source ({', '.join(keys[:MAX_EXAMPLES])}), " if keys else ""
+    columns = ", ".join(COLUMNS)
+    return f"cannot group by {by!r}: no utterance has it. Choose {own}duration, confidence or a column ({columns})"
 
 
 @dataclass(frozen=True)

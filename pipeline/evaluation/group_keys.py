@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import UsageError
 from pipeline.evaluation.sums import as_array
 from pipeline.schemas import TRANSCRIPTS
 
@@ -23,6 +22,9 @@ RATE_EDGES: Final = tuple(step / 20 for step in range(21))
 
 WHOLE_RANGE: Final = (0.0, 1.0)
 """Ends of the only bin of `confidence` where its distribution is unknown."""
+
+COLUMNS: Final = tuple(f.name for f in TRANSCRIPTS if not pa.types.is_nested(f.type) and f.name != "tags")
+"""Columns of `transcripts` that rows can be grouped by."""
 
 KeyValue: TypeAlias = int | str | None
 """Index of a bin, or the value of a column; None for rows without one."""
@@ -44,22 +46,22 @@ def grouping_key(by: str, confidence_edges: Sequence[float] = WHOLE_RANGE) -> Gr
     """The key for a grouping.
 
     Args:
-        by: `speaker`, `duration`, `confidence`, `tags.NAME`, or another column of plain values.
+        by: `speaker`, `duration`, `confidence`, another column of plain values, or a key of the source, which is a
+            tag. `tags.NAME` is the tag also where a column has its name.
         confidence_edges: ends of the bins of `confidence`, ascending; the last bin includes its upper end.
-
-    Raises:
-        UsageError: rows cannot be grouped by that name.
     """
     if by == "duration":
         return GroupingKey("duration_s", _duration_bins)
     if by == "confidence":
         return GroupingKey("confidence", lambda table: _confidence_bins(table, confidence_edges))
-    if by.startswith("tags."):
-        return GroupingKey("tags", lambda table: _tag_values(table, by.removeprefix("tags.")))
-    columns = [f.name for f in TRANSCRIPTS if not pa.types.is_nested(f.type) and f.name != "tags"]
-    if by in columns:
+    if by in COLUMNS:
         return GroupingKey(by, lambda table: as_array(table[by]).cast(pa.string()))
-    raise UsageError(f"cannot group by {by!r}: choose speaker, duration, confidence, tags.NAME or a column: {columns}")
+    return GroupingKey("tags", lambda table: _tag_values(table, by.removeprefix("tags.")))
+
+
+def is_own_key(by: str) -> bool:
+    """Whether a grouping is named by a key of the source without `tags.`, which may also be a misspelt column."""
+    return by not in ("duration", "confidence", *COLUMNS) and not by.startswith("tags.")
 
 
 def group_names(by: str, keys: Sequence[KeyValue], confidence_edges: Sequence[float] = WHOLE_RANGE) -> list[str | None]:

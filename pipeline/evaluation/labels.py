@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -36,6 +37,8 @@ class LabelEvaluation:
         task: name of the classifier.
         counts: rows with a reference label, by reference and predicted label.
         no_reference: rows without a reference label.
+        other_label: rows whose reference label another classifier of the run has and this one has not: they are meant
+            for that one, and not scored.
         known_labels: labels that the classifier predicted or scored.
         calibration: of the score of the predicted label.
         scores: histogram of each label's scores against the rest. Only for labels that have a score in every row: the
@@ -47,6 +50,7 @@ class LabelEvaluation:
     task: str
     counts: LabelCounts
     no_reference: int
+    other_label: int
     known_labels: frozenset[str]
     calibration: Calibration
     scores: Mapping[str, ScoreHistogram]
@@ -55,7 +59,7 @@ class LabelEvaluation:
 
     @property
     def unknown_label(self) -> int:
-        """Rows whose reference label the classifier does not have: they count as wrong."""
+        """Scored rows whose reference label no classifier of the run has: they count as wrong."""
         support = zip(self.counts.labels, self.counts.support.tolist(), strict=True)
         return sum(rows for label, rows in support if label not in self.known_labels)
 
@@ -66,6 +70,7 @@ class _TaskSums:
 
     counts: LabelCounts = field(default_factory=LabelCounts.zero)
     no_reference: int = 0
+    other_label: int = 0
     predicted_labels: set[str] = field(default_factory=set)
     known_labels: set[str] = field(default_factory=set)
     calibration: Calibration = field(default_factory=Calibration.zero)
@@ -73,9 +78,14 @@ class _TaskSums:
     incomplete_labels: set[str] = field(default_factory=set)  # labels without a score in some row
     unit_sums: list[pa.Table] = field(default_factory=list)
 
-    def add(self, rows: pa.Table, settings: EvaluationSettings, context: RunContext) -> None:
-        """Add a batch of rows of this task."""
+    def add(
+        self, rows: pa.Table, settings: EvaluationSettings, context: RunContext, labels_of_others: pa.Array
+    ) -> None:
+        """Add a batch of rows of this task, without those whose reference label is one of `labels_of_others`."""
         self.predicted_labels |= set(pc.unique(rows["label"]).to_pylist())
+        for_others = pc.is_in(rows["reference_label"], labels_of_others)
+        self.other_label += pc.sum(for_others, min_count=0).as_py()
+        rows = rows.filter(pc.invert(for_others))
         has_reference = pc.is_valid(rows["reference_label"])
         self.no_reference += rows.num_rows - pc.sum(has_reference, min_count=0).as_py()
         scored = _limit_labels(rows.filter(has_reference).combine_chunks())
@@ -121,6 +131,7 @@ class _TaskSums:
             task=task,
             counts=self.counts,
             no_reference=self.no_reference,
+            other_label=self.other_label,
             known_labels=frozenset(self.known_labels),
             calibration=self.calibration,
             scores={label: scores for label, scores in self.scores.items() if label not in self.incomplete_labels},
@@ -152,9 +163,31 @@ def evaluate_labels(run: Run, settings: EvaluationSettings | None = None) -> tup
         columns += [*unit_columns(settings.unit, context.objects_are_recordings), *(["utt_id"] if references else [])]
         paths = [file.path for file in files["labels"]]
         batches = scan_batches(run.uri, "labels", paths, list(dict.fromkeys(columns)))
-        return evaluate_label_rows(batches, settings, references, context)
+        return evaluate_label_rows(batches, settings, references, context, labels_of_others(run, files["labels"]))
 
     return run.read(evaluate_files)
+
+
+def labels_of_others(run: Run, files: Sequence[DataFile]) -> dict[str, frozenset[str]]:
+    """For each classifier, the labels that another classifier of the run has, and it has not.
+
+    A row whose reference label is one of them is meant for the other classifier. A classifier has the labels that it
+    predicted or scored in any row.
+
+    Args:
+        run: the run. If it has one classifier, its rows are not read, and the result is empty.
+        files: its files of `labels`.
+    """
+    if len(run.record.config.get("classifiers", ())) == 1:
+        return {}
+    known: dict[str, set[str]] = {}
+    for rows in rebatch(scan_batches(run.uri, "labels", [file.path for file in files], ["task", "label", "top_k"])):
+        for task in pc.unique(rows["task"]).to_pylist():
+            of_task = rows.filter(pc.equal(rows["task"], task)).combine_chunks()
+            scored = pc.struct_field(pc.list_flatten(of_task["top_k"].combine_chunks()), "label")
+            found = {*pc.unique(of_task["label"]).to_pylist(), *pc.unique(scored).to_pylist()}
+            known.setdefault(task, set()).update(found)
+    return {task: frozenset(set().union(*known.values()) - labels) for task, labels in known.items()}
 
 
 def evaluate_label_rows(
@@ -162,15 +195,20 @@ def evaluate_label_rows(
     settings: EvaluationSettings,
     references: Sequence[References] = (),
     context: RunContext = DEFAULT_CONTEXT,
+    of_others: Mapping[str, frozenset[str]] = MappingProxyType({}),
 ) -> tuple[LabelEvaluation, ...]:
-    """Evaluate every classifier in rows of `labels`; see `evaluate_labels`. Regression heads are skipped."""
+    """Evaluate every classifier in rows of `labels`; see `evaluate_labels`. Regression heads are skipped.
+
+    `of_others` is the result of `labels_of_others`.
+    """
     sums: dict[str, _TaskSums] = {}
     for rows in rebatch(batches):
         position = rows.column_names.index("reference_label")
         table = rows.set_column(position, "reference_label", _reference_labels(rows, references))
         for task in pc.unique(table["task"]).to_pylist():
             task_rows = table.filter(pc.equal(table["task"], task)).combine_chunks()
-            sums.setdefault(task, _TaskSums()).add(task_rows, settings, context)
+            foreign = pa.array(sorted(of_others.get(task, ())), pa.string())
+            sums.setdefault(task, _TaskSums()).add(task_rows, settings, context, foreign)
     classifiers = [task for task in sorted(sums) if sums[task].predicted_labels != {REGRESSION_LABEL}]
     return tuple(sums[task].evaluation(task, settings.level) for task in classifiers)
 

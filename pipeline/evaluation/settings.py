@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.errors import UsageError
-from pipeline.evaluation.group_keys import grouping_key
 from pipeline.evaluation.units import UNITS
 from pipeline.scoring.rules import Scoring
 
@@ -22,7 +21,7 @@ class EvaluationSettings:
         num_worst: how many of the utterances with the most word errors to list.
 
     Raises:
-        UsageError: unknown grouping or unit, a level outside 0.5..1, or a negative `num_worst`.
+        UsageError: unknown unit, a level outside 0.5..1, or a negative `num_worst`.
     """
 
     scoring: Scoring | None = None
@@ -32,8 +31,6 @@ class EvaluationSettings:
     num_worst: int = 0
 
     def __post_init__(self) -> None:
-        for by in self.by:
-            grouping_key(by)
         if self.unit not in ("auto", *UNITS):
             raise UsageError(f"unknown unit {self.unit!r}: choose one of auto, {', '.join(UNITS)}")
         if not 0.5 <= self.level < 1:

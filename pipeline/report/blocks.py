@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
-from pipeline.report.model import Alignment, Interval
+from pipeline.report.model import Alignment, AudioMode, Clip, Interval
 
 Kind = Literal[
     "text",
@@ -22,13 +22,24 @@ Kind = Literal[
     "rate",
     "points",
     "number",
-    "seconds",
+    "duration",
     "range",
     "p",
+    "spoken",
 ]
-NUMERIC: Final = frozenset({"count", "change", "rate", "points", "number", "seconds", "range", "p"})
+NUMERIC: Final = frozenset({"count", "change", "rate", "points", "number", "duration", "range", "p"})
 
-Cell = str | float | Interval | Alignment | None
+
+@dataclass(frozen=True)
+class Spoken:
+    """An utterance: its alignment, where its audio is stored, in words, and what can be played; None: nothing."""
+
+    alignment: Alignment
+    place: str
+    clip: Clip | None
+
+
+Cell = str | float | Interval | Alignment | Spoken | None
 """A value of a table; its column's kind says which of these it is. None: not available."""
 
 
@@ -39,8 +50,8 @@ class Column:
     Attributes:
         title: its header.
         kind: how its values are written. `rate` is a fraction, `range` an interval of fractions, `points` a difference
-            of two, `seconds` are seconds, `name` is an id or a URI, `code` a short id that never breaks, `speech` a
-            transcript, `alignment` a list of (op, reference, hypothesis).
+            of two, `duration` are seconds, `name` is an id or a URI, `code` a short id that never breaks, `speech` a
+            transcript, `alignment` a list of (op, reference, hypothesis), `spoken` a `Spoken`.
         bar: draw a bar behind the value, as long as its share of the largest value of the column.
     """
 
@@ -216,6 +227,7 @@ class Page:
         coverage: how much of the corpus the scores cover.
         shares: coverage as (name, utterances), for a bar.
         sections: in their order.
+        audio: what the page plays, as in `Listening`; None: nothing.
     """
 
     title: str
@@ -225,3 +237,4 @@ class Page:
     coverage: str
     shares: Sequence[tuple[str, int]]
     sections: Sequence[Section]
+    audio: AudioMode | None = None

@@ -6,7 +6,6 @@ Counts and rates are over all rows; what is cut or sampled records how much of i
 from __future__ import annotations
 
 import importlib.metadata
-import itertools
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,12 +20,16 @@ from pipeline.evaluation.label_counts import ClassScore
 from pipeline.evaluation.labels import LabelEvaluation, evaluate_labels
 from pipeline.evaluation.results import Evaluation, Figures, Group, Grouping, IdSummary
 from pipeline.evaluation.settings import EvaluationSettings
+from pipeline.grouping import grouped
+from pipeline.report import clips
 from pipeline.report.comparison import compare_with
 from pipeline.report.corpus import describe_corpus, describe_errors
 from pipeline.report.model import (
+    AudioMode,
     CalibrationBin,
     ClassificationTask,
     ClassScores,
+    Clip,
     ConfidenceBin,
     ConfusionMatrix,
     Confusions,
@@ -35,6 +38,7 @@ from pipeline.report.model import (
     GroupRates,
     Histogram,
     Lineage,
+    Listening,
     ReferenceProblem,
     ReferenceProblems,
     Reliability,
@@ -76,11 +80,13 @@ class ReportSettings:
             confidence).
         corpus: only describe the corpus, as if there were no references.
         cost: price of the machines, if known.
+        audio: of the worst utterances: short clips, links to the objects, or none.
     """
 
     evaluation: EvaluationSettings = EvaluationSettings()  # noqa: RUF009  # frozen
     corpus: bool = False
     cost: Cost | None = None
+    audio: AudioMode = "embed"
 
 
 def build_report(
@@ -121,7 +127,7 @@ def build_report(
         groups=[_grouping_table(each) for each in evaluation.groupings if _has_keys(each)] if scored else [],
         confidence=_reliability(evaluation) if scored else None,
         confusions=_confusions(run, evaluation) if scored else None,
-        worst=_worst_utterances(run, evaluation) if scored else None,
+        worst=_worst_utterances(run, evaluation, settings.audio) if scored else None,
         classification=[] if settings.corpus else [_classification_task(task) for task in evaluate_labels(run, wanted)],
         errors=describe_errors(run, evaluation.failed),
         corpus=describe_corpus(run),
@@ -166,7 +172,8 @@ def _has_keys(grouping: Grouping) -> bool:
 
 
 def _grouping_table(grouping: Grouping) -> GroupingTable:
-    groups: Sequence[Group] = grouping.groups
+    groups: Sequence[Group] = [group for group in grouping.groups if group.figures.scored]
+    unscored = len(grouping.groups) - len(groups)
     if not grouping.ordered:
         groups = sorted(groups, key=lambda group: (-group.figures.words.errors, group.key or ""))
     return GroupingTable(
@@ -176,6 +183,7 @@ def _grouping_table(grouping: Grouping) -> GroupingTable:
         total=len(groups),
         shown=min(len(groups), GROUPS_SHOWN),
         groups=[_group_rates(group, grouping.unit) for group in groups[:GROUPS_SHOWN]],
+        unscored=unscored,
     )
 
 
@@ -234,17 +242,25 @@ def _word_confusions(kind: Sequence[Confusion]) -> list[WordConfusion]:
     return [WordConfusion(each.reference, each.hypothesis, each.count, each.examples) for each in kind]
 
 
-def _worst_utterances(run: Run, evaluation: Evaluation) -> WorstUtterances | None:
+def _worst_utterances(run: Run, evaluation: Evaluation, audio: AudioMode) -> WorstUtterances | None:
     if not evaluation.worst_utterances:
         return None
-    columns = ["uri", "start_s", "duration_s", "speaker", "confidence"]
+    columns = list(dict.fromkeys(["speaker", "confidence", *clips.COLUMNS]))
     rows = rows_by_id(run, evaluation.worst_utterances, columns, evaluation.scoring).to_pylist()
-    lengths = itertools.accumulate(len(row["normalized_reference"]) for row in rows)
-    shown = [_worst_utterance(row) for row, length in zip(rows, lengths, strict=True) if length <= SHOWN_CHARACTERS]
-    return WorstUtterances(shown=len(shown), of=evaluation.figures.sentence_errors, rows=shown)
+    first = grouped(rows, lambda row: len(row["normalized_reference"]), at_most=SHOWN_CHARACTERS)
+    shown = next(first, [])
+    played = clips.clips_of(run, shown[: clips.CLIPS], audio)
+    return WorstUtterances(
+        shown=len(shown),
+        of=evaluation.figures.sentence_errors,
+        rows=[_worst_utterance(row, played.by_id.get(row["utt_id"])) for row in shown],
+        listening=None
+        if audio == "none"
+        else Listening(audio, min(len(shown), clips.CLIPS), len(played.by_id), dict(played.left_out.most_common())),
+    )
 
 
-def _worst_utterance(row: Mapping[str, Any]) -> WorstUtterance:
+def _worst_utterance(row: Mapping[str, Any], clip: Clip | None) -> WorstUtterance:
     return WorstUtterance(
         utt_id=row["utt_id"],
         uri=row["uri"],
@@ -256,6 +272,7 @@ def _worst_utterance(row: Mapping[str, Any]) -> WorstUtterance:
         text=row["text"],
         counts=counts_of(ErrorCounts(row["hits"], row["substitutions"], row["deletions"], row["insertions"])),
         alignment=align(row["normalized_reference"], row["normalized_text"]),
+        clip=clip,
     )
 
 
@@ -270,6 +287,7 @@ def _classification_task(labels: LabelEvaluation) -> ClassificationTask:
         scored=counts.rows,
         no_reference=labels.no_reference,
         unknown_label=labels.unknown_label,
+        other_label=labels.other_label,
         accuracy=counts.accuracy,
         interval=interval_of(labels.interval, labels.unit),
         balanced_accuracy=counts.balanced_accuracy,

@@ -6,10 +6,12 @@ Labels and error codes are counted over all rows. The rest comes from a random s
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +19,7 @@ import pyarrow.compute as pc
 
 from pipeline.evaluation.examples import sampled_rows
 from pipeline.evaluation.group_keys import grouping_key
+from pipeline.evaluation.labels import labels_of_others
 from pipeline.evaluation.reading import rebatch, scan_batches
 from pipeline.report.model import (
     Corpus,
@@ -39,8 +42,7 @@ SAMPLES: Final = 30
 LABELS_SHOWN: Final = 200
 TAG_VALUES: Final = 20
 """Tags with more values than this are ids or texts, and get no table."""
-_CONFIDENCE_EDGES: Final = tuple(step / 20 for step in range(21))
-_DURATION_BINS: Final = 30
+_BINS: Final = 25  # of a histogram, at most
 
 
 def describe_corpus(run: Run) -> Corpus:
@@ -59,8 +61,8 @@ def describe_corpus(run: Run) -> Corpus:
         speech_share=speech_s / seconds if seconds else None,
         words=words,
         words_per_second=words / seconds if seconds else None,
-        durations=_histogram(rows["duration_s"], _duration_edges(rows["duration_s"])),
-        confidences=_histogram(rows["confidence"], _CONFIDENCE_EDGES),
+        durations=_histogram(rows["duration_s"], 0.0),
+        confidences=_histogram(rows["confidence"]),
         empty_texts=pc.sum(pc.equal(rows["text"], ""), min_count=0).as_py(),
         labels=_labels_by_task(run),
         by_tag=_tag_tables(rows, failed),
@@ -79,51 +81,65 @@ def _words(rows: pa.Table) -> tuple[int, float]:
     return len(words), pc.sum(seconds).as_py()
 
 
-def _duration_edges(seconds: pa.ChunkedArray) -> Sequence[float]:
-    longest = pc.max(seconds).as_py() or 1.0
-    return tuple(np.linspace(0, np.ceil(longest), _DURATION_BINS + 1).tolist())
+def _histogram(values: pa.ChunkedArray, start: float | None = None) -> Histogram:
+    """Bins of a round width over the range of the values, from `start` on if it is given."""
+    numbers = values.drop_null().to_numpy().astype(float)
+    if not len(numbers):
+        return Histogram([0, 1], [0])
+    low, high = numbers.min() if start is None else start, numbers.max()
+    least = max((high - low) / (_BINS - 1), 1e-3)
+    power = 10 ** math.floor(math.log10(least))
+    width = next(width for factor in (1, 2, 5, 10) if (width := factor * power) >= least * (1 - 1e-9))
+    first, last = math.floor(low / width), math.ceil(high / width - 1e-6)
+    edges = [round(position * width, 9) for position in range(first, max(last, first + 1) + 1)]
+    counts, _ = np.histogram(numbers.clip(edges[0], edges[-1]), edges)  # an end may be off by a rounding error
+    return Histogram(edges, counts.tolist())
 
 
-def _histogram(values: pa.ChunkedArray, edges: Sequence[float]) -> Histogram:
-    counts, _ = np.histogram(values.drop_null().to_numpy(), edges)
-    return Histogram(list(edges), counts.tolist())
+@dataclass
+class _LabelSums:
+    """Rows with a label, and the sum of their scores: those meant for the classifier, and the others."""
 
-
-class _LabelSums(NamedTuple):
-    """By (task, label): rows, and the sum of their scores."""
-
-    rows: Counter[tuple[str, str]]
-    scores: dict[tuple[str, str], float]
+    meant: int = 0
+    meant_score: float = 0.0
+    others: int = 0
+    others_score: float = 0.0
 
 
 def _labels_by_task(run: Run) -> list[TaskLabels]:
     sums = run.read(lambda files: _sum_labels(run, files["labels"]))
-    totals = Counter[str]()
-    for (task, _), count in sums.rows.items():
-        totals[task] += count
-    by_frequency = sorted(sums.rows.items(), key=lambda item: (-item[1], item[0]))
-    return [
-        TaskLabels(
-            task,
-            [
-                LabelShare(label, count, count / totals[task], sums.scores[task, label] / count)
-                for (task_of_label, label), count in by_frequency
-                if task_of_label == task
-            ][:LABELS_SHOWN],
+    return [_task_labels(task, by_label) for task, by_label in sorted(sums.items())]
+
+
+def _task_labels(task: str, by_label: Mapping[str, _LabelSums]) -> TaskLabels:
+    if not any(sums.meant for sums in by_label.values()):  # no reference labels: all rows are meant
+        by_label = {label: _LabelSums(sums.others, sums.others_score) for label, sums in by_label.items()}
+    rows = sum(sums.meant for sums in by_label.values())
+    by_frequency = sorted(by_label.items(), key=lambda item: (-item[1].meant, -item[1].others, item[0]))
+    labels = [
+        LabelShare(
+            label, sums.meant, sums.meant / rows, sums.meant_score / sums.meant if sums.meant else None, sums.others
         )
-        for task in sorted(totals)
+        for label, sums in by_frequency[:LABELS_SHOWN]
     ]
+    return TaskLabels(task, rows, sum(sums.others for sums in by_label.values()), labels)
 
 
-def _sum_labels(run: Run, files: Sequence[DataFile]) -> _LabelSums:
-    sums = _LabelSums(Counter(), defaultdict(float))
-    batches = scan_batches(run.uri, "labels", [file.path for file in files], ["task", "label", "score"])
-    for rows in rebatch(batches):
-        groups = rows.group_by(["task", "label"]).aggregate([([], "count_all"), ("score", "sum")])
+def _sum_labels(run: Run, files: Sequence[DataFile]) -> dict[str, dict[str, _LabelSums]]:
+    """The sums by task and label."""
+    of_others = labels_of_others(run, files)
+    sums: dict[str, dict[str, _LabelSums]] = defaultdict(lambda: defaultdict(_LabelSums))
+    columns = ["task", "label", "score", "reference_label"]
+    for rows in rebatch(scan_batches(run.uri, "labels", [file.path for file in files], columns)):
+        groups = rows.group_by(["task", "label", "reference_label"]).aggregate([([], "count_all"), ("score", "sum")])
         for group in groups.to_pylist():
-            key = group["task"], group["label"]
-            sums.rows[key] += group["count_all"]
-            sums.scores[key] += group["score_sum"]
+            each, reference = sums[group["task"]][group["label"]], group["reference_label"]
+            if reference is None or reference in of_others.get(group["task"], ()):
+                each.others += group["count_all"]
+                each.others_score += group["score_sum"]
+            else:
+                each.meant += group["count_all"]
+                each.meant_score += group["score_sum"]
     return sums
 
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pipeline.runs.status import RunStatus
 
 FORMAT: Final = 1
+
+AudioMode = Literal["embed", "link", "none"]
+"""What a page has of the audio: short clips inside it, links to the objects, or nothing."""
 
 Alignment = Sequence[tuple[str, str, str]]
 """(op, reference words, hypothesis words) from left to right; op is equal, substitute, delete or insert."""
@@ -235,6 +238,7 @@ class GroupingTable:
         total: number of groups.
         shown: length of `groups`.
         groups: the first of them.
+        unscored: number of groups without a reference, which are not counted in `total`.
     """
 
     by: str
@@ -243,6 +247,7 @@ class GroupingTable:
     total: int
     shown: int
     groups: Sequence[GroupRates]
+    unscored: int
 
 
 @dataclass(frozen=True)
@@ -293,8 +298,41 @@ class Confusions:
 
 
 @dataclass(frozen=True)
+class Clip:
+    """Audio of an utterance.
+
+    Attributes:
+        source: a `data:` URI of Ogg Opus, or the address of the object with the part to play (`#t=START,END`).
+        seconds: how much of the utterance it plays.
+    """
+
+    source: str
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Listening:
+    """How many of the worst utterances can be played.
+
+    Attributes:
+        mode: embed or link.
+        wanted: the first of the worst utterances, which a clip was made for if possible.
+        playable: those that have one.
+        left_out: the others, by the reason: an error code, or a few words.
+    """
+
+    mode: AudioMode
+    wanted: int
+    playable: int
+    left_out: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class WorstUtterance:
-    """An utterance with many errors. `reference` is normalized, `text` is the transcript as stored."""
+    """An utterance with many errors.
+
+    `reference` is normalized, `text` is the transcript as stored; `clip` is None if it cannot be played.
+    """
 
     utt_id: str
     uri: str
@@ -306,15 +344,17 @@ class WorstUtterance:
     text: str
     counts: Counts
     alignment: Alignment
+    clip: Clip | None
 
 
 @dataclass(frozen=True)
 class WorstUtterances:
-    """The utterances with the most errors: `shown` of `of` that have any."""
+    """The utterances with the most errors: `shown` of `of` that have any; `listening` is None without audio."""
 
     shown: int
     of: int
     rows: Sequence[WorstUtterance]
+    listening: Listening | None
 
 
 @dataclass(frozen=True)
@@ -376,7 +416,8 @@ class ClassificationTask:
         task: its name.
         scored: utterances with a reference label.
         no_reference: utterances without one.
-        unknown_label: utterances whose reference label the classifier does not have; they count as errors.
+        unknown_label: utterances whose reference label no classifier of the run has; they count as errors.
+        other_label: utterances whose reference label another classifier of the run has; they are not scored.
         accuracy: share of the scored utterances with the right label.
         interval: of the accuracy.
         balanced_accuracy: mean recall of the labels.
@@ -391,6 +432,7 @@ class ClassificationTask:
     scored: int
     no_reference: int
     unknown_label: int
+    other_label: int
     accuracy: float | None
     interval: Interval | None
     balanced_accuracy: float | None
@@ -431,19 +473,29 @@ class ErrorsByCode:
 
 @dataclass(frozen=True)
 class LabelShare:
-    """How often a classifier gave a label, and with which mean score."""
+    """How often a classifier gave a label: among the counted rows, with share and mean score, and among the others."""
 
     label: str
     count: int
     share: float
-    mean_score: float
+    mean_score: float | None
+    others: int
 
 
 @dataclass(frozen=True)
 class TaskLabels:
-    """The labels that one classifier gave, the most frequent first."""
+    """The labels that one classifier gave, the most frequent first.
+
+    Attributes:
+        task: the classifier.
+        rows: utterances that are counted: those with a reference label of the classifier if there are any, else all.
+        others: utterances that are not counted: without a reference label, or with one of another classifier.
+        labels: the labels.
+    """
 
     task: str
+    rows: int
+    others: int
     labels: Sequence[LabelShare]
 
 

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from pipeline.evaluation.intervals import FEWEST_UNITS
 from pipeline.report.blocks import Page, Part, Score, Section
-from pipeline.report.formats import SPACE, count, moment, number, percent, plural, plural_of, points
+from pipeline.report.formats import SPACE, count, duration, moment, percent, plural, plural_of, points
 from pipeline.report.model import Counts, Headline, MetricDifference, ReportContent, RunSummary
 from pipeline.report.sections import comparison, corpus, errors, labels, run
 from pipeline.report.sections.common import interval_text
@@ -80,6 +80,7 @@ def page(report: ReportContent) -> Page:
             ("failed", report.coverage.failed),
         ],
         sections=sections,
+        audio=None if report.worst is None or report.worst.listening is None else report.worst.listening.mode,
     )
 
 
@@ -144,7 +145,7 @@ def _label_scores(report: ReportContent) -> Iterator[Score]:
 def _corpus_scores(report: ReportContent) -> Sequence[Score]:
     described = report.corpus
     return [
-        Score("Audio", "hours", f"{number(described.hours, 1)}{SPACE}h", "no error rates in this report"),
+        Score("Audio", "", duration(3600 * described.hours, SPACE), "no error rates in this report"),
         Score("Utterances", "", count(described.utterances)),
         Score("Words recognised", "", count(described.words)),
         Score("Share of speech", "", percent(described.speech_share)),

@@ -91,7 +91,7 @@ def _intervals(plot: IntervalPlot) -> str:
         if plot.line is not None:
             axes.axvline(plot.line, color=_INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         axes.set_yticks(range(len(estimates)), [_label(each.label) for each in estimates])
-        axes.tick_params("y", labelcolor=_INK)
+        axes.tick_params("y", labelcolor=_INK, pad=8)
         axes.set_ylim(len(estimates) - 0.4, -0.6)
         axes.margins(x=0.04)
         if not plot.points:
@@ -103,24 +103,34 @@ def _intervals(plot: IntervalPlot) -> str:
 
 
 def _reliability(plot: ReliabilityPlot) -> str:
-    """Accuracy over confidence: the area of a dot grows with its count, the diagonal is perfect calibration."""
+    """Accuracy over confidence: the area of a dot grows with its count, the diagonal is perfect calibration.
+
+    Each axis shows the range of its values only: most models are confident, and their dots would be in one corner.
+    """
     bins = plot.bins
     with _plot(plot.title, 330, left=52, bottom=44, top=26) as (axes, svg):
         largest = max(each.count for each in bins)
         drawn = [max(each.accuracy, _LOWEST_ACCURACY) for each in bins]
-        lowest = min(0, *drawn, *(each.confidence for each in bins))
         axes.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle=(0, (4, 3)))
         axes.plot([each.confidence for each in bins], drawn, color=_ACCENT, linewidth=1.5, alpha=0.5)
         for each, y in zip(bins, drawn, strict=True):
-            marker, size = "o" if y == each.accuracy else "v", 16 + 184 * each.count / largest
+            marker, size = "o" if y == each.accuracy else "v", 12 + 88 * each.count / largest
             axes.scatter(each.confidence, y, s=size, marker=marker, color=_ACCENT, linewidths=0, clip_on=False)
-        axes.set_xlim(-0.02, 1.02)
-        axes.set_ylim(lowest - 0.02, 1.02)
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
-        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+        axes.set_xlim(*_zoomed([each.confidence for each in bins]))
+        axes.set_ylim(*_zoomed(drawn))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5))
+            axis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         axes.set_xlabel(plot.x_label)
-        axes.text(-0.02, 1.08, plot.y_label, ha="left", transform=axes.get_yaxis_transform(), rotation_mode="anchor")
+        axes.text(axes.get_xlim()[0], 1.03, plot.y_label, ha="left", transform=axes.get_xaxis_transform())
     return svg.getvalue()
+
+
+def _zoomed(shares: Sequence[float]) -> tuple[float, float]:
+    """The ends of an axis that shows these shares, of at least a tenth of a unit, with a margin."""
+    low, high = min(shares), max(shares)
+    low = min(low, high - 0.1)
+    return low - 0.05 * (high - low), high + 0.05 * (high - low)
 
 
 @contextmanager
@@ -159,7 +169,7 @@ def _for_page(svg: str) -> str:
 
 
 def _margin(estimates: Sequence[Estimate]) -> int:
-    return 24 + 7 * min(_LABEL, max(len(each.label) for each in estimates))
+    return 29 + 7 * min(_LABEL, max(len(each.label) for each in estimates))
 
 
 def _label(text: str) -> str:

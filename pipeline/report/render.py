@@ -40,11 +40,16 @@ _FORMATTERS: Final[Mapping[Kind, Callable[[Any, int], str]]] = {
     "rate": formats.percent,
     "points": lambda value, _: formats.points(value),
     "number": lambda value, _: formats.number(value),
-    "seconds": lambda value, _: formats.number(value, 1),
+    "duration": lambda value, _: formats.duration(value, formats.SPACE),
     "range": lambda interval, digits: formats.percent_range(interval.low, interval.high, digits),
     "p": lambda value, _: formats.probability(value),
     "alignment": lambda value, _: alignment_text(value),
+    "spoken": lambda value, _: f"{alignment_text(value.alignment)} ({value.place})",
 }
+_LONG: Final = frozenset({"alignment", "spoken"})
+_BESIDE: Final = 4  # columns that a phone has room for, of them one of names or words
+_MEDIA: Final[Mapping[str | None, str]] = {"embed": "data:", "link": "https: http: file:"}
+"""Sources that the players of a page may load from, for its Content-Security-Policy."""
 
 
 def html(report: ReportContent) -> str:
@@ -54,8 +59,10 @@ def html(report: ReportContent) -> str:
     script run but the page's own, which it names by its hash.
     """
     template = _environment().get_template("report.html.jinja")
-    text = template.render(page=page(report), FILTERED=_FILTERED, NUMERIC=NUMERIC, NONE=formats.NONE)
-    return _encodable(text)
+    content = page(report)
+    media = _MEDIA.get(content.audio, "'none'")
+    text = template.render(page=content, MEDIA=media, FILTERED=_FILTERED, NUMERIC=NUMERIC, NONE=formats.NONE)
+    return _encodable(text.lstrip())
 
 
 def markdown(report: ReportContent) -> str:
@@ -123,7 +130,14 @@ def _environment() -> Environment:
     )
     environment.tests["longer"] = lambda text, limit: len(text) > limit
     environment.filters.update(
-        written=written, shown=shown, shares=_shares, sha256=_sha256, count=formats.count, svg=_svg, heat=_heat
+        stacked=_stacked,
+        written=written,
+        shown=shown,
+        shares=_shares,
+        sha256=_sha256,
+        count=formats.count,
+        svg=_svg,
+        heat=_heat,
     )
     return environment
 
@@ -140,6 +154,13 @@ def _svg(plot: Plot | None) -> Markup:
     from pipeline.report import plots  # noqa: PLC0415  # loads matplotlib, which only plots need
 
     return Markup(plots.draw(plot))
+
+
+def _stacked(table: Table) -> bool:
+    """Whether a phone shows each row as a block of its own: the columns beside each other would be cut off."""
+    kinds = [column.kind for column in table.columns]
+    names = sum(kind not in NUMERIC for kind in kinds)
+    return len(kinds) > _BESIDE or (names > 1 and len(kinds) == _BESIDE) or not _LONG.isdisjoint(kinds)
 
 
 def _shares(table: Table) -> list[list[str]]:

@@ -7,7 +7,7 @@ are those that the commits name (`pipeline.runs.commit`).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from pipeline.corpus.parts import PLAN
+from pipeline.corpus.parts import PLAN, Part
 from pipeline.errors import UsageError
 from pipeline.runs.commit import Commit, DataFile
 from pipeline.runs.compact import read_compaction
@@ -105,6 +105,21 @@ class Run:
             batches = pq.ParquetFile(file).iter_batches(batch_size=1 << 16)
             remaining = [batch.filter(pc.invert(pc.is_in(batch["part_id"], done))) for batch in batches]
         return pa.Table.from_batches(remaining, schema=PLAN)
+
+    def parts(self, part_ids: Collection[str]) -> list[Part]:
+        """The parts with these ids, in the order of the plan.
+
+        Raises:
+            FileNotFoundError: the plan is lost.
+        """
+        with objects.open_read(uris.join(self.uri, PLAN_FILE)) as file:
+            ids = pa.array(sorted(part_ids), pa.string())
+            batches = pq.ParquetFile(file).iter_batches(batch_size=1 << 16)
+            return [
+                Part.from_row(row)
+                for batch in batches
+                for row in batch.filter(pc.is_in(batch["part_id"], ids)).to_pylist()
+            ]
 
     def commits(self) -> Iterator[Commit]:
         """Every commit."""

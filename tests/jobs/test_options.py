@@ -17,6 +17,7 @@ from jobs.transcribe import transcribe
 from pipeline.config import OPTIONS as RUN_OPTIONS
 from pipeline.config import RunConfig
 from pipeline.evaluation.settings import EvaluationSettings
+from pipeline.report.content import ReportSettings
 from pipeline.report.summary import Cost
 from pipeline.scoring.rules import Scoring
 from pipeline.settings import default_of
@@ -64,7 +65,12 @@ SET_BY: dict[Any, dict[str, tuple[type, str]]] = {
         "stop_after": (TrainSettings, "stop_after_s"),
     },
     evaluate: SCORING,
-    report: {**SCORING, "cost_per_hour": (Cost, "per_hour"), "currency": (Cost, "currency")},
+    report: {
+        **SCORING,
+        "cost_per_hour": (Cost, "per_hour"),
+        "currency": (Cost, "currency"),
+        "audio": (ReportSettings, "audio"),
+    },
     compare: {name: field for name, field in SCORING.items() if name != "by"},
 }
 # Options that set no field: how a verb starts, ends or reports.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -105,13 +106,13 @@ def test_a_gate_on_a_run_without_references_fails(sewd, folder):
 def test_compare_prints_differences_tests_and_examples(sewd, folder):
     code, out, _ = sewd("compare", folder / "here", folder / "there", "--fail-if", "wer > baseline + 0.2")
     assert code == 0
-    assert f"run:      {folder / 'here'}\nbaseline: {folder / 'there'}" in out
-    assert "P(improved)" in out
+    assert f"a, the run:      {folder / 'here'} (model models/tiny)\nb, the baseline: {folder / 'there'} (model" in out
+    assert "P(a is better)" in out
     assert "100.00%" in out
     assert "McNemar: p = " in out
-    assert "133 utterances better, 0 worse, 67 the same" in out
-    assert "most improved:" in out
-    assert "most worsened:" not in out
+    assert "133 utterances with fewer in a, 0 with more, 67 with as many" in out
+    assert "fewer errors in a:" in out
+    assert "more errors in a:" not in out
     assert "<script>" in out
 
     code, _, err = sewd("compare", folder / "there", folder / "here", "--fail-if", "wer > baseline + 0.2")
@@ -122,9 +123,58 @@ def test_compare_prints_differences_tests_and_examples(sewd, folder):
 def test_compare_of_equal_runs_reports_no_improvement(sewd, folder):
     code, out, _ = sewd("compare", folder / "here", folder / "here")
     assert code == 0
-    assert "50.00%" not in out
-    assert "0 utterances better, 0 worse, 200 the same" in out
-    assert "most improved:" not in out
+    assert "a and b are the same run" in out
+    assert "no difference: a and b have as many word errors in each utterance" in out
+    for absent in ("50.00%", "McNemar", "a - b", "errors in a:"):
+        assert absent not in out
+
+
+def test_compare_names_the_fallbacks_of_either_run(sewd, folder, tmp_path):
+    rows = runs.transcripts(runs.random_rows(200, speakers=SPEAKERS, wrong=0.0))
+    slow = runs.write_run(tmp_path / "slow", rows)
+    totals = slow.record.totals
+    assert totals is not None
+    slow.save(
+        totals=replace(totals, engines={"clip by clip float32 on CPU": 200}, fallbacks={"no AVX-512": 150}, splits=2)
+    )
+    for first, second, side in ((tmp_path / "slow", folder / "there", "a"), (folder / "there", tmp_path / "slow", "b")):
+        code, out, _ = sewd("compare", first, second)
+        assert code == 0
+        lines = out.splitlines()
+        [at] = [i for i, line in enumerate(lines) if "150 of 200 transcripts" in line]
+        assert lines[at].endswith("were computed by a fallback: no AVX-512")
+        assert lines[at - 1].startswith(f"{side}, ")
+        assert lines[at - 1].endswith("(model models/tiny, clip by clip float32 on CPU)")
+        assert "halved 2 times" in lines[at + 1]
+
+        sewd("report", first, "--baseline", second, "--output", tmp_path / "r.md")
+        text = (tmp_path / "r.md").read_text()
+        assert f"{side}, {'this run' if side == 'a' else 'the baseline'}: 150 of 200 transcripts" in text
+
+
+def test_groups_by_a_key_of_the_manifest_need_no_prefix(sewd, folder, tmp_path):
+    tables = []
+    for name in ("room", "tags.room"):
+        code, out, _ = sewd("evaluate", folder / "here", "--by", name)
+        assert code == 0
+        tables.append([word for line in out.splitlines() if line.startswith("  hall ") for word in line.split()])
+    assert tables[0] == tables[1]
+    assert len(tables[0]) >= 6
+
+    code, _, err = sewd("report", folder / "here", "--by", "rooom", "--output", tmp_path / "r.md")
+    assert code == 2
+    assert "cannot group by 'rooom': no utterance has it. Choose a key of the source (room)" in err
+
+
+def test_groups_show_durations_in_a_unit_that_fits_and_no_group_without_references(sewd, tmp_path):
+    made = [{"text": "a", "reference": "a", "speaker": "s", "duration_s": 2.25}]
+    made += [{"text": "a", "speaker": f"unscored{i}", "duration_s": 3.0} for i in range(3)]
+    runs.write_run(tmp_path / "run", runs.transcripts(made))
+    _, out, _ = sewd("evaluate", tmp_path / "run", "--by", "speaker")
+    assert "2.2 s" in out
+    assert "0.00 " not in out.split("WER by speaker")[1]
+    assert "unscored" not in out
+    assert "3 groups without a reference left out" in out
 
 
 @pytest.mark.parametrize("kind", ["html", "md", "json"])
@@ -167,7 +217,7 @@ def test_report_of_a_corpus_without_references(sewd, folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["evaluate", "HERE", "--by", "colour"], ["cannot group by 'colour'", "speaker"]),
+        (["evaluate", "HERE", "--by", "colour"], ["cannot group by 'colour'", "speaker", "room"]),
         (["evaluate", "HERE", "--unit", "word"], ["unknown unit 'word'", "recording"]),
         (["evaluate", "HERE", "--level", "95"], ["level"]),
         (["evaluate", "HERE", "--normalizer", "odd"], ["odd", "basic, none"]),
@@ -200,7 +250,7 @@ def test_a_gate_against_a_baseline_uses_paired_and_lost_utterances(sewd, tmp_pat
     assert code == 4
     assert "wer > baseline + 0.2: the value is 50.00, the limit 0.20" in err
     assert "lost > 0: the value is 50.00" in err
-    assert "20 only in the baseline" in " ".join(out.split())  # a long path wraps the line
+    assert "20 only in b" in " ".join(out.split())  # a long path wraps the line
     code, _, err = sewd("report", tmp_path / "new", "--baseline", tmp_path / "base", *gate)
     assert code == 4
     assert "the value is 50.00, the limit 0.20" in err

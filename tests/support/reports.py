@@ -14,6 +14,7 @@ from pipeline.report.model import (
     Changes,
     ClassificationTask,
     ClassScores,
+    Clip,
     ComparisonSection,
     ConfidenceBin,
     ConfusionMatrix,
@@ -33,6 +34,7 @@ from pipeline.report.model import (
     Interval,
     LabelShare,
     Lineage,
+    Listening,
     MetricDifference,
     Pairing,
     ReferenceProblem,
@@ -128,6 +130,7 @@ def worst_utterance(rng, index, rate, length=None):
         text=side(runs, 2),
         counts=counts(ops.count("substitute"), ops.count("delete"), ops.count("insert"), reference_words),
         alignment=runs,
+        clip=Clip("data:audio/ogg;base64,AAAA", 1.0),
     )
 
 
@@ -143,6 +146,7 @@ def hostile_utterance(text, index):
         text=text,
         counts=counts(1, 0, 0, 1),
         alignment=[("equal", text, text), ("substitute", text, "x"), ("delete", text, ""), ("insert", "", text)],
+        clip=None,
     )
 
 
@@ -160,7 +164,7 @@ def group(rng, key, utterances, rate, units=SPEAKERS):
 
 
 def grouping(by, groups, *, ordered=False, unit="speaker", total=None):
-    return GroupingTable(by, ordered, unit, total=total or len(groups), shown=len(groups), groups=groups)
+    return GroupingTable(by, ordered, unit, total=total or len(groups), shown=len(groups), groups=groups, unscored=0)
 
 
 def classification_task(rng, name, labels):
@@ -184,6 +188,7 @@ def classification_task(rng, name, labels):
         scored=sum(support),
         no_reference=120,
         unknown_label=7,
+        other_label=3,
         accuracy=accuracy,
         interval=interval(accuracy, 0.011),
         balanced_accuracy=accuracy - 0.012,
@@ -388,6 +393,7 @@ def full(seed=0, *, rows=40, groups=SPEAKERS, hostile=True, labels=10):
             of=37_490,
             rows=[worst_utterance(rng, i, 0.5 - 0.3 * i / rows) for i in range(rows)]
             + [hostile_utterance(text, i) for i, text in enumerate(strange)],
+            listening=Listening("embed", rows + len(strange), rows, {"MISSING": len(strange)} if strange else {}),
         ),
         classification=[
             classification_task(
@@ -416,8 +422,10 @@ def full(seed=0, *, rows=40, groups=SPEAKERS, hostile=True, labels=10):
             labels=[
                 TaskLabels(
                     "language",
+                    99_600,
+                    310,
                     [
-                        LabelShare(label, number, number / 99_600, score)
+                        LabelShare(label, number, number / 99_600, score, number // 320)
                         for label, number, score in (
                             ("en", 91_002, 0.98),
                             ("de", 5_120, 0.91),
@@ -548,13 +556,14 @@ def nulls():
         groups=[grouping("speaker", [GroupRates(None, 1, 0.0, zero, zero, zero, None)])],
         confidence=Reliability([ConfidenceBin(0, 1, 0, None, None)]),
         confusions=Confusions(0, 0, [], [], []),
-        worst=WorstUtterances(0, 0, []),
+        worst=WorstUtterances(0, 0, [], None),
         classification=[
             ClassificationTask(
                 task="one",
                 scored=0,
                 no_reference=0,
                 unknown_label=0,
+                other_label=0,
                 accuracy=None,
                 interval=None,
                 balanced_accuracy=None,

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from pipeline.report.blocks import (
     Block,
+    Cell,
     Column,
     Estimate,
     Figure,
@@ -15,8 +16,8 @@ from pipeline.report.blocks import (
     ReliabilityPlot,
     Table,
 )
-from pipeline.report.formats import SPACE, count, percent_range, plural
-from pipeline.report.model import CalibrationBin, Histogram, Interval, ReportContent
+from pipeline.report.formats import NONE, SPACE, count, percent_range, plural
+from pipeline.report.model import CalibrationBin, EngineUse, Histogram, Interval, ReportContent
 
 
 def level_text(report: ReportContent) -> str:
@@ -43,6 +44,13 @@ def or_none(text: str | None) -> str:
     return text or "(none)"
 
 
+def engines_text(engines: Sequence[EngineUse]) -> str:
+    """What computed the transcripts; if there were several engines, how many each computed."""
+    if len(engines) == 1:
+        return engines[0].engine
+    return "; ".join(f"{each.engine}: {plural(each.transcripts, 'transcript')}" for each in engines) or NONE
+
+
 def capital(text: str) -> str:
     """The text with its first letter in upper case."""
     return text[:1].upper() + text[1:]
@@ -55,7 +63,7 @@ def estimate(label: str, value: float, interval: Interval | None) -> Estimate:
 
 
 def histogram(title: str, data: Histogram, edge_text: Callable[[float], str], x_label: str) -> Figure:
-    """A histogram of utterances, with its numbers.
+    """A histogram of utterances, with the numbers of the bins that have any.
 
     Args:
         title: of the figure.
@@ -65,11 +73,12 @@ def histogram(title: str, data: Histogram, edge_text: Callable[[float], str], x_
     """
     edges = ["∞" if edge is None else edge_text(edge) for edge in data.edges]
     total = sum(data.counts)
-    rows = [
-        [f"{low} – {high}", number_of, number_of / total if total else None]
+    rows: list[list[Cell]] = [
+        [f"{low} – {high}", number_of, number_of / total]
         for low, high, number_of in zip(edges, edges[1:], data.counts, strict=False)
+        if number_of
     ]
-    columns = [Column(x_label), Column("Utterances", "count", bar=True), Column("Share", "rate")]
+    columns = [Column(capital(x_label)), Column("Utterances", "count", bar=True), Column("Share", "rate")]
     return Figure(
         title,
         HistogramPlot(f"{title}: histogram of {plural(total, 'utterance')}", edges, data.counts, x_label),
@@ -78,7 +87,7 @@ def histogram(title: str, data: Histogram, edge_text: Callable[[float], str], x_
 
 
 def reliability(title: str, bins: Sequence[CalibrationBin], x_label: str, y_label: str, note: str) -> Figure:
-    """A calibration plot, with its numbers."""
+    """A calibration plot, with the numbers of the bins that have any."""
     drawn = [
         PlottedBin(each.confidence, each.accuracy, each.count)
         for each in bins
@@ -93,7 +102,7 @@ def reliability(title: str, bins: Sequence[CalibrationBin], x_label: str, y_labe
             Column(capital(x_label), "rate"),
             Column(capital(y_label), "rate"),
         ],
-        [[each.low, each.high, each.count, each.confidence, each.accuracy] for each in bins],
+        [[each.low, each.high, each.count, each.confidence, each.accuracy] for each in bins if each.count],
         folded=True,
     )
     return Figure(title, ReliabilityPlot(title, drawn, x_label, y_label) if drawn else None, note, table)

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from pipeline.evaluation.intervals import FEWEST_UNITS
 from pipeline.report.blocks import Block, Column, Facts, Figure, IntervalPlot, Note, Part, Table
-from pipeline.report.formats import SPACE, count, plural, plural_of, significant
+from pipeline.report.formats import count, plural, plural_of, significant
 from pipeline.report.model import ChangedUtterance, ComparisonSection, MetricDifference, ReportContent
-from pipeline.report.sections.common import estimate, level_text
+from pipeline.report.sections.common import engines_text, estimate, level_text
 
 
 def gate(report: ReportContent) -> Iterator[Part]:
@@ -30,20 +30,20 @@ def comparison(report: ReportContent) -> Iterator[Part]:
     compared = report.comparison
     if compared is None:
         return
-    yield Part("", _facts(report, compared))
-    table = _difference_table(compared.metrics, level_text(report))
+    yield Part("", [*_facts(report, compared), *_fallbacks(report, compared)])
     if _no_difference(compared):
         note = "No difference: both runs have the same error rates, and as many word errors in every utterance."
-        yield Part("Differences", [Note(note), table])
+        yield Part("Differences", [Note(note), _rates_table(compared.metrics)])
         return
+    table = _difference_table(compared.metrics, level_text(report))
     yield Part("Differences", [*_difference_figure(compared.metrics, report), table])
     if compared.tests:
         yield Part("", [_test_table(compared)])
     changed = [
         _changed_table(title, utterances, total)
         for title, utterances, total in (
-            ("Fewer errors than the baseline", compared.better, compared.changes.better),
-            ("More errors than the baseline", compared.worse, compared.changes.worse),
+            ("Fewer errors in a, this run", compared.better, compared.changes.better),
+            ("More errors in a, this run", compared.worse, compared.changes.worse),
         )
         if utterances
     ]
@@ -62,23 +62,25 @@ def _facts(report: ReportContent, compared: ComparisonSection) -> list[Block]:
         Facts(
             [
                 ("Utterances compared", count(paired.utterances)),
-                ("With fewer errors", count(changes.better)),
-                ("With more errors", count(changes.worse)),
-                ("With as many errors", count(changes.same)),
+                ("Fewer errors in a", count(changes.better)),
+                ("More errors in a", count(changes.worse)),
+                ("As many errors in both", count(changes.same)),
             ],
             prominent=True,
         ),
         Facts(
             [
-                ("This run", report.run.uri),
-                ("Baseline", baseline.uri),
-                ("Model of this run", report.lineage.model),
-                ("Model of the baseline", baseline.model),
-                ("Scored in this run only", count(paired.only_here)),
-                ("Scored in the baseline only", count(paired.only_baseline)),
+                ("a: this run", report.run.uri),
+                ("b: baseline", baseline.uri),
+                ("Model of a", report.lineage.model),
+                ("Model of b", baseline.model),
+                ("Computed by, a", engines_text(report.run.engines)),
+                ("Computed by, b", engines_text(baseline.run.engines)),
+                ("Scored in a only", count(paired.only_here)),
+                ("Scored in b only", count(paired.only_baseline)),
                 ("Not compared, references differ", count(paired.reference_differs)),
                 (
-                    "Coverage of the baseline",
+                    "Coverage of b",
                     f"{count(baseline.coverage.scored)} of {plural(baseline.coverage.rows, 'utterance')} scored",
                 ),
             ]
@@ -86,17 +88,30 @@ def _facts(report: ReportContent, compared: ComparisonSection) -> list[Block]:
     ]
 
 
+def _fallbacks(report: ReportContent, compared: ComparisonSection) -> list[Note]:
+    """Why the two runs may not have been computed alike."""
+    sides = ("a, this run", report.run.warnings), ("b, the baseline", compared.baseline.run.warnings)
+    return [Note(f"{side}: {warning}.", "bad") for side, warnings in sides for warning in warnings]
+
+
+def _rates_table(metrics: Sequence[MetricDifference]) -> Table:
+    columns = [Column("Metric"), Column("a and b", "rate")]
+    return Table(
+        "Error rates, over the compared utterances", columns, [[each.metric.upper(), each.here] for each in metrics]
+    )
+
+
 def _difference_table(metrics: Sequence[MetricDifference], level: str) -> Table:
     return Table(
-        "This run − baseline, over the compared utterances",
+        "a − b, over the compared utterances",
         [
             Column("Metric"),
-            Column("This run", "rate"),
-            Column("Baseline", "rate"),
-            Column("Difference", "points"),
+            Column("a: this run", "rate"),
+            Column("b: baseline", "rate"),
+            Column("a − b", "points"),
             Column(f"{level} interval from", "points"),
             Column("to", "points"),
-            Column("Probability of improvement", "p"),
+            Column("Probability that a is better", "p"),
         ],
         [
             [
@@ -127,7 +142,7 @@ def _difference_figure(metrics: Sequence[MetricDifference], report: ReportConten
         note = f"No intervals: they need {FEWEST_UNITS} {units}, none of them with more than half of the reference."
     if estimates:
         title = "Differences by metric"
-        note += " Left of the dashed line this run is better."
+        note += " Left of the dashed line a, this run, is better."
         yield Figure(title, IntervalPlot(title, estimates, line=0, points=True), note)
 
 
@@ -145,11 +160,11 @@ def _test_table(compared: ComparisonSection) -> Table:
 
 def _changed_table(title: str, utterances: Sequence[ChangedUtterance], total: int) -> Table:
     columns = [
-        Column("Change in errors", "change"),
+        Column("Change", "change"),
         Column("Utterance", "name"),
-        Column("This run", "alignment"),
-        Column("Baseline", "alignment"),
-        Column(f"Duration,{SPACE}s", "seconds"),
+        Column("a: this run", "alignment"),
+        Column("b: baseline", "alignment"),
+        Column("Duration", "duration"),
     ]
     rows = [
         [each.difference, each.utt_id, each.here.alignment, each.baseline.alignment, each.duration_s]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pipeline.report.blocks import Block, Column, Facts, Figure, Note, Part, Table
-from pipeline.report.formats import SPACE, count, number, percent, plural
+from pipeline.report.blocks import Block, Cell, Column, Facts, Figure, Note, Part, Table
+from pipeline.report.formats import SPACE, count, duration, number, percent, plural
 from pipeline.report.model import Corpus, ErrorsByCode, ReferenceProblems, ReportContent
 from pipeline.report.sections.common import capital, histogram, or_none
 
@@ -71,7 +71,7 @@ def corpus(report: ReportContent) -> Iterator[Part]:
 def _facts(described: Corpus) -> list[Block]:
     facts = Facts(
         [
-            ("Audio", f"{number(described.hours, 1)}{SPACE}h"),
+            ("Audio", duration(3600 * described.hours, SPACE)),
             ("Utterances", count(described.utterances)),
             ("Share of speech", percent(described.speech_share, 1)),
             ("Words recognised", count(described.words)),
@@ -97,19 +97,23 @@ def _histograms(described: Corpus) -> Iterator[Figure]:
 
 
 def _label_tables(described: Corpus) -> Iterator[Table]:
-    columns = [
-        Column("Label"),
-        Column("Utterances", "count", bar=True),
-        Column("Share", "rate"),
-        Column("Mean score", "number"),
-    ]
     for task in described.labels:
-        if task.labels:
-            yield Table(
-                f"Predicted labels of {task.task}",
-                columns,
-                [[or_none(each.label), each.count, each.share, each.mean_score] for each in task.labels],
-            )
+        columns = [
+            Column("Label"),
+            Column("Utterances", "count", bar=True),
+            Column("Share", "rate"),
+            Column("Mean score", "number"),
+        ]
+        rows: list[list[Cell]] = [
+            [or_none(each.label), each.count, each.share, each.mean_score] for each in task.labels
+        ]
+        title = f"Predicted labels of {task.task}"
+        if task.others:
+            title += f": {plural(task.rows, 'utterance')} with a reference label of it"
+            columns.append(Column("Without one", "count"))
+            rows = [[*row, each.others] for row, each in zip(rows, task.labels, strict=True)]
+        if rows:
+            yield Table(title, columns, rows)
 
 
 def _tag_tables(described: Corpus) -> Iterator[Table]:
@@ -117,14 +121,14 @@ def _tag_tables(described: Corpus) -> Iterator[Table]:
         columns = [
             Column(capital(tag.tag)),
             Column("Utterances", "count", bar=True),
-            Column("Hours", "number"),
+            Column("Audio", "duration"),
             Column("Failed", "count"),
         ]
         if tag.values:
             yield Table(
                 f"By {tag.tag}",
                 columns,
-                [[or_none(each.value), each.utterances, each.hours, each.failed] for each in tag.values],
+                [[or_none(each.value), each.utterances, 3600 * each.hours, each.failed] for each in tag.values],
             )
 
 
@@ -133,7 +137,7 @@ def _sample_table(described: Corpus) -> Table:
         Column("Utterance", "name"),
         Column("Recognised", "speech"),
         Column("Confidence", "number"),
-        Column(f"Duration,{SPACE}s", "seconds"),
+        Column("Duration", "duration"),
     ]
     rows = [[each.utt_id, each.text, each.confidence, each.duration_s] for each in described.samples]
     return Table("Sample of the transcripts", columns, rows, of=described.utterances, wide=True)

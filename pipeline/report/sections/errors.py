@@ -7,9 +7,16 @@ from typing import Final
 
 from pipeline.evaluation.intervals import FEWEST_UNITS
 from pipeline.evaluation.tallies import MAX_INTERVALS
-from pipeline.report.blocks import Column, Figure, IntervalPlot, Note, Part, Table
-from pipeline.report.formats import SPACE, count, percent, plural, plural_of
-from pipeline.report.model import CalibrationBin, GroupingTable, GroupRates, ReportContent
+from pipeline.report.blocks import Block, Cell, Column, Figure, IntervalPlot, Note, Part, Spoken, Table
+from pipeline.report.formats import SPACE, count, duration, number, percent, plural, plural_of
+from pipeline.report.model import (
+    CalibrationBin,
+    GroupingTable,
+    GroupRates,
+    Listening,
+    ReportContent,
+    WorstUtterance,
+)
 from pipeline.report.sections.common import (
     beside,
     capital,
@@ -38,7 +45,10 @@ def groups(report: ReportContent) -> Iterator[Part]:
     overall = next((each.rate for each in report.headline if each.metric == "wer"), None)
     for grouping in report.groups:
         level = level_text(report)
-        yield Part(f"WER by {grouping.by}", [*_group_figure(grouping, overall, level), _group_table(grouping, level)])
+        blocks: list[Block] = [*_group_figure(grouping, overall, level), _group_table(grouping, level)]
+        if grouping.unscored:
+            blocks.append(Note(f"{plural(grouping.unscored, 'group')} without a reference left out."))
+        yield Part(f"WER by {grouping.by}", blocks)
 
 
 def _group_table(grouping: GroupingTable, level: str) -> Table:
@@ -53,7 +63,7 @@ def _group_table(grouping: GroupingTable, level: str) -> Table:
         Column("CER", "rate"),
         Column("SER", "rate"),
         Column("Utterances", "count"),
-        Column(f"Audio,{SPACE}s", "count"),
+        Column("Audio", "duration"),
     ]
     rows = [
         [
@@ -107,7 +117,8 @@ def confidence(report: ReportContent) -> Iterator[Part]:
             [CalibrationBin(each.low, each.high, each.utterances, each.confidence, each.accuracy) for each in bins],
             "mean confidence",
             "1 − WER",
-            "On the dashed line confidence equals accuracy; below it the model is overconfident.",
+            "On the dashed line confidence equals accuracy; below it the model is overconfident. "
+            "The axes show the range of the values only.",
         )
         yield Part("", beside(figure))
 
@@ -149,34 +160,55 @@ def confusions(report: ReportContent) -> Iterator[Part]:
 
 
 def worst(report: ReportContent) -> Iterator[Part]:
-    """The utterances with the most errors, aligned."""
+    """The utterances with the most errors, aligned, with their audio."""
     if report.worst is None or not report.worst.rows:
         return
     columns = [
         Column("Utterance", "name"),
-        Column("Reference and recognised text, aligned", "alignment"),
+        Column("Reference and recognised text, aligned", "spoken"),
         Column("WER", "rate"),
         Column("Errors", "count"),
         Column("Words", "count"),
         Column("Confidence", "number"),
-        Column(f"Duration,{SPACE}s", "seconds"),
+        Column("Duration", "duration"),
         Column("Speaker", "name"),
-        Column("Audio", "name"),
-        Column(f"Start,{SPACE}s", "seconds"),
     ]
-    rows = [
+    rows: list[list[Cell]] = [
         [
             each.utt_id,
-            each.alignment,
+            _spoken(each),
             each.counts.rate,
             each.counts.errors,
             each.counts.reference,
             each.confidence,
             each.duration_s,
             each.speaker,
-            each.uri,
-            each.start_s,
         ]
         for each in report.worst.rows
     ]
-    yield Part("", [Table("Utterances with the most errors", columns, rows, of=report.worst.of, wide=True)])
+    if not any(each.speaker for each in report.worst.rows):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    table = Table("Utterances with the most errors", columns, rows, of=report.worst.of, wide=True)
+    listening = report.worst.listening
+    yield Part("", [table] if listening is None else [Note(_listening(listening)), table])
+
+
+def _spoken(utterance: WorstUtterance) -> Spoken:
+    """The utterance with its object, from where if not from its beginning, and how much is played if not all."""
+    words = [utterance.uri]
+    if utterance.start_s:
+        words.append(f"from {number(utterance.start_s)}{SPACE}s")
+    clip = utterance.clip
+    heard_s = None if clip is None else clip.seconds
+    if heard_s is not None and utterance.duration_s is not None and heard_s < utterance.duration_s - 0.1:
+        words.append(f"first {duration(heard_s, SPACE)}")
+    return Spoken(utterance.alignment, ", ".join(words), clip)
+
+
+def _listening(listening: Listening) -> str:
+    """How many of the utterances can be played, and why others cannot."""
+    text = f"{count(listening.playable)} of the first {plural(listening.wanted, 'utterance')} can be played."
+    if listening.wanted == listening.playable:
+        return text
+    reasons = ", ".join(f"{count(number_of)} {reason}" for reason, number_of in listening.left_out.items())
+    return f"{text} Not played: {reasons}."

@@ -36,6 +36,11 @@ def _task(task: ClassificationTask) -> Iterator[Block]:
         f"{count(task.scored)} utterances scored, {count(task.no_reference)} without a reference label. "
         f"{count(task.unknown_label)} of the scored ones have a reference label that the classifier does not know; "
         "they count as errors."
+        + (
+            f" {count(task.other_label)} have a reference label of another classifier and are not scored."
+            if task.other_label
+            else ""
+        )
     )
     if task.confusion.labels:
         yield _matrix(task.task, task.confusion)
@@ -45,7 +50,8 @@ def _task(task: ClassificationTask) -> Iterator[Block]:
             task.calibration.bins,
             "mean score",
             "accuracy",
-            f"Expected calibration error: {percent(task.calibration.ece)}. Dashed line: perfect calibration.",
+            f"Expected calibration error: {percent(task.calibration.ece)}. Dashed line: perfect calibration. "
+            "The axes show the range of the values only.",
         )
     columns = [
         Column("Label"),

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.report.blocks import Column, Facts, Note, Part, Table
-from pipeline.report.formats import NONE, SPACE, count, duration, moment, number, percent, plural, significant
-from pipeline.report.model import EngineUse, ReportContent
-from pipeline.report.sections.common import capital
+from pipeline.report.formats import NONE, SPACE, count, duration, moment, number, percent, significant
+from pipeline.report.model import ReportContent
+from pipeline.report.sections.common import capital, engines_text
 
 
 def speed(report: ReportContent) -> Iterator[Part]:
@@ -50,7 +50,7 @@ def lineage(report: ReportContent) -> Iterator[Part]:
             ("Joined or split compounds count as correct", _text(scoring.compounds)),
             ("Intervals computed over", _text(scoring.unit)),
             ("Level of the intervals", percent(scoring.level, 0)),
-            ("Computed by", _engines(report.run.engines)),
+            ("Computed by", engines_text(report.run.engines)),
         ]
     )
     warnings = [Note(f"{capital(warning)}.", "bad") for warning in report.run.warnings]
@@ -66,13 +66,6 @@ def lineage(report: ReportContent) -> Iterator[Part]:
     ]
     if tables:
         yield Part("", tables)
-
-
-def _engines(engines: Sequence[EngineUse]) -> str:
-    """What computed the transcripts; if there were several engines, how many each computed."""
-    if len(engines) == 1:
-        return engines[0].engine
-    return "; ".join(f"{each.engine}: {plural(each.transcripts, 'transcript')}" for each in engines) or NONE
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -127,6 +127,60 @@ def test_labels_are_evaluated_and_counted(report):
     assert [(each.label, each.count) for each in report.corpus.labels[0].labels] == [("no", 50), ("yes", 50)]
 
 
+def test_labels_are_counted_over_the_rows_that_the_classifier_was_meant_for(tmp_path):
+    def rows(task, scores, reference, count):
+        return [{"task": task, "scores": scores, "reference_label": reference} for _ in range(count)]
+
+    labels = [
+        *rows("language", {"en": 0.9, "de": 0.1}, "en", 6),
+        *rows("language", {"en": 0.3, "de": 0.7}, "de", 2),
+        *rows("language", {"en": 0.9, "de": 0.1}, "yes", 5),  # meant for the other classifier
+        *rows("language", {"en": 0.9, "de": 0.1}, "klingon", 1),  # no classifier has it
+        *rows("language", {"en": 0.9, "de": 0.1}, None, 4),
+        *rows("keyword", {"yes": 0.8, "no": 0.2}, "yes", 5),
+        *rows("keyword", {"yes": 0.8, "no": 0.2}, "en", 6),
+        *rows("keyword", {"yes": 0.8, "no": 0.2}, None, 4),
+        *rows("age", {"old": 0.8, "young": 0.2}, None, 9),
+    ]
+    run = runs.write_run(tmp_path / "run", runs.transcripts([{"text": "a"}]), runs.labels(labels))
+    report = build_report(run)
+
+    scored = {each.task: each for each in report.classification}
+    assert (scored["language"].scored, scored["language"].other_label, scored["language"].unknown_label) == (9, 5, 1)
+    assert scored["language"].accuracy == pytest.approx(8 / 9)
+    assert sum(each.count for each in scored["language"].calibration.bins) == 9
+    assert (scored["keyword"].scored, scored["keyword"].other_label, scored["keyword"].accuracy) == (5, 6, 1.0)
+
+    counted = {each.task: each for each in report.corpus.labels}
+    language = {each.label: (each.count, each.others) for each in counted["language"].labels}
+    assert (counted["language"].rows, counted["language"].others, language) == (9, 9, {"en": (7, 9), "de": (2, 0)})
+    assert counted["language"].labels[0].share == pytest.approx(7 / 9)
+    assert [(each.count, each.others) for each in counted["keyword"].labels] == [(5, 10)]
+    assert (counted["age"].rows, counted["age"].others) == (9, 0)  # nothing has a label of it: all rows are counted
+    text = render.markdown(report)
+    assert "5 have a reference label of another classifier and are not scored" in text
+    assert "Predicted labels of language: 9 utterances with a reference label of it" in text
+
+
+def test_groups_without_references_are_counted_and_not_shown(tmp_path):
+    made = [{"text": "a", "reference": "b", "speaker": "s"}] + [{"text": "a", "speaker": f"t{i}"} for i in range(5)]
+    report = build_report(runs.write_run(tmp_path / "run", runs.transcripts(made)))
+    grouping = next(each for each in report.groups if each.by == "speaker")
+    assert ([each.key for each in grouping.groups], grouping.total, grouping.unscored) == (["s"], 1, 5)
+    assert "5 groups without a reference left out" in render.markdown(report)
+
+
+@pytest.mark.parametrize("values", [[0.93, 0.97, 1.0], [1.0], [0.0, 1.0], [0.5, 0.5000001], [3.7, 21.9, 0.2], [4000.0]])
+def test_histograms_have_round_edges_and_hold_every_value(values, tmp_path):
+    made = [{"text": "a", "confidence": min(value, 1.0), "duration_s": value} for value in values]
+    corpus = build_report(runs.write_run(tmp_path / "run", runs.transcripts(made))).corpus
+    for histogram in (corpus.durations, corpus.confidences):
+        assert sum(histogram.counts) == len(values)
+        assert len(histogram.counts) <= 26
+        assert all(len(f"{edge:g}") <= 5 for edge in histogram.edges)
+    assert min(corpus.confidences.counts[0], corpus.confidences.counts[-1]) > 0
+
+
 def test_the_corpus_is_described_without_references(report, rows):
     corpus = report.corpus
     words = sum(len(row["text"].split()) for row in rows)

@@ -14,7 +14,7 @@ from html.parser import HTMLParser
 import pytest
 
 from pipeline.report import blocks, formats, page, plots, render
-from pipeline.report.model import Changes, ConfusionMatrix, Interval, to_json
+from pipeline.report.model import Changes, ConfusionMatrix, Histogram, Interval, to_json
 from tests.support import reports
 
 VOID = {"meta", "link", "input", "br"}
@@ -61,6 +61,7 @@ FORMAT_1 = {
                     "interval": INTERVAL,
                 }
             ],
+            "unscored": None,
         }
     ],
     "confidence": {"bins": [dict.fromkeys(("low", "high", "utterances", "confidence", "accuracy"))]},
@@ -76,12 +77,14 @@ FORMAT_1 = {
                 "text": None,
                 "counts": COUNTS,
                 "alignment": [[None]],
+                "clip": dict.fromkeys(("source", "seconds")),
             }
         ],
+        "listening": {**dict.fromkeys(("mode", "wanted", "playable")), "left_out": {}},
     },
     "classification": [
         {
-            **dict.fromkeys(("task", "scored", "no_reference", "unknown_label", "accuracy")),
+            **dict.fromkeys(("task", "scored", "no_reference", "unknown_label", "other_label", "accuracy")),
             "interval": INTERVAL,
             **dict.fromkeys(("balanced_accuracy", "macro_f1", "micro_f1")),
             "classes": [dict.fromkeys(("label", "precision", "recall", "f1", "support", "predicted", "auroc"))],
@@ -101,7 +104,12 @@ FORMAT_1 = {
         "durations": HISTOGRAM,
         "confidences": HISTOGRAM,
         "empty_texts": None,
-        "labels": [{"task": None, "labels": [dict.fromkeys(("label", "count", "share", "mean_score"))]}],
+        "labels": [
+            {
+                **dict.fromkeys(("task", "rows", "others")),
+                "labels": [dict.fromkeys(("label", "count", "share", "mean_score", "others"))],
+            }
+        ],
         "by_tag": [{"tag": None, "values": [dict.fromkeys(("value", "utterances", "hours", "failed"))]}],
         "samples": [dict.fromkeys(("utt_id", "text", "confidence", "duration_s"))],
     },
@@ -237,8 +245,8 @@ def test_several_kinds_of_units_have_a_plural():
 def test_the_comparison_names_both_runs():
     report = reports.full()
     for text in (Parsed(page_of(reports.full)).text, render.markdown(report)):
-        assert re.search(r"This run:?\s*s3://runs/dev-2026-11", text)
-        assert re.search(r"Baseline:?\s*s3://runs/baseline", text)
+        assert re.search(r"a: this run:?\s*s3://runs/dev-2026-11", text)
+        assert re.search(r"b: baseline:?\s*s3://runs/baseline", text)
 
 
 def test_the_comparison_of_equal_runs_claims_no_improvement():
@@ -269,7 +277,7 @@ def test_differences_without_intervals_state_the_reason():
 def test_pages_without_references_begin_with_the_corpus():
     text = page_of(reports.unlabeled)
 
-    assert "197.9\u00a0h" in text
+    assert "198\u00a0h" in text
     assert "0 of 100,000 utterances scored" in Parsed(text).text
     order = re.findall(r'<section id="(\w+)"', text)
     assert order == ["corpus", "speed", "failures", "lineage"]
@@ -302,7 +310,9 @@ def test_pages_refer_to_no_external_resource(full):
     for tag, attrs in Parsed(full).tags:
         for name in ("src", "href", "srcset", "action", "data", "poster"):
             value = attrs.get(name, "#")
-            assert value.startswith("#") or (tag == "link" and value == "data:,"), (tag, attrs)
+            assert value.startswith("#") or (tag, value[:16]) in {("link", "data:,"), ("audio", "data:audio/ogg;b")}, (
+                tag
+            )
         assert not [name for name in attrs if name.startswith("on")]
         assert "url(" not in attrs.get("style", "").replace("url(#", "")
     style = full[full.index("<style>") : full.index("</style>")]
@@ -474,7 +484,7 @@ def test_the_axis_of_rates_begins_at_zero():
     svg = interval_plot("zeros", *estimates, line=0.0)
 
     assert "−" not in svg
-    assert "0.00 %" in svg
+    assert ">0.0 %<" in svg
 
 
 def test_only_drawing_loads_matplotlib():
@@ -501,3 +511,53 @@ def test_the_json_report_has_the_keys_of_its_format():
     report = json.loads(render.json_text(reports.full(hostile=False)))
     assert report == to_json(reports.full(hostile=False))
     assert json.dumps(keys(report)) == json.dumps(FORMAT_1)
+
+
+def test_pages_begin_with_the_doctype(full):
+    assert full.startswith("<!doctype html>")
+
+
+def test_bins_without_utterances_are_not_rows_of_a_table():
+    report = replace(reports.full(), distribution=Histogram([*(k / 20 for k in range(21)), None], [7, *[0] * 19, 2]))
+    text = render.markdown(report)
+    section = text[text.index("## Distribution of errors") : text.index("## Error rates by group")]
+    assert [line.split(" | ")[0] for line in section.splitlines() if re.match(r"\| \d", line)] == [
+        "| 0 % – 5 %",
+        "| 100 % – ∞",
+    ]
+
+
+@pytest.mark.parametrize("make", [reports.full, reports.unlabeled])
+def test_no_duration_is_a_fraction_of_an_hour(make):
+    report = make()
+    tags = [replace(table, values=[replace(v, hours=0.002) for v in table.values]) for table in report.corpus.by_tag]
+    report = replace(report, corpus=replace(report.corpus, hours=0.004, by_tag=tags))
+    text = render.markdown(report).replace("\u00a0", " ")
+    assert "14.4 s" in text
+    assert "7.2 s" in text
+    assert not re.search(r"\b0\.0\d? h\b", text)
+    assert "Hours" not in text
+
+
+def dots(plot):
+    """Centres of the dots of a reliability plot."""
+    svg = plots.draw(plot)
+    return [(float(x), float(y)) for x, y in re.findall(r'<use href="[^"]*" x="([\d.]+)" y="([\d.]+)"', svg)]
+
+
+@pytest.mark.parametrize(
+    "bins",
+    [
+        [(0.83 + k * 0.0185, 0.4 + k * 0.065) for k in range(10)],
+        [(0.97 + k * 0.003, 0.9 + k * 0.01) for k in range(10)],
+        [(0.9 + k * 0.01, 1.0) for k in range(10)],
+        [(0.05 * k + 0.5, 0.05 * k + 0.3) for k in range(10)],
+    ],
+    ids=["confident", "very confident", "always right", "spread"],
+)
+def test_the_dots_of_a_confidence_plot_are_apart(bins):
+    plot = blocks.ReliabilityPlot("p", [blocks.PlottedBin(x, y, 10) for x, y in bins], "x", "y")
+    centres = dots(plot)[-len(bins) :]
+    assert len(centres) == len(bins)
+    nearest = min(abs(a[0] - b[0]) + abs(a[1] - b[1]) for a in centres for b in centres if a is not b)
+    assert nearest > 10  # their diameter is about 11
