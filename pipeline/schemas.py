@@ -1,7 +1,7 @@
 """The Arrow tables of a run, and of its stages. The metadata of each field holds its meaning and its unit.
 
-`SCHEMA_VERSION` changes with any change of a column or an error code. It is part of a run's fingerprint: a run is never
-resumed under another schema.
+`SCHEMA_VERSION` changes with any change of a column or an error code, except for a new column that may be null: readers
+take it for null in runs that lack it. It is part of a run's fingerprint: a run is never resumed under another schema.
 """
 
 from __future__ import annotations
@@ -65,6 +65,9 @@ _LINEAGE = (
     field("part_id", pa.string(), "part of the plan that it was read in", nullable=False),
     field("chunk", pa.int32(), "ordinal of its chunk in the part", nullable=False),
 )
+_WARNING = field(
+    "warning", pa.string(), "what is wrong with the headers of the audio, all of which was read; else null"
+)
 
 WORD = pa.struct(
     [
@@ -84,6 +87,7 @@ TRANSCRIPTS = _schema(
     field("reference", pa.string(), "reference transcript, as the source has it; null if it has none"),
     *SCORE_FIELDS,
     *_LINEAGE,
+    _WARNING,
 )
 
 LABELS = _schema(
@@ -104,6 +108,7 @@ LABELS = _schema(
     ),
     field("reference_label", pa.string(), "reference label, as the source has it; null if it has none"),
     *_LINEAGE,
+    _WARNING,
 )
 
 ERRORS = _schema(
@@ -120,6 +125,15 @@ ERRORS = _schema(
 )
 
 TABLES: dict[str, pa.Schema] = {"transcripts": TRANSCRIPTS, "labels": LABELS, "errors": ERRORS}
+ADDED_COLUMNS = frozenset({"warning"})
+"""Columns that runs of earlier versions lack; readers take them for null."""
+
+
+def is_readable(found: pa.Schema, table: str) -> bool:
+    """Whether a data file with the columns `found` is one of `table`, of this version or an earlier one."""
+    columns = [f for f in TABLES[table] if f.name in found.names or f.name not in ADDED_COLUMNS]
+    return bool(found.equals(pa.schema(columns)))
+
 
 # Between the stages, one Ray row is one chunk. Ray may split and merge blocks between any two rows: a chunk that is one
 # row is never split or mixed with another, and a chunk with only errors, or without utterances, is still a row.
@@ -147,6 +161,7 @@ _CARRIED = (
     field("stage", pa.string(), "as in errors"),
     field("code", pa.string(), "as in errors; null if the utterance has no error"),
     field("message", pa.string(), "as in errors"),
+    field("warning", pa.string(), "as in transcripts"),
 )
 READ_ROW = pa.struct(
     [

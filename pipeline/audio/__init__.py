@@ -5,7 +5,8 @@ request are at fault; what reading the bytes raises passes through unchanged. Te
 channel; rates are in Hz, lengths and positions in frames of the source or in seconds (`_s`), sizes in bytes. Arrays of
 audio are (frames, channels) in the decoders, and 1-D (samples,) behind them.
 
-The modules, from the ground up: `samples` (arrays), `source` (bytes), `mpeg` and `riff` (frames and chunks),
-`declared_ends` and `containers` (checks before decoding), `spans` (the requested part), `cutter` (cuts at pauses),
-`sndfile` and `ffmpeg` (the two decoders), `decoders` (which of them), `decode` (what callers use).
+The modules, from the ground up: `samples` (arrays), `source` (bytes), `contents` (what a walk finds); `mpeg`,
+`mpeg_headers`, `flac`, `ogg`, `riff`, `frames` and `headers` (walks, format by format); `containers` (which format, and
+what is in front and behind), `spans` (the requested part), `cutter` (cuts at pauses), `sndfile` and `ffmpeg` (the two
+decoders), `decoders` (which of them), `decode` (what callers use).
 """

@@ -1,65 +1,125 @@
-"""Check that a file holds all the bytes that its container declares, before anything is decoded.
+"""Find out what a file is and what it holds, before anything is decoded.
 
-Decoders silently shorten a broken file: libsndfile clips a WAV to the bytes that exist, and drops the end of an Ogg
-file. Therefore chunk sizes, frame counts and the end-of-stream flag are checked here.
+Decoders lose audio in silence: libsndfile clips a WAV to the bytes that exist, drops the end of an Ogg file, believes a
+Xing header that counts half of the frames, and reads the first of two joined recordings. Therefore the chunks, pages or
+frames of every container are walked here. What they hold is later compared with what was decoded (`Container.check`).
 
 Two kinds of damage cannot be detected: a cut between two frames of formats that declare no length at all (MPEG audio
-without a Xing header, ADTS, AC-3, MPEG-TS, FLV), and a cut in the rare formats that `declared_end` does not implement.
+without a Xing header, ADTS, AC-3, AMR, MPEG-TS, FLV), and a cut in formats whose headers have no length (PAF, PVF,
+IRCAM).
 """
 
 from __future__ import annotations
 
-import struct
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final
 
-from pipeline.audio.declared_ends import declared_end
-from pipeline.audio.mpeg import MpegWalk, parse_mpeg_frame, skip_id3, walk_mpeg
+from pipeline.audio import frames, headers
+from pipeline.audio.contents import Contents, joined
+from pipeline.audio.flac import walk_flac
+from pipeline.audio.mpeg import find_mpeg, parse_mpeg_frame, skip_id3, tag_end
+from pipeline.audio.mpeg_headers import walk_mpeg_file
+from pipeline.audio.ogg import walk_ogg
+from pipeline.audio.riff import walk_chunks
 from pipeline.audio.source import Source
 from pipeline.errors import AudioError, ErrorCode
+
+_MAX_UNKNOWN_BYTES = 4096  # behind the audio, that are not taken for audio that the header does not count
+_PADDING = b"\0\r\n\t \xef\xbb\xbf\xff\xfe"  # zeros, white space and byte-order marks
 
 
 @dataclass(frozen=True)
 class Container:
-    """What the headers of a file say about it.
+    """What a file is, and what its decoder is to read.
 
     Attributes:
+        view: the bytes for decoders, from the container's first byte on.
         demuxer: FFmpeg's name of the format; None where FFmpeg is not to be used.
-        is_complete: True where the container declares its length and all its bytes exist.
-        has_frame_count: MPEG audio: a Xing header counts the frames.
-        lacks_bytes: MPEG audio: the Xing header declares more bytes than exist.
-        exceeds_sndfile: MPEG audio: libsndfile might stop before the end.
-        mpeg_start: MPEG audio: the first frame, in bytes from the start of the file.
+        contents: what the container holds.
+        warning: what is wrong with the file, although all its audio is read; empty where nothing is.
     """
 
+    view: Source
     demuxer: str | None
-    is_complete: bool = False
-    has_frame_count: bool = False
-    lacks_bytes: bool = False
-    exceeds_sndfile: bool = False
-    mpeg_start: int = 0
+    contents: Contents = field(default_factory=Contents)
+    warning: str = ""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the container declares its length; then all its bytes exist."""
+        return self.contents.end is not None
+
+    def frames_at(self, rate: int) -> int | None:
+        """The frames that it holds, at the rate of a decoder; None where the headers do not determine them."""
+        if self.contents.frames is None or not self.contents.rate:
+            return None
+        return round(self.contents.frames * rate / self.contents.rate)
+
+    def slack_at(self, rate: int) -> int:
+        """The frames by which the output of a decoder may differ."""
+        return 1 + (round(self.contents.slack * rate / self.contents.rate) if self.contents.rate else 0)
+
+    def check(self, num_decoded: int, rate: int) -> None:
+        """Compare the number of decoded frames, at `rate`, with those that the container holds.
+
+        Raises:
+            AudioError: TRUNCATED where there are fewer, UNDECODABLE where there are more.
+        """
+        held = self.frames_at(rate)
+        if held is None or abs(num_decoded - held) <= self.slack_at(rate):
+            return
+        lacks = num_decoded < held
+        difference = abs(held - num_decoded)
+        message = (
+            f"the container holds {held} frames ({held / rate:.3f} s), but {num_decoded} were decoded: "
+            f"{difference} ({difference / rate:.3f} s) {'are missing' if lacks else 'too many'}"
+        )
+        raise AudioError(ErrorCode.TRUNCATED if lacks else ErrorCode.UNDECODABLE, message)
 
 
 def check_container(source: Source) -> Container:
-    """Recognise the container, and compare the length that it declares with the bytes that exist.
+    """Recognise the container behind tags and junk, and walk it.
 
     Raises:
-        AudioError: TRUNCATED where bytes are missing; UNSUPPORTED where recordings are joined in such a way that
-            libsndfile would read the first and drop the others.
+        AudioError: TRUNCATED where bytes are missing; UNDECODABLE where a page is damaged; UNSUPPORTED where recordings
+            are joined in such a way that a decoder would read the first and drop the others.
     """
-    start = skip_id3(source)
-    head = source.read_at(start, 256)
-    demuxer = _demuxer(head)
-    if demuxer == "ogg" and start == 0:
-        _check_ogg(source)
-        return Container(demuxer, is_complete=True)
-    if demuxer == "mp3" and (mpeg := _check_mpeg(source, start)) is not None:
-        return mpeg
-    end = declared_end(source, demuxer, head) if start == 0 else None
-    if end is not None and end > source.size:
-        message = f"the container declares {end} bytes, but the file has {source.size}"
-        raise AudioError(ErrorCode.TRUNCATED, message)
-    return Container(demuxer, is_complete=end is not None)
+    start, demuxer, warning = _find_start(source)
+    view = source.view(start) if start else source
+    contents = _walk(view, demuxer)
+    if contents is None:  # not MPEG audio, although it begins with a sync word
+        return Container(view, demuxer, warning=warning)
+    if contents.end is not None:
+        warning = "; ".join(filter(None, (warning, contents.warning, _check_behind(view, demuxer, contents.end))))
+    else:
+        warning = "; ".join(filter(None, (warning, contents.warning)))
+    if contents.skipped or contents.patches:
+        view = view.view(contents.skipped, patches=contents.patches)
+    return Container(view, demuxer, contents, warning)
+
+
+def _find_start(source: Source) -> tuple[int, str | None, str]:
+    """Return the first byte of the container, its format, and a warning about what is in front of it."""
+    start = tag_end_at_start(source)
+    if (demuxer := _demuxer(source.read_at(start, 256), source, start)) is not None:
+        return start, demuxer, ""
+    # Behind tags there may be zeros; and a line feed or a byte-order mark in front of everything.
+    head = source.read_at(start, 1 << 16)
+    padding = len(head) - len(head.lstrip(_PADDING))
+    if padding and (demuxer := _demuxer(head[padding : padding + 256], source, start + padding)) is not None:
+        return start + padding, demuxer, f"{padding} bytes of padding are in front of the audio"
+    # A tag may be longer or shorter than it says.
+    first = find_mpeg(source, 10 if start else 0)
+    if first is not None:
+        return first, "mp3", f"{first} bytes in front of the first MPEG frame are not audio"
+    return start if start < source.size else 0, None, ""
+
+
+def tag_end_at_start(source: Source) -> int:
+    """The first byte behind ID3v2 and APE tags at the start of the file."""
+    position = skip_id3(source)
+    return tag_end(source, position) if source.read_at(position, 8) == b"APETAGEX" else position
 
 
 _GUID_ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
@@ -77,6 +137,7 @@ _MAGIC: Final = (  # position, bytes, FFmpeg's name
     (0, b".snd", "au"),
     (0, b"NIST_1A", "nistsphere"),
     (0, b"fLaC", "flac"),
+    (0, b"Creative Voice File\x1a", "voc"),
     (4, b"ftyp", "mp4"),
     (4, b"moov", "mp4"),
     (4, b"mdat", "mp4"),
@@ -85,98 +146,115 @@ _MAGIC: Final = (  # position, bytes, FFmpeg's name
     (0, _GUID_ASF, "asf"),
     (0, b"#!AMR", "amr"),
     (0, b"FLV\x01", "flv"),
-    (0, b"\x0bw", "ac3"),
     (0, b"MAC ", "ape"),
     (0, b"wvpk", "wv"),
     (0, b"TTA1", "tta"),
+    (0, b"2BIT", "avr"),
+    (0, b"PVF1\n", "pvf"),
+    (0, b"MATLAB 5.0", "mat5"),
     (0, b"\0\0\x01\xba", "mpeg"),
 )
+ONLY_SNDFILE: Final = frozenset({"mat5"})
+"""Names of formats that FFmpeg does not know."""
+_STRICT: Final = frozenset({"wav", "w64", "aiff", "caf", "au", "nistsphere", "avr", "voc"})  # nothing else may follow
 
 
-def _demuxer(head: bytes) -> str | None:
+def _demuxer(head: bytes, source: Source, position: int) -> str | None:
     """Return FFmpeg's name for the format of a file that begins with `head`; None where it is not recognised."""
     if head[:4] == b"RIFF" and head[8:11] == b"AVI":
         return "avi"
-    for position, magic, name in _MAGIC:
-        if head[position : position + len(magic)] == magic:
+    if head[:4] == b"FORM" and head[8:12] in (b"8SVX", b"16SV"):
+        return "iff"
+    for offset, magic, name in _MAGIC:
+        if head[offset : offset + len(magic)] == magic:
             return name
-    if len(head) > 188 and head[0] == head[188] == 0x47:
-        return "mpegts"
-    if len(head) > 1 and head[0] == 0xFF:
-        if head[1] & 0xF6 == 0xF0:  # a sync word with layer 0
-            return "aac"
-        if head[1] & 0xE0 == 0xE0:
-            return "mp3"
-    return None
+    return _demuxer_of_frames(head, source, position)
 
 
-def _check_ogg(source: Source) -> None:
-    """Check the length and the end-of-stream flag of the last page of an Ogg file, and that no stream follows."""
-    begin = max(0, source.size - 2 * 65307)  # twice the longest page: the last page begins in the tail
-    tail = source.read_at(begin, source.size - begin)
-    page_start = tail.rfind(b"OggS\0")
-    table = page_start + 27  # the table of segment lengths
-    if page_start < 0 or len(tail) < table or len(tail) < table + tail[table - 1]:
-        message = f"the header of the last Ogg page is cut at byte {source.size}"
-        raise AudioError(ErrorCode.TRUNCATED, message)
-    end = table + tail[table - 1] + sum(tail[table : table + tail[table - 1]])
-    if end > len(tail):
-        message = f"the last Ogg page extends to byte {begin + end}, but the file ends at byte {source.size}"
-        raise AudioError(ErrorCode.TRUNCATED, message)
-    if not tail[page_start + 5] & 4:
-        message = f"the last Ogg page, at byte {begin + page_start}, has no end-of-stream flag"
-        raise AudioError(ErrorCode.TRUNCATED, message)
-    # libsndfile reads the first of chained streams and drops the others.
-    serials, position = set[bytes](), 0
-    while (page := source.read_at(position, 282))[:4] == b"OggS" and len(page) > 27 and page[5] & 2:
-        serials.add(page[14:18])
-        position += 27 + page[26] + sum(page[27 : 27 + page[26]])
-    if tail[page_start + 14 : page_start + 18] not in serials:
-        message = "chained Ogg: another stream follows the end of the first; store each stream in its own file"
-        raise AudioError(ErrorCode.UNSUPPORTED, message)
+def _demuxer_of_frames(head: bytes, source: Source, position: int) -> str | None:
+    """Return FFmpeg's name for a format without a header, whose frames begin with sync words."""
+    name = None
+    if head[:2] == b"\x0bw":
+        name = "eac3" if len(head) > 5 and head[5] >> 3 > 10 else "ac3"
+    elif len(head) > 188 and head[0] == head[188] == 0x47:
+        name = "mpegts"
+    elif len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:  # a sync word with layer 0
+        name = "aac"
+    elif len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and _is_mpeg(head, source, position):
+        name = "mp3"
+    return name
 
 
-def _check_mpeg(source: Source, start: int) -> Container | None:
-    """Check MPEG audio whose first frame is at byte `start`; None where there is no such frame."""
-    head = source.read_at(start, 256)
+def _is_mpeg(head: bytes, source: Source, position: int) -> bool:
+    """Whether two frames follow each other, or one ends with the file, or the format is the free one."""
     frame = parse_mpeg_frame(head)
     if frame is None:
-        return None
-    second = source.read_at(start + frame.size, 4)
-    if len(second) == 4 and parse_mpeg_frame(second) is None:
-        return None
-    is_xing = head[frame.xing_offset : frame.xing_offset + 4] in (b"Xing", b"Info")
-    if is_xing and len(head) >= frame.xing_offset + 16:
-        flags, num_frames, size = struct.unpack_from(">III", head, frame.xing_offset + 4)
-        if flags & 1 and num_frames:
-            end = start + size if flags & 2 else source.size
-            _check_xing_end(source, start, end)
-            return Container("mp3", has_frame_count=True, lacks_bytes=end > source.size, mpeg_start=start)
-    walk = walk_mpeg(source, start)
-    if walk is None:
-        return Container("mp3", mpeg_start=start)
-    _check_last_frame(source, walk)
-    # libsndfile stops at the length that it estimates from the size of the first frame.
-    estimate = (source.size - start) / frame.size * frame.num_samples
-    return Container("mp3", is_complete=True, exceeds_sndfile=walk.num_samples > estimate, mpeg_start=start)
+        return head[2] >> 4 == 0 if len(head) > 2 else False
+    behind = position + frame.size
+    second = source.read_at(behind, 4)
+    return len(second) < 4 or parse_mpeg_frame(second) is not None or tag_end(source, behind) > behind
 
 
-def _check_xing_end(source: Source, start: int, end: int) -> None:
-    """Compare the end of the stream that the Xing header declares with the bytes that exist."""
-    # A tag that was stripped from the end is missing as well: only a cut frame proves that the file was cut.
-    if end > source.size and (walk := walk_mpeg(source, start)) is not None:
-        _check_last_frame(source, walk)
-    next_bytes = source.read_at(end, 4)
-    # More than one frame: some encoders do not count the Xing frame itself.
-    if source.size - end > 4096 and (next_bytes[:3] == b"ID3" or parse_mpeg_frame(next_bytes) is not None):
-        message = (
-            f"joined MP3s: the first ends at byte {end} by its Xing header, "
-            f"but MPEG audio continues to byte {source.size}; store each recording in its own file"
-        )
+_WALKS: Final[dict[str, Callable[[Source], Contents]]] = {
+    "flac": walk_flac,
+    "ogg": walk_ogg,
+    "au": headers.au,
+    "nistsphere": headers.nist,
+    "avr": headers.avr,
+    "mat5": headers.mat5,
+    "mp4": headers.mp4,
+    "matroska": headers.matroska,
+    "asf": headers.asf,
+    "avi": headers.avi,
+    "aac": frames.adts,
+    "amr": frames.amr,
+    "ac3": frames.ac3,
+    "eac3": frames.ac3,
+    "wv": frames.wavpack,
+    "tta": frames.tta,
+    "flv": frames.flv,
+    "voc": frames.voc,
+}
+
+
+def _walk(view: Source, demuxer: str | None) -> Contents | None:
+    if demuxer in ("wav", "w64", "aiff", "caf", "iff"):
+        return walk_chunks(view, view.read_at(0, 256))
+    if demuxer == "mp3":
+        return walk_mpeg_file(view)
+    return _WALKS[demuxer](view) if demuxer in _WALKS else Contents()
+
+
+def _check_behind(view: Source, demuxer: str | None, end: int) -> str:
+    """Look at what is behind the end of the container; return a warning, empty where there is nothing.
+
+    Raises:
+        AudioError: UNSUPPORTED where another recording begins there, or more than a tag.
+    """
+    position = end
+    while position < view.size and (behind := tag_end(view, position)) > position:
+        position = behind
+    rest = view.read_at(position, 1 << 16)
+    padding = len(rest) - len(rest.lstrip(b"\0"))
+    if padding == len(rest) and _is_zero(view, position + len(rest)):
+        return ""
+    for begin in dict.fromkeys((position, position + 1, position + padding)):
+        head = view.read_at(begin, 256)
+        following = _demuxer(head, view, begin)
+        if following in ("mp3", "aac", "ac3", "eac3", "mpegts") and find_mpeg(view, begin) != begin:
+            following = None  # two bytes are no proof
+        if following is not None:
+            joined("header", end, f"another recording ({following})")
+    size = view.size - position
+    if demuxer in _STRICT and size > _MAX_UNKNOWN_BYTES:
+        message = f"the audio ends at byte {end} by its header, but {size} bytes follow that are no chunk and no tag"
         raise AudioError(ErrorCode.UNSUPPORTED, message)
+    return f"{size} bytes behind the end of the audio are not read" if size > 8 else ""
 
 
-def _check_last_frame(source: Source, walk: MpegWalk) -> None:
-    if walk.is_cut:
-        message = f"the last MPEG frame extends to byte {walk.end}, but the file ends at byte {source.size}"
-        raise AudioError(ErrorCode.TRUNCATED, message)
+def _is_zero(view: Source, position: int) -> bool:
+    while data := view.read_at(position, 1 << 20):
+        if data.strip(b"\0"):
+            return False
+        position += len(data)
+    return True

@@ -25,15 +25,17 @@ from typing import BinaryIO, Literal, NamedTuple
 import numpy as np
 import soxr
 
-from pipeline.audio.containers import check_container
+from pipeline.audio.containers import Container, check_container
 from pipeline.audio.cutter import Cutter
-from pipeline.audio.decoders import Reader, open_recording
+from pipeline.audio.decoders import Recording, open_recording
 from pipeline.audio.samples import Samples
-from pipeline.audio.sndfile import SndfileReader
 from pipeline.audio.source import Source
 from pipeline.audio.spans import Span
 from pipeline.errors import AudioError, ErrorCode
 
+# Full scale is 1. Writers of floats also put 16-bit or 32-bit integers, up to 2^31, which the model normalises. Larger
+# values are damage (one flipped bit of an exponent), and overflow in the sums of float32 and float16 later on.
+_MAX_LEVEL = np.float32(2.0**31)
 _MIN_RATE = 1000  # Hz; a lower rate means that the header is damaged
 
 
@@ -81,6 +83,7 @@ class Segment:
         channel: the channel's number where channels are split, else None.
         whole: True where this one segment is all of the recording (or of that channel of it).
         only: True where it is all of the requested part; follows from `whole`.
+        warning: what is wrong with the file's headers, although all its audio is read; empty where nothing is.
     """
 
     start_s: float
@@ -89,6 +92,7 @@ class Segment:
     channel: int | None
     whole: bool
     only: bool
+    warning: str = ""
 
 
 def read_segments(
@@ -126,6 +130,7 @@ def read_segments(
     """
     with contextlib.ExitStack() as stack:
         if last is not None and (open_reader := last.take(source, offset_s, stack)) is not None:
+            stack.enter_context(_bad_bytes(open_reader.container.view))
             (selection,) = _selections(settings.channels, open_reader.channels)
             yield from _read_channel(open_reader, settings, selection, offset_s, duration_s)
             last.keep(source, open_reader, duration_s, stack)
@@ -133,17 +138,37 @@ def read_segments(
         view = Source(stack.enter_context(source.open("rb")) if isinstance(source, Path) else source)
         if view.size == 0:
             raise AudioError(ErrorCode.EMPTY_FILE, "the file has 0 bytes")
-        container = check_container(view)
+        stack.enter_context(_bad_bytes(view))
+        container = last.container(source, view) if last is not None else check_container(view)
         with contextlib.ExitStack() as first_pass:
-            reader = first_pass.enter_context(open_recording(view, container))
+            reader = first_pass.enter_context(open_recording(container))
             _check_limits(reader, settings)
             selections = _selections(settings.channels, reader.channels)
             yield from _read_channel(reader, settings, selections[0], offset_s, duration_s)
             if last is not None and len(selections) == 1:
                 last.keep(source, reader, duration_s, first_pass)
         for selection in selections[1:]:
-            with open_recording(view, container) as reader:
+            with open_recording(container) as reader:
                 yield from _read_channel(reader, settings, selection, offset_s, duration_s)
+
+
+@contextlib.contextmanager
+def _bad_bytes(view: Source) -> Iterator[None]:
+    """Turn whatever a decoder raises on the bytes into an AudioError; what reading them raises passes unchanged.
+
+    The one broad `except` of decoding: PyAV, numpy and soxr raise ValueError, KeyError, IndexError, OverflowError and
+    others on damaged headers, and no list of them is complete.
+    """
+    try:
+        yield
+    except (AudioError, AssertionError):
+        raise
+    except MemoryError as error:
+        raise AudioError(ErrorCode.TOO_LARGE, f"a decoder needs more memory than there is: {error}") from error
+    except Exception as error:
+        if view.raised(error):
+            raise
+        raise AudioError(ErrorCode.UNDECODABLE, f"the decoder raised {type(error).__name__}: {error}") from error
 
 
 class LastRecording:
@@ -157,15 +182,30 @@ class LastRecording:
 
     def __init__(self) -> None:
         self._source: bytes | None = None
-        self._reader: SndfileReader | None = None
+        self._reader: Recording | None = None
         self._open_files = contextlib.ExitStack()
+        self._walked: tuple[bytes, Container] | None = None
 
     def close(self) -> None:
-        """Close the recording if one is open."""
+        """Close the recording if one is open, and forget what it holds."""
+        self._close_reader()
+        self._walked = None
+
+    def _close_reader(self) -> None:
         self._open_files.close()
         self._source, self._reader = None, None
 
-    def take(self, source: object, offset_s: float | None, stack: contextlib.ExitStack) -> SndfileReader | None:
+    def container(self, source: object, view: Source) -> Container:
+        """Return `check_container(view)`, without walking the same bytes object again."""
+        if self._walked is not None and self._walked[0] is source:
+            return self._walked[1]
+        self._walked = None
+        container = check_container(view)
+        if isinstance(source, bytes):
+            self._walked = source, container
+        return container
+
+    def take(self, source: object, offset_s: float | None, stack: contextlib.ExitStack) -> Recording | None:
         """Return the open reader of `source` if it can still decode from `offset_s`; else close it and return None.
 
         `stack` then closes the reader.
@@ -173,20 +213,20 @@ class LastRecording:
         reader, start_s = self._reader, offset_s or 0.0
         # 0.49: the offset is rounded to the nearest frame. The comparison also fails for NaN, which `Span` reports.
         if reader is None or self._source is not source or not reader.earliest <= start_s * reader.rate + 0.49:
-            self.close()
+            self._close_reader()
             return None
         stack.enter_context(self._open_files.pop_all())
-        self.close()
+        self._close_reader()
         return reader
 
-    def keep(self, source: object, reader: Reader, duration_s: float | None, stack: contextlib.ExitStack) -> None:
+    def keep(self, source: object, reader: Recording, duration_s: float | None, stack: contextlib.ExitStack) -> None:
         """Keep `reader` open, and what `stack` would close, if its format cannot be entered in the middle.
 
         Nothing is kept if `duration_s`, of the part that was read, is None: then nothing is left to decode.
         """
         if duration_s is None or not isinstance(source, bytes):
             return
-        if isinstance(reader, SndfileReader) and not reader.exact_seek:
+        if reader.keeps_place:
             self._source, self._reader, self._open_files = source, reader, stack.pop_all()
 
 
@@ -208,7 +248,7 @@ def _selections(wanted: Literal["mix", "split"] | int, channels: int) -> list[_S
     return [_Selection(wanted, None)]
 
 
-def _check_limits(reader: Reader, settings: AudioSettings) -> None:
+def _check_limits(reader: Recording, settings: AudioSettings) -> None:
     for value, limit, unit in (
         (reader.channels, settings.max_channels, "channels"),
         (reader.rate, settings.max_rate, "Hz"),
@@ -220,7 +260,7 @@ def _check_limits(reader: Reader, settings: AudioSettings) -> None:
 
 
 def _read_channel(
-    reader: Reader,
+    reader: Recording,
     settings: AudioSettings,
     selection: _Selection,
     offset_s: float | None,
@@ -243,7 +283,9 @@ def _read_channel(
         nonlocal num_yielded
         start_s = span.start / rate + num_yielded / out_rate
         num_yielded += len(samples)
-        return Segment(start_s, len(samples) / out_rate, samples, selection.label, whole, only)
+        _check_level(samples, start_s, out_rate)
+        warning = reader.container.warning
+        return Segment(start_s, len(samples) / out_rate, samples, selection.label, whole, only, warning)
 
     position = span.start
     for block in reader.blocks(span.start, span.decode_until, "int16" if is_int16 else "float32"):
@@ -260,6 +302,8 @@ def _read_channel(
         raise AudioError(ErrorCode.NO_SAMPLES, "the recording has 0 frames")
     if span.stop is None or position < span.decode_until:  # the recording ended: now its length is known
         span.check(total, rate)
+    if duration_s is None or position < span.decode_until:
+        reader.container.check(max(position, reader.num_decoded), rate)
     if resampler is not None:
         for samples in cutter.push(resampler.resample_chunk(np.zeros(0, np.float32), last=True)):
             yield segment(samples)
@@ -276,6 +320,21 @@ def _too_long(seconds: float, settings: AudioSettings) -> AudioError:
     return AudioError(ErrorCode.TOO_LARGE, f"{seconds:.1f} s, the limit is {settings.max_duration_s:.1f} s")
 
 
+def _check_level(samples: Samples, start_s: float, rate: int) -> None:
+    """Check a segment after mixing and resampling, which can overflow.
+
+    Raises:
+        AudioError: NON_FINITE where a value is NaN or infinite, or over `2 * _MAX_LEVEL`: resampling overshoots.
+    """
+    if samples.dtype == np.int16:
+        return
+    is_sound = np.abs(samples) <= 2 * _MAX_LEVEL
+    if not is_sound.all():
+        index = int(np.argmin(is_sound))
+        message = f"after resampling, the sample at {start_s + index / rate:.3f} s is {samples[index]}"
+        raise AudioError(ErrorCode.NON_FINITE, message)
+
+
 def _signal(block: Samples, column: int | None, position: int, rate: int) -> Samples:
     """Return one column of a block (frames, channels), or the mean of all, as contiguous (frames,).
 
@@ -286,13 +345,13 @@ def _signal(block: Samples, column: int | None, position: int, rate: int) -> Sam
         rate: sample rate, Hz, for error messages.
 
     Raises:
-        AudioError: NON_FINITE where a value is NaN or infinite.
+        AudioError: NON_FINITE where a value is NaN or infinite, or over `_MAX_LEVEL`.
     """
     columns = block if column is None else block[:, column : column + 1]
     if columns.dtype != np.int16:
-        is_finite = np.isfinite(columns).all(axis=1)
-        if not is_finite.all():
-            index = int(np.argmin(is_finite))
+        is_sound = np.abs(columns) <= _MAX_LEVEL  # False for NaN
+        if not is_sound.all():
+            index = int(np.argmin(is_sound.all(axis=1)))
             frame = position + index
             message = f"frame {frame} ({frame / rate:.3f} s) contains {columns[index].tolist()}"
             raise AudioError(ErrorCode.NON_FINITE, message)

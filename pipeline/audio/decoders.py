@@ -6,11 +6,12 @@ import contextlib
 from collections.abc import Iterator
 from typing import Protocol
 
-from pipeline.audio.containers import Container
-from pipeline.audio.ffmpeg import open_ffmpeg
+import numpy as np
+
+from pipeline.audio.containers import ONLY_SNDFILE, Container
+from pipeline.audio.ffmpeg import FfmpegReader, open_ffmpeg
 from pipeline.audio.samples import Samples
-from pipeline.audio.sndfile import SndfileRefusedError, open_sndfile
-from pipeline.audio.source import Source
+from pipeline.audio.sndfile import SndfileReader, SndfileRefusedError, open_sndfile
 from pipeline.errors import AudioError, ErrorCode
 
 
@@ -49,36 +50,108 @@ class Reader(Protocol):
         """
 
 
+class Recording:
+    """An opened recording; a `Reader`, which continues with FFmpeg where libsndfile fails.
+
+    libsndfile loses its place in some valid files. FFmpeg then decodes from the start, and the frames that libsndfile
+    has decoded are dropped.
+
+    Attributes:
+        container: what was opened.
+        keeps_place: whether it can only be decoded onwards, so that it is worth keeping open for the next part.
+    """
+
+    def __init__(self, container: Container, stack: contextlib.ExitStack) -> None:
+        self.container, self._stack = container, stack
+        self._reader = _open(container, stack)
+        reader = self._reader
+        self.rate, self.channels, self.is_int16 = reader.rate, reader.channels, reader.is_int16
+        self.num_frames, self.estimated_frames = reader.num_frames, reader.estimated_frames
+
+    @property
+    def num_decoded(self) -> int:
+        """The position after the last decoded frame."""
+        return self._reader.num_decoded
+
+    @property
+    def keeps_place(self) -> bool:
+        """Whether libsndfile decodes it, and cannot enter it in the middle."""
+        return isinstance(self._reader, SndfileReader) and not self._reader.exact_seek
+
+    @property
+    def earliest(self) -> int:
+        """The first frame at which `blocks` can start without opening the file again; needs `keeps_place`."""
+        return self._reader.earliest if isinstance(self._reader, SndfileReader) else self._reader.num_decoded
+
+    def blocks(self, start: int, stop: int, dtype: str) -> Iterator[Samples]:
+        """Decode the frames [start, stop); see `Reader.blocks`."""
+        position = start
+        try:
+            for block in self._reader.blocks(start, stop, dtype):
+                position += len(block)
+                yield block
+        except AudioError as failure:
+            if isinstance(self._reader, FfmpegReader) or not _is_for_ffmpeg(self.container):
+                raise
+            self._reader = self._second_reader(failure)
+            blocks: Iterator[Samples] = self._reader.blocks(position, stop, dtype)
+            for block in blocks:
+                yield _as_int16(block) if dtype == "int16" else block
+
+    def _second_reader(self, failure: AudioError) -> FfmpegReader:
+        """Open with FFmpeg what libsndfile failed to decode; raise that failure if FFmpeg fails as well."""
+        try:
+            second = self._stack.enter_context(open_ffmpeg(self.container, failure.message))
+        except AudioError:
+            raise failure from None
+        if (second.rate, second.channels) != (self.rate, self.channels):
+            raise failure
+        return second
+
+
+def _as_int16(block: Samples) -> Samples:
+    return np.clip(np.rint(block * np.float32(32768)), -32768, 32767).astype(np.int16)
+
+
 @contextlib.contextmanager
-def open_recording(source: Source, container: Container) -> Iterator[Reader]:
+def open_recording(container: Container) -> Iterator[Recording]:
     """Open a recording with the decoder for its content.
 
     Raises:
         AudioError: UNSUPPORTED or UNDECODABLE where no decoder reads it.
     """
     with contextlib.ExitStack() as stack:
-        yield _open(source, container, stack)
+        yield Recording(container, stack)
 
 
-def _open(source: Source, container: Container, stack: contextlib.ExitStack) -> Reader:
-    if container.demuxer == "mp3" and container.exceeds_sndfile:
-        reason = "the MP3 has a variable rate and no Xing header"
-        return stack.enter_context(open_ffmpeg(source, container, reason))
+def _is_for_ffmpeg(container: Container) -> bool:
+    return container.demuxer is not None and container.demuxer not in ONLY_SNDFILE
+
+
+def _open(container: Container, stack: contextlib.ExitStack) -> SndfileReader | FfmpegReader:
+    if container.contents.avoids_sndfile:
+        return stack.enter_context(open_ffmpeg(container, container.contents.avoids_sndfile + "."))
     try:
-        return stack.enter_context(open_sndfile(source, container))
+        reader = stack.enter_context(open_sndfile(container))
     except SndfileRefusedError as refusal:
-        return _open_refused(source, container, refusal, stack)
+        return _open_refused(container, refusal, stack)
+    held = container.frames_at(reader.rate)
+    if held is None or reader.num_frames is None or abs(reader.num_frames - held) <= container.slack_at(reader.rate):
+        return reader
+    # libsndfile misreads the header, or the walk does; what FFmpeg decodes is compared with the walk.
+    try:
+        reason = f"takes {held} frames for {reader.num_frames}."
+        return stack.enter_context(open_ffmpeg(container, reason)) if _is_for_ffmpeg(container) else reader
+    except AudioError:
+        return reader
 
 
-def _open_refused(
-    source: Source, container: Container, refusal: SndfileRefusedError, stack: contextlib.ExitStack
-) -> Reader:
+def _open_refused(container: Container, refusal: SndfileRefusedError, stack: contextlib.ExitStack) -> FfmpegReader:
     """Open with FFmpeg what libsndfile refused, if FFmpeg may know the format."""
-    # libsndfile reports a WAV whose coding it does not know as malformed. It would have recognised an MP3.
-    is_for_ffmpeg = refusal.is_foreign or container.demuxer == "wav"
-    if is_for_ffmpeg and container.demuxer not in (None, "mp3"):
-        return stack.enter_context(open_ffmpeg(source, container, refusal.reason))
+    head = container.view.read_at(0, 16)
+    failure = AudioError(ErrorCode.UNDECODABLE, f"libsndfile: {refusal.reason} The file begins with {head!r}.")
     if refusal.is_unimplemented:
-        raise AudioError(ErrorCode.UNSUPPORTED, f"libsndfile: {refusal.reason}")
-    head = source.read_at(0, 16)
-    raise AudioError(ErrorCode.UNDECODABLE, f"libsndfile: {refusal.reason} The file begins with {head!r}.")
+        failure = AudioError(ErrorCode.UNSUPPORTED, f"libsndfile: {refusal.reason}")
+    if not _is_for_ffmpeg(container):
+        raise failure
+    return stack.enter_context(open_ffmpeg(container, refusal.reason))

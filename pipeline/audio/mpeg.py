@@ -19,9 +19,13 @@ _KBIT_PER_S: Final = {  # by (is MPEG-1, layer)
     (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 
+_ADTS_RATES: Final = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
 _HEADER_BYTES = 7  # enough to know a frame's size: 4 for MPEG audio, 7 for ADTS
+_XING_BYTES = 64  # enough to find a Xing header in a frame
 _READ_BYTES = 1 << 18
 _MAX_ID3_TAGS = 100_000  # read at most
+_SEARCHED_BYTES = 1 << 24  # for a first frame behind junk
+_MIN_FRAMES = 4  # that agree, in a row or up to the end, are no accident
 
 
 class MpegFrame(NamedTuple):
@@ -30,26 +34,44 @@ class MpegFrame(NamedTuple):
     Attributes:
         size: of the frame, header included, in bytes.
         num_samples: of each channel.
-        xing_offset: where in the frame a Xing header would start, in bytes.
+        xing_offset: where in the frame a Xing header would start, in bytes; 0 where there can be none.
+        rate: sample rate, Hz.
+        channels: 1 or 2; 0 where only the decoder knows.
     """
 
     size: int
     num_samples: int
     xing_offset: int
+    rate: int
+    channels: int
 
 
 class MpegWalk(NamedTuple):
     """The result of walking over all frames of a stream.
 
     Attributes:
+        num_frames: that begin in the file.
         num_samples: of each channel, over all frames that begin in the file.
         end: the byte after the last frame, by its header.
         is_cut: whether the last frame extends beyond the end of the file.
+        rate: of the first frame, Hz.
+        channels: the most that a frame has.
+        change: where and how frames change their format; empty where they do not.
+        changes_rate: whether they change the rate too.
+        num_gaps: stretches of bytes between frames that are neither a frame nor a tag.
+        second_start: where a second recording begins, by a tag or a Xing header between frames; 0 where none does.
     """
 
+    num_frames: int
     num_samples: int
     end: int
     is_cut: bool
+    rate: int = 0
+    channels: int = 0
+    change: str = ""
+    changes_rate: bool = False
+    num_gaps: int = 0
+    second_start: int = 0
 
 
 def parse_mpeg_frame(header: bytes) -> MpegFrame | None:
@@ -66,12 +88,14 @@ def parse_mpeg_frame(header: bytes) -> MpegFrame | None:
     is_mpeg1 = version == 3
     hertz = (44100, 48000, 32000)[rate] // {3: 1, 2: 2, 0: 4}[version]
     bits_per_s = 1000 * _KBIT_PER_S[is_mpeg1, layer][bit_rate - 1]
+    channels = 1 if header[3] >> 6 == 3 else 2
     if layer == 1:
-        return MpegFrame((12 * bits_per_s // hertz + padding) * 4, 384, 0)
+        return MpegFrame((12 * bits_per_s // hertz + padding) * 4, 384, 0, hertz, channels)
     num_samples = 1152 if is_mpeg1 or layer == 2 else 576
-    is_mono = header[3] >> 6 == 3
+    is_mono = channels == 1
     side_info_bytes = (17 if is_mono else 32) if is_mpeg1 else (9 if is_mono else 17)
-    return MpegFrame(num_samples // 8 * bits_per_s // hertz + padding, num_samples, 4 + side_info_bytes)
+    xing_offset = 4 + side_info_bytes if layer == 3 else 0
+    return MpegFrame(num_samples // 8 * bits_per_s // hertz + padding, num_samples, xing_offset, hertz, channels)
 
 
 def _parse_adts_frame(header: bytes) -> MpegFrame | None:
@@ -80,12 +104,14 @@ def _parse_adts_frame(header: bytes) -> MpegFrame | None:
         return None
     size = (header[3] & 3) << 11 | header[4] << 3 | header[5] >> 5
     num_samples = 1024 * (1 + (header[6] & 3))
-    return MpegFrame(size, num_samples, 0) if size >= _HEADER_BYTES else None
+    rate_index = header[2] >> 2 & 15
+    if size < _HEADER_BYTES or rate_index >= len(_ADTS_RATES):
+        return None
+    return MpegFrame(size, num_samples, 0, _ADTS_RATES[rate_index], 0)
 
 
-def skip_id3(source: Source) -> int:
-    """Return the first byte after the ID3v2 tags at the start of the file; 0 where there are none."""
-    position = 0
+def skip_id3(source: Source, position: int = 0) -> int:
+    """Return the first byte after the ID3v2 tags at `position`; `position` where there are none."""
     for _ in range(_MAX_ID3_TAGS):
         header = source.read_at(position, 10)
         if header[:3] != b"ID3" or len(header) < 10:
@@ -93,6 +119,35 @@ def skip_id3(source: Source) -> int:
         size = header[6] << 21 | header[7] << 14 | header[8] << 7 | header[9]
         position += 10 + size + (10 if header[5] & 0x10 else 0)
     return position
+
+
+def find_mpeg(source: Source, start: int) -> int | None:
+    """Return the first byte from `start` on where MPEG audio frames of one format follow each other; None if nowhere.
+
+    The first 16 MiB are searched. Four frames count, or fewer that end with the file.
+    """
+    stop = min(source.size, start + _SEARCHED_BYTES)
+    for begin in range(start, stop, _READ_BYTES):
+        window = source.read_at(begin, _READ_BYTES + 1)
+        at = window.find(b"\xff")
+        while 0 <= at < _READ_BYTES:
+            if at + 1 < len(window) and window[at + 1] >= 0xE0 and _begins_stream(source, begin + at):
+                return begin + at
+            at = window.find(b"\xff", at + 1)
+    return None
+
+
+def _begins_stream(source: Source, position: int) -> bool:
+    first = source.read_at(position, 4)
+    for number in range(_MIN_FRAMES):
+        header = source.read_at(position, 4)
+        if number > 1 and (not header or header[:3] == b"TAG"):
+            return True
+        frame = parse_mpeg_frame(header)
+        if frame is None or frame.size < 5 or header[1] != first[1] or (header[2] ^ first[2]) & 0x0C:
+            return False
+        position += frame.size
+    return True
 
 
 def walk_mpeg(source: Source, start: int) -> MpegWalk | None:
@@ -105,20 +160,88 @@ def walk_adts(source: Source, start: int) -> MpegWalk | None:
     return _walk_frames(source, start, _parse_adts_frame)
 
 
+def tag_end(source: Source, position: int) -> int:
+    """Return the byte after the tag (ID3v1, ID3v2, APE, Lyrics3) at `position`; `position` where there is none."""
+    header = source.read_at(position, 32)
+    if header[:3] == b"ID3":
+        return min(source.size, skip_id3(source, position))
+    if header[:8] == b"APETAGEX" and len(header) >= 16:
+        has_header = len(header) >= 24 and bool(header[23] & 0x20)  # else this is the footer
+        return min(source.size, position + 32 + (int.from_bytes(header[12:16], "little") if has_header else 0))
+    if header[:3] == b"TAG":
+        return min(source.size, position + 128)
+    if header[:11] == b"LYRICSBEGIN":
+        end = source.read_at(position, 1 << 16).find(b"LYRICS200")
+        return position + end + 9 if end >= 0 else position
+    return position
+
+
 def _walk_frames(source: Source, start: int, parse_frame: Callable[[bytes], MpegFrame | None]) -> MpegWalk | None:
-    """Count frames by their headers up to a tag or the end of the file; None where other bytes are between them."""
-    position, num_samples = start, 0
+    """Count frames by their headers, over tags and junk between them, up to the last frame.
+
+    None where fewer frames than junk are found.
+    """
+    position, end, num_frames, num_samples = start, start, 0, 0
+    rate = channels = num_gaps = second_start = 0
+    change, changes_rate = "", False
     window, window_start = b"", start
+    behind_tag = 0
     while position < source.size:
-        if position + _HEADER_BYTES > window_start + len(window):
+        if position + _XING_BYTES > window_start + len(window):
             window, window_start = source.read_at(position, _READ_BYTES), position
-        header = window[position - window_start : position - window_start + _HEADER_BYTES]
+        at = position - window_start
+        header = window[at : at + _HEADER_BYTES]
         frame = parse_frame(header)
         if frame is None:
-            is_tag = header[:3] in (b"TAG", b"APE", b"LYR", b"ID3") or not header.strip(b"\0")
             if len(header) < _HEADER_BYTES and header[:1] == b"\xff":
-                return MpegWalk(num_samples, position + _HEADER_BYTES, is_cut=True)
-            return MpegWalk(num_samples, position, is_cut=False) if is_tag else None
+                return MpegWalk(num_frames, num_samples, position + _HEADER_BYTES, True, rate, channels)
+            behind = tag_end(source, position)
+            is_id3 = header[:3] == b"ID3"
+            if behind == position:
+                found = _resynchronise(source, position, parse_frame)
+                if found is None:
+                    break
+                num_gaps += 1
+                behind = found
+            if is_id3:
+                behind_tag = position
+            position = behind
+            continue
+        if num_frames and (frame.rate, frame.channels) != (rate, channels) and not change:
+            change = f"from {rate} Hz x {channels} to {frame.rate} Hz x {frame.channels} after {num_samples} samples"
+        changes_rate |= bool(num_frames) and frame.rate != rate
+        rate, channels = rate or frame.rate, max(channels, frame.channels)
+        if num_frames and not second_start and (behind_tag or _has_frame_count(window[at : at + _XING_BYTES], frame)):
+            second_start = behind_tag or position
+        behind_tag = 0
         position += frame.size
+        end = position
+        num_frames += 1
         num_samples += frame.num_samples
-    return MpegWalk(num_samples, position, is_cut=position > source.size)
+    if num_frames <= num_gaps:
+        return None
+    is_cut = end > source.size
+    return MpegWalk(num_frames, num_samples, end, is_cut, rate, channels, change, changes_rate, num_gaps, second_start)
+
+
+def _has_frame_count(head: bytes, frame: MpegFrame) -> bool:
+    """Whether the frame has no audio, but a Xing or VBRI header, which only the first frame of a recording has."""
+    if not frame.xing_offset:
+        return False
+    return head[frame.xing_offset : frame.xing_offset + 4] in (b"Xing", b"Info") or head[36:40] == b"VBRI"
+
+
+def _resynchronise(source: Source, position: int, parse_frame: Callable[[bytes], MpegFrame | None]) -> int | None:
+    """Return the next byte after `position` at which two frames follow each other, or one that ends with the file."""
+    for begin in range(position + 1, source.size, _READ_BYTES):
+        window = source.read_at(begin, _READ_BYTES + _HEADER_BYTES)
+        at = window.find(b"\xff")
+        while 0 <= at < _READ_BYTES:
+            frame = parse_frame(window[at : at + _HEADER_BYTES])
+            if frame is not None and frame.size > _HEADER_BYTES:
+                behind = begin + at + frame.size
+                following = source.read_at(behind, _HEADER_BYTES)
+                if behind == source.size or parse_frame(following) is not None or tag_end(source, behind) > behind:
+                    return begin + at
+            at = window.find(b"\xff", at + 1)
+    return None

@@ -10,9 +10,7 @@ import numpy as np
 import soundfile
 
 from pipeline.audio.containers import Container
-from pipeline.audio.mpeg import walk_mpeg
 from pipeline.audio.samples import Samples
-from pipeline.audio.source import Source
 from pipeline.audio.spans import END_TOLERANCE_S
 from pipeline.errors import AudioError, ErrorCode
 
@@ -58,12 +56,13 @@ def _message(error: soundfile.SoundFileError) -> str:
 
 
 @contextlib.contextmanager
-def open_sndfile(source: Source, container: Container) -> Iterator[SndfileReader]:
+def open_sndfile(container: Container) -> Iterator[SndfileReader]:
     """Open a recording with libsndfile.
 
     Raises:
         SndfileRefusedError: libsndfile cannot read it.
     """
+    source = container.view
     source.seek(0)
     try:
         file = _SequentialFile(source, "r")
@@ -72,7 +71,7 @@ def open_sndfile(source: Source, container: Container) -> Iterator[SndfileReader
         raise SndfileRefusedError(error) from error
     with contextlib.closing(file):
         source.reraise()
-        yield SndfileReader(source, file, container)
+        yield SndfileReader(file, container)
 
 
 class _SequentialFile(soundfile.SoundFile):  # type: ignore[misc, unused-ignore]
@@ -96,13 +95,13 @@ class SndfileReader:
         exact_seek: whether `blocks` can start at any frame without decoding those before it.
     """
 
-    def __init__(self, source: Source, file: _SequentialFile, container: Container) -> None:
-        self._source, self._file, self._container = source, file, container
+    def __init__(self, file: _SequentialFile, container: Container) -> None:
+        self._source, self._file, self._container = container.view, file, container
         self.rate: int = file.samplerate
         self.channels: int = file.channels
         header_frames: int | None = file.frames if file.frames < _UNKNOWN_FRAMES else None
         # MPEG audio without a Xing header has no length: libsndfile estimates it from the first frame's bit rate.
-        is_estimate = file.subtype.startswith("MPEG") and not container.has_frame_count
+        is_estimate = file.subtype.startswith("MPEG") and not container.contents.has_frame_count
         self.num_frames = None if is_estimate else header_frames
         self.estimated_frames = self.num_frames
         self.num_decoded = 0
@@ -110,7 +109,7 @@ class SndfileReader:
         self.exact_seek = is_exact_format and file.subtype in _EXACT_CODINGS
         self._tail: Samples | None = None  # the last decoded frames, where there is no seeking back to them
         self.is_int16 = is_exact_format and file.subtype == "PCM_16" and self.channels == 1
-        source.ran_out = False
+        self._source.ran_out = False
 
     @property
     def earliest(self) -> int:
@@ -146,15 +145,11 @@ class SndfileReader:
     def _check_end(self, declared: int) -> None:
         """Raise an AudioError if the recording ended before `declared` frames."""
         missing = declared - self.num_decoded
-        if missing <= 0:
-            return
         # Some encoders count the Xing frame itself: then nothing is missing, and there is one frame less than declared.
-        if self._container.demuxer == "mp3" and missing <= 2 * 1152 and not self._container.lacks_bytes:
-            walk = walk_mpeg(self._source, self._container.mpeg_start)
-            if walk is not None and not walk.is_cut:
-                return
-        message = f"{declared} frames are declared, but only {self.num_decoded} could be decoded"
-        raise AudioError(ErrorCode.TRUNCATED, message)
+        slack = self._container.slack_at(self.rate) if self._container.demuxer == "mp3" else 0
+        if missing > slack:
+            message = f"{declared} frames are declared, but only {self.num_decoded} could be decoded"
+            raise AudioError(ErrorCode.TRUNCATED, message)
 
     def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call libsndfile; raise what the source raised, else libsndfile's error as an AudioError."""

@@ -33,7 +33,7 @@ from pipeline.runs.ledger import (
 from pipeline.runs.run import PLAN_FILE, RECORD, Run
 from pipeline.runs.status import RunStatus
 from pipeline.runs.totals import Totals
-from pipeline.schemas import TABLES
+from pipeline.schemas import is_readable
 from pipeline.storage import objects, uris
 
 FILES_AT_ONCE: Final = 4
@@ -201,7 +201,7 @@ def _check_file(run: str, file: DataFile) -> tuple[list[str], _RowCounts]:
         source = pq.ParquetFile(io.BytesIO(data))
     except pa.ArrowException as error:
         return [f"is not a Parquet file: {error}"], _RowCounts()
-    if not source.schema_arrow.equals(TABLES[file.table]):
+    if not is_readable(source.schema_arrow, file.table):
         return [f"is not a file of {file.table}: its columns differ"], _RowCounts()
     counts = _RowCounts()
     for batch in source.iter_batches(columns=["part_id", "chunk"]):

@@ -51,6 +51,7 @@ class ReadRow:
     Attributes:
         samples: (num_samples,) at the model's sample rate, little endian: int16, or float32 with full scale at 1. None
             in an error row.
+        warning: what is wrong with the headers of the audio, all of which was read; None where nothing is.
         error: what is wrong; None for a decoded segment.
     """
 
@@ -65,6 +66,7 @@ class ReadRow:
     reference_label: str | None
     speaker: str | None
     tags: str | None
+    warning: str | None = None
     samples: np.ndarray | None = None
     error: RowError | None = None
 
@@ -180,6 +182,7 @@ def _segment_row(utterance: Utterance, segment: Segment, settings: RowSettings) 
         message = f"{len(samples)} samples; the model needs {settings.min_samples}"
         samples, error = None, RowError("decode", ErrorCode.TOO_SHORT.value, message)
     row = _row(utterance, utt_id, segment.start_s, segment.duration_s, segment.channel, samples, error)
+    row = replace(row, warning=segment.warning or None)
     # The reference belongs to the whole recording, not to one of its segments.
     return row if segment.only else replace(row, reference=None)
 

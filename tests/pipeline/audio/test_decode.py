@@ -346,7 +346,7 @@ def test_parts_in_the_order_of_time_are_decoded_in_one_pass(openings, name, over
 def test_a_part_that_was_decoded_with_the_one_before_it_owns_its_samples():
     last, data = LastRecording(), PART_FILES["vorbis"]
     read_single_segment(data, offset_s=0.0, duration_s=2.0, last=last)
-    tail_s = len(last._reader._tail) / 16_000
+    tail_s = len(last._reader._reader._tail) / 16_000
     read_single_segment(data, offset_s=2 - tail_s, duration_s=tail_s, last=last).samples[:] = 0
     assert read_single_segment(data, offset_s=2 - tail_s, duration_s=tail_s, last=last).samples.any()
     last.close()

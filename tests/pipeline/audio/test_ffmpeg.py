@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 
+import av
 import numpy as np
 import pytest
 import soundfile
 import soxr
 
-from pipeline.audio import ffmpeg
 from pipeline.audio.decode import AudioSettings, read_segments
 from pipeline.errors import AudioError, ErrorCode
 from tests.support.decoding import concatenated, error_code_of, read_single_segment
@@ -28,7 +28,6 @@ from tests.support.signals import aac, encode, encode_av, speech_like
     ],
 )
 def test_lossless_codecs_decode_as_with_libsndfile(container, codec, rate, channels):
-    pytest.importorskip("av")
     coding = {"alac": "PCM_16", "flac": "PCM_16", "pcm_u8": "PCM_U8", "pcm_f32le": "FLOAT"}.get(codec)
     coding = coding or ("PCM_24" if "24" in codec else "PCM_16")
     x, _ = soundfile.read(io.BytesIO(encode(speech_like(1.5, rate, channels), rate, "WAV", coding)), dtype="float32")
@@ -43,7 +42,6 @@ def test_lossless_codecs_decode_as_with_libsndfile(container, codec, rate, chann
 
 
 def test_segments_tile_a_long_recording():
-    pytest.importorskip("av")
     data = aac(8, "ipod", 44_100, 2)
     whole = read_single_segment(data)
     segments = list(read_segments(data, AudioSettings(max_segment_s=2)))
@@ -53,7 +51,6 @@ def test_segments_tile_a_long_recording():
 
 @pytest.mark.parametrize(("container", "codec", "rate"), [("ipod", "aac", 44_100), ("webm", "libopus", 48_000)])
 def test_a_part_has_exactly_the_samples_of_the_whole(container, codec, rate):
-    pytest.importorskip("av")
     data = encode_av(speech_like(4, rate), rate, container, codec)
     full = read_single_segment(data, AudioSettings(sample_rate=rate)).samples
     part = read_single_segment(data, AudioSettings(sample_rate=rate), offset_s=1.5, duration_s=1)
@@ -63,7 +60,6 @@ def test_a_part_has_exactly_the_samples_of_the_whole(container, codec, rate):
 
 def test_sixteen_channels_are_decoded():
     # With so many planes PyAV's own conversion to an array crashes the process.
-    av = pytest.importorskip("av")
     x = speech_like(1, 16_000, 16)
     file = io.BytesIO()
     with av.open(file, "w", format="ipod") as output:
@@ -85,25 +81,12 @@ def test_sixteen_channels_are_decoded():
         assert np.corrcoef(segment.samples[:length], x[:length, k])[0, 1] > 0.8
 
 
-def test_a_missing_pyav_is_named_in_the_error_with_its_installation(monkeypatch):
-    pytest.importorskip("av")
-    data = aac(5)
-    monkeypatch.setattr(ffmpeg, "av", None)
-    with pytest.raises(AudioError, match=r"pip install 'sewd-pipeline\[ffmpeg\]'") as caught:
-        read_single_segment(data)
-    assert caught.value.code is ErrorCode.UNSUPPORTED
-    assert error_code_of(b"<html>") is ErrorCode.UNDECODABLE
-    assert error_code_of(encode(speech_like(1), 16_000)) is None
-
-
 def test_the_duration_in_the_header_is_checked_against_the_limit():
-    pytest.importorskip("av")
     data = aac(5)
     assert error_code_of(data, AudioSettings(max_duration_s=2)) is ErrorCode.TOO_LARGE
 
 
 def test_a_video_without_sound_is_undecodable():
-    av = pytest.importorskip("av")
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as output:
         stream = output.add_stream("mpeg4", rate=10)

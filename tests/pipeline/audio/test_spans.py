@@ -57,11 +57,7 @@ def test_a_part_of_an_opus_file_is_exact_although_its_seek_is_not():
 )
 @pytest.mark.parametrize("container", ["WAV", "m4a"])
 def test_a_part_outside_the_recording_is_an_error_that_names_the_request(container, offset_s, duration_s):
-    if container == "m4a":
-        pytest.importorskip("av")
-        data = encode_av(speech_like(6), 16_000, "ipod", "alac")
-    else:
-        data = encode(SIGNAL, RATE)
+    data = encode_av(speech_like(6), 16000, "ipod", "alac") if container == "m4a" else encode(SIGNAL, RATE)
     with pytest.raises(AudioError, match=f"offset {offset_s}") as caught:
         list(read_segments(data, SETTINGS, offset_s=offset_s, duration_s=duration_s))
     assert caught.value.code is ErrorCode.OUT_OF_RANGE
@@ -69,11 +65,7 @@ def test_a_part_outside_the_recording_is_an_error_that_names_the_request(contain
 
 @pytest.mark.parametrize("container", ["WAV", "m4a"])
 def test_a_part_that_ends_a_rounding_after_the_recording_is_clipped(container):
-    if container == "m4a":
-        pytest.importorskip("av")
-        data = encode_av(speech_like(6), 16_000, "ipod", "alac")
-    else:
-        data = encode(speech_like(6), 16_000)
+    data = encode_av(speech_like(6), 16000, "ipod", "alac") if container == "m4a" else encode(speech_like(6), 16000)
     segment = read_single_segment(data, offset_s=5.0, duration_s=1.09)
     assert segment.duration_s == 1.0
     assert not segment.whole
@@ -85,11 +77,7 @@ def test_a_part_that_ends_a_rounding_after_the_recording_is_clipped(container):
     [(None, None, True), (0, 6.0, True), (0, 5.95, True), (0, 6.05, True), (0, 5.85, False), (0.2, None, False)],
 )
 def test_a_part_that_lacks_no_more_than_a_rounding_is_the_whole_recording(container, offset_s, duration_s, whole):
-    if container == "m4a":
-        pytest.importorskip("av")
-        data = encode_av(speech_like(6), 16_000, "ipod", "alac")
-    else:
-        data = encode(speech_like(6), 16_000)
+    data = encode_av(speech_like(6), 16000, "ipod", "alac") if container == "m4a" else encode(speech_like(6), 16000)
     segment = read_single_segment(data, offset_s=offset_s, duration_s=duration_s)
     assert segment.whole is whole
     assert segment.only

@@ -1,0 +1,139 @@
+"""Walk over the frames of a FLAC file (RFC 9639)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from pipeline.audio.contents import Contents, joined, truncated
+from pipeline.audio.source import Source
+
+_MAX_BLOCKS = 100_000  # of metadata, read at most
+_WINDOW = 1 << 20
+_LONGEST_HEADER = 16
+_SYNC = re.compile(rb"\xff[\xf8\xf9]|fLaC[\x00\x80]\x00\x00\x22", re.DOTALL)
+
+
+def _crc8_table() -> bytes:
+    table = bytearray(256)
+    for value in range(256):
+        remainder = value
+        for _ in range(8):
+            remainder = (remainder << 1 ^ (0x07 if remainder & 0x80 else 0)) & 0xFF
+        table[value] = remainder
+    return bytes(table)
+
+
+_CRC8 = _crc8_table()
+_BLOCK_SIZES = {1: 192, **{code: 576 << code - 2 for code in range(2, 6)}, **{c: 256 << c - 8 for c in range(8, 16)}}
+
+
+class StreamInfo(NamedTuple):
+    """The first block of metadata. `frames` is 0 where the writer did not know it, `md5` zeros likewise."""
+
+    block_size: int
+    rate: int
+    channels: int
+    bits: int
+    frames: int
+    md5: bytes
+
+
+def stream_info(source: Source) -> StreamInfo | None:
+    """Parse the STREAMINFO of a file that begins with `fLaC`; None where it is cut or not there."""
+    block = source.read_at(4, 4 + 34)
+    if len(block) < 38 or block[0] & 0x7F:
+        return None
+    fields = int.from_bytes(block[14:22], "big")
+    return StreamInfo(
+        int.from_bytes(block[6:8], "big"),
+        fields >> 44,
+        (fields >> 41 & 7) + 1,
+        (fields >> 36 & 31) + 1,
+        fields & (1 << 36) - 1,
+        block[22:38],
+    )
+
+
+def walk_flac(source: Source) -> Contents:
+    """Count the samples of a FLAC file by the headers of its frames.
+
+    A header counts if its checksum is right and its number is the next one. Where fewer frames are found than the file
+    declares, the declared number counts: a decoder then fails at the damaged frame.
+
+    Raises:
+        AudioError: TRUNCATED where the metadata are cut; UNSUPPORTED where another FLAC follows.
+    """
+    info = stream_info(source)
+    start = _metadata_end(source)
+    if info is None or start is None:
+        return Contents()
+    found, base = 0, None
+    for position, header in _candidates(source, start):
+        if header[:4] == b"fLaC":
+            joined("frames", position, "another FLAC")
+        if (frame := _parse_frame(header, info)) is None:
+            continue
+        number, size = frame
+        if base is None:
+            base = number if position == start else 0
+        if number == base + found:
+            found += size
+    warning = avoids = ""
+    if info.frames and found > info.frames:
+        avoids = warning = f"the header counts {info.frames} samples, but the frames hold {found}"
+    return Contents(None, max(found, info.frames) or None, info.rate, 0, info.channels, avoids, warning=warning)
+
+
+def _metadata_end(source: Source) -> int | None:
+    position = 4
+    for _ in range(_MAX_BLOCKS):
+        header = source.read_at(position, 4)
+        position += 4 + int.from_bytes(header[1:4], "big")
+        if len(header) < 4 or position > source.size:
+            truncated(f"the metadata extend to byte {position}, but the file ends at byte {source.size}")
+        if header[0] & 0x80:  # the last block
+            return position
+    return None
+
+
+def _candidates(source: Source, start: int) -> Iterator[tuple[int, bytes]]:
+    """Positions at which a frame or a second file may begin, with the bytes there."""
+    while start < source.size:
+        window = source.read_at(start, _WINDOW + _LONGEST_HEADER)
+        for match in _SYNC.finditer(window, 0):
+            if match.start() < _WINDOW:
+                yield start + match.start(), window[match.start() : match.start() + _LONGEST_HEADER]
+        start += _WINDOW
+
+
+def _parse_frame(header: bytes, info: StreamInfo) -> tuple[int, int] | None:
+    """Parse a frame's header into its first sample's number and its number of samples; None where it is not one."""
+    if len(header) < 6:
+        return None
+    block_code, rate_code = header[2] >> 4, header[2] & 15
+    if block_code == 0 or rate_code == 15 or header[3] & 1 or header[3] >> 4 > 10:
+        return None
+    length = 1 if header[4] < 0x80 else 8 - (header[4] ^ 0xFF).bit_length()  # of the number, coded like UTF-8
+    if not (1 <= length <= 7) or (header[4] & 0xC0) == 0x80:
+        return None
+    coded = header[4 : 4 + length]
+    number = coded[0] if length == 1 else coded[0] & (0x7F >> length)
+    for byte in coded[1:]:
+        number = number << 6 | byte & 0x3F
+    end = 4 + length
+    size = _BLOCK_SIZES.get(block_code, 0)
+    if block_code in (6, 7):
+        width = block_code - 5
+        size = int.from_bytes(header[end : end + width], "big") + 1
+        end += width
+    end += {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
+    if len(header) <= end:
+        return None
+    crc = 0
+    for byte in header[:end]:
+        crc = _CRC8[crc ^ byte]
+    if crc != header[end]:
+        return None
+    return (number if header[1] & 1 else number * info.block_size), size
