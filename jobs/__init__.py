@@ -1,1 +1,1 @@
-"""The command line: one module a verb. Parses, wires, prints; all that it does is in `pipeline`."""
+"""The command line: one module per verb. Parses, wires, prints; all that it does is in `pipeline`."""

@@ -126,7 +126,7 @@ def transcribe(
 ) -> int:
     """Transcribe a corpus into a run, or resume an interrupted run.
 
-    A run that exists at RUN is resumed. Most runs need INPUT, --output and --model.
+    A run that exists at RUN is resumed. Most runs need INPUT and --output, and --model for a model of your own.
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 done with failed rows, 130 stopped.
     """

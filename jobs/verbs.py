@@ -1,4 +1,4 @@
-"""The verbs that run by themselves, here or as a job on a cluster."""
+"""The verbs that can be submitted, here or as a job on a cluster."""
 
 from __future__ import annotations
 

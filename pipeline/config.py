@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_
 from pydantic.dataclasses import dataclass
 
 from pipeline.errors import UsageError
-from pipeline.scoring.normalize import NORMALIZERS
+from pipeline.scoring.normalize import DEFAULT_NORMALIZER, NORMALIZERS
 from pipeline.settings import checked
 from pipeline.storage import uris
 from sewd_model.files import BUNDLED
@@ -21,7 +21,7 @@ def _path_to_text(value: Any) -> Any:
     if not isinstance(value, os.PathLike):
         return value
     path = os.fspath(value)
-    return f"./{path}" if path == BUNDLED else path  # a path object means a path, also if it is uri_by_task so
+    return f"./{path}" if path == BUNDLED else path  # a path object means a path, even if its name is `bundled`
 
 
 # A path or URI as a string or PathLike. It must not be empty, which would mean the working directory.
@@ -52,11 +52,11 @@ class RunConfig:
             decode a segment, and everything before the segment if the format does not allow seeking.
         existing: what to do with a run that `output` already holds: `resume` it, `refuse` to start, or `overwrite` it.
         address: `local` starts a Ray cluster on this machine; `auto` or HOST:PORT joins one.
-        actors: most recogniser actors; None: one, or as many as the GPUs allow.
+        actors: most recogniser actors; None: one for each node, or as many as the GPUs allow.
         min_actors: fewest recogniser actors while there is work. Ray starts and stops actors between the two, and an
             autoscaled cluster its nodes. None: always `actors`, or one where the cluster can grow and `actors` is None.
         gpus_per_actor: GPUs that an actor holds; None: 1 if the cluster has GPUs, else 0.
-        cpus_per_actor: Ray CPUs that an actor holds; None: what decoding leaves of its node.
+        cpus_per_actor: Ray CPUs that an actor holds; None: what decoding leaves of its node, at most 1 beside a GPU.
         threads: threads that an actor computes with; None: its share of the processors.
         dtype: number format that the model computes in: `int8` on CPUs only, `bfloat16` and `float16` on GPUs only.
     """
@@ -67,7 +67,7 @@ class RunConfig:
     classifiers: tuple[Uri, ...] = ()
     channels: Literal["mix", "split"] | Annotated[int, Field(ge=0)] = "mix"
     max_segment_s: Annotated[float, Field(ge=1, le=600)] = 60.0
-    normalizer: str = "basic"
+    normalizer: str = DEFAULT_NORMALIZER
     limit: Annotated[int, Field(ge=1)] | None = None
     part_mib: Annotated[float, Field(gt=0, le=4096)] = 32.0
     chunk_s: Annotated[float, Field(gt=0, le=1800)] = 1200.0

@@ -1,11 +1,13 @@
 """The errors of this project, by their cause.
 
-There are three kinds:
+There are four kinds:
 
 * `AudioError`: the data is bad or missing. It becomes one row in `errors/`, with a code of the closed `ErrorCode`, and
   the run continues.
 * `StorageError`: permissions, throttling, time-outs, name resolution. Never a row: the call is retried with back-off,
   and if the error persists, the run fails.
+* `RunFailedError`: the work was stopped: too many rows failed, workers or jobs died at every try, another driver took
+  the run over. Exit code 1.
 * `UsageError`: the command cannot be carried out as given. It is reported on one line, with exit code 2.
 
 Any other exception is a bug and is not caught.
@@ -71,7 +73,11 @@ class UsageError(Exception):
 
 
 class RunFailedError(Exception):
-    """The run was stopped because too many rows failed, or one under `strict`. Its commits stay."""
+    """The work was stopped; what was committed stays.
+
+    Too many rows failed, or one under `strict`; a worker or a job died at every try; or a training's data or gradients
+    cannot be used.
+    """
 
 
 class LeaseLostError(RunFailedError):

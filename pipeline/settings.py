@@ -1,4 +1,4 @@
-"""Settings are frozen dataclasses that pydantic checks; here a bad value becomes one line for the user."""
+"""Settings that users write are frozen dataclasses that pydantic checks; here a bad value becomes one line."""
 
 from __future__ import annotations
 

@@ -309,8 +309,7 @@ def greedy_path(logits: "torch.Tensor | NDArray[np.floating[Any]]", blank: int, 
 
     Raises:
         ValueError: `logits` is not two-dimensional, has a frame whose best score is not finite, or `blank` is not one
-        of
-            its columns.
+            of its columns.
     """
     if hasattr(logits, "detach"):
         logits = logits.detach().float().cpu().numpy()

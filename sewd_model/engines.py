@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import torch
 from torch import Tensor
 
 from sewd_model.engine_status import EngineStatus
-from sewd_model.model import SEWDForCTC, SEWDForSequenceClassification
 from sewd_model.packed.cpu import PackedModel
 from sewd_model.packed.gpu_memory import out_of_memory, used_by_other_processes
+from sewd_model.packed.layers import Head
 
 if TYPE_CHECKING:
     from sewd_model.packed import gpu_batches
 
 log = logging.getLogger(__name__)
 
-Head = SEWDForCTC | SEWDForSequenceClassification
+DEVICE_DTYPES: Final = ("float32", "bfloat16", "float16")  # on devices; those of CPUs are `PackedModel`'s
 Logits = tuple[Tensor, ...]  # of each head: float32 on the CPU, (frames, vocabulary) or (labels,)
 
 
@@ -33,7 +33,13 @@ class Engine(Protocol):
         """Yield the logits of each clip, in order; None for a clip that does not fit in the memory of the device.
 
         Args:
-            waveforms: (num_samples,) float32 each, as `FeatureExtractor` makes them, on the CPU.
+            waveforms: (num_samples,) float32 each, as `FeatureExtractor` makes them, on the CPU, at the rate that
+                `load_engine` was called with.
+
+        Raises:
+            InputTooShortError: a clip has fewer samples than one frame needs.
+            ValueError: a clip is not (num_samples,) float32 on the CPU.
+            RuntimeError: the device failed, or a clip does not fit in the memory that other processes leave free.
         """
 
     def status(self) -> EngineStatus:
@@ -53,35 +59,38 @@ def load_engine(
     and their kernels compile; otherwise the reference model clip by clip.
 
     Args:
-        heads: heads with equal backbones, in eval mode. The engine uses the backbone of the first.
+        heads: heads with equal backbones, in eval mode, in float32 on the CPU. The engine uses the backbone of the
+            first.
         device: `cpu`, or a device of torch.
         dtype: data type of the matrix products: float32; int8 on CPUs; bfloat16 or float16 on GPUs.
         threads: on CPUs, packs that are computed at the same time.
         rate: sample rate of the waveforms, in Hz.
 
     Raises:
-        ValueError: the backbones differ, or there is no such dtype.
+        ValueError: there is no head, the backbones differ, a head is not in float32 on the CPU, or the device has no
+            engine of this dtype.
     """
     device = torch.device(device)
     if device.type == "cpu":
         return _PackedOnCpu(PackedModel(heads, dtype=dtype, threads=threads), rate)
-    return _load_on_device(heads, device, dtype)
+    if dtype not in DEVICE_DTYPES:
+        msg = f"models run on {device.type} in {', '.join(DEVICE_DTYPES)}, not in {dtype}"
+        raise ValueError(msg)
+    return _load_on_device(heads, device, dtype, rate)
 
 
-def _load_on_device(heads: Sequence[Head], device: torch.device, dtype: str) -> Engine:
+def _load_on_device(heads: Sequence[Head], device: torch.device, dtype: str, rate: int = 16_000) -> Engine:
     """Packed batches on a device, or clip by clip."""
-    try:
-        from sewd_model.packed import gpu, gpu_batches, gpu_check  # noqa: PLC0415 - loads the compiler, which takes seconds
-    except ImportError as error:
-        return _fall_back(heads, dtype, device, error)
+    from sewd_model.packed import gpu, gpu_batches, gpu_check  # noqa: PLC0415 - loads the compiler, which takes seconds
+
     try:
         model = gpu.PackedDeviceModel(heads, device=device, dtype=dtype)
         gpu_check.check(model, _ClipByClip(heads, "float32", device, None).encode, dtype)
         engine = gpu_batches.DeviceEngine(model)
-        budget_s = gpu_batches.probed_budget_s(engine) if device.type == "cuda" else gpu_batches.BUDGET_S
+        budget_s = gpu_batches.probed_budget_s(engine, rate) if device.type == "cuda" else gpu_batches.BUDGET_S
     except gpu_check.CHECK_ERRORS as error:
         return _fall_back(heads, dtype, device, error)
-    return _PackedOnDevice([head.cpu() for head in heads], dtype, device, engine, budget_s)
+    return _PackedOnDevice([head.cpu() for head in heads], dtype, device, engine, budget_s, rate)
 
 
 class _PackedOnCpu:
@@ -110,9 +119,10 @@ class _PackedOnDevice:
         device: torch.device,
         engine: gpu_batches.DeviceEngine,
         budget_s: float,
+        rate: int,
     ) -> None:
         self._heads, self._dtype, self._device = heads, dtype, device
-        self._engine, self._budget_s = engine, budget_s
+        self._engine, self._budget_s, self._rate = engine, budget_s, rate
         self._fallback: Engine | None = None
 
     def encode(self, waveforms: Sequence[Tensor]) -> Iterator[Logits | None]:
@@ -121,7 +131,7 @@ class _PackedOnDevice:
         done = 0
         if self._fallback is None:
             try:
-                for logits in gpu_batches.stream(self._engine, waveforms, self._budget_s):
+                for logits in gpu_batches.stream(self._engine, waveforms, self._budget_s, self._rate):
                     yield logits
                     done += 1
             except gpu_check.COMPILER_ERRORS as error:

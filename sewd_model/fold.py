@@ -6,7 +6,7 @@ them, convolution and GroupNorm (one channel a group) are one product with weigh
 costs no pass over the activations, forward or backward.
 
 Moments are computed in float64, from a waveform without its mean, which GroupNorm subtracts anyway: then a large offset
-costs no digits.
+loses no precision.
 """
 
 from typing import NamedTuple

@@ -794,6 +794,11 @@ class SEWDForCTC(_Head):
     head_keys: ClassVar[tuple[str, ...]] = ("lm_head",)
 
     def __init__(self, config: SEWDConfig) -> None:
+        """Initialise the weights.
+
+        Raises:
+            ValueError: the configuration has no `pad_token_id`, which is the CTC blank.
+        """
         super().__init__(config)
         if config.pad_token_id is None:
             msg = "pad_token_id is null, but it is the CTC blank: set it to a token id"

@@ -1,4 +1,4 @@
-"""The rooms and which imports which: pyproject.toml has the table (`tool.importlinter`), import-linter checks it."""
+"""The packages and which imports which: pyproject.toml has the table (`tool.importlinter`), import-linter checks it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import rooms
+from tests.support import packages
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CONTRACTS = {contract["name"]: contract for contract in PROJECT["tool"]["importlinter"]["contracts"]}
 
 
-def test_no_room_imports_a_room_above_it():
+def test_no_package_imports_one_above_it():
     program = Path(sys.executable).with_name("lint-imports")
     done = subprocess.run([program, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -39,42 +39,44 @@ def test_an_import_from_below_is_found(tmp_path):
     assert "jobs -> pipeline -> sewd_model BROKEN" in done.stdout
 
 
-def test_every_room_has_its_floor_in_the_table():
-    listed = {room for line in CONTRACTS["rooms of pipeline"]["layers"] for room in line.split(" | ")}
+def test_every_package_has_its_layer_in_the_table():
+    listed = {package for line in CONTRACTS["packages of pipeline"]["layers"] for package in line.split(" | ")}
     here = {
         path.stem for path in (ROOT / "pipeline").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
     }
     assert listed == here - {"__init__"}
 
 
-def test_the_tests_mirror_the_rooms():
+def test_the_tests_mirror_the_packages():
     for package in ("pipeline", "sewd_model"):
         tested = {path.name for path in (ROOT / "tests" / package).iterdir() if (path / "__init__.py").exists()}
         assert tested == {path.name for path in (ROOT / package).iterdir() if (path / "__init__.py").exists()}
 
 
-def test_the_table_of_rooms_has_no_cycle_and_every_line_of_code():
-    table = rooms.table(ROOT)
+def test_the_table_of_packages_has_no_cycle_and_every_line_of_code():
+    table = packages.table(ROOT)
     lines = sum(
         int(row.split("|")[4].replace(",", "")) for row in table.splitlines() if row.startswith("| ") and "`" in row
     )
     init = len((ROOT / "pipeline" / "__init__.py").read_text().splitlines())
-    code = [path for package in rooms.PACKAGES for path in (ROOT / package).rglob("*.py")]
+    code = [path for package in packages.TOP_LEVEL for path in (ROOT / package).rglob("*.py")]
     assert lines + init == sum(len(path.read_text().splitlines()) for path in code)
 
 
-@pytest.mark.parametrize("package", rooms.PACKAGES)
+@pytest.mark.parametrize("package", packages.TOP_LEVEL)
 def test_imports_are_absolute(package):
     for path in (ROOT / package).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}: relative import"
 
 
-@pytest.mark.parametrize("room", sorted((ROOT / "pipeline").glob("*/__init__.py")), ids=lambda path: path.parent.name)
-def test_a_room_says_what_it_does_and_exports_nothing(room):
-    body = ast.parse(room.read_text()).body
+@pytest.mark.parametrize(
+    "package", sorted((ROOT / "pipeline").glob("*/__init__.py")), ids=lambda path: path.parent.name
+)
+def test_a_package_says_what_it_does_and_exports_nothing(package):
+    body = ast.parse(package.read_text()).body
     assert len(body) == 1
-    assert ast.get_docstring(ast.parse(room.read_text()))
+    assert ast.get_docstring(ast.parse(package.read_text()))
 
 
 def test_versions_come_from_tags():

@@ -20,7 +20,7 @@ class _Layout(NamedTuple):
     Attributes:
         start: the first chunk, in bytes from the start of the file.
         header: `struct` format of a chunk's header: name, size.
-        align: chunks start at multiples of so many bytes.
+        align: chunks start at multiples of this many bytes.
         size_includes_header: whether a chunk's size counts its header.
         audio_names: the names, four bytes, of the chunk that holds the audio.
         preamble: bytes of that chunk before the samples.

@@ -2,5 +2,5 @@
 
 `ray_start` connects to Ray, `resources` and `object_store` size the stages, `ray_errors` translates what Ray raises,
 and `ray_private` holds every use of Ray that is not public. `jobs_api` and `kuberay` submit a verb as a job, and
-`job_environment` checks its environment variables. Nothing here knows of audio, runs or models.
+`job_environment` checks its environment variables. Nothing here reads runs, audio or models.
 """

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 
-from pipeline.grouping import grouped
+from sewd_model.grouping import grouped
 
 MAX_PART_ITEMS = 10_000  # files or manifest rows
 _TABLE_BATCH_ITEMS = 1 << 16  # parts and files

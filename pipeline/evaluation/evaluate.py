@@ -23,11 +23,11 @@ from pipeline.evaluation.results import Evaluation, IdSummary, ReferenceProblems
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.evaluation.summary import evaluation_from_tallies
 from pipeline.evaluation.tallies import Tallies, match_references, required_columns, tally_batches
-from pipeline.grouping import grouped
 from pipeline.runs.commit import DataFile
 from pipeline.runs.run import Run
-from pipeline.scoring.references import MAX_EXAMPLES, References, load_references
+from pipeline.scoring.references import References, load_references
 from pipeline.scoring.rules import Scoring
+from sewd_model.grouping import grouped
 
 _SAMPLED: Final = 10_000  # rows that a message names keys of
 TASK_ROWS: Final = 1_000_000
@@ -130,8 +130,4 @@ def _reference_problems(run: Run, tallies: Tallies, references: Sequence[Referen
             utt_ids = {row: utt_id for utt_id, row in file.index.items()}
             unknown |= dict.fromkeys(utt_ids[row] for row in unused_rows.tolist())
     duplicate = dict.fromkeys(utt_id for file in references for utt_id in file.duplicates)
-    return ReferenceProblems(tallies.missing, _id_summary(unknown), _id_summary(duplicate))
-
-
-def _id_summary(utt_ids: Mapping[str, None]) -> IdSummary:
-    return IdSummary(len(utt_ids), tuple(utt_ids)[:MAX_EXAMPLES])
+    return ReferenceProblems(tallies.missing, IdSummary.of(unknown), IdSummary.of(duplicate))

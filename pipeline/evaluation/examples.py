@@ -17,7 +17,7 @@ from pipeline.scoring.references import References, load_references
 from pipeline.scoring.rules import Scoring, score
 
 _MIN_ROW_GROUPS: Final = 16
-"""A sample comes from at least so many row groups, if there are as many."""
+"""A sample comes from at least this many row groups, if there are as many."""
 
 
 class Sample(NamedTuple):

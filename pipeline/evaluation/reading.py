@@ -7,8 +7,8 @@ from typing import Final
 
 import pyarrow as pa
 
-from pipeline.grouping import grouped
 from pipeline.runs.run import open_files
+from sewd_model.grouping import grouped
 
 BATCH_ROWS: Final = 1 << 20
 SCAN_OPTIONS: Final[Mapping[str, int]] = {"batch_size": 1 << 16, "batch_readahead": 8, "fragment_readahead": 4}

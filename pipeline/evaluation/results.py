@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from pipeline.evaluation.intervals import Interval
 from pipeline.evaluation.sums import COUNT_NAMES
 from pipeline.scoring.counts import ErrorCounts
+from pipeline.scoring.references import MAX_EXAMPLES
 from pipeline.scoring.rules import Scoring
 
 _ORDERED: Final = frozenset({"duration", "confidence"})
@@ -121,6 +123,11 @@ class IdSummary(NamedTuple):
 
     total: int = 0
     examples: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(utt_ids: Collection[str], total: int | None = None) -> IdSummary:
+        """The summary of ids of which `utt_ids` are the first; `total` is their number if there are more."""
+        return IdSummary(len(utt_ids) if total is None else total, tuple(islice(utt_ids, MAX_EXAMPLES)))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pipeline.evaluation.results import IdSummary
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.evaluation.sums import KEY_PREFIX, merge_sums, row_summands, sum_by_key
 from pipeline.evaluation.units import row_units, unit_columns, unit_keys, utterance_units
-from pipeline.scoring.references import MAX_EXAMPLES, References
+from pipeline.scoring.references import References
 from pipeline.scoring.rules import Scoring, score
 
 MAX_INTERVALS: Final = 200
@@ -77,7 +77,7 @@ class Tallies:
             {name: _compacted(self.sums.get(name, ()) + other.sums.get(name, ())) for name in names},
             pa.concat_tables([self.worst, other.worst]),
             used_references,
-            _id_summary(self.missing.examples + other.missing.examples, self.missing.total + other.missing.total),
+            IdSummary.of(self.missing.examples + other.missing.examples, self.missing.total + other.missing.total),
         )
 
     def merged(self, kind: SumKind, by: str = "") -> pa.Table | None:
@@ -94,10 +94,6 @@ def _compacted(pieces: tuple[pa.Table, ...]) -> tuple[pa.Table, ...]:
     """The pieces merged once they have twice the rows of the largest: each row is then merged only a few times."""
     rows = [len(piece) for piece in pieces]
     return pieces if sum(rows) < 2 * max(BATCH_ROWS, *rows) else (merge_sums(pieces),)
-
-
-def _id_summary(utt_ids: Sequence[str], total: int) -> IdSummary:
-    return IdSummary(total, tuple(utt_ids[:MAX_EXAMPLES]))
 
 
 def required_columns(
@@ -147,7 +143,7 @@ def tally_batches(
             {name: (table,) for name, table in _batch_sums(rows, summands, settings, context).items()},
             _worst(rows, summands, settings.num_worst) if settings.num_worst else _NO_UTTERANCES,
             used_references,
-            _id_summary(missing, len(missing)),
+            IdSummary.of(missing, len(missing)),
         )
     return total
 

@@ -59,7 +59,7 @@ def probability(value: float | None) -> str:
 
 
 def duration(seconds: float | None, space: str = " ") -> str:
-    """`3.2 s`, `12 min 31 s`, `3 h 12 min`, `1,234 h`.
+    """`3.2 s`, `12 min 01 s`, `3 h 02 min`, `1,234 h`.
 
     Args:
         seconds: the duration.
@@ -70,9 +70,9 @@ def duration(seconds: float | None, space: str = " ") -> str:
     if seconds < 59.95:
         return f"{seconds:.1f}{space}s"
     if seconds < 3599.5:
-        return "{0}{2}min {1}{2}s".format(*divmod(round(seconds), 60), space)
+        return "{0}{2}min {1:02d}{2}s".format(*divmod(round(seconds), 60), space)
     if seconds < 100 * 3600:
-        return "{0}{2}h {1}{2}min".format(*divmod(round(seconds / 60), 60), space)
+        return "{0}{2}h {1:02d}{2}min".format(*divmod(round(seconds / 60), 60), space)
     return f"{seconds / 3600:,.0f}{space}h"
 
 

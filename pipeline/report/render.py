@@ -33,7 +33,7 @@ from pipeline.report.blocks import (
 from pipeline.report.model import Alignment, Interval, ReportContent, to_json
 from pipeline.report.page import page
 
-_FILTERED: Final = 12  # tables of at least so many rows get a box to filter them
+_FILTERED: Final = 12  # tables of at least this many rows get a box to filter them
 _FORMATTERS: Final[Mapping[Kind, Callable[[Any, int], str]]] = {
     "count": lambda value, _: formats.count(value),
     "change": lambda value, _: formats.change(value),

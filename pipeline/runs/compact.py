@@ -24,10 +24,10 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from pipeline.grouping import grouped
 from pipeline.runs.commit import DataFile, put_data_file
 from pipeline.schemas import TABLES
 from pipeline.storage import objects, retry, uris
+from sewd_model.grouping import grouped
 
 COMPACTION: Final = "compaction.json"
 FILE_BYTES: Final = 256 << 20

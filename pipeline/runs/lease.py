@@ -47,7 +47,7 @@ class Clock(Protocol):
         """Wait."""
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
-        """Wait for `event`, at most so long; return whether it is set."""
+        """Wait for `event`, at most `seconds`; return whether it is set."""
 
 
 class _SystemClock:

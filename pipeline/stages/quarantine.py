@@ -12,8 +12,8 @@ kills it for the memory of its child, which takes a while. So if a child works o
 for storage does not count), its position is recorded in storage until the step comes. An attempt that finds such a
 record counts a death at that position, if the node of the attempt that wrote it is still alive.
 
-Skipped utterances are recorded in one object per part, below the run, before any later row is handed out. Whoever
-reads the part again, in this start of the driver or a later one, skips the same, so its chunks stay the same.
+Skipped utterances are recorded in one object per part, below the run, before any later row is handed out. A
+later read of the part, in this start of the driver or a later one, skips the same, so its chunks stay the same.
 
 Cost: a part that kills no process needs no request to storage, and a run needs one more (the records are listed when
 the driver starts). If each first attempt left a marker, a million parts on S3 would need a million requests of 50 ms
@@ -83,7 +83,9 @@ class Record:
         deaths = self.deaths.get(position, 0) + 1
         skipped = dict(self.skipped)
         if deaths >= DEATHS:
-            skipped[position.utterance] = Skipped(position, code, f"{deaths} processes died of it, the last one {how}")
+            skipped[position.utterance] = Skipped(
+                position, code, f"{deaths} processes crashed on it, the last one {how}"
+            )
         return replace(self, working_at=None, node="", deaths={**self.deaths, position: deaths}, skipped=skipped)
 
 

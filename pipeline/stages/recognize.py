@@ -255,7 +255,7 @@ def _recognize_rows(
 ) -> Iterator[Step[Recognition]]:
     """The results of rows of `READ_ROW` from `start` on, one per step; a skipped row gives its error.
 
-    The model is loaded before the first step: a process that dies of that blames no row.
+    The model is loaded before the first step: a process that dies while it loads is not attributed to a row.
     """
     rows = table.to_struct_array().combine_chunks()
     recognizer = kind(settings)

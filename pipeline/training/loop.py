@@ -462,7 +462,7 @@ def _prepare(settings: TrainSettings, worker: Worker, report: Callable[[str], No
     log = _Log(settings.output, progress.step, active=worker.rank == 0)
     hours = sum(clip.duration_s * clip.weight for clip in store.clips) / 3600
     size = sum(parameter.numel() for parameter in model.parameters())
-    report(f"{len(store)} clips, {hours:.2f} h an epoch, {size / 1e6:.2f} M parameters, from step {progress.step}")
+    report(f"{len(store)} clips, {hours:.2f} h per epoch, {size / 1e6:.2f} M parameters, from step {progress.step}")
     wrapped = worker.wrap(model)
     return _Run(settings, worker, report, store, valid, model, wrapped, coding, optimizers, progress, log)
 

@@ -27,11 +27,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sewd_model.grouping import grouped
 from sewd_model.model import Layer, SEWDForCTC, SEWDForSequenceClassification, SEWDModel, position_buckets
 from sewd_model.packed import int8
 from sewd_model.packed.cpu_attention import PackedAttention
 from sewd_model.packed.cpu_convolutions import PackedFeatures, PackedSqueeze
-from sewd_model.packed.inputs import check_models, check_waveforms, group_neighbours
+from sewd_model.packed.inputs import check_models, check_waveforms
 from sewd_model.packed.layers import AfterAttention, ClassifierHead, CTCHead, Head, Linear, Norm, fast_activation
 from sewd_model.packed.products import OneDNNLinear
 from sewd_model.packed.thread_pool import MapParts, WorkSharingPool
@@ -146,8 +147,7 @@ class PackedModel:
             yield from outputs
 
     def _packs(self, waveforms: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-        num_frames = [self.config.num_frames(len(waveform)) for waveform in waveforms]
-        return group_neighbours(waveforms, num_frames, self.pack_frames)
+        return grouped(waveforms, lambda waveform: self.config.num_frames(len(waveform)), at_most=self.pack_frames)
 
     def _encode(self, waveforms: list[Tensor]) -> list[PackedOutput]:
         config = self.config

@@ -15,23 +15,22 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sewd_model.grouping import grouped
 from sewd_model.packed.gpu import PackedDeviceModel
 from sewd_model.packed.gpu_layout import Batch, lay_out
 from sewd_model.packed.gpu_memory import out_of_memory, used_by_other_processes
-from sewd_model.packed.inputs import group_neighbours
 
 log = logging.getLogger(__name__)
 
 Logits = tuple[Tensor, ...]  # of each head, for one clip, float32 on the CPU
 
-RATE = 16_000  # samples per second
 PROBE_S, PROBE_CLIP_S = 120, 20  # audio of the batch that is run to measure memory, and of each of its clips
 BUDGET_S = 60.0  # audio in a batch where memory is not measured
 MAX_BUDGET_S = 300.0  # so that a chunk is several batches, and the next is copied while one is computed; not measured
 MEMORY_SHARE = 0.7  # of the free memory; the rest is for fragmentation
 
 
-class Engine(Protocol):
+class BatchRunner(Protocol):
     """What `stream` needs from a model: the two steps of a batch, see `PackedDeviceModel`.
 
     Attributes:
@@ -48,7 +47,7 @@ class Engine(Protocol):
 
 
 class DeviceEngine:
-    """An `Engine` of a `PackedDeviceModel`; on CUDA, copies have a stream of their own."""
+    """A `BatchRunner` of a `PackedDeviceModel`; on CUDA, copies have a stream of their own."""
 
     splits = 0
 
@@ -57,14 +56,14 @@ class DeviceEngine:
         self.copies = torch.cuda.Stream(model.device) if model.device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def lay_out(self, waveforms: Sequence[Tensor]) -> Batch:
-        """See `Engine.lay_out` and `gpu_layout.lay_out`."""
+        """See `BatchRunner.lay_out` and `gpu_layout.lay_out`."""
         if self.copies is None:
             return lay_out(waveforms, self.model.config, self.model.device)
         with torch.cuda.stream(self.copies):
             return lay_out(waveforms, self.model.config, self.model.device)
 
     def encode(self, batch: Batch) -> Callable[[], list[Logits]]:
-        """See `Engine.encode`; on CUDA one copy brings back the numbers of all heads."""
+        """See `BatchRunner.encode`; on CUDA one copy brings back the numbers of all heads."""
         if self.copies is None:
             logits = self.model.compute(batch)
             return lambda: self.model.split(batch, logits.cpu())
@@ -84,22 +83,25 @@ class DeviceEngine:
         return wait
 
 
-def stream(engine: Engine, waveforms: Sequence[Tensor], budget_s: float = BUDGET_S) -> Iterator[Logits | None]:
+def stream(
+    engine: BatchRunner, waveforms: Sequence[Tensor], budget_s: float = BUDGET_S, rate: int = 16_000
+) -> Iterator[Logits | None]:
     """Yield the logits of each clip, in order; None for a clip that does not fit in memory even alone.
 
     While a batch is computed, the next one is laid out and copied.
 
     Args:
         engine: computes the batches.
-        waveforms: `(N,)` float32 each, at 16 kHz, on the CPU.
+        waveforms: `(N,)` float32 each, on the CPU.
         budget_s: most seconds of audio in a batch, unless a single clip is longer.
+        rate: sample rate of the waveforms, in Hz.
 
     Raises:
+        InputTooShortError, ValueError: as `gpu_layout.lay_out`.
         RuntimeError: a clip does not fit because other processes hold the device's memory; or any other error of the
             device.
     """
-    samples = [len(waveform) for waveform in waveforms]
-    batches = list(group_neighbours(waveforms, samples, int(budget_s * RATE)))
+    batches = list(grouped(waveforms, len, at_most=int(budget_s * rate)))
     next_batch: Batch | None = None
     for clips, following in itertools.zip_longest(batches, batches[1:]):
         results: list[Logits | None] = []
@@ -114,7 +116,7 @@ def stream(engine: Engine, waveforms: Sequence[Tensor], budget_s: float = BUDGET
         yield from _accept_or_retry(engine, clips, results)
 
 
-def _lay_out_if_it_fits(engine: Engine, clips: Sequence[Tensor] | None) -> Batch | None:
+def _lay_out_if_it_fits(engine: BatchRunner, clips: Sequence[Tensor] | None) -> Batch | None:
     try:
         return None if clips is None else engine.lay_out(clips)
     except RuntimeError as error:
@@ -123,7 +125,7 @@ def _lay_out_if_it_fits(engine: Engine, clips: Sequence[Tensor] | None) -> Batch
         return None
 
 
-def _accept_or_retry(engine: Engine, clips: Sequence[Tensor], results: list[Logits | None]) -> list[Logits | None]:
+def _accept_or_retry(engine: BatchRunner, clips: Sequence[Tensor], results: list[Logits | None]) -> list[Logits | None]:
     """Return the results of a batch if there are any and they are finite.
 
     Without results, memory ran out: return those of its halves. If they are not finite: those of its clips alone.
@@ -144,7 +146,7 @@ def _accept_or_retry(engine: Engine, clips: Sequence[Tensor], results: list[Logi
     return [result for part in parts for result in _accept_or_retry(engine, part, _attempt(engine, part))]
 
 
-def _attempt(engine: Engine, clips: Sequence[Tensor]) -> list[Logits | None]:
+def _attempt(engine: BatchRunner, clips: Sequence[Tensor]) -> list[Logits | None]:
     try:
         return [*engine.encode(engine.lay_out(clips))()]
     except RuntimeError as error:
@@ -158,10 +160,15 @@ def _all_finite(results: Sequence[Logits | None]) -> bool:
 
 
 # ------------------------------------------------------------------------------------------------- memory budget
-def probed_budget_s(engine: DeviceEngine) -> float:
-    """Measure how many seconds of audio a batch may hold on a CUDA device, with a margin."""
+def probed_budget_s(engine: DeviceEngine, rate: int = 16_000) -> float:
+    """Measure how many seconds of audio a batch may hold on a CUDA device, with a margin.
+
+    Args:
+        engine: of the device.
+        rate: sample rate of the waveforms, in Hz.
+    """
     device = engine.model.device
-    clips = [torch.randn(PROBE_CLIP_S * RATE)] * (PROBE_S // PROBE_CLIP_S)
+    clips = [torch.randn(PROBE_CLIP_S * rate)] * (PROBE_S // PROBE_CLIP_S)
     engine.encode(engine.lay_out(clips[:1]))()  # libraries allocate memory of their own in the first call
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)

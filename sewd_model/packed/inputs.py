@@ -1,6 +1,6 @@
-"""What both packed engines check about the models and the clips that they are given, and how clips are grouped."""
+"""What both packed engines check about the models and the clips that they are given."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -37,17 +37,3 @@ def check_waveforms(waveforms: Sequence[Tensor], config: SEWDConfig) -> None:
             raise ValueError(msg)
         if len(waveform) < config.min_samples:
             raise InputTooShortError(len(waveform), config.min_samples)
-
-
-def group_neighbours(waveforms: Sequence[Tensor], sizes: Sequence[int], limit: int) -> Iterator[list[Tensor]]:
-    """Yield groups of neighbouring clips of at most `limit` in total; a clip that is larger gets a group of its own."""
-    group: list[Tensor] = []
-    size_of_group = 0
-    for waveform, size in zip(waveforms, sizes, strict=True):
-        if group and size_of_group + size > limit:
-            yield group
-            group, size_of_group = [], 0
-        group.append(waveform)
-        size_of_group += size
-    if group:
-        yield group

@@ -176,7 +176,7 @@ class Soak:
 
     def _compare(self) -> None:
         differs = difference(self.run, self.undisturbed)
-        print_line(f"{self.run}: lost {differs.lost}, doubled {differs.doubled}, changed {differs.changed}")
+        print_line(f"{self.run}: lost {differs.lost}, duplicated {differs.duplicated}, changed {differs.changed}")
         self.bad += not differs.none
 
 
@@ -184,7 +184,7 @@ def main() -> int:
     """Run the soak of the command line.
 
     Returns:
-        1 if a row was lost, doubled or changed, else 0.
+        1 if a row was lost, duplicated or changed, else 0.
     """
     parser = argparse.ArgumentParser(prog="python -m tests.faults.soak")
     parser.add_argument("--kills", type=int, default=50)

@@ -2,7 +2,7 @@
 
     python -m tests.faults.table [FAULT...]
 
-prints for each fault the rows lost, doubled and changed, and the extra time. Ray gives its workers niceness 15: if
+prints for each fault the rows lost, duplicated and changed, and the extra time. Ray gives its workers niceness 15: if
 other work keeps the CPUs busy, set RAY_worker_niceness.
 """
 
@@ -203,7 +203,7 @@ def main() -> int:
     """Print the table.
 
     Returns:
-        1 if a row was lost, doubled or changed, else 0.
+        1 if a row was lost, duplicated or changed, else 0.
     """
     parser = argparse.ArgumentParser(prog="python -m tests.faults.table")
     parser.add_argument("fault", nargs="*", help=f"the faults to cause, by default all: {', '.join(FAULTS)}")
@@ -216,14 +216,14 @@ def main() -> int:
         corpus = write_corpus(base / "in", CLIPS)
         (reference := base / "undisturbed").mkdir()
         undisturbed = run_with_fault(None, reference, corpus, str(reference / "run"), model)
-        print_line(f"{'fault':40} {'lost':>6} {'doubled':>8} {'changed':>8} {'extra s':>8} {'starts':>7}")
+        print_line(f"{'fault':40} {'lost':>6} {'duplicated':>10} {'changed':>8} {'extra s':>8} {'starts':>7}")
         print_line(f"{'none (' + format(undisturbed.seconds, '.0f') + ' s)':40}")
         for number, name in enumerate(names):
             (directory := base / str(number)).mkdir()
             outcome = run_with_fault(FAULTS[name], directory, corpus, str(reference / "run"), model)
             d = outcome.difference
             extra = outcome.seconds - undisturbed.seconds
-            print_line(f"{name:40} {d.lost:6} {d.doubled:8} {d.changed:8} {extra:8.1f} {outcome.starts:7}")
+            print_line(f"{name:40} {d.lost:6} {d.duplicated:10} {d.changed:8} {extra:8.1f} {outcome.starts:7}")
             all_same &= d.none
     return 0 if all_same else 1
 

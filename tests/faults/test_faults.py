@@ -1,4 +1,4 @@
-"""Each fault of `tests.faults.table`, on a Ray cluster of several nodes: no row is lost, doubled or changed."""
+"""Each fault of `tests.faults.table`, on a Ray cluster of several nodes: no row is lost, duplicated or changed."""
 
 from __future__ import annotations
 

@@ -210,13 +210,13 @@ class Difference:
     """How a run differs from an undisturbed one: numbers of rows, over all tables."""
 
     lost: int
-    doubled: int
+    duplicated: int
     changed: int
 
     @property
     def none(self) -> bool:
         """Whether the runs have the same rows."""
-        return not (self.lost or self.doubled or self.changed)
+        return not (self.lost or self.duplicated or self.changed)
 
 
 def key(row: dict) -> tuple[str, str | None]:
@@ -226,13 +226,13 @@ def key(row: dict) -> tuple[str, str | None]:
 
 def difference(run: str, undisturbed: str) -> Difference:
     """Compare two runs row for row, in every table."""
-    lost = doubled = changed = 0
+    lost = duplicated = changed = 0
     for table in TABLES:
         rows, expected = (corpora.rows_of(pipeline.Run.open(uri), table) for uri in (run, undisturbed))
         counts = Counter(map(key, rows))
-        doubled += sum(count - 1 for count in counts.values())
+        duplicated += sum(count - 1 for count in counts.values())
         by_key = {key(row): row for row in rows}
         lost += sum(key(row) not in by_key for row in expected)
         changed += sum(by_key.get(key(row), row) != row for row in expected)
         changed += len(set(by_key) - {key(row) for row in expected})
-    return Difference(lost, doubled, changed)
+    return Difference(lost, duplicated, changed)

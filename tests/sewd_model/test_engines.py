@@ -144,3 +144,15 @@ def test_the_status_is_imported_without_torch():
     program = "import sys; from sewd_model import EngineStatus; sys.exit('torch' in sys.modules)"
     root = str(next(iter(sewd_model.__path__))).rpartition("/")[0]
     assert subprocess.run([sys.executable, "-c", program], cwd=root, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float8"])
+def test_a_dtype_that_devices_do_not_compute_in_is_refused(load_heads, dtype):
+    with pytest.raises(ValueError, match=f"run on meta in float32, bfloat16, float16, not in {dtype}"):
+        load_engine(load_heads(), "meta", dtype)
+
+
+def test_on_a_device_the_budget_is_seconds_at_the_rate_of_the_waveforms(load_heads):
+    engine = _load_on_device(load_heads(), CPU, "float32", rate=8_000)
+    assert len(list(engine.encode(clips(4)))) == 4
+    assert engine.status().budget_s == BUDGET_S

@@ -1,4 +1,4 @@
-"""JSON-lines manifests in the keys that NeMo made common: a row an utterance, its audio at `audio_filepath`.
+"""JSON-lines manifests in the keys that NeMo made common: one row per utterance, its audio at `audio_filepath`.
 
 A part is a byte range of the manifest. The object itself has no planned version: a manifest may grow, and the rows that
 were planned are compared by their digest, which is in the part's id.

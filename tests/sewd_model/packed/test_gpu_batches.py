@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from sewd_model import SEWDConfig
 from sewd_model.packed import gpu_batches
 from sewd_model.packed.gpu import PackedDeviceModel
-from sewd_model.packed.gpu_batches import RATE, DeviceEngine, budget_s, stream
+from sewd_model.packed.gpu_batches import DeviceEngine, budget_s, stream
 from sewd_model.packed.gpu_check import CHECK_SAMPLES, DisagreementError, check
 from sewd_model.packed.gpu_memory import out_of_memory
 from tests.sewd_model.packed.test_cpu import SMALL, alone, assert_clips_close
 
 CPU = torch.device("cpu")
+RATE = 16_000  # the default of `stream`
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 
 
@@ -76,10 +77,11 @@ def numbered(lengths):
     memory=st.integers(1, 100),
     budget=st.integers(1, 100),
     where=st.sampled_from(["encode", "lay_out"]),
+    rate=st.sampled_from([8_000, 16_000]),
 )
-def test_every_clip_has_a_result_in_order_and_none_only_if_it_does_not_fit_alone(lengths, memory, budget, where):
+def test_every_clip_has_a_result_in_order_and_none_only_if_it_does_not_fit_alone(lengths, memory, budget, where, rate):
     engine = SmallMemory(memory, where)
-    actual = list(stream(engine, numbered(lengths), budget / RATE + 1e-9))
+    actual = list(stream(engine, numbered(lengths), budget / rate + 1e-9, rate))
     assert [None if one is None else one[0].item() for one in actual] == [
         None if length > memory else index for index, length in enumerate(lengths)
     ]

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.grouping import grouped
+from sewd_model.grouping import grouped
 
 SIZES = st.lists(st.integers(0, 50), max_size=40)
 
