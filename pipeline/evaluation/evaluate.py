@@ -25,7 +25,7 @@ from pipeline.evaluation.summary import evaluation_from_tallies
 from pipeline.evaluation.tallies import Tallies, match_references, required_columns, tally_batches
 from pipeline.runs.commit import DataFile
 from pipeline.runs.run import Run
-from pipeline.scoring.references import References, load_references
+from pipeline.scoring.references import MAX_EXAMPLES, References, load_references
 from pipeline.scoring.rules import Scoring
 from sewd_model.grouping import grouped
 

@@ -20,7 +20,6 @@ from pipeline.evaluation.label_counts import ClassScore
 from pipeline.evaluation.labels import LabelEvaluation, evaluate_labels
 from pipeline.evaluation.results import Evaluation, Figures, Group, Grouping, IdSummary
 from pipeline.evaluation.settings import EvaluationSettings
-from pipeline.grouping import grouped
 from pipeline.report import clips
 from pipeline.report.comparison import compare_with
 from pipeline.report.corpus import describe_corpus, describe_errors
@@ -61,6 +60,7 @@ from pipeline.report.summary import (
 from pipeline.runs.run import Run, now
 from pipeline.scoring.alignment import Confusion, align, confusions
 from pipeline.scoring.counts import ErrorCounts
+from sewd_model.grouping import grouped
 
 WORST: Final = 300
 GROUPS_SHOWN: Final = 200
