@@ -6,17 +6,22 @@ import base64
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 from pipeline.report import render
-from tests.support import reports
+from pipeline.report.content import ReportSettings, build_report
+from tests.support import reports, runs
+from tests.support.corpora import write_audio
 
-DESKTOP, PHONE = (1280, 900), (360, 740)
+DESKTOP, PHONE, LARGE_PHONE = (1280, 900), (360, 740), (400, 800)
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
     "--disable-sync --no-first-run --hide-scrollbars"
@@ -59,7 +64,7 @@ def emulate(browser, *, size=None, scheme=None, media=""):
     if size is not None:
         browser.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
-            {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE},
+            {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size != DESKTOP},
         )
     if scheme is not None:
         features = [
@@ -241,6 +246,125 @@ def test_a_phone_never_scrolls_sideways(page, tmp_path, make):
     page.execute_script("for (const each of document.querySelectorAll('details')) each.open = false;")
     if make is reports.full:
         screenshot(page, tmp_path, "phone")
+
+
+LAYOUT_FAULTS = """
+const faults = [];
+for (const each of document.querySelectorAll("details")) each.open = true;
+for (const box of document.querySelectorAll(".scroll")) {
+  const name = box.closest(".table").querySelector(".title").textContent;
+  if (box.scrollWidth > box.clientWidth + 1) faults.push(`${name}: cut off, ${box.scrollWidth} > ${box.clientWidth}`);
+  for (const cell of box.querySelectorAll("th, td")) {
+    const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+    const tops = [];
+    while (texts.nextNode()) {
+      const range = document.createRange();
+      range.selectNodeContents(texts.currentNode);
+      for (const line of range.getClientRects()) if (line.width) tops.push(line.top);
+    }
+    tops.sort((a, b) => a - b);
+    const lines = tops.filter((top, i) => i === 0 || top - tops[i - 1] > 6).length;
+    const text = cell.innerText.trim();
+    if (lines > text.split(/[\\s-]+/).length && text.length / lines < 8) faults.push(`${name}: stacked, ${text}`);
+  }
+}
+for (const player of document.querySelectorAll("audio")) {
+  const place = player.getBoundingClientRect();
+  if (place.right > innerWidth || place.width < 150) faults.push(`a player is ${place.width} wide`);
+}
+for (const each of document.querySelectorAll("details")) each.open = false;
+return faults;
+"""
+
+
+def long_names():
+    """A report with ids, paths, labels and words of real lengths."""
+    report = reports.full(hostile=False)
+    rows = [
+        replace(
+            row,
+            utt_id="8b1c6c0e-59b1-4c8b-a5a8-9a2f1f4b1c0d#123456-183456",
+            uri=f"/data/corpora/commonvoice/cv-corpus-17.0-2024-03-15/de/clips/common_voice_de_{i:08}.mp3",
+            speaker="5c2f1a0b9e8d7c6b5a4f3e2d1c0b9a8f7e6d5c4b3a2f1e0d",
+            alignment=[("substitute", "Donaudampfschifffahrtsgesellschaft", "donau dampf"), *row.alignment],
+        )
+        for i, row in enumerate(report.worst.rows)
+    ]
+    words = [
+        replace(each, reference="notwithstanding", hypothesis="withstanding") for each in report.confusions.deletions
+    ]
+    return replace(
+        report,
+        worst=replace(report.worst, rows=rows),
+        confusions=replace(report.confusions, substitutions=words, insertions=words, deletions=words),
+    )
+
+
+@pytest.mark.parametrize("size", [DESKTOP, LARGE_PHONE], ids=["1280", "400"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("make", [reports.full, long_names, reports.unlabeled, reports.nulls])
+def test_no_column_is_cut_off_or_stacks_letters(page, tmp_path, size, scheme, make):
+    path = tmp_path / "page.html"
+    path.write_text(render.html(make()), encoding="utf-8")
+    emulate(page, size=size, scheme=scheme)
+    page.get(path.as_uri())
+    assert page.execute_script(LAYOUT_FAULTS) == []
+    assert page.execute_script("return document.documentElement.scrollWidth") == size[0]
+    if make is long_names:
+        screenshot(page, tmp_path, f"{size[0]}-{scheme}")
+
+
+def test_a_stacked_table_sorts_and_filters_on_a_phone(page):
+    emulate(page, size=LARGE_PHONE)
+    table = worst(page)
+    table.find_elements(By.CSS_SELECTOR, "th button")[2].click()
+    rates = percentages(table, 2)
+    assert rates == sorted(rates, reverse=True)
+    table.find_element(By.CSS_SELECTOR, "input").send_keys("<script>alert(1)")
+    assert len(column(table, 0)) == 1
+
+
+def test_durations_are_sorted_by_their_length(page):
+    table = page.find_element(By.CSS_SELECTOR, "#groups .table")
+    titles = [each.text for each in table.find_elements(By.CSS_SELECTOR, "th button")]
+    at = titles.index("Audio")
+    table.find_elements(By.CSS_SELECTOR, "th button")[at].click()
+    shown = page.execute_script(
+        "return [...arguments[0].querySelectorAll('tbody tr')].map((row) => +row.cells[arguments[1]].dataset.v)",
+        table,
+        at,
+    )
+    assert shown == sorted(shown, reverse=True)
+    assert {text.split()[-1] for text in column(table, at)} <= {"s", "min", "h"}
+
+
+HEARD = """
+const player = document.querySelector("audio");
+return { duration: player.duration, at: player.currentTime, error: player.error && player.error.message };
+"""
+
+
+@pytest.mark.parametrize("mode", ["embed", "link"])
+def test_a_clip_plays(page, tmp_path, mode):
+    audio = write_audio(tmp_path / "a b#1.wav", seconds=3.0)
+    rows = [{"text": "a", "reference": "b", "uri": str(audio), "start_s": 1.0, "duration_s": 1.5}]
+    run = runs.write_run(tmp_path / "run", runs.transcripts(rows))
+    content = build_report(run, settings=ReportSettings(audio=mode))
+    assert content.worst.listening.playable == 1
+    path = tmp_path / "page.html"
+    path.write_text(render.html(content), encoding="utf-8")
+    page.get(path.as_uri())
+    player = page.find_element(By.TAG_NAME, "audio")
+    button = player.size["width"] // 2 - 18  # left of the middle
+    ActionChains(page).scroll_to_element(player).move_to_element_with_offset(player, -button, 0).click().perform()
+    start = 0.0 if mode == "embed" else 1.0
+    WebDriverWait(page, 20).until(lambda page: page.execute_script(HEARD)["at"] > start + 0.2)
+    played = page.execute_script(HEARD)
+    assert played["error"] is None
+    if mode == "embed":
+        assert played["duration"] == pytest.approx(1.5, abs=0.05)
+    else:
+        assert played["duration"] == pytest.approx(3.0, abs=0.05)  # of the object, played from the start of the part
 
 
 def test_print_is_light_complete_and_without_controls(page):
