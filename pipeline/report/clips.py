@@ -227,6 +227,7 @@ def _opus(samples: Samples) -> bytes:
         stream = container.add_stream("libopus", rate=_RATE, layout="mono", bit_rate=_BIT_RATE)
         frame = av.AudioFrame.from_ndarray(scaled[None], format="s16", layout="mono")
         frame.sample_rate = _RATE
+        frame.pts = 0  # else FFmpeg counts the delay of the encoder twice, and the last page ends after the audio
         for packet in itertools.chain(stream.encode(frame), stream.encode(None)):
             container.mux(packet)
     return buffer.getvalue()
