@@ -45,7 +45,18 @@ class _Stream:
     last_granule: int = 0
     first_granule: int | None = None  # that of the first page of audio
     first_packets: int = 0
+    first_samples: int = 0  # of Opus: in the packets up to the end of that page
     ended: bool = False
+
+    @property
+    def offset(self) -> int:
+        """The position of the first sample of Opus, in samples: some writers do not start at 0 (RFC 7845, section 4.5).
+
+        If the first page of audio is the last one too, its position may be that of a cut end: then at least this.
+        """
+        if self.codec != "opus" or self.first_granule is None:
+            return 0
+        return max(0, self.first_granule - self.first_samples)
 
 
 def walk_ogg(source: Source) -> Contents:
@@ -85,7 +96,7 @@ def walk_ogg(source: Source) -> Contents:
         return Contents(end)
     # A stream that was cut out of another one does not start at 0: its length is then not known.
     starts_at_0 = audio.first_granule is None or audio.first_granule <= audio.first_packets * audio.most
-    frames = max(0, audio.last_granule - audio.skip) if starts_at_0 and audio.codec != "speex" else None
+    frames = max(0, audio.last_granule - audio.offset - audio.skip) if starts_at_0 and audio.codec != "speex" else None
     return Contents(end, frames, audio.rate if frames is not None else 0, 1 if audio.codec == "opus" else 0)
 
 
@@ -102,6 +113,8 @@ def _follow(stream: _Stream, page: _Page) -> None:
         stream.last_granule = page.granule
     if stream.first_granule is None or page.granule == stream.first_granule:
         stream.first_packets += page.num_packets
+        if stream.codec == "opus" and page.granule:
+            stream.first_samples += sum(map(_opus_samples, _packets(page)))
 
 
 def _pages(source: Source) -> Iterator[_Page]:
@@ -130,6 +143,33 @@ def _pages(source: Source) -> Iterator[_Page]:
         packets = sum(length < 255 for length in lacing)
         yield _Page(position, flags, granule, serial, number, checksum, packets, window[at : at + size])
         position += size
+
+
+def _packets(page: _Page) -> Iterator[bytes]:
+    """The packets that begin in a page, of which the last may be cut."""
+    start = at = 0
+    continued = bool(page.flags & _CONTINUED)
+    for length in page.data[_HEADER_BYTES : _HEADER_BYTES + page.data[26]]:
+        at += length
+        if length < 255:
+            if not continued:
+                yield page.body[start:at]
+            start, continued = at, False
+
+
+def _opus_samples(packet: bytes) -> int:
+    """Samples of an Opus packet, at 48 kHz (RFC 6716, section 3.1)."""
+    if not packet:
+        return 0
+    config, code = packet[0] >> 3, packet[0] & 3
+    if config < 12:
+        samples = (480, 960, 1920, 2880)[config & 3]
+    elif config < 16:
+        samples = (480, 960)[config & 1]
+    else:
+        samples = (120, 240, 480, 960)[config & 3]
+    frames = (1, 2, 2, packet[1] & 63 if len(packet) > 1 else 0)[code]
+    return samples * frames
 
 
 def _checksum(page: bytes) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -214,3 +215,19 @@ def test_a_chunk_size_beyond_any_file_size_is_truncated():
 def test_a_file_of_too_many_empty_chunks_is_undecodable():
     data = encode(speech_like(1), 16_000)[:12] + b"junk\0\0\0\0" * (MAX_CHUNKS + 512)
     assert error_code_of(data) is ErrorCode.UNDECODABLE
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.2, 3.3])
+@pytest.mark.parametrize("start", [None, 0, 4800])
+def test_an_opus_file_whose_positions_do_not_start_at_0_is_whole(seconds, start):
+    """FFmpeg counts the delay of the encoder twice where a writer gives no time of its first frame."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="ogg") as container:
+        stream = container.add_stream("libopus", rate=48_000, layout="mono")
+        samples = speech_like(seconds, 48_000).astype(np.float32)
+        frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="flt", layout="mono")
+        frame.sample_rate, frame.pts = 48_000, start
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
+    assert read_single_segment(buffer.getvalue()).duration_s == pytest.approx(seconds, abs=0.02)
+    assert error_code_of(truncated(buffer.getvalue(), 0.9)) is ErrorCode.TRUNCATED
