@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.runs.lease import hold_lease
 from tests.support import corpora, runs
-from tests.support.command import sewd
+from tests.support.command import sewd, sewd_in_process
 
 
 def assert_one_line(done, *words):
@@ -51,7 +51,7 @@ def test_without_a_command_the_help_is_printed():
     ids=lambda value: " ".join(value[:1]) if isinstance(value, list) else None,
 )
 def test_wrong_arguments_give_one_line(arguments, words, tmp_path):
-    assert_one_line(sewd(*arguments), *words)
+    assert_one_line(sewd_in_process(*arguments), *words)
 
 
 def test_a_missing_input_gives_one_line(tmp_path, small_ctc):
@@ -63,25 +63,26 @@ def test_a_missing_input_gives_one_line(tmp_path, small_ctc):
 def test_a_directory_without_audio_gives_one_line(tmp_path, small_ctc):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "notes.md").write_text("no audio")
-    done = sewd("transcribe", tmp_path / "in", "--output", tmp_path / "run", "--model", small_ctc)
+    done = sewd_in_process("transcribe", tmp_path / "in", "--output", tmp_path / "run", "--model", small_ctc)
     assert_one_line(done, "no audio in")
 
 
 def test_a_missing_or_broken_model_gives_one_line(tmp_path, clip, small_ctc):
-    done = sewd("transcribe", clip, "--output", tmp_path / "run", "--model", tmp_path / "no-model")
+    done = sewd_in_process("transcribe", clip, "--output", tmp_path / "run", "--model", tmp_path / "no-model")
     assert_one_line(done, "no-model")
     broken = tmp_path / "broken"
     broken.mkdir()
     config = json.loads((small_ctc / "config.json").read_text()) | {"hidden_size": 33}
     (broken / "config.json").write_text(json.dumps(config))
-    assert_one_line(sewd("transcribe", clip, "--output", tmp_path / "run", "--model", broken), "hidden_size")
+    assert_one_line(sewd_in_process("transcribe", clip, "--output", tmp_path / "run", "--model", broken), "hidden_size")
 
 
 def test_an_output_with_other_files_gives_one_line(tmp_path, clip, small_ctc):
-    done = sewd("transcribe", clip, "--output", clip.parent, "--model", small_ctc)
+    done = sewd_in_process("transcribe", clip, "--output", clip.parent, "--model", small_ctc)
     assert_one_line(done, "not empty and holds no run")
 
 
+@pytest.mark.ray
 def test_actors_that_cannot_fit_give_one_line_with_the_numbers(tmp_path, clip, small_ctc):
     done = sewd(
         *("transcribe", clip, "--output", tmp_path / "run", "--model", small_ctc),
@@ -94,7 +95,7 @@ def test_actors_that_cannot_fit_give_one_line_with_the_numbers(tmp_path, clip, s
 def test_a_dtype_for_another_device_gives_one_line_before_anything_starts(
     tmp_path, clip, small_ctc, dtype, gpus, words
 ):
-    done = sewd(
+    done = sewd_in_process(
         *("transcribe", clip, "--output", tmp_path / "run", "--model", small_ctc),
         *("--dtype", dtype, "--gpus-per-actor", gpus),
     )
@@ -110,11 +111,11 @@ def test_status_of_an_unfinished_run_shows_how_to_resume_it(tmp_path, existing, 
     run = runs.write_run(tmp_path / "run", runs.transcripts([{"text": "one"}]), status="running")
     run.save(config={**run.record.config} | {"existing": existing})
     with hold_lease(run.uri, "a"):
-        assert "interrupted" not in sewd("status", run.uri).stdout
-    printed = " ".join(sewd("status", run.uri).stdout.split())
+        assert "interrupted" not in sewd_in_process("status", run.uri).stdout
+    printed = " ".join(sewd_in_process("status", run.uri).stdout.split())
     assert f"interrupted: no driver is running; run the same command again to resume {advice}" in printed
     run.save(status="stopped", config={**run.record.config} | {"existing": existing})
-    printed = " ".join(sewd("status", run.uri).stdout.split())
+    printed = " ".join(sewd_in_process("status", run.uri).stdout.split())
     assert f"stopped: run the same command again to resume {advice}" in printed
 
 
@@ -126,7 +127,7 @@ def test_each_verb_runs_as_a_module(verb):
 
 
 def test_the_printed_version_is_the_version_of_the_package():
-    done = sewd("--version")
+    done = sewd_in_process("--version")
     assert (done.returncode, done.stdout.strip()) == (0, f"sewd-pipeline {importlib.metadata.version('sewd-pipeline')}")
 
 
@@ -135,4 +136,4 @@ def test_the_printed_version_is_the_version_of_the_package():
     [("--chunk-seconds", -5, ["chunk-seconds"]), ("--channels", "foo", ["channels", "'mix' or 'split'", "integer"])],
 )
 def test_a_bad_value_gives_one_line_with_the_name_of_its_option(tmp_path, clip, option, value, words):
-    assert_one_line(sewd("transcribe", clip, "--output", tmp_path / "run", option, value), *words)
+    assert_one_line(sewd_in_process("transcribe", clip, "--output", tmp_path / "run", option, value), *words)

@@ -105,7 +105,7 @@ def test_a_killing_utterance_is_skipped_and_the_rest_is_read(tmp_path):
 
 
 def test_a_hanging_utterance_is_skipped(tmp_path):
-    assert positions(run_with_faults(tmp_path, {Position(2, 0): "hang"}, seconds=5.0))[-1] == END
+    assert positions(run_with_faults(tmp_path, {Position(2, 0): "hang"}, seconds=2.0))[-1] == END
     assert skips_of(record_of(tmp_path)) == [(Position(2, 0), ErrorCode.HUNG)]
 
 
