@@ -12,8 +12,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from sewd_model.grouping import grouped
+
 SCORE_BINS: Final = 65_536
 CALIBRATION_BINS: Final = 15  # as Guo et al.
+PLOTTED_BINS: Final = 10  # of a plot: of about equally many rows, since most scores of a good classifier are near 1
+_FINE: Final = 1024  # sums are kept in so many parts of each bin
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -122,12 +126,12 @@ class CalibrationBin:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Sums over rows by confidence, in `CALIBRATION_BINS` bins of equal width.
+    """Sums over rows by confidence, in `_FINE` parts of equal width of each of `CALIBRATION_BINS` bins.
 
     Attributes:
-        rows: number of rows in each bin.
-        confidence: sum of the confidences in each bin. Two groupings of the same rows may differ in the last digits.
-        correct: number of rows with the correct label in each bin.
+        rows: number of rows in each part.
+        confidence: sum of the confidences in each part. Two groupings of the same rows may differ in the last digits.
+        correct: number of rows with the correct label in each part.
     """
 
     rows: Ints
@@ -137,8 +141,8 @@ class Calibration:
     @classmethod
     def zero(cls) -> Calibration:
         """No rows."""
-        rows, correct = np.zeros((2, CALIBRATION_BINS), dtype=np.int64)
-        return cls(rows, np.zeros(CALIBRATION_BINS), correct)
+        rows, correct = np.zeros((2, CALIBRATION_BINS * _FINE), dtype=np.int64)
+        return cls(rows, np.zeros(CALIBRATION_BINS * _FINE), correct)
 
     def __add__(self, other: object) -> Calibration:
         if not isinstance(other, Calibration):
@@ -150,13 +154,23 @@ class Calibration:
 
     @property
     def bins(self) -> tuple[CalibrationBin, ...]:
-        """The bins of a reliability diagram."""
-        edges = np.linspace(0, 1, CALIBRATION_BINS + 1).tolist()
-        sums = zip(self.rows.tolist(), self.confidence.tolist(), self.correct.tolist(), strict=True)
-        return tuple(
-            CalibrationBin(low, high, rows, confidence / rows if rows else None, correct / rows if rows else None)
-            for low, high, (rows, confidence, correct) in zip(edges[:-1], edges[1:], sums, strict=True)
-        )
+        """The `CALIBRATION_BINS` bins of equal width, which the calibration error is defined over."""
+        return tuple(self._bin(start, start + _FINE) for start in range(0, len(self.rows), _FINE))
+
+    @property
+    def plotted_bins(self) -> tuple[CalibrationBin, ...]:
+        """At most `PLOTTED_BINS` bins of about equally many rows, without empty ones."""
+        parts = np.flatnonzero(self.rows).tolist()
+        least = -(-int(self.rows.sum()) // PLOTTED_BINS)
+        groups = grouped(parts, lambda part: int(self.rows[part]), at_least=least)
+        return tuple(self._bin(group[0], group[-1] + 1) for group in groups)
+
+    def _bin(self, start: int, stop: int) -> CalibrationBin:
+        """The parts from `start` to before `stop` as one bin."""
+        sums = (each[start:stop].sum().item() for each in (self.rows, self.confidence, self.correct))
+        rows, confidence, correct = sums
+        mean, accuracy = (confidence / rows, correct / rows) if rows else (None, None)
+        return CalibrationBin(start / len(self.rows), stop / len(self.rows), rows, mean, accuracy)
 
     @property
     def expected_calibration_error(self) -> float | None:
@@ -165,7 +179,8 @@ class Calibration:
         Source: Guo et al. 2017, On calibration of modern neural networks, eq. 3.
         """
         total = int(self.rows.sum())
-        return float(np.abs(self.correct - self.confidence).sum()) / total if total else None
+        gaps = (self.correct - self.confidence).reshape(CALIBRATION_BINS, _FINE).sum(axis=1)
+        return float(np.abs(gaps).sum()) / total if total else None
 
 
 def calibration_sums(confidence: npt.ArrayLike, is_correct: npt.ArrayLike) -> Calibration:
@@ -180,9 +195,11 @@ def calibration_sums(confidence: npt.ArrayLike, is_correct: npt.ArrayLike) -> Ca
     """
     values, correct = _probabilities(confidence), np.asarray(is_correct, dtype=np.bool_)
     _check_lengths(values, correct)
-    indices = np.maximum(np.ceil(values * CALIBRATION_BINS).astype(np.int64) - 1, 0)
-    rows, correct_rows = (np.bincount(rows, minlength=CALIBRATION_BINS) for rows in (indices, indices[correct]))
-    confidences = np.bincount(indices, values, minlength=CALIBRATION_BINS).astype(np.float64)
+    # Times a power of two is exact: a value that is at the edge of a bin is at the edge of its last part.
+    indices = np.maximum(np.ceil(values * CALIBRATION_BINS * _FINE).astype(np.int64) - 1, 0)
+    number = CALIBRATION_BINS * _FINE
+    rows, correct_rows = (np.bincount(rows, minlength=number) for rows in (indices, indices[correct]))
+    confidences = np.bincount(indices, values, minlength=number).astype(np.float64)
     return Calibration(rows, confidences, correct_rows)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from pipeline.evaluation import label_scores
 from pipeline.evaluation.compare import shared_scoring
 from pipeline.evaluation.evaluate import evaluate_run
 from pipeline.evaluation.examples import rows_by_id, wrong_rows
@@ -297,12 +298,14 @@ def _classification_task(labels: LabelEvaluation) -> ClassificationTask:
         confusion=ConfusionMatrix(list(counts.labels), list(counts.labels), counts.confusion.tolist()),
         calibration=ScoreCalibration(
             ece=labels.calibration.expected_calibration_error,
-            bins=[
-                CalibrationBin(each.low, each.high, each.rows, each.confidence, each.accuracy)
-                for each in labels.calibration.bins
-            ],
+            bins=_calibration_bins(labels.calibration.bins),
+            plotted=_calibration_bins(labels.calibration.plotted_bins),
         ),
     )
+
+
+def _calibration_bins(bins: Sequence[label_scores.CalibrationBin]) -> list[CalibrationBin]:
+    return [CalibrationBin(each.low, each.high, each.rows, each.confidence, each.accuracy) for each in bins]
 
 
 def _class_scores(scores: ClassScore, auroc: float | None) -> ClassScores:

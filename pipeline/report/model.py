@@ -402,10 +402,17 @@ class CalibrationBin:
 
 @dataclass(frozen=True)
 class ScoreCalibration:
-    """Accuracy by score of a classifier. `ece` is the expected calibration error."""
+    """Accuracy by score of a classifier.
+
+    Attributes:
+        ece: expected calibration error.
+        bins: bins of equal width, which it is defined over.
+        plotted: bins of about equally many utterances.
+    """
 
     ece: float | None
     bins: Sequence[CalibrationBin]
+    plotted: Sequence[CalibrationBin]
 
 
 @dataclass(frozen=True)

@@ -196,7 +196,7 @@ def classification_task(rng, name, labels):
         micro_f1=accuracy,
         classes=classes,
         confusion=ConfusionMatrix(labels, labels, matrix),
-        calibration=ScoreCalibration(0.034, bins),
+        calibration=ScoreCalibration(0.034, bins, bins),
     )
 
 
@@ -571,7 +571,7 @@ def nulls():
                 micro_f1=None,
                 classes=[ClassScores("only", None, None, None, 0, 0, None)],
                 confusion=ConfusionMatrix(["only"], ["only"], [[0]]),
-                calibration=ScoreCalibration(None, [CalibrationBin(0, 1, 0, None, None)]),
+                calibration=ScoreCalibration(None, [CalibrationBin(0, 1, 0, None, None)], []),
             )
         ],
         gate=[GateResult("wer > 1", None, None, failed=True)],

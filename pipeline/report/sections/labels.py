@@ -44,10 +44,10 @@ def _task(task: ClassificationTask) -> Iterator[Block]:
     )
     if task.confusion.labels:
         yield _matrix(task.task, task.confusion)
-    if any(each.count for each in task.calibration.bins):
+    if any(each.count for each in task.calibration.plotted):
         yield reliability(
             f"Calibration of {task.task}",
-            task.calibration.bins,
+            task.calibration.plotted,
             "mean score",
             "accuracy",
             f"Expected calibration error: {percent(task.calibration.ece)}. Dashed line: perfect calibration. "

@@ -6,6 +6,7 @@ from sklearn import metrics
 
 from pipeline.evaluation.label_scores import (
     CALIBRATION_BINS,
+    PLOTTED_BINS,
     SCORE_BINS,
     Calibration,
     ScoreHistogram,
@@ -107,6 +108,24 @@ def test_calibration_bins_match_scikit_learns_calibration_curve():
     bins = calibration_sums(confidence, right).bins
     assert [b.accuracy for b in bins] == pytest.approx(accuracy)
     assert [b.confidence for b in bins] == pytest.approx(mean)
+
+
+def test_plotted_bins_hold_equally_many_rows_however_close_the_scores_are():
+    rng = np.random.default_rng(3)
+    confidence = 1 - rng.uniform(0, 0.02, 1000)  # all in one of the bins of the calibration error
+    right = rng.random(1000) < 0.9
+    calibration = calibration_sums(confidence, right)
+    assert sum(each.rows > 0 for each in calibration.bins) == 1
+    plotted = calibration.plotted_bins
+    assert len(plotted) == PLOTTED_BINS
+    assert sum(each.rows for each in plotted) == 1000
+    assert max(each.rows for each in plotted) < 130
+    for each in plotted:
+        inside = (confidence > each.low) & (confidence <= each.high)
+        assert (each.rows, each.accuracy) == (inside.sum(), pytest.approx(right[inside].mean()))
+        assert each.confidence == pytest.approx(confidence[inside].mean())
+    assert calibration_sums([], []).plotted_bins == ()
+    assert [each.rows for each in calibration_sums([1.0] * 5, [True] * 5).plotted_bins] == [5]
 
 
 def test_the_calibration_error_is_zero_where_accuracy_equals_confidence():

@@ -89,7 +89,7 @@ FORMAT_1 = {
             **dict.fromkeys(("balanced_accuracy", "macro_f1", "micro_f1")),
             "classes": [dict.fromkeys(("label", "precision", "recall", "f1", "support", "predicted", "auroc"))],
             "confusion": {"labels": [None], "predicted": [None], "matrix": [[None]]},
-            "calibration": {"ece": None, "bins": [BIN]},
+            "calibration": {"ece": None, "bins": [BIN], "plotted": [BIN]},
         }
     ],
     "errors": [
