@@ -116,8 +116,8 @@ def _reliability(plot: ReliabilityPlot) -> str:
         for each, y in zip(bins, drawn, strict=True):
             marker, size = "o" if y == each.accuracy else "v", 12 + 88 * each.count / largest
             axes.scatter(each.confidence, y, s=size, marker=marker, color=_ACCENT, linewidths=0, clip_on=False)
-        axes.set_xlim(*_zoomed([each.confidence for each in bins]))
-        axes.set_ylim(*_zoomed(drawn))
+        axes.set_xlim(*_zoomed([each.confidence for each in bins], 0.01))
+        axes.set_ylim(*_zoomed(drawn, 0.05))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(5))
             axis.set_major_formatter(PercentFormatter(1, symbol=" %"))
@@ -126,10 +126,10 @@ def _reliability(plot: ReliabilityPlot) -> str:
     return svg.getvalue()
 
 
-def _zoomed(shares: Sequence[float]) -> tuple[float, float]:
-    """The ends of an axis that shows these shares, of at least a tenth of a unit, with a margin."""
+def _zoomed(shares: Sequence[float], least: float) -> tuple[float, float]:
+    """The ends of an axis that shows these shares, and a range of at least `least`, with a margin."""
     low, high = min(shares), max(shares)
-    low = min(low, high - 0.1)
+    low = min(low, high - least)
     return low - 0.05 * (high - low), high + 0.05 * (high - low)
 
 

@@ -96,8 +96,8 @@ def reliability(title: str, bins: Sequence[CalibrationBin], x_label: str, y_labe
     table = Table(
         title,
         [
-            Column("From", "number"),
-            Column("To", "number"),
+            Column("From", "rate"),
+            Column("To", "rate"),
             Column("Utterances", "count", bar=True),
             Column(capital(x_label), "rate"),
             Column(capital(y_label), "rate"),

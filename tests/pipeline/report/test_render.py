@@ -550,10 +550,11 @@ def dots(plot):
     [
         [(0.83 + k * 0.0185, 0.4 + k * 0.065) for k in range(10)],
         [(0.97 + k * 0.003, 0.9 + k * 0.01) for k in range(10)],
+        [(0.99 + k * 0.001, 0.98 + k * 0.002) for k in range(10)],
         [(0.9 + k * 0.01, 1.0) for k in range(10)],
         [(0.05 * k + 0.5, 0.05 * k + 0.3) for k in range(10)],
     ],
-    ids=["confident", "very confident", "always right", "spread"],
+    ids=["confident", "very confident", "nearly certain", "always right", "spread"],
 )
 def test_the_dots_of_a_confidence_plot_are_apart(bins):
     plot = blocks.ReliabilityPlot("p", [blocks.PlottedBin(x, y, 10) for x, y in bins], "x", "y")
