@@ -15,18 +15,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipeline.audio import frames, headers
+from pipeline.audio import frames, headers, rare
 from pipeline.audio.contents import Contents, joined
 from pipeline.audio.flac import walk_flac
-from pipeline.audio.mpeg import find_mpeg, parse_mpeg_frame, skip_id3, tag_end
+from pipeline.audio.mpeg import end_without_tags, find_mpeg, parse_mpeg_frame, skip_id3, tag_end
 from pipeline.audio.mpeg_headers import walk_mpeg_file
 from pipeline.audio.ogg import walk_ogg
 from pipeline.audio.riff import walk_chunks
 from pipeline.audio.source import Source
 from pipeline.errors import AudioError, ErrorCode
 
-_MAX_UNKNOWN_BYTES = 4096  # behind the audio, that are not taken for audio that the header does not count
-_PADDING = b"\0\r\n\t \xef\xbb\xbf\xff\xfe"  # zeros, white space and byte-order marks
+_MAX_UNKNOWN_BYTES = 4096  # behind the audio, or a 50th of it: more may be audio that the header does not count
+_PADDING = b"\0\r\n\t "  # zeros and white space
+_BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe")
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def check_container(source: Source) -> Container:
             are joined in such a way that a decoder would read the first and drop the others.
     """
     start, demuxer, warning = _find_start(source)
-    view = source.view(start) if start else source
+    stop = end_without_tags(source)
+    view = source.view(start, stop) if start or stop < source.size else source
     contents = _walk(view, demuxer)
     if contents is None:  # not MPEG audio, although it begins with a sync word
         return Container(view, demuxer, warning=warning)
@@ -94,8 +96,9 @@ def check_container(source: Source) -> Container:
         warning = "; ".join(filter(None, (warning, contents.warning, _check_behind(view, demuxer, contents.end))))
     else:
         warning = "; ".join(filter(None, (warning, contents.warning)))
-    if contents.skipped or contents.patches:
-        view = view.view(contents.skipped, patches=contents.patches)
+    end = view.size if contents.end is None else min(view.size, contents.end)
+    if contents.skipped or contents.patches or end < view.size:  # some decoders take what is behind for samples
+        view = view.view(contents.skipped, end, contents.patches)
     return Container(view, demuxer, contents, warning)
 
 
@@ -106,13 +109,16 @@ def _find_start(source: Source) -> tuple[int, str | None, str]:
         return start, demuxer, ""
     # Behind tags there may be zeros; and a line feed or a byte-order mark in front of everything.
     head = source.read_at(start, 1 << 16)
-    padding = len(head) - len(head.lstrip(_PADDING))
-    if padding and (demuxer := _demuxer(head[padding : padding + 256], source, start + padding)) is not None:
-        return start + padding, demuxer, f"{padding} bytes of padding are in front of the audio"
+    padding = next((len(mark) for mark in _BYTE_ORDER_MARKS if head.startswith(mark)), 0)
+    padding += len(head[padding:]) - len(head[padding:].lstrip(_PADDING))
+    for skipped in range(padding, max(0, padding - 8), -1):  # some formats begin with zeros
+        if (demuxer := _demuxer(head[skipped : skipped + 256], source, start + skipped)) is not None:
+            return start + skipped, demuxer, f"{skipped} bytes of padding are in front of the audio"
     # A tag may be longer or shorter than it says.
     first = find_mpeg(source, 10 if start else 0)
     if first is not None:
         return first, "mp3", f"{first} bytes in front of the first MPEG frame are not audio"
+    start += padding if start and padding > 3 else 0  # libsndfile may know it
     return start if start < source.size else 0, None, ""
 
 
@@ -152,11 +158,23 @@ _MAGIC: Final = (  # position, bytes, FFmpeg's name
     (0, b"2BIT", "avr"),
     (0, b"PVF1\n", "pvf"),
     (0, b"MATLAB 5.0", "mat5"),
+    (0, b"\xf0\x7e\x00\x01", "sds"),
+    (0, b"ALawSoundFile**", "wve"),
+    (0, b"\x01\x04    ", "mpc2k"),
+    (0, b"Extended Instrument: ", "xi"),
+    (0, b"\x64\xa3\x01\x00", "ircam"),
+    (0, b"\x64\xa3\x02\x00", "ircam"),
+    (0, b"\x64\xa3\x03\x00", "ircam"),
+    (0, b"\x00\x03\xa3\x64", "ircam"),
+    (0, b"\x00\x02\xa3\x64", "ircam"),
+    (0, b" paf\0\0\0\0", "epaf"),
+    (0, b"fap \0\0\0\0", "epaf"),
+    (20, b"samplerate\0", "mat4"),
     (0, b"\0\0\x01\xba", "mpeg"),
 )
-ONLY_SNDFILE: Final = frozenset({"mat5"})
+ONLY_SNDFILE: Final = frozenset({"mat4", "mat5", "sds", "wve", "mpc2k", "xi"})
 """Names of formats that FFmpeg does not know."""
-_STRICT: Final = frozenset({"wav", "w64", "aiff", "caf", "au", "nistsphere", "avr", "voc"})  # nothing else may follow
+_LENIENT: Final = frozenset({"mp3", "aac", "ac3", "eac3"})  # bytes that are no frame may follow
 
 
 def _demuxer(head: bytes, source: Source, position: int) -> str | None:
@@ -201,7 +219,12 @@ _WALKS: Final[dict[str, Callable[[Source], Contents]]] = {
     "au": headers.au,
     "nistsphere": headers.nist,
     "avr": headers.avr,
+    "mat4": rare.mat4,
     "mat5": headers.mat5,
+    "sds": rare.sds,
+    "wve": rare.wve,
+    "mpc2k": rare.mpc2k,
+    "xi": rare.xi,
     "mp4": headers.mp4,
     "matroska": headers.matroska,
     "asf": headers.asf,
@@ -213,6 +236,8 @@ _WALKS: Final[dict[str, Callable[[Source], Contents]]] = {
     "wv": frames.wavpack,
     "tta": frames.tta,
     "flv": frames.flv,
+    "mpegts": frames.mpegts,
+    "mpeg": frames.mpegps,
     "voc": frames.voc,
 }
 
@@ -246,7 +271,7 @@ def _check_behind(view: Source, demuxer: str | None, end: int) -> str:
         if following is not None:
             joined("header", end, f"another recording ({following})")
     size = view.size - position
-    if demuxer in _STRICT and size > _MAX_UNKNOWN_BYTES:
+    if demuxer not in _LENIENT and size > max(64, min(_MAX_UNKNOWN_BYTES, end // 50)):
         message = f"the audio ends at byte {end} by its header, but {size} bytes follow that are no chunk and no tag"
         raise AudioError(ErrorCode.UNSUPPORTED, message)
     return f"{size} bytes behind the end of the audio are not read" if size > 8 else ""

@@ -94,9 +94,13 @@ class Recording:
             if isinstance(self._reader, FfmpegReader) or not _is_for_ffmpeg(self.container):
                 raise
             self._reader = self._second_reader(failure)
-            blocks: Iterator[Samples] = self._reader.blocks(position, stop, dtype)
-            for block in blocks:
-                yield _as_int16(block) if dtype == "int16" else block
+            try:
+                for block in self._reader.blocks(position, stop, dtype):
+                    yield _as_int16(block) if dtype == "int16" else block
+            except AudioError as second:
+                if second.code is ErrorCode.UNSUPPORTED:
+                    raise
+                raise failure from second
 
     def _second_reader(self, failure: AudioError) -> FfmpegReader:
         """Open with FFmpeg what libsndfile failed to decode; raise that failure if FFmpeg fails as well."""

@@ -78,7 +78,7 @@ class FfmpegReader:
             raise AudioError(ErrorCode.UNSUPPORTED, "FFmpeg has no decoder for the audio stream")
         self._digest = _FlacDigest.of(container)
         stream.codec_context.thread_count = 1
-        if container.demuxer in ("flac", "ogg"):  # else FFmpeg decodes damaged frames to noise
+        if container.demuxer in ("flac", "ogg", "wv", "tta"):  # else FFmpeg decodes damaged frames to noise
             stream.codec_context.options = {"err_detect": "crccheck+explode"}
         self._frames = opened.decode(stream)
         self._first = self._next_frame()

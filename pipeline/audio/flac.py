@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from pipeline.audio.contents import Contents, joined, truncated
+from pipeline.audio.mpeg import end_without_tags
 from pipeline.audio.source import Source
 
 _MAX_BLOCKS = 100_000  # of metadata, read at most
@@ -25,7 +26,18 @@ def _crc8_table() -> bytes:
     return bytes(table)
 
 
+def _crc16_table() -> tuple[int, ...]:
+    table = []
+    for value in range(256):
+        remainder = value << 8
+        for _ in range(8):
+            remainder = (remainder << 1 ^ (0x8005 if remainder & 0x8000 else 0)) & 0xFFFF
+        table.append(remainder)
+    return tuple(table)
+
+
 _CRC8 = _crc8_table()
+_CRC16 = _crc16_table()
 _BLOCK_SIZES = {1: 192, **{code: 576 << code - 2 for code in range(2, 6)}, **{c: 256 << c - 8 for c in range(8, 16)}}
 
 
@@ -69,7 +81,7 @@ def walk_flac(source: Source) -> Contents:
     start = _metadata_end(source)
     if info is None or start is None:
         return Contents()
-    found, base = 0, None
+    found, base, last, last_size = 0, None, 0, 0
     for position, header in _candidates(source, start):
         if header[:4] == b"fLaC":
             joined("frames", position, "another FLAC")
@@ -80,10 +92,27 @@ def walk_flac(source: Source) -> Contents:
             base = number if position == start else 0
         if number == base + found:
             found += size
+            last, last_size = position, size
     warning = avoids = ""
     if info.frames and found > info.frames:
         avoids = warning = f"the header counts {info.frames} samples, but the frames hold {found}"
-    return Contents(None, max(found, info.frames) or None, info.rate, 0, info.channels, avoids, warning=warning)
+    end = _frame_end(source, last, last_size, info) if last and found >= info.frames else None
+    return Contents(end, max(found, info.frames) or None, info.rate, 0, info.channels, avoids, warning=warning)
+
+
+def _frame_end(source: Source, start: int, size: int, info: StreamInfo) -> int | None:
+    """Return the byte after the last frame, by its checksum; None where no byte has the right one."""
+    longest = 64 + size * info.channels * (info.bits + 1) // 8
+    data = source.read_at(start, longest)
+    whole = end_without_tags(source) - start
+    crc, ends = 0, []
+    for position, byte in enumerate(data):
+        crc = (crc << 8 & 0xFFFF) ^ _CRC16[crc >> 8 ^ byte]
+        if crc == 0 and position > 4:
+            ends.append(position + 1)
+    if whole in ends:
+        return start + whole
+    return start + ends[-1] if ends and not data[ends[-1] :].strip(b"\0") else start + ends[0] if ends else None
 
 
 def _metadata_end(source: Source) -> int | None:

@@ -152,6 +152,35 @@ def flv(source: Source) -> Contents:
     return Contents(position)
 
 
+def mpegts(source: Source) -> Contents:
+    """MPEG transport stream: its packets of 188 bytes."""
+    end = 0
+    while data := source.read_at(end, 188 * 4096):
+        count = next((n for n in range(-(-len(data) // 188)) if data[188 * n] != 0x47), -(-len(data) // 188))
+        end += 188 * count
+        if 188 * count < len(data):
+            break
+    _cut("packet", end, source)
+    return Contents(end)
+
+
+def mpegps(source: Source) -> Contents:
+    """MPEG program stream: its packs and packets."""
+    position, window = 0, _Window(source)
+    while position < source.size:
+        head = window.read(position, 14)
+        if head[:3] != b"\0\0\1" or len(head) < 4 or head[3] < 0xB9:
+            break
+        if head[3] == 0xB9:
+            position += 4
+        elif head[3] == 0xBA:
+            position += 14 + (head[13] & 7) if len(head) > 13 and head[4] >> 6 == 1 else 12
+        else:
+            position += 6 + int.from_bytes(head[4:6], "big")
+    _cut("packet", position, source)
+    return Contents(position)
+
+
 def voc(source: Source) -> Contents:
     """Creative Voice: its blocks. libsndfile takes the headers of all but the first for samples.
 
@@ -168,7 +197,7 @@ def voc(source: Source) -> Contents:
             position += 1
             break
         if kind > 9 or len(head) < 4:
-            return Contents()
+            break
         if kind in (3, 6, 7):
             message = f"the VOC block at byte {position} is {'silence' if kind == 3 else 'a repetition'}: not read"
             raise AudioError(ErrorCode.UNSUPPORTED, message)

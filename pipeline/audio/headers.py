@@ -152,7 +152,7 @@ def mp4(source: Source) -> Contents:
         if size == 1 and len(header) == 16:
             size = struct.unpack(">Q", header[8:])[0]
         if size < 8 or not name.isascii() or not name.isalnum():  # 0: to the end of the file; others: not a box
-            return Contents(None if size == 0 else position)
+            return Contents(None if size == 0 and name == b"mdat" else position)
         if name == b"ftyp" and position:
             joined("boxes", position, "another MP4")
         if position + size > source.size:

@@ -5,6 +5,7 @@ Here a frame is an MPEG frame: a header and the code of `num_samples` samples of
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -174,6 +175,20 @@ def tag_end(source: Source, position: int) -> int:
         end = source.read_at(position, 1 << 16).find(b"LYRICS200")
         return position + end + 9 if end >= 0 else position
     return position
+
+
+def end_without_tags(source: Source) -> int:
+    """Return the byte before which no ID3v1 and APE tags are at the end of the file."""
+    end = source.size
+    for _ in range(4):
+        if end >= 128 and source.read_at(end - 128, 3) == b"TAG":
+            end -= 128
+        elif end >= 32 and (footer := source.read_at(end - 32, 32))[:8] == b"APETAGEX":
+            size, _, flags = struct.unpack_from("<III", footer, 12)
+            end = max(0, end - size - (32 if flags & 0x80000000 else 0))
+        else:
+            break
+    return end
 
 
 def _walk_frames(source: Source, start: int, parse_frame: Callable[[bytes], MpegFrame | None]) -> MpegWalk | None:

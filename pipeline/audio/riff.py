@@ -11,7 +11,14 @@ from pipeline.audio.source import Source
 from pipeline.errors import AudioError, ErrorCode
 
 MAX_CHUNKS = 100_000  # read at most: a gigabyte of zeros is a hundred million chunks of length 0
-_FORMS = frozenset({b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM", b"caff", b"fLaC", b"OggS", b".snd", b"NIST"})
+# Four letters that begin a file, and never a chunk behind the audio.
+_FORMS = frozenset(
+    b"RIFF RIFX RF64 BW64 FORM caff fLaC OggS .snd NIST riff wvpk TTA1 2BIT PVF1 Crea MATL Exte ALaw".split()
+)
+_EXTRA_CHUNKS = frozenset(
+    b"LIST id3 ID3 bext iXML cue smpl fact PEAK JUNK junk PAD FLLR "
+    b"NAME AUTH ANNO COMT MARK INST APPL info strg free midi".split()
+)
 
 
 class _Layout(NamedTuple):
@@ -217,7 +224,10 @@ def _end_of_chunks(file: _File, position: int) -> int:
             message = f"the chunk at byte {position} holds audio too: several chunks of audio are not read"
             raise AudioError(ErrorCode.UNSUPPORTED, message)
         _describe(file, name[:4], position + header_size, size)
-        position = min(source.size, position + header_size + size + -size % layout.align)
+        behind = position + header_size + size
+        if behind > source.size and name[:4].strip() not in _EXTRA_CHUNKS:
+            break
+        position = min(source.size, behind + -size % layout.align)
     return position
 
 

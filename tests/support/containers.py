@@ -52,7 +52,7 @@ _AV = (  # container, codec, rate, channels, padding
     ("matroska", "flac", 16_000, 2, 0.01),
     ("matroska", "pcm_s16le", 16_000, 1, 0.01),
     ("avi", "pcm_s16le", 16_000, 1, 0.01),
-    ("asf", "wmav2", 44_100, 1, 0.2),
+    ("asf", "libmp3lame", 44_100, 1, 0.1),
     ("flv", "libmp3lame", 44_100, 1, 0.1),
     ("mpegts", "mp2", 48_000, 1, 0.1),
     ("mpeg", "mp2", 48_000, 1, 0.1),
@@ -70,6 +70,7 @@ _AV = (  # container, codec, rate, channels, padding
     ("wv", "wavpack", 16_000, 1, 0.01),
     ("tta", "tta", 16_000, 1, 0.01),
 )
+_FIXED_RATES = {"WVE": (8000,), "XI": (44_100,)}
 _UNSEEN = {"RAW", "SD2"}  # without a header; with the header in another file
 
 
@@ -83,7 +84,7 @@ def kinds() -> tuple[Kind, ...]:
         for coding in soundfile.available_subtypes(container):
             if container in _UNSEEN:
                 continue
-            for rate in (16_000, 8_000, 44_100):
+            for rate in _FIXED_RATES.get(container, (16_000, 8_000, 44_100)):
                 if soundfile.check_format(container, coding) and _writes(container, coding, rate):
                     padding = 0.2 if coding.startswith(("MPEG", "G72", "NMS", "GSM", "IMA", "MS_", "VOX")) else 0.03
                     found.append(Kind(f"{container} {coding}", "sndfile", container, coding, rate, 1, padding))
