@@ -80,7 +80,7 @@ class FfmpegReader:
         stream.codec_context.thread_count = 1
         if container.demuxer in ("flac", "ogg", "wv", "tta"):  # else FFmpeg decodes damaged frames to noise
             stream.codec_context.options = {"err_detect": "crccheck+explode"}
-        self._frames = opened.decode(stream)
+        self._frames = _decoded(opened, stream, skips_junk=container.demuxer == "mp3")
         self._first = self._next_frame()
         if self._first is None:
             self.rate, self.channels = stream.codec_context.sample_rate, max(1, stream.codec_context.channels)
@@ -126,6 +126,19 @@ class FfmpegReader:
             frame = self._next_frame()
         if frame is None and self._digest is not None:
             self._digest.check()
+
+
+def _decoded(opened: Any, stream: Any, skips_junk: bool) -> Iterator[Any]:
+    """The decoded frames of a stream. Junk between MPEG frames is skipped; the walk has counted the frames."""
+    if not skips_junk:
+        yield from opened.decode(stream)
+        return
+    for packet in opened.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.InvalidDataError:
+            continue
+        yield from frames
 
 
 class _FlacDigest:

@@ -1,7 +1,7 @@
 """Flip bits of audio files of every container and decode them: `python -m tests.support.fuzz --files 20000`.
 
-Each file must give audio or an `AudioError`. A child process decodes them; if it dies or takes longer than the deadline,
-the file that it was at is reported, and another child goes on behind it.
+Each file must give audio or an `AudioError`. A child process decodes them; if it dies or exceeds the deadline, the file
+that it was at is reported, and another child goes on behind it.
 """
 
 from __future__ import annotations

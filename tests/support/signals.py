@@ -57,13 +57,30 @@ def encode(x: np.ndarray, rate: int, container: str = "WAV", coding: str = "PCM_
     return file.getvalue()
 
 
-def encode_av(x: np.ndarray, rate: int, container: str, codec: str) -> bytes:
-    """Return `x`, (frames, 1 or 2 channels), as a file encoded by FFmpeg."""
+class _Pipe:
+    """A file that can only be written onwards."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def write(self, data: bytes) -> int:
+        self.data += data
+        return len(data)
+
+    def getvalue(self) -> bytes:
+        return bytes(self.data)
+
+
+def encode_av(x: np.ndarray, rate: int, container: str, codec: str, pipe: bool = False, **options: str) -> bytes:
+    """Return `x`, (frames, 1 or 2 channels), as a file encoded by FFmpeg.
+
+    With `pipe` the writer cannot go back to its header: sizes in it stay unknown. `options` are those of the container.
+    """
     import av
 
-    file = io.BytesIO()
+    file = _Pipe() if pipe else io.BytesIO()
     layout = {1: "mono", 2: "stereo"}[x.shape[1]]
-    with av.open(file, "w", format=container) as output:
+    with av.open(file, "w", format=container, options=options) as output:
         stream = output.add_stream(codec, rate=rate)
         stream.layout = layout
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(x.T), format="fltp", layout=layout)
