@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 import av
 import numpy as np
+import pyarrow as pa
 
 from pipeline.audio.decode import AudioSettings, LastRecording, read_segments
 from pipeline.audio.samples import Samples, to_float32
@@ -70,7 +71,7 @@ def clips_of(run: Run, rows: Sequence[Row], mode: AudioMode) -> Clips:
 def _parts_of(run: Run, rows: Sequence[Row]) -> dict[str, Part]:
     try:
         return {part.part_id: part for part in run.parts({row["part_id"] for row in rows})}
-    except FileNotFoundError:  # a lost plan; objects that are no shards are found without it
+    except (OSError, pa.ArrowException):  # the plan is lost or damaged; objects that are no shards are found without it
         return {}
 
 

@@ -200,6 +200,8 @@ def test_a_lost_shard_and_a_lost_plan_cost_only_the_clips(tmp_path):
     (tmp_path / "s.tar").unlink()
     assert clips.clips_of(run, rows, "embed").left_out == {"changed since they were transcribed": 3}
 
+    (tmp_path / "run" / "plan.parquet").write_bytes(b"PAR1garbagePAR1")
+    assert clips.clips_of(run, rows, "embed").left_out == {"MISSING": 3}
     (tmp_path / "run" / "plan.parquet").unlink()
     assert clips.clips_of(run, rows, "embed").left_out == {"MISSING": 3}
 
