@@ -227,14 +227,14 @@ class _ProgressDisplay:
         self._bar.stop()
 
     def __call__(self, progress: pipeline.Progress) -> None:
-        hours = f"{progress.totals.audio_s / 3600:.2f} h audio"
+        audio = f"{duration(progress.totals.audio_s)} audio"
         errors = f", {progress.totals.errors} errors" if progress.totals.errors else ""
         speed = f", {progress.speed:.0f}x real time" if progress.elapsed_s else ""
-        self._bar.update(self._task, description="transcribing", completed=progress.share, done=hours + speed + errors)
+        self._bar.update(self._task, description="transcribing", completed=progress.share, done=audio + speed + errors)
         tenth = int(progress.share * 10)
         if not err.is_terminal and tenth > self._tenth:
             self._tenth = tenth
-            err.print(f"{progress.share:4.0%}  {hours}{speed}{errors}")
+            err.print(f"{progress.share:4.0%}  {audio}{speed}{errors}")
 
 
 def _report(run: pipeline.Run, errors_ok: bool, resume_hint: str) -> int:
