@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Sequence
+from types import MappingProxyType
 from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -26,6 +27,17 @@ WHOLE_RANGE: Final = (0.0, 1.0)
 COLUMNS: Final = tuple(f.name for f in TRANSCRIPTS if not pa.types.is_nested(f.type) and f.name != "tags")
 """Columns of `transcripts` that rows can be grouped by."""
 
+SOURCE_KEYS: Final = MappingProxyType(
+    {
+        "audio_filepath": "uri",
+        "id": "utt_id",
+        "offset": "start_s",
+        "speaker_id": "speaker",
+        **dict.fromkeys(("transcription", "transcript", "sentence"), "reference"),
+    }
+)
+"""The columns that hold keys of a source under another name."""
+
 KeyValue: TypeAlias = int | str | None
 """Index of a bin, or the value of a column; None for rows without one."""
 
@@ -34,11 +46,11 @@ class GroupingKey(NamedTuple):
     """How rows are grouped.
 
     Attributes:
-        column: the column of `transcripts` that it reads.
-        keys_of: computes the key of each row of a table with that column.
+        columns: the columns of `transcripts` that it reads.
+        keys_of: computes the key of each row of a table with these columns.
     """
 
-    column: str
+    columns: tuple[str, ...]
     keys_of: Callable[[pa.Table], pa.Array]
 
 
@@ -46,17 +58,22 @@ def grouping_key(by: str, confidence_edges: Sequence[float] = WHOLE_RANGE) -> Gr
     """The key for a grouping.
 
     Args:
-        by: `speaker`, `duration`, `confidence`, another column of plain values, or a key of the source, which is a
-            tag. `tags.NAME` is the tag also where a column has its name.
+        by: `speaker`, `duration`, `confidence`, another column of plain values, or a key of the source: a tag, or one
+            of `SOURCE_KEYS`. `tags.NAME` is the tag also where a column has its name.
         confidence_edges: ends of the bins of `confidence`, ascending; the last bin includes its upper end.
     """
     if by == "duration":
-        return GroupingKey("duration_s", _duration_bins)
+        return GroupingKey(("duration_s",), _duration_bins)
     if by == "confidence":
-        return GroupingKey("confidence", lambda table: _confidence_bins(table, confidence_edges))
+        return GroupingKey(("confidence",), lambda table: _confidence_bins(table, confidence_edges))
     if by in COLUMNS:
-        return GroupingKey(by, lambda table: as_array(table[by]).cast(pa.string()))
-    return GroupingKey("tags", lambda table: _tag_values(table, by.removeprefix("tags.")))
+        return GroupingKey((by,), lambda table: as_array(table[by]).cast(pa.string()))
+    if (column := SOURCE_KEYS.get(by)) is not None:  # a source that has the column's key too has this one as a tag
+        return GroupingKey(
+            ("tags", column),
+            lambda table: pc.coalesce(_tag_values(table, by), as_array(table[column]).cast(pa.string())),
+        )
+    return GroupingKey(("tags",), lambda table: _tag_values(table, by.removeprefix("tags.")))
 
 
 def is_own_key(by: str) -> bool:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.evaluation.context import DEFAULT_CONTEXT, RunContext
-from pipeline.evaluation.group_keys import grouping_key, utterance_rate_bins
+from pipeline.evaluation.group_keys import SOURCE_KEYS, grouping_key, utterance_rate_bins
 from pipeline.evaluation.reading import BATCH_ROWS, rebatch
 from pipeline.evaluation.results import IdSummary
 from pipeline.evaluation.settings import EvaluationSettings
@@ -109,7 +109,7 @@ def required_columns(
         *scoring.source_columns(stored_normalizer),
         *unit_columns(settings.unit, context.objects_are_recordings),
         *(["utt_id"] if settings.num_worst else []),
-        *(grouping_key(by).column for by in settings.by),
+        *(column for by in settings.by for column in grouping_key(by).columns),
     ]
     return list(dict.fromkeys(columns))
 
@@ -189,7 +189,7 @@ def _batch_sums(
         sums[SumName(SumKind.GROUPS, by)] = groups
         if len(groups) <= MAX_INTERVALS:
             # Within the group of one speaker the speaker cannot be the unit.
-            keys_of_unit = word_units if by != "speaker" else _single_utterances(summands)
+            keys_of_unit = word_units if SOURCE_KEYS.get(by, by) != "speaker" else _single_utterances(summands)
             sums[SumName(SumKind.GROUP_UNITS, by)] = sum_by_key(summands, keys_of_group | keys_of_unit, _UNIT_SUMS)
     return sums
 

@@ -1,4 +1,4 @@
-"""The command line as a user runs it, in a separate process that starts its own Ray; or without Ray, in this process."""
+"""The command line as a user runs it, in a process of its own that starts Ray; or without Ray, in this process."""
 
 from __future__ import annotations
 

@@ -575,3 +575,39 @@ def test_metrics_fields_have_a_description():
     assert all(field.metadata[b"meaning"] for field in METRICS_SCHEMA)
     assert METRICS_SCHEMA.metadata[b"sewd.table"] == b"metrics"
     assert METRICS_SCHEMA.metadata[b"sewd.schema_version"]
+
+
+@pytest.mark.parametrize(
+    ("by", "expected"),
+    [
+        ("lang", {"en": 3, None: 1}),  # a key of the source
+        ("tags.lang", {"en": 3, None: 1}),
+        ("words", {"2": 1, None: 3}),  # not the column of that name, which holds lists
+        ("channel", {None: 4}),  # the column
+        ("tags.channel", {"left": 1, None: 3}),
+        ("speaker_id", {"ann": 2, "bob": 1, "b-17": 1}),  # a source with `speaker` has `speaker_id` as a tag
+        ("speaker", {"ann": 2, "bob": 2}),
+        ("audio_filepath", {f"audio/u{i:06d}.wav": 1 for i in range(4)}),
+        ("transcript", {"a": 4}),
+    ],
+)
+def test_a_key_of_the_source_groups_under_its_own_name(tmp_path, by, expected):
+    tags = [{"lang": "en"}, {"lang": "en", "words": 2}, {"lang": "en", "speaker_id": "b-17"}, {"channel": "left"}]
+    speakers = ["ann", "ann", "bob", "bob"]
+    made = [
+        {"text": "a", "reference": "a", "speaker": speaker, "tags": json.dumps(each)}
+        for speaker, each in zip(speakers, tags, strict=True)
+    ]
+    run = runs.write_run(tmp_path / "run", runs.transcripts(made))
+    [grouping] = evaluate_run(run, EvaluationSettings(by=(by,))).groupings
+    assert {group.key: group.figures.scored for group in grouping.groups} == expected
+
+
+def test_a_key_that_no_utterance_has_is_refused_with_those_that_there_are(tmp_path):
+    made = [{"text": "a", "reference": "a", "tags": json.dumps({"lang": "en", "room": 3})}]
+    run = runs.write_run(tmp_path / "run", runs.transcripts(made))
+    with pytest.raises(UsageError, match=r"cannot group by 'langs': no utterance has it. Choose .*\(lang, room\)"):
+        evaluate_run(run, EvaluationSettings(by=("langs",)))
+    assert (
+        evaluate_run(runs.write_run(tmp_path / "none", runs.transcripts([])), EvaluationSettings(by=("x",))).scored == 0
+    )
