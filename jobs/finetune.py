@@ -1,19 +1,22 @@
-"""`sewd finetune`: train a SEW-D checkpoint with a CTC head, a classifier or both from manifests."""
+"""`sewd finetune`: train a SEW-D checkpoint with a CTC head, a classifier or both."""
 
 from __future__ import annotations
 
 import os
-from typing import Annotated
+import posixpath
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any
 
 import typer
 
 from jobs.console import Exit, err, out, single
 from pipeline.errors import UsageError
 from pipeline.settings import default_of
-from pipeline.training.settings import DataSettings, TrainSettings, make_data_settings, make_settings
+from pipeline.training.settings import DataSettings, TrainSettings, default_augment, make_data_settings, make_settings
 
 # Panels of `--help`.
 DATA, OPTIMIZER, PROGRESS, RESOURCES = "Data", "Optimizer", "Validation and saving", "Resources"
+_RULE = "By default another with --init than with --config, see docs/training.md."
 
 
 def finetune(
@@ -21,18 +24,18 @@ def finetune(
         list[str],
         typer.Option(
             "--train",
-            metavar="[WEIGHT=]MANIFEST",
-            help="JSON Lines manifest, taken WEIGHT times per epoch. Can be repeated.",
+            metavar="[WEIGHT=]INPUT",
+            help="As the INPUT of transcribe, with texts or labels; taken WEIGHT times per epoch. Can be repeated.",
         ),
     ],
     output: Annotated[str, typer.Option("--output", "-o", metavar="DIR", help="Directory or prefix to write to.")],
     valid: Annotated[
         list[str] | None,
-        typer.Option("--valid", metavar="[NAME=]MANIFEST", help="Validation manifest. Can be repeated."),
+        typer.Option("--valid", metavar="[NAME=]INPUT", help="Validation data. Can be repeated."),
     ] = None,
     init: Annotated[str | None, typer.Option(metavar="DIR", help="SEW-D checkpoint to start from.")] = None,
     config: Annotated[str | None, typer.Option(metavar="FILE", help="Train from scratch: a SEW-D config.json.")] = None,
-    steps: Annotated[int, typer.Option(help="Number of optimizer steps.")] = default_of(TrainSettings, "steps"),
+    steps: Annotated[int | None, typer.Option(help=f"Number of optimizer steps. {_RULE}")] = None,
     batch_seconds: Annotated[
         float, typer.Option(help="Seconds of audio per batch and worker.", rich_help_panel=OPTIMIZER)
     ] = default_of(DataSettings, "batch_s"),
@@ -40,11 +43,12 @@ def finetune(
         TrainSettings, "accumulate"
     ),
     learning_rate: Annotated[
-        float, typer.Option(help="Peak of the learning rate schedule.", rich_help_panel=OPTIMIZER)
-    ] = default_of(TrainSettings, "learning_rate"),
+        float | None, typer.Option(help=f"Peak of the learning rate schedule. {_RULE}", rich_help_panel=OPTIMIZER)
+    ] = None,
     warmup: Annotated[
-        float, typer.Option(help="Share of the steps in which the rate rises.", rich_help_panel=OPTIMIZER)
-    ] = default_of(TrainSettings, "warmup"),
+        float | None,
+        typer.Option(help=f"Share of the steps in which the rate rises. {_RULE}", rich_help_panel=OPTIMIZER),
+    ] = None,
     hold: Annotated[
         float, typer.Option(help="Share in which it stays; then it falls to 5 %.", rich_help_panel=OPTIMIZER)
     ] = default_of(TrainSettings, "hold"),
@@ -71,13 +75,13 @@ def finetune(
         bool, typer.Option("--freeze-features", help="Do not train the convolutions.", rich_help_panel=OPTIMIZER)
     ] = False,
     augment: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="NAME=P,...",
-            help="Probability of trim, speed, reverb, tilt, noise, gain, band, codec; or none.",
+            help=f"Probability of trim, speed, reverb, tilt, noise, gain, band, codec; or none. {_RULE}",
             rich_help_panel=DATA,
         ),
-    ] = "speed=0.5,reverb=0.1,tilt=0.2,noise=0.3,gain=0.3,band=0.2,codec=0.05",
+    ] = None,
     join: Annotated[
         str,
         typer.Option(
@@ -92,9 +96,9 @@ def finetune(
     seed: Annotated[
         int, typer.Option(help="Seed of order, augmentation, dropout and new weights.", rich_help_panel=DATA)
     ] = default_of(DataSettings, "seed"),
-    valid_every: Annotated[int, typer.Option(help="Steps between validations.", rich_help_panel=PROGRESS)] = default_of(
-        TrainSettings, "valid_every"
-    ),
+    valid_every: Annotated[
+        int | None, typer.Option(help=f"Steps between validations. {_RULE}", rich_help_panel=PROGRESS)
+    ] = None,
     checkpoint_every: Annotated[
         int, typer.Option(help="Steps between checkpoints.", rich_help_panel=PROGRESS)
     ] = default_of(TrainSettings, "checkpoint_every"),
@@ -112,6 +116,16 @@ def finetune(
             help="Number format of the saved weights: float32, float16 or bfloat16.", rich_help_panel=PROGRESS
         ),
     ] = default_of(TrainSettings, "save_dtype"),
+    max_error_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Fail if more than this share of a set's rows cannot be used; by default 0.05, from 1,000 rows on.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    errors_ok: Annotated[
+        bool, typer.Option("--errors-ok", help="Exit with 0 although rows failed.", rich_help_panel=DATA)
+    ] = False,
     workers: Annotated[int, typer.Option(help="Processes that train together.", rich_help_panel=RESOURCES)] = 1,
     gpu: Annotated[bool, typer.Option("--gpu", help="Use one GPU per worker.", rich_help_panel=RESOURCES)] = False,
     threads: Annotated[
@@ -123,11 +137,11 @@ def finetune(
 ) -> int:
     """Train a CTC head (rows with `text`), a classifier (rows with `label`) or both on one backbone.
 
-    The same command resumes an interrupted training. Exit codes: 0 done, 1 failed, 2 usage, 130 stopped by
-    --stop-after.
+    The same command resumes an interrupted training. Exit codes: 0 done, 1 failed, 2 usage,
+    3 done but rows of the data failed, 130 stopped by --stop-after.
     """
     from pipeline.training.augment import parse_augmentations  # noqa: PLC0415 - torch and Ray take seconds to load
-    from pipeline.training.loop import MODEL_DIRECTORY  # noqa: PLC0415
+    from pipeline.training.loop import ERRORS_FILE, MODEL_DIRECTORY, describe_scores  # noqa: PLC0415
     from pipeline.training.ray_train import CURVE_FILE, Placement  # noqa: PLC0415
     from pipeline.training.ray_train import finetune as run  # noqa: PLC0415
     from sewd_model.files import CheckpointError  # noqa: PLC0415
@@ -137,12 +151,12 @@ def finetune(
         batch_s=batch_seconds,
         join_max=join_max,
         join_below_s=join_below_s,
-        augment=parse_augmentations(augment),
+        augment=parse_augmentations(default_augment(init) if augment is None else augment),
         seed=seed,
     )
     settings = make_settings(
         train=tuple(_weighted(item) for item in train),
-        valid=dict(_named(item) for item in valid or ()),
+        valid=_all_named(valid or ()),
         output=output,
         init=init,
         config=config,
@@ -164,21 +178,40 @@ def finetune(
         patience=patience,
         stop_after_s=None if stop_after is None else stop_after * 60,
         save_dtype=save_dtype,
-        threads=threads or max(1, (os.cpu_count() or 1) // workers),
+        threads=max(1, (os.cpu_count() or 1) // max(1, workers)) if threads is None else threads,
+        max_error_rate=max_error_rate,
     )
     try:
         placement = Placement(workers=workers, gpus=gpu, address=address)
         result = run(settings, placement, lambda line: err.print(line, markup=False))
     except CheckpointError as error:
         raise UsageError(str(error)) from error
-    best = f", best error {result['best']:.2%} at step {result['best_step']}" if settings.valid else ""
-    out.print(f"{'done' if result['finished'] else 'stopped'} at step {result['step']}{best}")
+    for line in _summary(result, describe_scores):
+        out.print(line, markup=False, soft_wrap=True)
     out.print(f"model: {output}/{MODEL_DIRECTORY}   curve: {output}/{CURVE_FILE}", markup=False, soft_wrap=True)
-    return Exit.DONE if result["finished"] else Exit.STOPPED
+    if result["errors"]:
+        err.print(f"{result['errors']} rows of the data could not be used: {output}/{ERRORS_FILE}", markup=False)
+    if not result["finished"]:
+        return Exit.STOPPED
+    return Exit.DONE_WITH_ERRORS if result["errors"] and not errors_ok else Exit.DONE
+
+
+def _summary(result: Mapping[str, Any], shown: Callable[[Mapping[str, float]], str]) -> Iterator[str]:
+    """Where the training ended, and each validation set before the first step and with the model that was kept."""
+    yield f"{'done' if result['finished'] else 'stopped'} at step {result['step']}" + (
+        f", best error {result['best']:.2%} at step {result['best_step']}" if result["best_scores"] else ""
+    )
+    for name, scores in result["best_scores"].items():
+        before = result["initial_scores"].get(name)
+        yield f"{name}: before {shown(before) if before else 'not measured'}; best {shown(scores)}"
+    if not result["best_scores"]:
+        yield "no --valid: the model is that of the last step, and whether it is better than the first is not known"
+    elif result["best_step"] == 0:
+        yield "no step was better than the initial model, which is kept"
 
 
 def _weighted(item: str) -> tuple[str, float]:
-    """(manifest, weight) of `[WEIGHT=]MANIFEST`."""
+    """(INPUT, weight) of `[WEIGHT=]INPUT`."""
     weight, equals, uri = item.partition("=")
     if not equals or "/" in weight:
         return item, 1.0
@@ -187,16 +220,28 @@ def _weighted(item: str) -> tuple[str, float]:
     except ValueError:
         return item, 1.0
     if not uri or not 0 < value < 1e6:
-        raise UsageError(f"train: {item!r} is not [WEIGHT=]MANIFEST with a weight above 0")
+        raise UsageError(f"train: {item!r} is not [WEIGHT=]INPUT with a weight above 0")
     return uri, value
 
 
 def _named(item: str) -> tuple[str, str]:
-    """(name, manifest) of `[NAME=]MANIFEST`; without a name, the name of the file."""
+    """(name, INPUT) of `[NAME=]INPUT`; without a name, that of the file, shard or directory."""
     name, equals, uri = item.partition("=")
     if equals and name and uri and "/" not in name:
         return name, uri
-    return item.rpartition("/")[2].removesuffix(".jsonl"), item
+    return posixpath.splitext(posixpath.basename(item.rstrip("/")))[0] or item, item
+
+
+def _all_named(items: Sequence[str]) -> dict[str, str]:
+    """INPUTs by name, of which no two may be equal."""
+    named: dict[str, str] = {}
+    for name, uri in map(_named, items):
+        if name in named:
+            raise UsageError(
+                f"valid: {named[name]} and {uri} have the name {name}: give them names, --valid NAME=INPUT"
+            )
+        named[name] = uri
+    return named
 
 
 def _join(text: str) -> tuple[int, float]:

@@ -1,4 +1,4 @@
-"""Training data: from manifests to batches that depend on seed, epoch and position alone.
+"""Training data: from clips to batches that depend on seed, epoch and position alone.
 
 Nothing here keeps state. The batches of an epoch are a function of the clips, the settings, the seed and the number of
 the epoch; the augmentation of an utterance is a function of seed, epoch and utterance. So a resumed training
@@ -7,26 +7,17 @@ sees exactly what an undisturbed one sees.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.audio.decode import AudioSettings, read_segments
 from pipeline.audio.samples import to_float32
-from pipeline.corpus.metadata import ManifestRow, parse_meta
-from pipeline.corpus.naming import resolve
-from pipeline.errors import AudioError, RunFailedError, UsageError
-from pipeline.scoring.normalize import normalize
-from pipeline.storage import objects, uris
-from pipeline.training.augment import Waveform, augment
+from pipeline.training.augment import SAMPLE_RATE, Waveform, augment
 from pipeline.training.settings import DataSettings
 
-_MAX_CLIP_S = 3600.0  # longer than any clip, so that the decoder never cuts one
 _POOL_BATCHES = 30  # utterances are sorted by length within pools of about this many batches
 _PAUSE_S = (0.02, 0.5)  # between joined clips, in seconds
 _SHORTEST_S = 0.01  # the least that an utterance counts for
@@ -35,11 +26,10 @@ _FLOOR = 3e-4  # of full scale: noise in pauses, since digital silence would mar
 
 @dataclass(frozen=True)
 class Clip:
-    """One row of a manifest.
+    """One utterance of the training or validation data.
 
     Attributes:
-        uri: the audio object.
-        offset_s: start in it, in seconds; None: the whole file.
+        utt_id: its id, as a run names it.
         duration_s: length in seconds.
         text: normalised (`basic`), in lower case; None: the clip does not train the CTC head.
         label: class; None: the clip does not train the classifier.
@@ -47,8 +37,7 @@ class Clip:
         weight: how often an epoch takes it, on average.
     """
 
-    uri: str
-    offset_s: float | None
+    utt_id: str
     duration_s: float
     text: str | None
     label: str | None
@@ -67,83 +56,18 @@ class Utterance:
     key: int
 
 
-# --------------------------------------------------------------------------------------------------- manifests
-def load_manifest(uri: str, weight: float = 1.0) -> list[Clip]:
-    """Read a JSON Lines manifest.
-
-    Rows without a duration are decoded to measure it.
-
-    Raises:
-        UsageError: the manifest does not exist or is empty, or a row is invalid or has neither text nor label.
-    """
-    uri = uris.absolute(uri)
-    try:
-        rows = list(objects.lines(uri))
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise UsageError(f"no manifest at {uri}") from error
-    clips = []
-    for number, (_, line) in enumerate(rows, 1):
-        if not line.strip():
-            continue
-        try:
-            row = parse_meta(line, f"{uri}:{number}", ManifestRow)
-        except AudioError as error:
-            raise UsageError(error.message) from error
-        if row.text is None and row.label is None:
-            raise UsageError(f"{uri}:{number}: a training row needs a text, a label, or both")
-        clips.append(_clip(row, uri, weight))
-    if not clips:
-        raise UsageError(f"{uri} has no rows")
-    return clips
-
-
-def _clip(row: ManifestRow, manifest: str, weight: float) -> Clip:
-    clip = Clip(
-        uri=resolve(row.audio_filepath, manifest.rpartition("/")[0]),
-        offset_s=row.offset,
-        duration_s=row.duration or 0.0,
-        text=None if row.text is None else normalize(row.text, "basic"),
-        label=row.label,
-        speaker=row.speaker,
-        weight=weight,
-    )
-    if row.duration:
-        return clip
-    seconds = len(read_clip(clip)) / AudioSettings().sample_rate
-    return dataclasses.replace(clip, duration_s=seconds)
-
-
-def read_clip(clip: Clip) -> NDArray[np.int16]:
-    """Decode a clip to mono, 16 kHz, int16 (num_samples,): half the memory of float32.
-
-    Raises:
-        RunFailedError: the audio cannot be read; the message names it.
-    """
-    settings = AudioSettings(max_segment_s=_MAX_CLIP_S, max_duration_s=_MAX_CLIP_S)
-    source = Path(clip.uri) if "://" not in clip.uri and Path(clip.uri).is_file() else objects.fetch(clip.uri)
-    duration = None if clip.offset_s is None else clip.duration_s or None
-    try:
-        segments = list(read_segments(source, settings, offset_s=clip.offset_s, duration_s=duration))
-    except AudioError as error:
-        raise RunFailedError(f"cannot train on {clip.uri}: {error}") from error
-    samples = np.concatenate([to_float32(segment.samples) for segment in segments])
-    return np.clip(np.round(samples * 32768), -32768, 32767).astype(np.int16)
-
-
 class ClipStore:
-    """Clips and their samples, decoded at the first access and cached."""
+    """Clips and their samples at 16 kHz: int16 (num_samples,) each, half the memory of float32."""
 
-    def __init__(self, clips: Sequence[Clip]) -> None:
+    def __init__(self, clips: Sequence[Clip], samples: Sequence[NDArray[np.int16]]) -> None:
         self.clips = list(clips)
-        self._samples: dict[int, NDArray[np.int16]] = {}
+        self._samples = list(samples)
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def samples(self, index: int) -> NDArray[np.int16]:
-        """The samples of a clip, as `read_clip` returns them."""
-        if index not in self._samples:
-            self._samples[index] = read_clip(self.clips[index])
+        """The samples of a clip."""
         return self._samples[index]
 
 
@@ -272,5 +196,5 @@ def waveform(store: ClipStore, utterance: Utterance, settings: DataSettings, epo
 
 
 def _pause(rng: np.random.Generator) -> Waveform:
-    length = int(rng.uniform(*_PAUSE_S) * AudioSettings().sample_rate)
+    length = int(rng.uniform(*_PAUSE_S) * SAMPLE_RATE)
     return (rng.standard_normal(length) * _FLOOR).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The training loop: a plain function over manifests, the same in a test, in its own process and under Ray Train.
+"""The training loop: a plain function over settings, the same in a test, in its own process and under Ray Train.
 
 Every random draw is a function of the seed and of its position: the batches of an epoch, the augmentation of an
 utterance (`pipeline.training.data`), and the dropout and SpecAugment of a step, for which torch's generators are seeded
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import io
 import json
 import math
@@ -32,16 +33,8 @@ from pipeline.errors import RunFailedError, UsageError
 from pipeline.scoring.counts import ErrorCounts, char_counts, word_counts
 from pipeline.scoring.normalize import normalize
 from pipeline.storage import objects, uris
-from pipeline.training.data import (
-    Clip,
-    ClipStore,
-    Utterance,
-    epoch_batches,
-    generator_for,
-    load_manifest,
-    padded_width,
-    waveform,
-)
+from pipeline.training.characters import UnknownCharacters, encode, unknown_characters
+from pipeline.training.data import Clip, ClipStore, Utterance, epoch_batches, generator_for, padded_width, waveform
 from pipeline.training.model import (
     Batch,
     Losses,
@@ -52,7 +45,8 @@ from pipeline.training.model import (
     start_from_checkpoint,
     start_from_scratch,
 )
-from pipeline.training.settings import DataSettings, TrainSettings
+from pipeline.training.settings import DataSettings, Schedule, TrainSettings, schedule_of
+from pipeline.training.sources import ClipSet, check_error_rate, describe_errors, error_table, read_set
 from sewd_model.config import SEWDConfig
 from sewd_model.ctc import CTCTokenizer, greedy_path
 from sewd_model.features import FeatureExtractor
@@ -61,6 +55,8 @@ from sewd_model.model import IGNORED_LABEL
 
 LOG_FILE: Final = "log.jsonl"
 SETTINGS_FILE: Final = "finetune.json"
+DATA_FILE: Final = "data.json"  # what the training and validation data hold
+ERRORS_FILE: Final = "errors/rows.parquet"
 MODEL_DIRECTORY: Final = "model"  # the best weights by validation
 LAST_DIRECTORY: Final = "last"
 CHECKPOINT_DIRECTORY: Final = "checkpoints"
@@ -70,7 +66,7 @@ _SHOWN_EVERY_S: Final = 20.0
 _MEL_WARMUP: Final = 20  # steps
 _MIN_LR_SHARE: Final = 0.05  # the end of the tri-stage schedule of wav2vec 2.0
 # Settings that a resume may change: none of them changes a loss before the point of resume.
-_CHANGEABLE: Final = frozenset({"output", "checkpoint_every", "stop_after_s", "threads", "prefetch"})
+_CHANGEABLE: Final = frozenset({"output", "checkpoint_every", "stop_after_s", "threads", "prefetch", "max_error_rate"})
 
 
 @dataclass(frozen=True)
@@ -138,18 +134,21 @@ class _Progress:
     best: float = math.inf
     best_step: int = 0
     stale: int = 0  # validations since the best one
+    # The scores of each validation set, as the log has them.
+    initial_scores: dict[str, dict[str, float]] = field(default_factory=dict)  # before the first step
+    best_scores: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 # ----------------------------------------------------------------------------------------------------- schedule
-def rate_factor(step: int, settings: TrainSettings) -> float:
+def rate_factor(step: int, schedule: Schedule) -> float:
     """The share of the peak rate at `step` (from 0) in the tri-stage schedule: rise, hold, exponential fall.
 
     Source: wav2vec 2.0 (arXiv 2006.11477), section 4.3, used in the SEW-D paper; there 10 %, 40 %, 50 %.
     """
-    if step < settings.mel_steps:
+    if step < schedule.mel_steps:
         return min(1.0, (step + 1) / _MEL_WARMUP)
-    step, steps = step - settings.mel_steps, settings.steps - settings.mel_steps
-    rising, level = settings.warmup * steps, settings.hold * steps
+    step, steps = step - schedule.mel_steps, schedule.steps - schedule.mel_steps
+    rising, level = schedule.warmup * steps, schedule.hold * steps
     if step < rising:
         return (step + 1) / math.ceil(rising)
     falling = steps - rising - level
@@ -158,8 +157,10 @@ def rate_factor(step: int, settings: TrainSettings) -> float:
     return float(_MIN_LR_SHARE ** min(1.0, (step - rising - level) / falling))
 
 
-def make_optimizers(model: TrainingModel, settings: TrainSettings) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: TrainingModel, settings: TrainSettings, rate: float) -> list[torch.optim.Optimizer]:
     """The optimizers; each trainable parameter is in exactly one. Biases, norms and the mask vector have no decay.
+
+    `rate` is the peak of the learning rate; each step sets its own.
 
     With "muon", Muon trains the matrices of the transformer, at the same rate (its updates are scaled to the size of
     AdamW's), and AdamW the rest: convolutions, the table of relative positions, heads.
@@ -178,7 +179,6 @@ def make_optimizers(model: TrainingModel, settings: TrainSettings) -> list[torch
         {"params": [p for p in rest if p.dim() > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in rest if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    rate = settings.learning_rate
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), eps=1e-6)]
     if muon:
         if not hasattr(torch.optim, "Muon"):
@@ -204,8 +204,7 @@ class Coding:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a normalised text, in the letter case of the vocabulary."""
-        upper = "E" in self.tokenizer.vocab
-        return self.tokenizer.encode(text.upper() if upper else text)
+        return encode(text, self.tokenizer)
 
 
 def make_batch(waveforms: Sequence[np.ndarray], rows: Sequence[Clip | Utterance], coding: Coding) -> Batch:
@@ -233,7 +232,7 @@ def training_batches(
     while True:
         batches = epoch_batches(store.clips, settings, epoch, worker.size)
         if len(batches) < worker.size:
-            raise UsageError(f"{len(batches)} batches of {settings.batch_s} s are too few for {worker.size} workers")
+            raise UsageError(f"{len(batches)} batches of {settings.batch_s:g} s are too few for {worker.size} workers")
         while done + worker.size <= len(batches):
             chosen = batches[done + worker.rank]
             done += worker.size
@@ -380,8 +379,10 @@ def train(
 ) -> dict[str, Any]:
     """Train, or resume an interrupted training; writes below `settings.output`.
 
-    `log.jsonl` has a line per step and per validation, `model/` the best weights in the Hugging Face layout, `last/`
-    the last, `checkpoints/` what a resume needs, `finetune.json` the settings.
+    `log.jsonl` has a line per step and per validation, the first of them before the first step; `model/` the best
+    weights in the Hugging Face layout, which are the initial ones until others are better; `last/` the last ones;
+    `checkpoints/` what a resume needs; `finetune.json` the settings; `data.json` what the data holds; `errors/` the
+    rows of it that cannot be used.
 
     Args:
         settings: what to train.
@@ -389,42 +390,49 @@ def train(
         report: receives a line of text now and then.
 
     Returns:
-        `step`, `best` (mean error of the validation sets), `best_step`, `finished` (False: stopped by the clock).
+        `step`, `best` (mean error of the validation sets), `best_step` (0: the initial model), `best_scores` and
+        `initial_scores` by set, `finished` (False: stopped by the clock), `errors` (rows of the data that failed).
 
     Raises:
-        UsageError: manifests do not fit, or the output holds a training with other settings.
+        UsageError: the data does not fit, or the output holds a training with other settings.
         CheckpointError: `init` does not load.
-        RunFailedError: audio cannot be read, or the gradient is not finite.
+        RunFailedError: too many rows of the data failed, or the gradient is not finite.
     """
     run = _prepare(settings, worker or Worker(), report)
-    progress, writes = run.progress, run.worker.rank == 0
+    progress, schedule, writes = run.progress, run.schedule, run.worker.rank == 0
     started = time.monotonic()
     batches = training_batches(run.store, run.coding, settings.data, run.worker, (progress.epoch, progress.batch))
+    if settings.valid and progress.step == 0:
+        run.worker.agree(writes and _validate_and_save(run))  # the initial model, kept until another is better
     stopped = progress.stale >= (settings.patience or math.inf)
     with prefetched(batches, settings.prefetch) as source:
-        while progress.step < settings.steps and not stopped:
+        while progress.step < schedule.steps and not stopped:
             row = _step(run, source)
             run.log.add(row)
             run.log.flush_periodically()
             if progress.step % _REPORTED_EVERY == 0:
                 report(describe(row))
-            last = progress.step == settings.steps
+            last = progress.step == schedule.steps
             out_of_time = False
             if settings.stop_after_s is not None:
                 out_of_time = run.worker.agree(time.monotonic() - started > settings.stop_after_s)
-            validated = bool(settings.valid) and (progress.step % settings.valid_every == 0 or last)
+            validated = bool(settings.valid) and (progress.step % schedule.valid_every == 0 or last)
             if validated:
                 stopped = run.worker.agree(writes and _validate_and_save(run))
             if writes and (validated or last or out_of_time or progress.step % settings.checkpoint_every == 0):
                 run.log.flush()
                 save_checkpoint(settings.output, progress, run.model, run.optimizers)
             if out_of_time and not last:
-                return {**dataclasses.asdict(progress), "finished": False}
+                return _outcome(run, finished=False)
     if writes:
         _save(run, LAST_DIRECTORY)
         if not settings.valid:
             _save(run, MODEL_DIRECTORY)
-    return {**dataclasses.asdict(progress), "finished": True}
+    return _outcome(run, finished=True)
+
+
+def _outcome(run: _Run, *, finished: bool) -> dict[str, Any]:
+    return {**dataclasses.asdict(run.progress), "finished": finished, "errors": run.errors}
 
 
 @dataclass(frozen=True)
@@ -432,10 +440,12 @@ class _Run:
     """The state of a training from its first step to its last."""
 
     settings: TrainSettings
+    schedule: Schedule
     worker: Worker
     report: Callable[[str], None]
     store: ClipStore
     valid: Mapping[str, ClipStore]
+    errors: int
     model: TrainingModel
     wrapped: nn.Module
     coding: Coding
@@ -445,26 +455,107 @@ class _Run:
 
 
 def _prepare(settings: TrainSettings, worker: Worker, report: Callable[[str], None]) -> _Run:
+    """Read the data and the model. Nothing is written before all checks are done, except for rows that failed."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    if worker.rank == 0:
-        record_settings(settings)
-    store = ClipStore([clip for uri, weight in settings.train for clip in load_manifest(uri, weight)])
-    valid = {name: ClipStore(load_manifest(uri)) for name, uri in settings.valid.items()}
+    check_settings(settings)
+    train_set = read_set("train", settings.train)
+    valid_sets = {name: read_set(f"valid {name}", [(uri, 1.0)]) for name, uri in settings.valid.items()}
+    sets = [train_set, *valid_sets.values()]
+    if worker.rank == 0 and any(found.errors for found in sets):
+        objects.put(uris.join(settings.output, ERRORS_FILE), error_table(sets))
+    for found in sets:
+        check_error_rate(found, settings.max_error_rate)
+    store, valid = train_set.store, {name: found.store for name, found in valid_sets.items()}
+    batches = len(epoch_batches(store.clips, settings.data, 0, worker.size))
+    if batches < worker.size:
+        raise UsageError(f"{batches} batches of {settings.data.batch_s:g} s are too few for {worker.size} workers")
+    schedule = schedule_of(settings, batches / worker.size / settings.accumulate)
     start = _start(settings, store)
     model = start.model.to(worker.device).train()
     if settings.freeze_features:
         model.ctc.freeze_feature_encoder()
     coding = Coding(start.tokenizer, start.features, model.config.label2id, model.config.min_samples)
     _check_labels(valid, coding, model)
-    optimizers = make_optimizers(model, settings)
+    optimizers = make_optimizers(model, settings, schedule.learning_rate)
     progress = load_checkpoint(settings.output, model, optimizers, worker.device) or _Progress()
-    log = _Log(settings.output, progress.step, active=worker.rank == 0)
+    unknown = {found.name: unknown_characters(found.store.clips, coding.tokenizer) for found in sets}
     hours = sum(clip.duration_s * clip.weight for clip in store.clips) / 3600
     size = sum(parameter.numel() for parameter in model.parameters())
-    report(f"{len(store)} clips, {hours:.2f} h per epoch, {size / 1e6:.2f} M parameters, from step {progress.step}")
-    wrapped = worker.wrap(model)
-    return _Run(settings, worker, report, store, valid, model, wrapped, coding, optimizers, progress, log)
+    lines = [
+        f"{len(store)} clips, {hours:.2f} h per epoch, {size / 1e6:.2f} M parameters, from step {progress.step} of "
+        f"{schedule.steps}, rate {schedule.learning_rate:g}",
+        *filter(None, map(describe_errors, sets)),
+        *(_changes(settings.output, sets) if progress.step else ()),
+        *(line for name, found in unknown.items() if (line := found.describe(name))),
+    ]
+    if worker.rank == 0:
+        record_settings(settings)
+        _record_data(settings.output, sets, unknown, schedule, progress.step, lines)
+    for line in lines:
+        report(line)
+    return _Run(
+        settings=settings,
+        schedule=schedule,
+        worker=worker,
+        report=report,
+        store=store,
+        valid=valid,
+        errors=sum(len(found.errors) for found in sets),
+        model=model,
+        wrapped=worker.wrap(model),
+        coding=coding,
+        optimizers=optimizers,
+        progress=progress,
+        log=_Log(settings.output, progress.step, active=worker.rank == 0),
+    )
+
+
+def _digest(store: ClipStore) -> str:
+    clips = "\n".join(map(repr, store.clips))
+    return hashlib.sha256(clips.encode()).hexdigest()[:16]
+
+
+def _changes(output: str, sets: Sequence[ClipSet]) -> Iterator[str]:
+    """A line for each set that is not the one that the training began with: its losses are then other ones."""
+    uri = uris.join(output, DATA_FILE)
+    earlier = json.loads(objects.fetch(uri))["sets"] if objects.exists(uri) else {}
+    for found in sets:
+        then = earlier.get(found.name)
+        if then is not None and then["digest"] != _digest(found.store):
+            numbers = f"{then['clips']} clips then, {len(found.store)} now"
+            yield f"the data has changed since the training was last started: {found.name}: {numbers}"
+
+
+def _record_data(
+    output: str,
+    sets: Sequence[ClipSet],
+    unknown: Mapping[str, UnknownCharacters],
+    schedule: Schedule,
+    step: int,
+    lines: Sequence[str],
+) -> None:
+    """Write what the data holds, and the lines to show before this start's first step, which follows `step`."""
+    described = {
+        found.name: {
+            "rows": found.rows,
+            "clips": len(found.store),
+            "digest": _digest(found.store),
+            "hours": round(sum(clip.duration_s for clip in found.store.clips) / 3600, 4),
+            "errors": found.error_codes,
+            "unknown_characters": dict(unknown[found.name].counts),
+            "texts_with_unknown_characters": unknown[found.name].texts,
+        }
+        for found in sets
+    }
+    values = {
+        "sets": described,
+        "schedule": dataclasses.asdict(schedule),
+        "start": time.time(),
+        "step": step,
+        "lines": lines,
+    }
+    objects.put(uris.join(output, DATA_FILE), (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def _save(run: _Run, name: str) -> None:
@@ -477,7 +568,7 @@ def _step(run: _Run, source: Iterator[tuple[int, int, Batch]]) -> dict[str, Any]
     """Take one optimizer step, advance `progress`, and return the log row."""
     started = time.monotonic()
     settings, worker, progress = run.settings, run.worker, run.progress
-    rate = settings.learning_rate * rate_factor(progress.step, settings)
+    rate = run.schedule.learning_rate * rate_factor(progress.step, run.schedule)
     for optimizer in run.optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -526,13 +617,15 @@ def _validate_and_save(run: _Run) -> bool:
     scores = {
         name: validate(run.model, store, run.coding, run.worker.device, batch_s) for name, store in run.valid.items()
     }
+    rows = {name: score.row() for name, score in scores.items()}
     error = sum(score.error for score in scores.values()) / len(scores)
+    if progress.step == 0:
+        progress.initial_scores = rows
     if error < progress.best:
-        progress.best, progress.best_step, progress.stale = error, progress.step, 0
+        progress.best, progress.best_step, progress.best_scores, progress.stale = error, progress.step, rows, 0
         _save(run, MODEL_DIRECTORY)
     else:
         progress.stale += 1
-    rows = {name: score.row() for name, score in scores.items()}
     wall_s = round(time.monotonic() - started, 1)
     row = {"step": progress.step, "valid": rows, "error": error, "best": progress.stale == 0, "wall_s": wall_s}
     run.log.add(row)
@@ -543,11 +636,16 @@ def _validate_and_save(run: _Run) -> bool:
 def describe(row: Mapping[str, Any]) -> str:
     """A log row as a line of text."""
     if "valid" in row:
-        sets = (f"{name} " + " ".join(f"{k} {v:.2%}" for k, v in one.items()) for name, one in row["valid"].items())
+        sets = (f"{name} {describe_scores(scores)}" for name, scores in row["valid"].items())
         return f"step {row['step']}: {'; '.join(sets)}" + (" *" if row["best"] else "")
     speed = row["audio_s"] / max(row["wall_s"], 1e-9)
     parts = " ".join(f"{name} {row[name]:.3f}" for name in ("ctc", "label", "mel", "grad_norm"))
     return f"step {row['step']} epoch {row['epoch']} {parts} lr {row['lr']:.2e} {speed:.0f}x"
+
+
+def describe_scores(scores: Mapping[str, float]) -> str:
+    """The scores of a validation set as text: "wer 1.65% cer 0.40%"."""
+    return " ".join(f"{name} {value:.2%}" for name, value in scores.items())
 
 
 def _precision(settings: TrainSettings, device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -561,16 +659,24 @@ def _start(settings: TrainSettings, store: ClipStore) -> Start:
     with_mel = settings.mel_steps > 0
     if settings.init is not None:
         return start_from_checkpoint(settings.init, labels, with_mel=with_mel)
-    assert settings.config is not None
-    base, _, name = settings.config.rpartition("/")
+    return start_from_scratch(load_config(settings.config or ""), labels, with_mel=with_mel)
+
+
+def load_config(uri: str) -> SEWDConfig:
+    """The configuration of a new model.
+
+    Raises:
+        UsageError: there is none at `uri`, or its values are not valid.
+        CheckpointError: it is not JSON.
+    """
+    base, _, name = uri.rpartition("/")
     values = read_json(base or ".", name)
     if values is None:
-        raise UsageError(f"no configuration at {settings.config}")
+        raise UsageError(f"no configuration at {uri}")
     try:
-        config = SEWDConfig.from_dict(values)
+        return SEWDConfig.from_dict(values)
     except ValueError as error:
-        raise UsageError(f"{settings.config}: {error}") from error
-    return start_from_scratch(config, labels, with_mel=with_mel)
+        raise UsageError(f"{uri}: {error}") from error
 
 
 def _check_labels(valid: Mapping[str, ClipStore], coding: Coding, model: TrainingModel) -> None:
@@ -582,20 +688,35 @@ def _check_labels(valid: Mapping[str, ClipStore], coding: Coding, model: Trainin
             raise UsageError(f"valid {name}: labels that are not in the training data: {', '.join(sorted(unknown))}")
 
 
-def record_settings(settings: TrainSettings) -> None:
-    """Write the settings, after comparing them with those of a training that the output already holds.
+def check_settings(settings: TrainSettings) -> None:
+    """Compare the settings with those of the training that the output holds, if it holds one.
+
+    It does from the first checkpoint on. What a start without one left behind is replaced.
 
     Raises:
         UsageError: they differ in what changes the training.
     """
-    values = json.loads(json.dumps(dataclasses.asdict(settings)))
     uri = uris.join(settings.output, SETTINGS_FILE)
-    if objects.exists(uri):
-        old = json.loads(objects.fetch(uri))
-        differ = sorted(key for key in values.keys() | old.keys() if values.get(key) != old.get(key))
-        differ = [key for key in differ if key not in _CHANGEABLE]
-        if differ:
-            raise UsageError(
-                f"{settings.output} holds a training with other {', '.join(differ)}: choose another output"
-            )
-    objects.put(uri, (json.dumps(values, indent=2, sort_keys=True) + "\n").encode())
+    if not objects.exists(uri) or not _checkpoint_uris(settings.output):
+        return
+    values, old = _as_json(settings), json.loads(objects.fetch(uri))
+    differ = sorted(key for key in values.keys() | old.keys() if values.get(key) != old.get(key))
+    differ = [key for key in differ if key not in _CHANGEABLE]
+    if differ:
+        raise UsageError(f"{settings.output} holds a training with other {', '.join(differ)}: choose another output")
+
+
+def record_settings(settings: TrainSettings) -> None:
+    """Write the settings.
+
+    Raises:
+        UsageError: as `check_settings`.
+    """
+    check_settings(settings)
+    content = json.dumps(_as_json(settings), indent=2, sort_keys=True) + "\n"
+    objects.put(uris.join(settings.output, SETTINGS_FILE), content.encode())
+
+
+def _as_json(settings: TrainSettings) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings)))
+    return values

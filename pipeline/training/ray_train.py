@@ -23,12 +23,15 @@ from pipeline.cluster.resources import cluster_nodes
 from pipeline.config import model_uri
 from pipeline.errors import RunFailedError, StorageError, UsageError
 from pipeline.storage import objects, uris
-from pipeline.training.loop import LOG_FILE, Worker, describe, record_settings, train
+from pipeline.training.loop import DATA_FILE, LOG_FILE, Worker, check_settings, describe, load_config, train
 from pipeline.training.loss_curve import draw_loss_curve
 from pipeline.training.settings import TrainSettings, settings_from_json
+from pipeline.training.sources import check_inputs
+from sewd_model.config import SEWDConfig
 from sewd_model.files import CheckpointError
 
 CURVE_FILE = "loss.png"
+TRACEBACK_FILE = "traceback.txt"
 _RESTARTS = 2  # of the group of workers, after one of them died
 _POLL_S = 5.0
 _REPORTED_EVERY = 20  # steps
@@ -58,7 +61,8 @@ def finetune(settings: TrainSettings, placement: Placement, report: Callable[[st
     `report` receives a line of the log now and then.
 
     Raises:
-        UsageError: manifests or resources do not fit, or the extra `train` is not installed.
+        UsageError: inputs, settings or resources do not fit, or the extra `train` is not installed.
+        CheckpointError: `init` is not a checkpoint.
         RunFailedError: the training failed.
     """
     settings = _absolute(settings)
@@ -68,7 +72,7 @@ def finetune(settings: TrainSettings, placement: Placement, report: Callable[[st
         from ray.train.v2.api.exceptions import TrainingFailedError  # noqa: PLC0415
     except ImportError as error:
         raise UsageError(f"{_MISSING} ({error})") from error
-    record_settings(settings)  # the worker does so too; here a bad resume is refused before Ray starts
+    _check(settings)
     with connect(placement.address), tempfile.TemporaryDirectory(prefix="sewd-train-") as scratch:
         _check_resources(placement)
         logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # errors are raised and reported by this project
@@ -85,20 +89,35 @@ def finetune(settings: TrainSettings, placement: Placement, report: Callable[[st
             ),
         )
         try:
-            with _following(uris.join(settings.output, LOG_FILE), report):
+            with _following(settings.output, report):
                 outcome = cast(Any, trainer.fit()).return_value
         except TrainingFailedError as error:
-            raise _cause(error) from error
-    if isinstance(outcome, str):
-        raise UsageError(outcome)
+            raise _cause(error, settings.output) from error
+    if (refused := outcome.get("refused")) is not None:
+        raise UsageError(refused)
+    if (failed := outcome.get("failed")) is not None:
+        raise RunFailedError(failed)
     log = [line for line in objects.fetch(uris.join(settings.output, LOG_FILE)).decode().splitlines() if line]
     objects.put(uris.join(settings.output, CURVE_FILE), draw_loss_curve(log))
     result: dict[str, Any] = outcome
     return result
 
 
-def _worker(values: Mapping[str, Any]) -> dict[str, Any] | str:
-    """What each worker runs. A usage error is returned as text: if it were raised, Ray would restart the worker."""
+def _check(settings: TrainSettings) -> None:
+    """Refuse what is known to fail, before Ray starts. The worker checks everything, before it writes anything."""
+    check_settings(settings)
+    check_inputs([*(uri for uri, _ in settings.train), *settings.valid.values()])
+    if settings.init is not None:
+        SEWDConfig.from_pretrained(settings.init)
+    else:
+        load_config(settings.config or "")
+
+
+def _worker(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What each worker runs.
+
+    An error that would come again is returned, as `refused` or `failed`: Ray would restart a worker that raises it.
+    """
     from ray.train import get_context  # noqa: PLC0415
     from ray.train.torch import get_device, prepare_model  # noqa: PLC0415
 
@@ -122,28 +141,44 @@ def _worker(values: Mapping[str, Any]) -> dict[str, Any] | str:
     try:
         return train(settings_from_json(values), worker)
     except (UsageError, CheckpointError) as error:
-        return str(error)
+        return {"refused": str(error)}
+    except RunFailedError as error:
+        return {"failed": str(error)}
 
 
 @contextlib.contextmanager
-def _following(uri: str, report: Callable[[str], None]) -> Iterator[None]:
-    """Report new rows of the log: validations, and some steps."""
+def _following(output: str, report: Callable[[str], None]) -> Iterator[None]:
+    """Report what this start writes: what its data holds, validations, and some steps."""
     stop = threading.Event()
 
-    def rows() -> list[str]:
-        return objects.fetch(uri).decode().splitlines() if objects.exists(uri) else []
+    def data() -> dict[str, Any]:
+        uri = uris.join(output, DATA_FILE)
+        values: dict[str, Any] = json.loads(objects.fetch(uri)) if objects.exists(uri) else {"start": None}
+        return values
 
-    def follow() -> None:
-        seen = len(rows())
-        while not stop.wait(_POLL_S):
-            lines = rows()
-            new, seen = lines[seen:], len(lines)
-            for line in new:
-                row = json.loads(line)
-                if "valid" in row or row["step"] % _REPORTED_EVERY == 0:
-                    report(describe(row))
+    def new_rows(last: tuple[int, bool]) -> Iterator[tuple[tuple[int, bool], dict[str, Any]]]:
+        uri = uris.join(output, LOG_FILE)
+        for line in objects.fetch(uri).decode().splitlines() if objects.exists(uri) else ():
+            row = json.loads(line)
+            if (place := (row["step"], "valid" in row)) > last:
+                yield place, row
 
-    thread = threading.Thread(target=follow, daemon=True)
+    def follow(earlier_start: float | None) -> None:
+        begun, last = False, (-1, False)
+        ended = False
+        while not ended:
+            ended = stop.wait(_POLL_S)  # what is written just before the end is reported too
+            with contextlib.suppress(StorageError):  # the next poll reports it
+                if not begun and (values := data())["start"] != earlier_start:
+                    begun, last = True, (values["step"], True) if values["step"] else last
+                    for line in values["lines"]:
+                        report(line)
+                for place, row in new_rows(last) if begun else ():
+                    last = place
+                    if "valid" in row or row["step"] % _REPORTED_EVERY == 0:
+                        report(describe(row))
+
+    thread = threading.Thread(target=follow, args=(data()["start"],), daemon=True)
     thread.start()
     try:
         yield
@@ -178,11 +213,17 @@ def _check_resources(placement: Placement) -> None:
         raise UsageError(f"{placement.workers} workers of {each} do not fit: Ray has {have}")
 
 
-def _cause(error: Exception) -> Exception:
-    """The error of a failed training: that of the first worker, if it is an error of this project."""
+def _cause(error: Exception, output: str) -> Exception:
+    """The error of a failed training: that of the first worker, if it is an error of this project.
+
+    For a bug it names the last line of the traceback, which is written to the output in full.
+    """
     failures = getattr(error, "worker_failures", None) or {}
     for failure in failures.values():
         for inner in (failure, getattr(failure, "cause", None), failure.__cause__):
             if isinstance(inner, (RunFailedError, StorageError)):
                 return inner
-    return RunFailedError(f"the training failed: {' '.join(str(error).split())[:500]}")
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    uri = uris.join(output, TRACEBACK_FILE)
+    objects.put(uri, (str(error) + "\n").encode())
+    return RunFailedError(f"the training failed: {lines[-1] if lines else type(error).__name__} (all of it: {uri})")

@@ -23,7 +23,7 @@ from pipeline.scoring.rules import Scoring
 from pipeline.settings import default_of
 from pipeline.training.augment import parse_augmentations
 from pipeline.training.settings import OPTIONS as TRAIN_OPTIONS
-from pipeline.training.settings import DataSettings, TrainSettings
+from pipeline.training.settings import DataSettings, TrainSettings, default_augment
 
 # For each verb: the settings that an option sets, and the field, where its name is not that of the option.
 SCORING = {
@@ -55,7 +55,15 @@ SET_BY: dict[Any, dict[str, tuple[type, str]]] = {
             for name in (
                 *("train", "valid", "output", "init", "config", "steps", "accumulate", "learning_rate", "warmup"),
                 *("hold", "optimizer", "weight_decay", "clip_norm", "label_weight", "mel_steps", "freeze_features"),
-                *("precision", "valid_every", "checkpoint_every", "patience", "save_dtype", "threads"),
+                *(
+                    "precision",
+                    "valid_every",
+                    "checkpoint_every",
+                    "patience",
+                    "save_dtype",
+                    "threads",
+                    "max_error_rate",
+                ),
             )
         },
         "batch_seconds": (DataSettings, "batch_s"),
@@ -76,7 +84,7 @@ SET_BY: dict[Any, dict[str, tuple[type, str]]] = {
 # Options that set no field: how a verb starts, ends or reports.
 OTHERS = {
     transcribe: {"errors_ok", "new_run", "overwrite", "log"},
-    finetune: {"workers", "gpu", "address"},
+    finetune: {"workers", "gpu", "address", "errors_ok"},
     evaluate: {"run", "fail_if", "address"},
     report: {"run", "baseline", "output", "corpus", "fail_if"},
     compare: {"run", "baseline", "examples", "fail_if"},
@@ -163,8 +171,9 @@ def test_the_defaults_of_the_ray_options_are_those_of_the_placement():
     )
 
 
-def test_the_augmentations_that_the_command_names_exist():
-    chosen = parse_augmentations(options(finetune)["augment"])
+@pytest.mark.parametrize("init", [None, "bundled"])
+def test_the_augmentations_that_the_command_names_exist(init):
+    chosen = parse_augmentations(default_augment(init))
     assert chosen
     assert all(0 < probability < 1 for probability in chosen.values())
 

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+import safetensors.torch
 import soundfile
 import torch
 
@@ -22,7 +25,7 @@ from pipeline.errors import RunFailedError, UsageError
 from pipeline.training import loop
 from pipeline.training.loop import prefetched, rate_factor, train
 from pipeline.training.model import TrainingModel
-from pipeline.training.settings import TrainSettings, make_data_settings, make_settings
+from pipeline.training.settings import Schedule, TrainSettings, make_data_settings, make_settings
 from sewd_model.config import SEWDConfig
 from sewd_model.ctc import CTCTokenizer, greedy_path
 from sewd_model.features import FeatureExtractor
@@ -243,7 +246,8 @@ def test_every_weight_is_updated_by_exactly_one_optimizer(corpus, tiny, tmp_path
     run_settings = short(corpus, tmp_path / "run", tiny, optimizer=optimizer)
     model = TrainingModel(SEWDConfig.from_dict(json.loads(Path(run_settings.config).read_text())), with_classifier=True)
     updated = [
-        [id(p) for group in o.param_groups for p in group["params"]] for o in loop.make_optimizers(model, run_settings)
+        [id(p) for group in o.param_groups for p in group["params"]]
+        for o in loop.make_optimizers(model, run_settings, 1e-3)
     ]
     assert Counter(itertools.chain(*updated)) == Counter(id(p) for p in model.parameters())
     names = {id(p): name for name, p in model.named_parameters()}
@@ -274,6 +278,208 @@ def test_a_resume_with_other_settings_names_them(corpus, tiny, tmp_path):
         train(dataclasses.replace(run_settings, learning_rate=1.0), report=quiet)
 
 
+# ------------------------------------------------------------------------------------- the initial model is kept
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(directory / "model.safetensors")
+
+
+def test_a_training_that_worsens_the_model_keeps_the_initial_one_and_says_both(trained, corpus, tmp_path):
+    """A rate that destroys the model within a few steps."""
+    run_settings = settings(
+        corpus,
+        tmp_path / "run",
+        init=str(trained),
+        steps=6,
+        learning_rate=3e-2,
+        warmup=0.0,
+        valid={"same": str(corpus)},
+        valid_every=2,
+    )
+    lines = []
+    outcome = train(run_settings, report=lines.append)
+    first, *later = [row for row in rows(tmp_path / "run") if "valid" in row]
+    assert first["step"] == 0
+    assert first["error"] == 0.0
+    assert all(row["error"] > 0.1 for row in later), "the training was meant to harm"
+    assert (outcome["best"], outcome["best_step"]) == (0.0, 0)
+    assert outcome["initial_scores"] == outcome["best_scores"] == first["valid"]
+    kept, initial = weights(tmp_path / "run" / "model"), weights(trained)
+    assert kept.keys() == initial.keys()
+    for name, tensor in initial.items():
+        torch.testing.assert_close(kept[name], tensor.float(), rtol=0, atol=0)
+    assert not torch.equal(weights(tmp_path / "run" / "last")["lm_head.weight"], kept["lm_head.weight"])
+    [line] = [line for line in lines if line.startswith("step 0: ")]
+    assert "same wer 0.00%" in line
+
+
+def test_a_better_model_replaces_the_initial_one(trained, corpus, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(trained, damaged)
+    tensors = weights(trained)
+    rng = torch.Generator().manual_seed(0)
+    head = tensors["lm_head.weight"].float()
+    tensors["lm_head.weight"] = head + head.std() * torch.randn(head.shape, generator=rng)
+    safetensors.torch.save_file(tensors, damaged / "model.safetensors", {"format": "pt"})
+    valid = {"same": str(corpus)}
+    run_settings = settings(
+        corpus, tmp_path / "run", init=str(damaged), steps=40, learning_rate=1e-3, valid=valid, valid_every=10
+    )
+    outcome = train(run_settings, report=quiet)
+    before, after = outcome["initial_scores"]["same"]["wer"], outcome["best_scores"]["same"]["wer"]
+    assert before > after
+    assert outcome["best_step"] > 0
+    again = train(settings(corpus, tmp_path / "again", init=str(tmp_path / "run" / "model"), steps=1, valid=valid))
+    assert again["initial_scores"]["same"]["wer"] == after, "model/ is not the model of the best validation"
+
+
+def test_a_training_that_is_killed_before_its_first_checkpoint_has_the_initial_model(trained, corpus, tmp_path):
+    def stop_at_once(line: str) -> None:
+        if line.startswith("step 0: "):
+            raise StopIteration(line)
+
+    run_settings = settings(corpus, tmp_path / "run", init=str(trained), steps=3, valid={"same": str(corpus)})
+    with pytest.raises(StopIteration):
+        train(run_settings, report=stop_at_once)
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+    train(run_settings, report=quiet)
+    measured = [row["step"] for row in rows(tmp_path / "run") if "valid" in row]
+    assert measured == [0, 1, 2, 3], "the first validation is logged once"
+
+
+def test_a_resumed_training_knows_what_it_began_with(trained, corpus, tmp_path):
+    values = {"init": str(trained), "steps": 4, "valid": {"same": str(corpus)}, "valid_every": 2}
+    whole = train(settings(corpus, tmp_path / "a", **values), report=quiet)
+    outcome = {"finished": False}
+    while not outcome["finished"]:
+        outcome = train(settings(corpus, tmp_path / "b", stop_after_s=0.0, **values), report=quiet)
+    assert outcome == whole
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    validations = [[row | {"wall_s": 0} for row in rows(tmp_path / n) if "valid" in row] for n in "ab"]
+    assert validations[0] == validations[1]
+    last = [weights(tmp_path / name / "last") for name in "ab"]
+    assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
+
+
+# ------------------------------------------------------------------------------------------ errors of the data
+def with_errors(corpus: Path, directory: Path, number: int, text: str = "ab") -> Path:
+    """The manifest with `number` more rows whose audio is missing or no audio."""
+    (directory / "noise.wav").write_bytes(b"no audio")
+    lines = [json.loads(line) for line in corpus.read_text().splitlines()]
+    for row in lines:
+        row["audio_filepath"] = str(corpus.parent / row["audio_filepath"])
+    names = itertools.islice(itertools.cycle(("missing.wav", "noise.wav")), number)
+    manifest = directory / "with-errors.jsonl"
+    lines += [{"audio_filepath": name, "text": text, "label": "one", "duration": 1.0} for name in names]
+    manifest.write_text("\n".join(map(json.dumps, lines)))
+    return manifest
+
+
+def test_rows_that_cannot_be_read_are_counted_and_the_others_train(corpus, tiny, tmp_path):
+    manifest = with_errors(corpus, tmp_path, 3)
+    for name in "ab":
+        _make(tmp_path / name)
+    lines = []
+    values = {"steps": 3, "mel_steps": 0}
+    outcome = train(
+        short(manifest, tmp_path / "a" / "run", tiny, valid={"v": str(manifest)}, **values), report=lines.append
+    )
+    assert outcome["finished"]
+    assert outcome["errors"] == 6
+    table = pq.read_table(tmp_path / "a" / "run" / "errors").to_pylist()
+    assert [(row["set"], row["code"]) for row in table[:3]] == [
+        ("train", "MISSING"),
+        ("train", table[1]["code"]),
+        ("train", "MISSING"),
+    ]
+    assert [row["set"] for row in table[3:]] == ["valid v"] * 3
+    before_the_first_step = lines[: next(i for i, line in enumerate(lines) if line.startswith("step"))]
+    assert any(line.startswith("train: 3 of 53 rows cannot be used") for line in before_the_first_step)
+    assert any(line.startswith("valid v: 3 of 53 rows cannot be used") for line in before_the_first_step)
+    data = json.loads((tmp_path / "a" / "run" / "data.json").read_text())
+    assert data["sets"]["train"]["rows"] == 53
+    assert data["sets"]["train"]["clips"] == 50
+    assert sum(data["sets"]["train"]["errors"].values()) == 3
+    train(short(corpus, tmp_path / "b" / "run", tiny, **values), report=quiet)
+    assert losses(tmp_path / "a" / "run") == losses(tmp_path / "b" / "run"), "a failed row changed the training"
+
+
+def test_too_many_failed_rows_end_the_start_and_leave_their_table_and_no_obstacle(corpus, tiny, tmp_path):
+    manifest = with_errors(corpus, tmp_path, 6)
+    values = {"steps": 2, "mel_steps": 0}
+    with pytest.raises(RunFailedError, match=r"6 of 56 rows failed, more than --max-error-rate 0\.1"):
+        train(short(manifest, tmp_path / "run", tiny, max_error_rate=0.1, **values), report=quiet)
+    assert pq.read_table(tmp_path / "run" / "errors").num_rows == 6
+    outcome = train(short(manifest, tmp_path / "run", tiny, max_error_rate=0.2, **values), report=quiet)
+    assert outcome["errors"] == 6
+
+
+def test_unknown_characters_are_shown_before_the_first_step_and_recorded(corpus, tiny, tmp_path):
+    lines = [json.loads(line) for line in corpus.read_text().splitlines()]
+    for row in lines:
+        row["audio_filepath"] = str(corpus.parent / row["audio_filepath"])
+    lines[3]["text"] = "Crème brûlée 7"
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text("\n".join(map(json.dumps, lines)))
+    shown = []
+    train(short(manifest, tmp_path / "run", tiny, steps=1, mel_steps=0), report=shown.append)
+    [line] = [line for line in shown if "vocabulary" in line]
+    assert line.startswith("train: 1 of 50 texts")
+    assert all(f"{character!r} 1" in line for character in "èûé7")
+    data = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert data["sets"]["train"]["unknown_characters"] == dict.fromkeys("7èéû", 1)
+    assert data["sets"]["train"]["texts_with_unknown_characters"] == 1
+
+
+def test_a_resume_after_a_file_was_lost_goes_on_and_says_so(corpus, tiny, tmp_path):
+    shutil.copytree(corpus.parent, tmp_path / "tones")
+    manifest = tmp_path / "tones" / corpus.name
+    run_settings = short(manifest, tmp_path / "run", tiny, steps=3, mel_steps=0, stop_after_s=0.0)
+    shown = []
+    train(run_settings, report=shown.append)
+    assert not any("changed" in line for line in shown)
+    (tmp_path / "tones" / "07.wav").unlink()
+    train(run_settings, report=shown.append)
+    [line] = [line for line in shown if "changed" in line]
+    assert "train: 50 clips then, 49 now" in line
+    outcome = train(run_settings, report=shown.append)
+    assert (outcome["finished"], outcome["errors"]) == (True, 1)
+
+
+# ----------------------------------------------------------------------------------------- a start that is refused
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"config": None, "init": "/nowhere/model"},
+        {"config": "/nowhere/config.json"},
+        {"train": (("/nowhere/m.jsonl", 1.0),)},
+        {"valid": {"v": "/nowhere/v.jsonl"}},
+    ],
+)
+def test_a_refused_start_leaves_nothing_behind(corpus, tiny, tmp_path, changes):
+    with pytest.raises((UsageError, CheckpointError)):
+        train(short(corpus, tmp_path / "run", tiny, steps=3, **changes), report=quiet)
+    assert not (tmp_path / "run").exists()
+    assert train(short(corpus, tmp_path / "run", tiny, steps=3), report=quiet)["finished"]
+
+
+def test_too_few_batches_for_the_workers_are_refused_before_anything_is_written(corpus, tiny, tmp_path):
+    with pytest.raises(UsageError, match="too few for 1000 workers"):
+        train(short(corpus, tmp_path / "run", tiny), loop.Worker(size=1000), report=quiet)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_training_that_failed_before_its_first_checkpoint_does_not_block_another(corpus, tiny, tmp_path):
+    values = {"mel_steps": 0, "steps": 3, "valid": {"v": str(corpus)}}
+    with pytest.raises(RunFailedError, match="lower the learning rate"):
+        train(
+            short(corpus, tmp_path / "run", tiny, learning_rate=1e30, warmup=0.0, valid_every=5, **values), report=quiet
+        )
+    assert (tmp_path / "run" / "finetune.json").exists()
+    outcome = train(short(corpus, tmp_path / "run", tiny, learning_rate=1e-3, **values), report=quiet)
+    assert outcome["step"] == 3
+    assert [row["step"] for row in rows(tmp_path / "run") if "loss" in row] == [1, 2, 3]
+
+
 # ---------------------------------------------------------------------------------------------- the details
 def test_the_best_weights_are_kept_and_training_ends_when_patience_does(corpus, tiny, tmp_path):
     run_settings = short(
@@ -290,13 +496,13 @@ def test_the_best_weights_are_kept_and_training_ends_when_patience_does(corpus, 
     measured = [row for row in rows(tmp_path / "run") if "valid" in row]
     assert outcome["best"] == min(row["error"] for row in measured)
     assert outcome["step"] < 40
-    assert len(measured) == outcome["best_step"] // 2 + 2
+    assert len(measured) == 1 + outcome["best_step"] // 2 + 2, "one before the first step, and two without a better one"
     assert set(measured[0]["valid"]["v"]) == {"wer", "cer", "accuracy"}
 
 
 def test_the_learning_rate_rises_holds_and_falls():
-    run_settings = TrainSettings(train=(), output="", config="c.json", steps=1100, mel_steps=100, warmup=0.1, hold=0.4)
-    factors = [rate_factor(step, run_settings) for step in range(1100)]
+    schedule = Schedule(steps=1100, learning_rate=1.0, mel_steps=100, warmup=0.1, hold=0.4)
+    factors = [rate_factor(step, schedule) for step in range(1100)]
     assert factors[99] == 1.0
     assert factors[100] == pytest.approx(0.01)
     assert factors[199:600] == [1.0] * 401
@@ -307,7 +513,14 @@ def test_the_learning_rate_rises_holds_and_falls():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"steps": 0}, "steps"),
+        ({"steps": 0}, "steps: must be from 1 to 10,000,000"),
+        ({"steps": 10**9}, "steps: must be from 1 to 10,000,000"),
+        ({"valid_every": 0}, "valid-every: must be from 1 to 10,000,000"),
+        ({"checkpoint_every": -1}, "checkpoint-every: must be from 1 to"),
+        ({"patience": 0}, "patience: must be from 1 to"),
+        ({"threads": 0}, "threads: must be from 1 to"),
+        ({"stop_after_s": -1.0}, "stop-after: .*greater than or equal to 0"),
+        ({"max_error_rate": 1.5}, "max-error-rate: .*less than or equal to 1"),
         ({"accumulate": 0}, "accumulate"),
         ({"learning_rate": 0.0}, "learning-rate"),
         ({"warmup": 0.7, "hold": 0.4}, "warmup and hold"),
@@ -315,7 +528,7 @@ def test_the_learning_rate_rises_holds_and_falls():
         ({"config": None}, "either a checkpoint"),
         ({"config": "/nowhere/config.json"}, "no configuration"),
         ({"save_dtype": "int8"}, "save-dtype"),
-        ({"valid": {"v": "/nowhere/v.jsonl"}}, "no manifest"),
+        ({"valid": {"v": "/nowhere/v.jsonl"}}, "no such file"),
     ],
 )
 def test_invalid_settings_are_a_usage_error(corpus, tiny, tmp_path, changes, words):
@@ -325,7 +538,7 @@ def test_invalid_settings_are_a_usage_error(corpus, tiny, tmp_path, changes, wor
 
 def test_a_validation_label_without_training_data_is_a_usage_error(corpus, tiny, tmp_path):
     other = tmp_path / "other.jsonl"
-    other.write_text(json.dumps({"audio_filepath": "x.wav", "duration": 1, "label": "three"}))
+    other.write_text(json.dumps({"audio_filepath": str(corpus.parent / "00.wav"), "label": "three"}))
     with pytest.raises(UsageError, match="not in the training data: three"):
         train(short(corpus, tmp_path / "run", tiny, valid={"v": str(other)}), report=quiet)
 
