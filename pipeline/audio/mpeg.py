@@ -5,6 +5,7 @@ Here a frame is an MPEG frame: a header and the code of `num_samples` samples of
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -26,6 +27,7 @@ _XING_BYTES = 64  # enough to find a Xing header in a frame
 _READ_BYTES = 1 << 18
 _MAX_ID3_TAGS = 100_000  # read at most
 _SEARCHED_BYTES = 1 << 24  # for a first frame behind junk
+_SYNC = re.compile(rb"\xff(?=[\xe2-\xff][^\xff])", re.DOTALL)  # of a frame of MPEG audio or ADTS
 _MIN_FRAMES = 4  # that agree, in a row or up to the end, are no accident
 
 
@@ -129,12 +131,9 @@ def find_mpeg(source: Source, start: int) -> int | None:
     """
     stop = min(source.size, start + _SEARCHED_BYTES)
     for begin in range(start, stop, _READ_BYTES):
-        window = source.read_at(begin, _READ_BYTES + 1)
-        at = window.find(b"\xff")
-        while 0 <= at < _READ_BYTES:
-            if at + 1 < len(window) and window[at + 1] >= 0xE0 and _begins_stream(source, begin + at):
-                return begin + at
-            at = window.find(b"\xff", at + 1)
+        for match in _SYNC.finditer(source.read_at(begin, _READ_BYTES + 2)):
+            if match.start() < _READ_BYTES and _begins_stream(source, begin + match.start()):
+                return begin + match.start()
     return None
 
 
@@ -250,13 +249,12 @@ def _resynchronise(source: Source, position: int, parse_frame: Callable[[bytes],
     """Return the next byte after `position` at which two frames follow each other, or one that ends with the file."""
     for begin in range(position + 1, source.size, _READ_BYTES):
         window = source.read_at(begin, _READ_BYTES + _HEADER_BYTES)
-        at = window.find(b"\xff")
-        while 0 <= at < _READ_BYTES:
+        for match in _SYNC.finditer(window):
+            at = match.start()
             frame = parse_frame(window[at : at + _HEADER_BYTES])
-            if frame is not None and frame.size > _HEADER_BYTES:
+            if at < _READ_BYTES and frame is not None and frame.size > _HEADER_BYTES:
                 behind = begin + at + frame.size
                 following = source.read_at(behind, _HEADER_BYTES)
                 if behind == source.size or parse_frame(following) is not None or tag_end(source, behind) > behind:
                     return begin + at
-            at = window.find(b"\xff", at + 1)
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import struct
 from typing import NamedTuple
 
 import numpy as np
@@ -111,3 +112,30 @@ def written(name: str, seconds: float = SECONDS, seed: int = 0) -> bytes:
     if kind.writer == "sndfile":
         return encode(signal, kind.rate, kind.container, kind.coding)
     return encode_av(signal, kind.rate, kind.container, kind.coding)
+
+
+def ogg_page(packets: list[bytes], granule: int, number: int, flags: int = 0, serial: int = 7) -> bytes:
+    """An Ogg page of whole packets, with its checksum."""
+    lacing = b"".join(bytes([255] * (len(packet) // 255) + [len(packet) % 255]) for packet in packets)
+    head = struct.pack("<4sBBQIIIB", b"OggS", 0, flags, granule, serial, number, 0, len(lacing))
+    page = head + lacing + b"".join(packets)
+    crc = 0
+    for byte in page:  # CRC-32 with the polynomial 0x04c11db7, the highest bit first
+        crc ^= byte << 24
+        for _ in range(8):
+            crc = (crc << 1 ^ (0x04C11DB7 if crc & 0x80000000 else 0)) & 0xFFFFFFFF
+    return page[:22] + struct.pack("<I", crc) + page[26:]
+
+
+def ogg_speex(frames: int, rate: int = 8000) -> bytes:
+    """Ogg Speex of `frames` packets of 20 ms each, which say that nothing is transmitted."""
+    size = rate // 50
+    head = struct.pack("<8s20s13i", b"Speex   ", b"1.2", 1, 80, rate, rate // 16_000, 4, 1, -1, size, 0, 1, 0, 0, 0)
+    comment = struct.pack("<I3sI", 3, b"abc", 0)
+    pages = [ogg_page([head], 0, 0, flags=2), ogg_page([comment], 0, 1)]
+    silent = bytes([0b00000_011, 0b11_000000])  # narrow band, mode 0; the terminator
+    for number, begin in enumerate(range(0, frames, 50), 2):
+        count = min(50, frames - begin)
+        last = 4 if begin + count == frames else 0
+        pages.append(ogg_page([silent] * count, (begin + count) * size, number, flags=last))
+    return b"".join(pages)

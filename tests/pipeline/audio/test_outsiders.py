@@ -14,6 +14,7 @@ from pipeline.audio.decode import AudioSettings, Segment, read_segments
 from pipeline.audio.mpeg import parse_mpeg_frame
 from pipeline.audio.samples import to_float32
 from pipeline.errors import AudioError, ErrorCode
+from tests.support.containers import ogg_speex
 from tests.support.decoding import SETTINGS, error_code_of, expected_samples, read_single_segment
 from tests.support.mutations import ape, id3, id3v1
 from tests.support.signals import encode, encode_av, speech_like
@@ -201,6 +202,12 @@ def test_a_voc_with_a_block_of_silence_is_refused():
 def test_ogg_of_every_codec_is_read(codec):
     rate = 48_000 if codec == "libopus" else 16_000
     assert_whole(encode_av(speech_like(2, rate), rate, "ogg", codec), warns=False, tolerance_s=0.01)
+
+
+@pytest.mark.parametrize("rate", [8000, 16_000])
+def test_ogg_speex_is_read(rate):
+    assert_whole(ogg_speex(100, rate), warns=False, tolerance_s=0.05)
+    assert error_code_of(ogg_speex(100, rate)[:-3]) is ErrorCode.TRUNCATED
 
 
 @pytest.mark.parametrize(
@@ -406,3 +413,14 @@ def test_absurd_fields_of_a_wav_header_are_errors_or_harmless(position, value):
     with contextlib.suppress(AudioError):
         for segment in read_segments(io.BytesIO(data), SETTINGS):
             assert len(segment.samples) <= 60 * 16_000
+
+
+@pytest.mark.parametrize("junk", ["zeros", "an ID3 tag with a footer"])
+def test_views_and_patches_of_an_open_file_equal_those_of_bytes(junk, tmp_path):
+    piped = bytearray(W64)
+    struct.pack_into("<Q", piped, piped.index(b"data\xf3\xac") + 16, 1 << 63)
+    for data in (JUNK[junk] + mp3(), JUNK[junk] + AIFF, bytes(piped), WAV + id3v1()):
+        path = tmp_path / "file"
+        path.write_bytes(data)
+        with path.open("rb") as file:
+            np.testing.assert_array_equal(read_single_segment(file).samples, read_single_segment(data).samples)
