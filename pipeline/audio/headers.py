@@ -200,5 +200,9 @@ def _sound_track(moov: bytes) -> tuple[int | None, int, int]:
         count = min(struct.unpack_from(">I", times, 4)[0], (len(times) - 8) // 8)
         entries = [struct.unpack_from(">II", times, 8 + 8 * index) for index in range(count)]
         longest = max((delta for _, delta in entries), default=0)
-        return sum(number * delta for number, delta in entries), scale, 3 * longest
+        duration = sum(number * delta for number, delta in entries)
+        # Recorders of live sound write the times of arrival, which jitter: the usual time, for each packet, is right.
+        _, usual = max(entries, default=(0, 0))
+        jitter = abs(duration - usual * sum(number for number, _ in entries))
+        return duration, scale, 3 * longest + jitter
     return None, 0, 0

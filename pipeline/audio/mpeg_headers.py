@@ -18,11 +18,13 @@ class _FrameCount(NamedTuple):
         frames: that follow.
         size: of the stream, in bytes, from the frame that holds this header on.
         trimmed: samples of encoder delay and padding, by the LAME extension.
+        unsure: samples of delay and padding by an extension of another encoder, which decoders may trim.
     """
 
     frames: int
     size: int
     trimmed: int
+    unsure: int = 0
 
 
 def walk_mpeg_file(view: Source) -> Contents | None:
@@ -48,7 +50,7 @@ def walk_mpeg_file(view: Source) -> Contents | None:
     avoids = f"the MPEG frames change their format {walk.change}" if walk.change else ""
     if walk.num_gaps:
         avoids = avoids or f"{walk.num_gaps} stretches between MPEG frames are no frames"
-    warning, skipped, trimmed = avoids, 0, 0
+    warning, skipped, trimmed, unsure = avoids, 0, 0, 0
     samples = walk.num_samples
     header = _frame_count(head, first)
     if header is not None:
@@ -57,7 +59,7 @@ def walk_mpeg_file(view: Source) -> Contents | None:
         if header.frames > counted + (header.size <= view.size) and not 0 < header.size <= view.size:
             truncated(f"the Xing header counts {header.frames} MPEG frames, but the file has {counted}")
         if header.frames in (counted, counted + 1):
-            trimmed = header.trimmed
+            trimmed, unsure = header.trimmed, header.unsure
         elif counted:
             skipped = first.size
             said = f"the Xing header counts {header.frames} MPEG frames, but the file has {counted}"
@@ -71,7 +73,7 @@ def walk_mpeg_file(view: Source) -> Contents | None:
         end=walk.end,
         frames=max(0, samples - trimmed),
         rate=walk.rate,
-        slack=2 * first.num_samples,
+        slack=2 * first.num_samples + unsure,
         channels=walk.channels,
         avoids_sndfile=avoids,
         skipped=skipped,
@@ -91,8 +93,9 @@ def _frame_count(head: bytes, frame: MpegFrame) -> _FrameCount | None:
         at += (100 if flags & 4 else 0) + (4 if flags & 8 else 0)
         lame = head[at : at + 24]
         is_extended = len(lame) == 24 and lame[:4] in (b"LAME", b"Lavf", b"Lavc", b"GOGO", b"L3.9")
-        delays = int.from_bytes(lame[21:24], "big") if is_extended else 0
-        return _FrameCount(values[0], values[1], (delays >> 12) + (delays & 0xFFF))
+        delays = int.from_bytes(lame[21:24], "big") if len(lame) == 24 else 0
+        delay = (delays >> 12) + (delays & 0xFFF)
+        return _FrameCount(values[0], values[1], delay if is_extended else 0, 0 if is_extended else delay)
     if frame.xing_offset and head[36:40] == b"VBRI" and len(head) >= 54:
         size, frames = struct.unpack_from(">II", head, 46)
         return _FrameCount(frames, size, 0)

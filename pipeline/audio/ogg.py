@@ -89,9 +89,9 @@ def walk_ogg(source: Source) -> Contents:
             streams_of_page.ended = True
     if not streams or end == 0:
         return Contents()
-    if not all(stream.ended for stream in streams.values()):
-        truncated(f"no Ogg page up to byte {end} has the end-of-stream flag of its stream")
     audio = next((stream for stream in streams.values() if stream.rate), None)
+    if not (audio or next(iter(streams.values()))).ended:
+        truncated(f"no Ogg page up to byte {end} has the end-of-stream flag of the audio")
     if audio is None:
         return Contents(end)
     # A stream that was cut out of another one does not start at 0: its length is then not known.

@@ -148,7 +148,9 @@ def _audio(file: _File, head: bytes, body: int, size: int) -> Contents:
         warning = f"the header declares {missing} bytes of audio more than the file has; it counts more than the audio"
         size = available
     end = body + size + -size % layout.align
-    end = _end_of_chunks(file, end if end <= source.size else body + size)
+    # Some writers leave the padding out.
+    is_unpadded = source.read_at(body + size, 4).strip() in _EXTRA_CHUNKS
+    end = _end_of_chunks(file, end if end <= source.size and not is_unpadded else body + size)
     preamble = layout.preamble if file.form not in (b"8SVX", b"16SV") else 0
     if preamble and head[:4] == b"FORM":
         preamble += int.from_bytes(source.read_at(body, 4), "big")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import jiwer
 import pytest
 
 import pipeline
@@ -42,7 +43,7 @@ def test_the_audio_cases_of_outsiders_get_their_transcripts(tmp_path):
         seconds, text = RIGHT[row["utt_id"].partition(".")[0]]
         assert row["duration_s"] == pytest.approx(seconds, abs=0.12), row["utt_id"]
         if "mid_frame" not in row["utt_id"]:  # which begins in the middle of a word
-            assert row["text"].lower().replace(" ", "") == text.replace(" ", ""), row["utt_id"]
+            assert jiwer.cer(text, row["text"].lower()) <= 0.1, (row["utt_id"], row["text"])
         assert (row["warning"] is not None) is ("mp3" in row["utt_id"] or "44" in row["utt_id"]), row["utt_id"]
 
 

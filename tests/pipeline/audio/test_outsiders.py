@@ -160,9 +160,22 @@ def test_a_wav_whose_data_size_counts_half_is_refused():
     assert error_code_of(WAV[:40] + half + WAV[44:]) is ErrorCode.UNSUPPORTED
 
 
+NOTE = b"LIST" + struct.pack("<I", 40_000) + b"INFO" + b"\1" * 39_996
+
+
 def test_chunks_behind_the_samples_are_no_second_file():
-    note = b"LIST" + struct.pack("<I", 40_000) + b"INFO" + b"\1" * 39_996
-    assert_samples(WAV + note, WAV)
+    assert_samples(WAV + NOTE, WAV)
+
+
+@pytest.mark.parametrize("padding", [b"", b"\0"])
+def test_chunks_behind_an_odd_number_of_bytes_are_found_with_and_without_padding(padding):
+    odd = encode(SPEECH[:-1], 16_000, "WAV", "PCM_U8")[: 44 + 31_999]
+    assert_whole(odd + padding + NOTE, warns=False)
+
+
+@pytest.mark.parametrize("codec", ["libmp3lame", "adpcm_ms", "pcm_alaw", "pcm_s32le"])
+def test_a_wav_of_other_codings_is_decoded_whole(codec):
+    assert_whole(encode_av(SPEECH, 16_000, "wav", codec), warns=False, tolerance_s=0.15)
 
 
 # ---- VOC
