@@ -9,6 +9,7 @@ from typing import NamedTuple
 from pipeline.audio.contents import Contents, joined, truncated
 from pipeline.audio.mpeg import end_without_tags
 from pipeline.audio.source import Source
+from pipeline.errors import AudioError, ErrorCode
 
 _MAX_BLOCKS = 100_000  # of metadata, read at most
 _WINDOW = 1 << 20
@@ -38,6 +39,9 @@ def _crc16_table() -> tuple[int, ...]:
 
 _CRC8 = _crc8_table()
 _CRC16 = _crc16_table()
+_RATES = dict(
+    enumerate((88_200, 176_400, 192_000, 8000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000), start=1)
+)
 _BLOCK_SIZES = {1: 192, **{code: 576 << code - 2 for code in range(2, 6)}, **{c: 256 << c - 8 for c in range(8, 16)}}
 
 
@@ -75,7 +79,8 @@ def walk_flac(source: Source) -> Contents:
     declares, the declared number counts: a decoder then fails at the damaged frame.
 
     Raises:
-        AudioError: TRUNCATED where the metadata are cut; UNSUPPORTED where another FLAC follows.
+        AudioError: TRUNCATED where the metadata are cut; UNSUPPORTED where another FLAC follows, or a frame has another
+            rate or other channels than the header.
     """
     info = stream_info(source)
     start = _metadata_end(source)
@@ -87,10 +92,16 @@ def walk_flac(source: Source) -> Contents:
             joined("frames", position, "another FLAC")
         if (frame := _parse_frame(header, info)) is None:
             continue
-        number, size = frame
+        number, size, rate, channels = frame
         if base is None:
             base = number if position == start else 0
         if number == base + found:
+            if (rate, channels) != (info.rate, info.channels):
+                message = (
+                    f"the FLAC frame at byte {position} has {rate} Hz x {channels} channels, "
+                    f"and the header {info.rate} Hz x {info.channels}"
+                )
+                raise AudioError(ErrorCode.UNSUPPORTED, message)
             found += size
             last, last_size = position, size
     warning = avoids = ""
@@ -137,8 +148,8 @@ def _candidates(source: Source, start: int) -> Iterator[tuple[int, bytes]]:
         start += _WINDOW
 
 
-def _parse_frame(header: bytes, info: StreamInfo) -> tuple[int, int] | None:
-    """Parse a frame's header into its first sample's number and its number of samples; None where it is not one."""
+def _parse_frame(header: bytes, info: StreamInfo) -> tuple[int, int, int, int] | None:
+    """Parse a frame's header: number of its first sample, its samples, rate and channels; None where it is not one."""
     if len(header) < 6:
         return None
     block_code, rate_code = header[2] >> 4, header[2] & 15
@@ -157,7 +168,11 @@ def _parse_frame(header: bytes, info: StreamInfo) -> tuple[int, int] | None:
         width = block_code - 5
         size = int.from_bytes(header[end : end + width], "big") + 1
         end += width
-    end += {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
+    width = {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
+    rate = int.from_bytes(header[end : end + width], "big") * {12: 1000, 14: 10}.get(rate_code, 1)
+    rate = rate if width else _RATES.get(rate_code, info.rate)
+    channels = 2 if header[3] >> 4 >= 8 else (header[3] >> 4) + 1
+    end += width
     if len(header) <= end:
         return None
     crc = 0
@@ -165,4 +180,4 @@ def _parse_frame(header: bytes, info: StreamInfo) -> tuple[int, int] | None:
         crc = _CRC8[crc ^ byte]
     if crc != header[end]:
         return None
-    return (number if header[1] & 1 else number * info.block_size), size
+    return (number if header[1] & 1 else number * info.block_size), size, rate, channels

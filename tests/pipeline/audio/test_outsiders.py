@@ -347,7 +347,17 @@ def test_a_flac_that_libsndfile_loses_is_decoded_by_ffmpeg_from_where_it_was(mon
     np.testing.assert_array_equal(np.concatenate([to_float32(segment.samples) for segment in segments]), expected)
 
 
-@pytest.mark.parametrize("bits", ["PCM_16", "PCM_24"])
+@pytest.mark.parametrize("rate", [8000, 11_025, 12_000, 16_000, 44_100, 96_000])
+@pytest.mark.parametrize("channels", [1, 2, 3, 8])
+def test_frames_of_a_flac_agree_with_its_header_in_every_format(rate, channels):
+    data = encode(speech_like(0.3, rate, channels), rate, "FLAC")
+    assert error_code_of(data) is None
+    fields = int.from_bytes(data[18:26], "big")
+    for wrong in (fields ^ 1 << 44, fields ^ 1 << 41):  # another rate; another number of channels
+        assert error_code_of(data[:18] + wrong.to_bytes(8, "big") + data[26:]) is ErrorCode.UNSUPPORTED
+
+
+@pytest.mark.parametrize("bits", ["PCM_S8", "PCM_16", "PCM_24"])
 def test_a_flac_that_ffmpeg_decodes_to_another_md5_is_an_error(bits, monkeypatch):
     data = bytearray(encode(SPEECH, 16_000, "FLAC", bits))
 
