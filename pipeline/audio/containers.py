@@ -266,15 +266,26 @@ def _check_behind(view: Source, demuxer: str | None, end: int) -> str:
     for begin in dict.fromkeys((position, position + 1, position + padding)):
         head = view.read_at(begin, 256)
         following = _demuxer(head, view, begin)
-        if following in ("mp3", "aac", "ac3", "eac3", "mpegts") and find_mpeg(view, begin) != begin:
-            following = None  # two bytes are no proof
-        if following is not None:
+        if following is not None and _is_recording(view, begin, following):
             joined("header", end, f"another recording ({following})")
     size = view.size - position
     if demuxer not in _LENIENT and size > max(64, min(_MAX_UNKNOWN_BYTES, end // 50)):
         message = f"the audio ends at byte {end} by its header, but {size} bytes follow that are no chunk and no tag"
         raise AudioError(ErrorCode.UNSUPPORTED, message)
     return f"{size} bytes behind the end of the audio are not read" if size > 8 else ""
+
+
+def _is_recording(view: Source, begin: int, demuxer: str) -> bool:
+    """Whether a recording begins at `begin`, where the bytes look like one: two bytes of a sync word are no proof."""
+    if demuxer == "mp3":
+        return find_mpeg(view, begin) == begin
+    if demuxer not in ("aac", "ac3", "eac3", "mpegts"):
+        return True
+    try:
+        end = _WALKS[demuxer](view.view(begin)).end
+    except AudioError:  # it is cut
+        return True
+    return end is not None and end > (view.size - begin) // 2
 
 
 def _is_zero(view: Source, position: int) -> bool:
