@@ -1,0 +1,150 @@
+"""Find the long pauses of a recording, which hold nothing for a model to recognise.
+
+A pause is a stretch of at least `MIN_PAUSE_S` that is either
+
+* digital silence: no signal at all, up to a constant; or
+* room noise: quieter than the loud parts of the recording by `BELOW_LOUD_DB` or more, and *steady*: within any half
+  second of it the level varies by at most `STEADY_DB`. What lies `FLOOR_DB` below the loud parts counts as steady.
+
+Loudness alone cannot tell: the noise of one room may be louder than a speaker who is far away. Speech is never steady:
+its syllables, four or five a second, raise and lower the level by more than that, also in noise of its own level. So a
+quiet voice beside a loud one is kept, and what is not steady (music, other voices, breathing) is kept also where it is
+quiet. A recording that is steady as a whole, a tone or nothing but noise, has no loud part to be compared with and is
+kept as well. Only ratios of levels count: a recording and the same recording amplified have the same pauses.
+
+Of each pause, `MARGIN_S` next to sound is kept: soft consonants begin and end there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from scipy import signal as filters
+
+from pipeline.audio.samples import Samples, to_float32
+
+MIN_PAUSE_S: Final = 4.0
+MARGIN_S: Final = 1.5
+MIN_MARGIN_S: Final = 0.4
+BELOW_LOUD_DB: Final = 12.0
+STEADY_DB: Final = 6.0
+FLOOR_DB: Final = 50.0
+_FRAME_S = 0.020  # levels are measured in frames of this length,
+_SMOOTHED = 3  # averaged over this many: the level of rumbling noise varies from frame to frame
+_WINDOW = 25  # frames within which noise is steady
+_LOUD = 99.0  # percentile of the frames' levels that is the level of the loud parts: not that of a single click
+_HIGH_PASS_HZ = 100.0  # rumble and hum below speech are loud and vary
+_DIGITAL_SILENCE = 1e-14  # mean square of a frame: -140 dBFS, below the last bit of 24
+
+Spans = tuple[tuple[int, int], ...]
+
+
+class PauseFinder:
+    """Finds the pauses of a recording that comes piece by piece, in the order of time.
+
+    What is loud is known from the pieces so far, and the piece itself: the result for a piece does not depend on what
+    comes after it. Levels that are not known yet make fewer pauses, never more.
+
+    Args:
+        rate: sample rate of the signal, Hz.
+    """
+
+    def __init__(self, rate: int) -> None:
+        self._frame = max(1, round(_FRAME_S * rate))
+        self._high_pass = filters.butter(2, min(_HIGH_PASS_HZ, rate / 4), "highpass", fs=rate, output="sos")
+        self._loud = 0.0  # mean square
+
+    def spans(self, samples: Samples) -> Spans:
+        """Return the (start, stop) of the spans between the pauses of the next piece, in samples.
+
+        Args:
+            samples: (samples,), int16 or float32.
+
+        Returns:
+            The spans, in order, without overlap: `((0, len(samples)),)` without a pause, `()` if all of it is a pause.
+        """
+        count = len(samples) // self._frame
+        if not count:
+            return ((0, len(samples)),)
+        powers = self._powers(samples, count)
+        self._loud = max(self._loud, float(np.percentile(powers, _LOUD)))
+        silent = self._is_silent(powers)
+        for first, stop in _runs(~silent):
+            silent[first:stop] = self._is_step(powers, first, stop)
+        pauses = [(first, stop) for first, stop in _runs(silent) if stop - first >= _frames(MIN_PAUSE_S)]
+        edges = [0]
+        for first, stop in pauses:
+            edges.append(first + self._margin(powers[first:stop]) if first else 0)
+            edges.append(stop - self._margin(powers[first:stop][::-1]) if stop < count else count)
+        edges.append(count)
+        spans = [(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True) if start < stop]
+        return tuple((start * self._frame, len(samples) if stop == count else stop * self._frame) for start, stop in spans)
+
+    def _margin(self, powers: np.ndarray) -> int:
+        """Frames of a pause, whose powers are given from the sound on, to keep: up to louder noise, which is not its own."""
+        least = _frames(MIN_MARGIN_S)
+        limit = max(powers[:least].max(), self._loud * 10 ** (-FLOOR_DB / 10)) * 10 ** (STEADY_DB / 10)
+        louder = np.flatnonzero(powers[least : _frames(MARGIN_S)] > limit)
+        return least + int(louder[0]) if len(louder) else _frames(MARGIN_S)
+
+    def _powers(self, samples: Samples, count: int) -> np.ndarray:
+        """The mean square of each frame, (count,), without rumble."""
+        wide = to_float32(samples).astype(np.float64)
+        start = filters.sosfilt_zi(self._high_pass) * wide[0]  # a constant gives zeros from the first sample on
+        wide, _ = filters.sosfilt(self._high_pass, wide, zi=start)
+        frames = wide[: count * self._frame].reshape(count, self._frame)
+        powers: np.ndarray = np.einsum("fs,fs->f", frames, frames) / self._frame
+        return powers
+
+    def _is_silent(self, powers: np.ndarray) -> np.ndarray:
+        """Whether each frame belongs to digital silence or to quiet, steady noise, (frames,)."""
+        digital = powers < _DIGITAL_SILENCE
+        if len(powers) < _WINDOW + _SMOOTHED - 1:
+            return digital
+        smooth = sliding_window_view(powers, _SMOOTHED).mean(axis=1)
+        floor = max(self._loud * 10 ** (-FLOOR_DB / 10), _DIGITAL_SILENCE)
+        windows = sliding_window_view(np.maximum(smooth, floor), _WINDOW)
+        quietest, loudest = windows.min(axis=1), windows.max(axis=1)
+        steady = loudest <= quietest * 10 ** (STEADY_DB / 10)
+        quiet = loudest <= self._loud * 10 ** (-BELOW_LOUD_DB / 10)
+        return digital | _covered(steady & quiet, _WINDOW + _SMOOTHED - 1)
+
+
+    def _is_step(self, powers: np.ndarray, first: int, stop: int) -> bool:
+        """Whether frames that are not silent by themselves only lead from one noise to another, or out of the piece.
+
+        The level of noise changes where microphones and recordings do, and no steady window covers that place. The same
+        is true of less than a window of noise that a cut has left at an end of the piece.
+        """
+        if first and stop < len(powers):
+            if stop - first > 2 * _SMOOTHED:
+                return False
+            limit = max(powers[max(0, first - _WINDOW) : first].max(), powers[stop : stop + _WINDOW].max())
+        else:
+            if stop - first >= _WINDOW or len(powers) == stop - first:
+                return False
+            inner = powers[first + 2 * _SMOOTHED : stop] if first else powers[first : max(0, stop - 2 * _SMOOTHED)]
+            limit = self._loud * 10 ** (-BELOW_LOUD_DB / 10)
+            if len(inner) and inner.max() > inner.min() * 10 ** (STEADY_DB / 10):
+                return False
+        return bool(powers[first:stop].max() <= limit)
+
+
+def _covered(windows: np.ndarray, width: int) -> np.ndarray:
+    """Whether each of (windows + width - 1) frames lies in a window, of `width` frames, that is set."""
+    padded = np.pad(windows, width - 1)
+    covered: np.ndarray = sliding_window_view(padded, width).any(axis=1)
+    return covered
+
+
+def _runs(values: np.ndarray) -> list[tuple[int, int]]:
+    """The (start, stop) of each run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], values.astype(np.int8), [0]))))
+    return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
+
+
+def _frames(seconds: float) -> int:
+    return round(seconds / _FRAME_S)
