@@ -16,10 +16,9 @@ import pipeline
 from jobs.console import Exit, err, out, single, warn
 from jobs.kill_notice import kill_notice
 from jobs.logs import log_to
-from jobs.status import how_to_resume, last_start
+from jobs.status import audio, how_to_resume, last_start
 from pipeline.config import RunConfig, make_config
 from pipeline.errors import UsageError
-from pipeline.report.formats import duration
 from pipeline.runs.status import RunStatus
 from pipeline.settings import default_of
 
@@ -56,6 +55,18 @@ def transcribe(
         float,
         typer.Option(metavar="SECONDS", help="Cut longer audio into segments, at quiet places.", rich_help_panel=AUDIO),
     ] = default_of(RunConfig, "max_segment_s"),
+    skip_silence: Annotated[
+        bool,
+        typer.Option(help="Do not compute long pauses; they are counted as skipped seconds.", rich_help_panel=AUDIO),
+    ] = default_of(RunConfig, "skip_silence"),
+    word_gap: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="A word ends where no letter follows for this long; 0: only where the model ends it.",
+            rich_help_panel=AUDIO,
+        ),
+    ] = default_of(RunConfig, "word_gap_s"),
     normalizer: Annotated[
         str, typer.Option(help="How both texts are normalised before errors are counted.", rich_help_panel=AUDIO)
     ] = default_of(RunConfig, "normalizer"),
@@ -140,6 +151,8 @@ def transcribe(
         classifiers=tuple(classifier or ()),
         channels=int(channels) if channels.isdecimal() else channels,
         max_segment_s=max_segment,
+        skip_silence=skip_silence,
+        word_gap_s=word_gap,
         normalizer=normalizer,
         limit=limit,
         part_mib=part_mib,
@@ -241,9 +254,7 @@ def _report(run: pipeline.Run, errors_ok: bool, resume_hint: str) -> int:
     totals = run.record.totals or run.totals()
     codes = ", ".join(f"{code} {count}" for code, count in totals.error_codes.items())
     failed = f", {totals.errors} failed ({codes})" if totals.errors else ""
-    out.print(
-        f"{run.status}: {totals.utterances} transcripts of {duration(totals.audio_s)} audio{failed}", markup=False
-    )
+    out.print(f"{run.status}: {totals.utterances} transcripts of {audio(totals)}{failed}", markup=False)
     warn(totals.warnings)
     out.print(f"run: {run.uri}", markup=False, soft_wrap=True)
     if run.status == RunStatus.STOPPED:

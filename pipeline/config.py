@@ -40,6 +40,10 @@ class RunConfig:
         classifiers: checkpoints with classification heads, each `URI` or `NAME=URI`; `bundled` has one for keywords.
         channels: `mix` downmixes, `split` makes an utterance of each channel, a number selects that channel, from 0.
         max_segment_s: longer audio is cut into segments no longer than this, at its quietest frames; in seconds.
+        skip_silence: do not compute long pauses: digital silence, and steady noise far below the loud parts of the
+            recording. What is skipped is counted as skipped seconds.
+        word_gap_s: a word ends where no token follows for this long, also if the model writes no delimiter there; in
+            seconds; 0: only delimiters end words.
         normalizer: how references and hypotheses are normalised before errors are counted.
         limit: transcribe only the first utterances, at most this many; None: all.
         part_mib: size of a part, the unit of planning, in MiB of input.
@@ -67,6 +71,8 @@ class RunConfig:
     classifiers: tuple[Uri, ...] = ()
     channels: Literal["mix", "split"] | Annotated[int, Field(ge=0)] = "mix"
     max_segment_s: Annotated[float, Field(ge=1, le=600)] = 60.0
+    skip_silence: bool = True
+    word_gap_s: Annotated[float, Field(ge=0, le=60)] = 0.5
     normalizer: str = DEFAULT_NORMALIZER
     limit: Annotated[int, Field(ge=1)] | None = None
     part_mib: Annotated[float, Field(gt=0, le=4096)] = 32.0
@@ -121,6 +127,7 @@ class RunConfig:
 OPTIONS: Final = {
     "chunk_s": "chunk-seconds",
     "max_segment_s": "max-segment",
+    "word_gap_s": "word-gap",
     "deadline_s": "deadline",
     "classifiers": "classifier",
     "min_actors": "actors",

@@ -88,6 +88,7 @@ TRANSCRIPTS = _schema(
     *SCORE_FIELDS,
     *_LINEAGE,
     _WARNING,
+    field("skipped_s", pa.float64(), "silence in it that the model did not compute", "s"),
 )
 
 LABELS = _schema(
@@ -125,7 +126,7 @@ ERRORS = _schema(
 )
 
 TABLES: dict[str, pa.Schema] = {"transcripts": TRANSCRIPTS, "labels": LABELS, "errors": ERRORS}
-ADDED_COLUMNS = frozenset({"warning"})
+ADDED_COLUMNS = frozenset({"warning", "skipped_s"})
 """Columns that runs of earlier versions lack; readers take them for null."""
 
 
@@ -162,6 +163,7 @@ _CARRIED = (
     field("code", pa.string(), "as in errors; null if the utterance has no error"),
     field("message", pa.string(), "as in errors"),
     field("warning", pa.string(), "as in transcripts"),
+    field("levels", pa.binary(), "level of each 10 ms, int8, dBFS; null in an error row", "dB"),
 )
 READ_ROW = pa.struct(
     [
@@ -173,6 +175,12 @@ READ_ROW = pa.struct(
         ),
         field(
             "sample_type", pa.string(), "int16 if the source is 16-bit mono at the model's sampling rate; else float32"
+        ),
+        field(
+            "spans",
+            pa.list_(pa.int64()),
+            "start and end of each span between long pauses, one after the other; null: nothing is skipped",
+            "samples",
         ),
     ]
 )
@@ -189,6 +197,7 @@ RECOGNIZED_ROW = pa.struct(
             pa.list_(pa.list_(pa.float32())),
             "scores of each classifier of the run, one list per classifier",
         ),
+        field("skipped_s", pa.float64(), "as in transcripts", "s"),
     ]
 )
 READ_CHUNK = pa.schema([*_CHUNK_HEAD, field("rows", pa.list_(READ_ROW), "utterances", nullable=False)])
@@ -209,6 +218,7 @@ RECOGNIZED_CHUNK = pa.schema(
         field("compute_s", pa.float64(), "time in the model", "s", nullable=False),
         field("engines", pa.list_(ENGINE), "engine of each backbone that computed the chunk", nullable=False),
         field("splits", pa.int64(), "times that a batch was halved because memory ran out", nullable=False),
+        field("skipped_s", pa.float64(), "silence that the model did not compute", "s", nullable=False),
         field("rows", pa.list_(RECOGNIZED_ROW), "utterances, with and without an error", nullable=False),
     ]
 )

@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from sewd_model.config import InputTooShortError, SEWDConfig
-from sewd_model.ctc import CTCTokenizer, GreedyPath, Word, greedy_path, words
+from sewd_model.ctc import CTCTokenizer, GreedyPath, Word, greedy_path, split_at_gaps, words
 from sewd_model.engine_status import EngineStatus
 from sewd_model.files import CheckpointError
 
@@ -55,6 +55,7 @@ __all__ = [
     "greedy_path",
     "load_engine",
     "read_state_dict",
+    "split_at_gaps",
     "words",
 ]
 

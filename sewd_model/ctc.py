@@ -6,6 +6,7 @@ does, loses double letters: `H E L <pad> L O` is HELLO, not HELO.
 """
 
 import dataclasses
+import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -344,6 +345,32 @@ def greedy_path(logits: "torch.Tensor | NDArray[np.floating[Any]]", blank: int, 
         probabilities=probabilities[keep],
         num_frames=num_frames,
     )
+
+
+def split_at_gaps(path: GreedyPath, gap_frames: int) -> list[GreedyPath]:
+    """Cut a path where at least `gap_frames` frames lie between the end of a token and the start of the next.
+
+    Args:
+        path: of one clip.
+        gap_frames: at least 1.
+
+    Returns:
+        The pieces, in order, with the frames of the clip; one, the path, without such a gap.
+    """
+    gaps = path.start_frames[1:] - path.end_frames[:-1]
+    edges = [0, *(np.flatnonzero(gaps >= gap_frames) + 1).tolist(), len(path.token_ids)]
+    if len(edges) == 2:
+        return [path]
+    return [
+        GreedyPath(
+            path.token_ids[start:stop],
+            path.start_frames[start:stop],
+            path.end_frames[start:stop],
+            path.probabilities[start:stop],
+            path.num_frames,
+        )
+        for start, stop in itertools.pairwise(edges)
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------ words

@@ -29,6 +29,7 @@ from pipeline.audio.containers import Container, check_container
 from pipeline.audio.cutter import Cutter
 from pipeline.audio.decoders import Recording, open_recording
 from pipeline.audio.samples import Samples
+from pipeline.audio.silence import PauseFinder, Spans
 from pipeline.audio.source import Source
 from pipeline.audio.spans import Span
 from pipeline.errors import AudioError, ErrorCode
@@ -47,6 +48,7 @@ class AudioSettings:
         sample_rate: the model's rate, Hz.
         channels: "mix" takes the mean, "split" makes an utterance of each channel, k takes channel k (from 0).
         max_segment_s: longest segment, seconds.
+        skip_silence: find long pauses, which the model does not compute.
         max_duration_s: limit on the requested part of a recording (all of it, or offset and duration), seconds.
         max_channels: limit on the number of channels.
         max_rate: limit on the recording's sample rate, Hz.
@@ -58,6 +60,7 @@ class AudioSettings:
     sample_rate: int = 16_000
     channels: Literal["mix", "split"] | int = "mix"
     max_segment_s: float = 60.0
+    skip_silence: bool = True
     max_duration_s: float = 24 * 3600.0
     max_channels: int = 64
     max_rate: int = 384_000
@@ -83,6 +86,7 @@ class Segment:
         channel: the channel's number where channels are split, else None.
         whole: True where this one segment is all of the recording (or of that channel of it).
         only: True where it is all of the requested part; follows from `whole`.
+        spans: (start, stop) of each span between long pauses, in samples; see `pipeline.audio.silence`.
         warning: what is wrong with the file's headers, although all its audio is read; empty where nothing is.
     """
 
@@ -92,6 +96,7 @@ class Segment:
     channel: int | None
     whole: bool
     only: bool
+    spans: Spans = ()
     warning: str = ""
 
 
@@ -277,6 +282,7 @@ def _read_channel(
     is_int16 = reader.is_int16 and rate == out_rate
     resampler = None if rate == out_rate else soxr.ResampleStream(rate, out_rate, 1, dtype="float32")
     cutter = Cutter(out_rate, settings.max_segment_s)
+    pauses = PauseFinder(out_rate) if settings.skip_silence else None
     num_yielded = 0  # samples
 
     def segment(samples: Samples, *, whole: bool = False, only: bool = False) -> Segment:
@@ -285,7 +291,8 @@ def _read_channel(
         num_yielded += len(samples)
         _check_level(samples, start_s, out_rate)
         warning = reader.container.warning
-        return Segment(start_s, len(samples) / out_rate, samples, selection.label, whole, only, warning)
+        spans = pauses.spans(samples) if pauses is not None else ((0, len(samples)),)
+        return Segment(start_s, len(samples) / out_rate, samples, selection.label, whole, only, spans, warning)
 
     position = span.start
     for block in reader.blocks(span.start, span.decode_until, "int16" if is_int16 else "float32"):

@@ -17,7 +17,6 @@ Of each pause, `MARGIN_S` next to sound is kept: soft consonants begin and end t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -38,6 +37,9 @@ _WINDOW = 25  # frames within which noise is steady
 _LOUD = 99.0  # percentile of the frames' levels that is the level of the loud parts: not that of a single click
 _HIGH_PASS_HZ = 100.0  # rumble and hum below speech are loud and vary
 _DIGITAL_SILENCE = 1e-14  # mean square of a frame: -140 dBFS, below the last bit of 24
+
+LEVEL_S: Final = 0.010  # what a value of `levels` covers
+_SILENT_DB: Final = -128  # level of digital silence
 
 Spans = tuple[tuple[int, int], ...]
 
@@ -81,10 +83,12 @@ class PauseFinder:
             edges.append(stop - self._margin(powers[first:stop][::-1]) if stop < count else count)
         edges.append(count)
         spans = [(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True) if start < stop]
-        return tuple((start * self._frame, len(samples) if stop == count else stop * self._frame) for start, stop in spans)
+        return tuple(
+            (start * self._frame, len(samples) if stop == count else stop * self._frame) for start, stop in spans
+        )
 
     def _margin(self, powers: np.ndarray) -> int:
-        """Frames of a pause, whose powers are given from the sound on, to keep: up to louder noise, which is not its own."""
+        """Frames of a pause to keep, whose powers are given from the sound on: up to louder noise."""
         least = _frames(MIN_MARGIN_S)
         limit = max(powers[:least].max(), self._loud * 10 ** (-FLOOR_DB / 10)) * 10 ** (STEADY_DB / 10)
         louder = np.flatnonzero(powers[least : _frames(MARGIN_S)] > limit)
@@ -112,7 +116,6 @@ class PauseFinder:
         quiet = loudest <= self._loud * 10 ** (-BELOW_LOUD_DB / 10)
         return digital | _covered(steady & quiet, _WINDOW + _SMOOTHED - 1)
 
-
     def _is_step(self, powers: np.ndarray, first: int, stop: int) -> bool:
         """Whether frames that are not silent by themselves only lead from one noise to another, or out of the piece.
 
@@ -131,6 +134,23 @@ class PauseFinder:
             if len(inner) and inner.max() > inner.min() * 10 ** (STEADY_DB / 10):
                 return False
         return bool(powers[first:stop].max() <= limit)
+
+
+def levels(samples: Samples, rate: int) -> np.ndarray:
+    """Return the level of each `LEVEL_S` of a signal, in dBFS, as int8; -128 is silence, and the last may be shorter.
+
+    Args:
+        samples: (samples,), int16 or float32.
+        rate: sample rate, Hz.
+    """
+    size = max(1, round(LEVEL_S * rate))
+    wide = to_float32(samples).astype(np.float64)
+    starts = np.arange(0, len(wide), size)
+    lengths = np.diff(np.append(starts, len(wide)))
+    means = np.add.reduceat(wide, starts) / lengths
+    powers = np.add.reduceat(wide * wide, starts) / lengths - means * means  # a constant is no sound
+    decibels = 10 * np.log10(np.maximum(powers, _DIGITAL_SILENCE))
+    return np.where(powers < _DIGITAL_SILENCE, _SILENT_DB, np.clip(np.rint(decibels), _SILENT_DB, 127)).astype(np.int8)
 
 
 def _covered(windows: np.ndarray, width: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
@@ -21,6 +21,7 @@ from pipeline.cluster.resources import ClusterNodes, Resources
 from pipeline.config import RunConfig
 from pipeline.driver.models import ModelInfo
 from pipeline.driver.stop import stop_uri
+from pipeline.runs.fingerprint import has_earlier_words
 from pipeline.runs.run import Run
 from pipeline.stages.read import ReadSettings, read_parts
 from pipeline.stages.recognize import Recognizer, RecognizeSettings
@@ -70,9 +71,10 @@ def configure_stages(run: Run, config: RunConfig, models: ModelInfo, resources: 
         "deadline_s": config.deadline_s,
     }
     record = run.record
+    earlier = has_earlier_words(record.fingerprint)
     return Stages(
         read=ReadSettings(
-            audio=models.audio,
+            audio=replace(models.audio, skip_silence=config.skip_silence and not earlier),
             min_samples=models.min_samples,
             chunk_s=config.chunk_s,
             chunk_rows=config.chunk_rows,
@@ -92,6 +94,8 @@ def configure_stages(run: Run, config: RunConfig, models: ModelInfo, resources: 
             attempt=attempt,
             tokenizer=models.tokenizer,
             frame_s=models.frame_s,
+            word_gap_s=0.0 if earlier else config.word_gap_s,
+            extend_words=not earlier,
             normalizer=config.normalizer,
             classifiers=models.classifiers,
         ),

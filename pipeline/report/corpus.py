@@ -40,6 +40,8 @@ CORPUS_SAMPLED: Final = 50_000
 EXAMPLES: Final = 5
 SAMPLES: Final = 30
 LABELS_SHOWN: Final = 200
+PAUSE_S: Final = 0.5
+"""Silence between two words that is no part of the speech: in fluent speech hardly any is longer."""
 TAG_VALUES: Final = 20
 """Tags with more values than this are ids or texts, and get no table."""
 _BINS: Final = 25  # of a histogram, at most
@@ -71,14 +73,19 @@ def describe_corpus(run: Run) -> Corpus:
 
 
 def _words(rows: pa.Table) -> tuple[int, float]:
-    """Number of words, and the seconds within them."""
+    """Number of words, and the seconds of speech: from word to word, without gaps of `PAUSE_S` or more."""
     if not rows.num_rows:
         return 0, 0.0
-    words = pc.list_flatten(rows["words"].combine_chunks())
+    lists = rows["words"].combine_chunks()
+    words = pc.list_flatten(lists)
     if not len(words):
         return 0, 0.0
-    seconds = pc.subtract(pc.struct_field(words, "end_s"), pc.struct_field(words, "start_s"))
-    return len(words), pc.sum(seconds).as_py()
+    utterance = pc.list_parent_indices(lists).to_numpy()
+    starts = pc.struct_field(words, "start_s").to_numpy()
+    ends = pc.struct_field(words, "end_s").to_numpy()
+    gaps = starts[1:] - ends[:-1]
+    within = gaps[(utterance[1:] == utterance[:-1]) & (gaps < PAUSE_S)]
+    return len(words), float((ends - starts).sum() + within.sum())
 
 
 def _histogram(values: pa.ChunkedArray, start: float | None = None) -> Histogram:

@@ -111,6 +111,7 @@ class RunSummary:
         finished: end of the run.
         wall_s: from the start to the end; None if the run was resumed or has not finished.
         audio_s: transcribed audio.
+        skipped_s: silence in it that the model did not compute.
         compute_s: time in the model, summed over processes.
         rtfx: audio_s / wall_s.
         compute_rtfx: audio_s / compute_s.
@@ -130,6 +131,7 @@ class RunSummary:
     finished: str | None
     wall_s: float | None
     audio_s: float
+    skipped_s: float
     compute_s: float
     rtfx: float | None
     compute_rtfx: float | None
@@ -543,7 +545,7 @@ class Corpus:
         utterances: with a transcript.
         sampled: utterances that the fields below are computed from, `labels` excepted.
         of: utterances that they were sampled from.
-        speech_share: time within words / duration.
+        speech_share: time from word to word, without pauses of half a second or more / duration.
         words: recognised words.
         words_per_second: of audio.
         durations: utterances by duration.

@@ -44,6 +44,7 @@ def summarize_run(run: Run, cost: Cost | None = None) -> RunSummary:
         finished=finished,
         wall_s=wall_s,
         audio_s=totals.audio_s,
+        skipped_s=totals.skipped_s,
         compute_s=totals.compute_s,
         rtfx=totals.audio_s / wall_s if wall_s else None,
         compute_rtfx=totals.audio_s / totals.compute_s if totals.compute_s else None,

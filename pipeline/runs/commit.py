@@ -84,6 +84,7 @@ class Commit:
         engines: the engine of each backbone that computed it; if one fell back within the chunk, the engine after
             that. Empty for commits of versions that did not record it.
         splits: number of times that a batch was halved because memory ran out; None: not recorded.
+        skipped_s: silence in it that the model did not compute, in seconds; 0 in commits of earlier versions.
         files: its data files.
     """
 
@@ -103,6 +104,7 @@ class Commit:
     seconds: dict[str, float]
     engines: tuple[EngineStatus, ...] = ()
     splits: int | None = None
+    skipped_s: float = 0.0
     files: tuple[DataFile, ...] = field(default=())
 
     @property
@@ -186,7 +188,7 @@ def parse_commit(data: bytes) -> Commit:
         commit = Commit(**{**values, "files": files, "engines": engines})
         counts = [commit.chunk, commit.first_row, commit.utterances, commit.errors, commit.source_bytes]
         counts += [*commit.error_codes.values(), *filter(None, [commit.part_rows, commit.splits])]
-        times = (commit.audio_s, commit.seconds["compute"])
+        times = (commit.audio_s, commit.skipped_s, commit.seconds["compute"])
         texts = (commit.engine, commit.fallback)
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise ValueError(f"not a commit: {error}") from error

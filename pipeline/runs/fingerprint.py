@@ -25,6 +25,8 @@ def fingerprint(config: RunConfig) -> dict[str, Any]:
         "limit": config.limit,
         "channels": config.channels,
         "max_segment_s": config.max_segment_s,
+        "skip_silence": config.skip_silence,
+        "word_gap_s": config.word_gap_s,
         "normalizer": config.normalizer,
         "chunk_s": config.chunk_s,
         "chunk_rows": config.chunk_rows,
@@ -34,10 +36,20 @@ def fingerprint(config: RunConfig) -> dict[str, Any]:
     }
 
 
+def has_earlier_words(stored: Mapping[str, Any]) -> bool:
+    """Whether a run was begun by a version that computed silence, broke no words and left their ends as they were.
+
+    Its remaining rows are made in the same way.
+    """
+    return "word_gap_s" not in stored
+
+
 def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
     """`name: stored -> requested` for every entry in which two fingerprints differ."""
     if "dtype" in requested:  # runs of versions that computed in float32 only have no entry
         stored = {"dtype": "float32", **stored}
+    if has_earlier_words(stored):
+        stored = {**stored, **{name: requested.get(name) for name in ("skip_silence", "word_gap_s")}}
     return [
         f"{name}: {stored.get(name)} -> {requested.get(name)}"
         for name in dict.fromkeys((*stored, *requested))

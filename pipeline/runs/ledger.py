@@ -57,9 +57,10 @@ LEDGER: Final = pa.schema(
         field("engine", _FEW_STRINGS, "description of what computed the chunk; null: not recorded"),
         field("fallback", _FEW_STRINGS, "why that is not the requested or the fastest engine; null where it is"),
         field("splits", pa.int64(), "times that a batch was halved because memory ran out; null: not recorded"),
+        field("skipped_s", pa.float64(), "silence that the model did not compute; null: not recorded", "s"),
     ]
 )
-ADDED_COLUMNS: Final = frozenset(("engine", "fallback", "splits"))  # files of earlier versions lack them
+ADDED_COLUMNS: Final = frozenset(("engine", "fallback", "splits", "skipped_s"))  # files of earlier versions lack them
 _ROLLED_UP_FILE: Final = pa.schema([*LEDGER, field("content", pa.string(), "content of the commit object, unchanged")])
 _CHUNK_ORDER: Final = [("part_id", "ascending"), ("chunk", "ascending")]
 

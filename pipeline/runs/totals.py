@@ -25,6 +25,7 @@ class Totals:
         utterances: rows with a transcript.
         errors: rows without a transcript.
         audio_s: audio in the committed chunks, in seconds.
+        skipped_s: silence in it that the model did not compute, in seconds.
         source_bytes: planned input bytes that were processed.
         compute_s: time in the model, summed over its processes, in seconds.
         error_codes: rows without a transcript, by error code.
@@ -45,6 +46,7 @@ class Totals:
     engines: dict[str, int] = dataclasses.field(default_factory=dict)
     fallbacks: dict[str, int] = dataclasses.field(default_factory=dict)
     splits: int = 0
+    skipped_s: float = 0.0
 
     def __add__(self, other: Totals) -> Totals:
         sums: dict[str, Any] = {}
@@ -71,7 +73,7 @@ class Totals:
     @staticmethod
     def from_ledger(table: pa.Table) -> Totals:
         """The sums over a table of schema `LEDGER`."""
-        names = ("utterances", "errors", "audio_s", "source_bytes", "compute_s", "splits")
+        names = ("utterances", "errors", "audio_s", "source_bytes", "compute_s", "splits", "skipped_s")
         sums = {name: pc.sum(table[name], min_count=0).as_py() for name in names}
         engines = utterances_by(table, "engine")
         fallbacks = utterances_by(table, "fallback")
@@ -97,6 +99,7 @@ class Totals:
             engines={commit.engine or UNKNOWN_ENGINE: commit.utterances} if commit.utterances else {},
             fallbacks={commit.fallback: commit.utterances} if commit.utterances and commit.fallback else {},
             splits=commit.splits or 0,
+            skipped_s=commit.skipped_s,
         )
 
     @staticmethod

@@ -13,10 +13,12 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from pipeline.audio.silence import levels
 from pipeline.cluster.ray_private import task_attempt
 from pipeline.corpus.parts import Part
 from pipeline.errors import ErrorCode
@@ -106,6 +108,7 @@ def read_chunks(
     """
     if objects.exists(settings.stop_uri):
         return
+    rate = settings.audio.sample_rate
     chunk = _Chunk(0)
     rows, audio_s = 0, 0.0
     ids = _UniqueIds()
@@ -116,7 +119,7 @@ def read_chunks(
         # A full chunk stays open until the next row comes: only then is it known not to be the last.
         if len(chunk.rows) >= settings.chunk_rows or chunk.audio_s >= settings.chunk_s:
             if chunk.ordinal not in committed:
-                yield _table(part, chunk)
+                yield _table(part, chunk, rate)
             chunk = _Chunk(chunk.ordinal + 1, rows)
             if objects.exists(settings.stop_uri):
                 return
@@ -126,7 +129,7 @@ def read_chunks(
         audio_s += row.audio_s
         rows += 1
     if chunk.ordinal not in committed:
-        yield _table(part, chunk, last=True, part_rows=rows, part_audio_s=audio_s)
+        yield _table(part, chunk, rate, last=True, part_rows=rows, part_audio_s=audio_s)
 
 
 class _UniqueIds:
@@ -145,7 +148,7 @@ class _UniqueIds:
         return row.with_error(RowError("read", ErrorCode.DUPLICATE_ID.value, message))
 
 
-def _table(part: Part, chunk: _Chunk, last: bool = False, **totals: float) -> pa.Table:
+def _table(part: Part, chunk: _Chunk, rate: int, last: bool = False, **totals: float) -> pa.Table:
     head = {
         "part_id": part.part_id,
         "chunk": chunk.ordinal,
@@ -157,15 +160,21 @@ def _table(part: Part, chunk: _Chunk, last: bool = False, **totals: float) -> pa
         "read_s": time.perf_counter() - chunk.started,
         "read_at": time.time(),
     } | totals
-    columns = [_column(column, chunk.rows) for column in READ_ROW]
+    columns = [_column(column, chunk.rows, rate) for column in READ_ROW]
     rows = pa.StructArray.from_arrays(columns, fields=list(READ_ROW))
     return one_chunk(READ_CHUNK, head, rows)
 
 
-def _column(column: pa.Field, rows: Sequence[ReadRow]) -> pa.Array:
+def _column(column: pa.Field, rows: Sequence[ReadRow], rate: int) -> pa.Array:
     if column.name == "samples":
         return _waveforms([row.samples for row in rows])
-    if column.name == "sample_type":
+    if column.name == "spans":
+        values: list[Any] = [
+            None if row.spans is None else [edge for span in row.spans for edge in span] for row in rows
+        ]
+    elif column.name == "levels":
+        values = [None if row.samples is None else levels(row.samples, rate).tobytes() for row in rows]
+    elif column.name == "sample_type":
         values = [None if row.samples is None else row.samples.dtype.name for row in rows]
     elif column.name in RowError._fields:
         values = [None if row.error is None else getattr(row.error, column.name) for row in rows]

@@ -7,12 +7,13 @@ and Parquet, so that Python text work never delays the next encoder pass.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -46,7 +47,7 @@ from sewd_model import (
     greedy_path,
     load_engine,
 )
-from sewd_model.engines import Engine
+from sewd_model.engines import Engine, Logits
 
 # A restarted actor first gets the chunks of the actor before it, and one of them may have killed that actor: Ray sends
 # each actor two to four chunks in advance.
@@ -89,11 +90,13 @@ class Recognition:
     Attributes:
         path: the greedy path through the logits of the CTC head.
         label_scores: for each classifier of the run, the scores of its labels.
+        skipped_s: silence that was not computed, in seconds.
         error: why there are no numbers.
     """
 
     path: GreedyPath | None = None
     label_scores: list[list[float]] | None = None
+    skipped_s: float | None = None
     error: RowError | None = None
 
 
@@ -118,6 +121,9 @@ class Recognizer:
     chunks = 0  # recognised so far
     encoders: Sequence[_Encoder] = ()
     splits = 0  # reported so far
+    num_classifiers = 0
+    hop_length = 320  # samples per frame of the CTC head
+    min_samples = 0  # that all heads accept
     load_error: StorageError | None = None  # why the weights could not be loaded
 
     def __init__(self, settings: RecognizeSettings) -> None:
@@ -142,6 +148,8 @@ class Recognizer:
         ]
         self.num_classifiers = len(settings.classifiers)
         self.blank = ctc.blank
+        self.hop_length = ctc.config.hop_length
+        self.min_samples = max(head.config.min_samples for _, head in loaded)
         # The ids of start and end of sentence come from the tokenizer, not from the configuration: many checkpoints
         # keep the default ids 1 and 2 there, which are letters in their vocabulary.
         self.drop = CTCTokenizer.from_pretrained(model).drop_ids
@@ -171,9 +179,9 @@ class Recognizer:
         if self.chunks < CHUNKS_AFTER_RESTART and actor_was_restarted():
             name = f"{head['part_id']}-{head['chunk']}"
             with attempt_marker(self.settings.run, name) as one_by_one:
-                results = self._results_by_children(name, rows) if one_by_one else self._results(rows)
+                results = self._results_by_children(name, rows) if one_by_one else self.results(rows)
         else:
-            results = self._results(rows)
+            results = self.results(rows)
         self.chunks += 1
         head |= self._engine_columns(one_by_one)
         return _table(head, rows, results, time.perf_counter() - started)
@@ -190,11 +198,48 @@ class Recognizer:
             engines = [replace(engine, budget_s=None) for engine in engines]
         return {"engines": [asdict(engine) for engine in engines], "splits": self.splits - before}
 
-    def _results(self, rows: pa.StructArray) -> list[Recognition]:
+    def results(self, rows: pa.StructArray) -> list[Recognition]:
         """The result of each row; `_NO_RESULT` for a row without samples."""
-        waveforms = [_waveform(rows, index) for index in range(len(rows))]
-        recognized = iter(self.recognize([waveform for waveform in waveforms if waveform is not None]))
-        return [_NO_RESULT if waveform is None else next(recognized) for waveform in waveforms]
+        clips = [self._clips(rows, index) for index in range(len(rows))]
+        recognized = iter(self.recognize([clip.waveform for row in clips if row is not None for clip in row]))
+        return [self._joined(rows, index, row, recognized) for index, row in enumerate(clips)]
+
+    def _clips(self, rows: pa.StructArray, index: int) -> list[_Clip] | None:
+        """The clips of a row, between its long pauses; None for a row without samples.
+
+        A clip begins with a frame of the CTC head, so that the times of its tokens are exact.
+        """
+        waveform = _waveform(rows, index)
+        if waveform is None:
+            return None
+        edges = rows.field("spans")[index].as_py()
+        if edges is None or (self.num_classifiers and not edges):  # a label needs something to be computed from
+            return [_Clip(0, waveform)]
+        hop, least = self.hop_length, self.min_samples
+        clips = []
+        for start, stop in zip(edges[::2], edges[1::2], strict=True):
+            frame = max(0, min(start, len(waveform) - least)) // hop
+            clips.append(_Clip(frame, waveform[frame * hop : max(stop, frame * hop + least)]))
+        return clips
+
+    def _joined(
+        self, rows: pa.StructArray, index: int, clips: list[_Clip] | None, recognized: Iterator[Recognition]
+    ) -> Recognition:
+        """The result of a row from those of its clips, which are taken from `recognized`."""
+        if clips is None:
+            return _NO_RESULT
+        results = list(itertools.islice(recognized, len(clips)))
+        failed = next((result for result in results if result.error is not None), None)
+        if failed is not None:
+            return failed
+        samples = (
+            len(rows.field("samples")[index].as_buffer()) // np.dtype(rows.field("sample_type")[index].as_py()).itemsize
+        )
+        skipped = samples - sum(len(clip.waveform) for clip in clips)
+        if not skipped:
+            return replace(results[0], skipped_s=0.0)
+        duration_s: float = rows.field("duration_s")[index].as_py()
+        return Recognition(_joined_path(clips, results), _joined_scores(clips, results), duration_s * skipped / samples)
 
     def _results_by_children(self, name: str, rows: pa.StructArray) -> list[Recognition]:
         """The same results by child processes, row by row, since one of the rows kills processes."""
@@ -216,13 +261,11 @@ class Recognizer:
         """
         paths: list[GreedyPath | None] = [None] * len(waveforms)
         label_scores: list[list[list[float]]] = [[[]] * self.num_classifiers for _ in waveforms]
-        too_large: set[int] = set()
+        errors: dict[int, Recognition] = {}
         for encoder in self.encoders:
-            inputs = [torch.from_numpy(encoder.features(waveform)) for waveform in waveforms]
-            outputs = with_deadline(self.settings.deadline_s, iter(encoder.engine.encode(inputs)))
-            for index, logits in zip(range(len(waveforms)), outputs, strict=True):
-                if logits is None:
-                    too_large.add(index)
+            for index, logits in enumerate(self._logits(encoder, waveforms)):
+                if isinstance(logits, Recognition):
+                    errors.setdefault(index, logits)
                     continue
                 for position, head_logits in zip(encoder.positions, logits, strict=True):
                     if position == 0:
@@ -230,13 +273,65 @@ class Recognizer:
                     else:
                         label_scores[index][position - 1] = _label_scores(head_logits)
         return [
-            _TOO_LARGE if index in too_large else Recognition(path, scores)
+            errors.get(index) or Recognition(path, scores)
             for index, (path, scores) in enumerate(zip(paths, label_scores, strict=True))
         ]
+
+    def _logits(self, encoder: _Encoder, waveforms: Sequence[np.ndarray]) -> list[Logits | Recognition]:
+        """The logits of each clip, or its error."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            inputs = [torch.from_numpy(encoder.features(waveform)) for waveform in waveforms]
+        results: list[Logits | Recognition] = [_BAD_FEATURES] * len(waveforms)
+        usable = [index for index, values in enumerate(inputs) if torch.isfinite(values).all()]
+        outputs = with_deadline(self.settings.deadline_s, iter(encoder.engine.encode([inputs[i] for i in usable])))
+        for index, logits in zip(usable, outputs, strict=True):
+            results[index] = _checked(logits)
+        # A clip whose values overflow can spoil the clips that share its batch: each of them is computed alone.
+        for index in [index for index in usable if results[index] is _BAD_LOGITS]:
+            (alone,) = with_deadline(self.settings.deadline_s, iter(encoder.engine.encode([inputs[index]])))
+            results[index] = _checked(alone)
+        return results
+
+
+class _Clip(NamedTuple):
+    """What the model computes of a row: some or all of its samples, from a frame of the CTC head on."""
+
+    first_frame: int
+    waveform: np.ndarray
+
+
+def _joined_path(clips: Sequence[_Clip], results: Sequence[Recognition]) -> GreedyPath:
+    """The path of a row, with the frames of the row, from those of its clips."""
+    paths = [result.path for result in results if result.path is not None]
+    offsets = [clip.first_frame for clip in clips]
+
+    def joined(columns: list[np.ndarray], kind: type) -> np.ndarray:
+        return np.concatenate([np.zeros(0, kind), *columns]).astype(kind)
+
+    return GreedyPath(
+        joined([path.token_ids for path in paths], np.int64),
+        joined([path.start_frames + first for path, first in zip(paths, offsets, strict=True)], np.int64),
+        joined([path.end_frames + first for path, first in zip(paths, offsets, strict=True)], np.int64),
+        joined([path.probabilities for path in paths], np.float32),
+        offsets[-1] + paths[-1].num_frames if paths else 0,
+    )
+
+
+def _joined_scores(clips: Sequence[_Clip], results: Sequence[Recognition]) -> list[list[float]]:
+    """The scores of a row: the means of those of its clips, by their lengths."""
+    weights = [len(clip.waveform) for clip in clips]
+    by_classifier = zip(*(result.label_scores or [] for result in results), strict=True)
+    return [np.average(scores, axis=0, weights=weights).tolist() for scores in by_classifier]
 
 
 _PATH_COLUMNS = tuple(item.name for item in fields(GreedyPath))
 _NO_RESULT = Recognition()
+_BAD_FEATURES = Recognition(
+    error=RowError("model", ErrorCode.NON_FINITE.value, "its samples are too large to be normalised for the model")
+)
+_BAD_LOGITS = Recognition(
+    error=RowError("model", ErrorCode.NON_FINITE.value, "the model's output is not finite: its values overflow")
+)
 _TOO_LARGE = Recognition(
     error=RowError(
         "model",
@@ -244,6 +339,13 @@ _TOO_LARGE = Recognition(
         "does not fit in the memory of the GPU by itself: use a smaller --max-segment",
     )
 )
+
+
+def _checked(logits: Logits | None) -> Logits | Recognition:
+    """The logits of a clip, or its error."""
+    if logits is None:
+        return _TOO_LARGE
+    return logits if all(bool(torch.isfinite(head).all()) for head in logits) else _BAD_LOGITS
 
 
 def _recognize_rows(
@@ -262,12 +364,10 @@ def _recognize_rows(
 
     def steps() -> Iterator[Step[Recognition]]:
         for index in range(start.utterance, len(rows)):
-            waveform = _waveform(rows, index)
-            result = _NO_RESULT
             if (skip := skipped.get(index)) is not None:
                 result = Recognition(error=RowError.of("model", skip.error))
-            elif waveform is not None:
-                (result,) = recognizer.recognize([waveform])
+            else:
+                (result,) = recognizer.results(rows[index : index + 1])
             yield Step(Position(index + 1, -1), row=result)
 
     return steps()
@@ -311,6 +411,8 @@ def _table(head: dict[str, Any], rows: pa.StructArray, results: list[Recognition
     recognized = pa.StructArray.from_arrays(columns, fields=list(RECOGNIZED_ROW))
     durations = rows.field("duration_s").to_pylist()
     lost_s = sum(duration for duration, result in zip(durations, results, strict=True) if result.error is not None)
+    skipped_s = sum(result.skipped_s or 0.0 for result in results)
+    head |= {"skipped_s": skipped_s}
     head |= {"recognizer": worker_name(), "compute_s": compute_s, "audio_s": head["audio_s"] - lost_s}
     return one_chunk(RECOGNIZED_CHUNK, head, recognized)
 
@@ -320,6 +422,8 @@ def _column(column: pa.Field, rows: pa.StructArray, results: list[Recognition]) 
     values: list[Any]
     if name == "label_scores":
         values = [result.label_scores for result in results]
+    elif name == "skipped_s":
+        values = [result.skipped_s for result in results]
     elif name in _PATH_COLUMNS:
         values = [None if result.path is None else getattr(result.path, name) for result in results]
     elif name in RowError._fields:

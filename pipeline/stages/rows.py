@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.audio.decode import AudioSettings, LastRecording, Segment, read_segments
+from pipeline.audio.silence import Spans
 from pipeline.corpus.parts import Part
 from pipeline.corpus.read import read_part
 from pipeline.corpus.utterances import Utterance, broken_utterance
@@ -51,6 +52,7 @@ class ReadRow:
     Attributes:
         samples: (num_samples,) at the model's sample rate, little endian: int16, or float32 with full scale at 1. None
             in an error row.
+        spans: (start, stop) of each span between long pauses, in samples; None where nothing is to be skipped.
         warning: what is wrong with the headers of the audio, all of which was read; None where nothing is.
         error: what is wrong; None for a decoded segment.
     """
@@ -68,6 +70,7 @@ class ReadRow:
     tags: str | None
     warning: str | None = None
     samples: np.ndarray | None = None
+    spans: Spans | None = None
     error: RowError | None = None
 
     @property
@@ -77,7 +80,7 @@ class ReadRow:
 
     def with_error(self, error: RowError) -> ReadRow:
         """This row as an error row."""
-        return replace(self, samples=None, error=error)
+        return replace(self, samples=None, spans=None, error=error)
 
 
 def part_steps(
@@ -182,7 +185,8 @@ def _segment_row(utterance: Utterance, segment: Segment, settings: RowSettings) 
         message = f"{len(samples)} samples; the model needs {settings.min_samples}"
         samples, error = None, RowError("decode", ErrorCode.TOO_SHORT.value, message)
     row = _row(utterance, utt_id, segment.start_s, segment.duration_s, segment.channel, samples, error)
-    row = replace(row, warning=segment.warning or None)
+    has_pauses = samples is not None and segment.spans != ((0, len(samples)),)
+    row = replace(row, warning=segment.warning or None, spans=segment.spans if has_pauses else None)
     # The reference belongs to the whole recording, not to one of its segments.
     return row if segment.only else replace(row, reference=None)
 

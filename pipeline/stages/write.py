@@ -15,7 +15,8 @@ from pipeline.runs.commit import Commit, encode_commit, write_chunk
 from pipeline.runs.lease import require_lease
 from pipeline.schemas import ERRORS, LABELS, TRANSCRIPTS, field
 from pipeline.scoring.counts import score_columns
-from sewd_model import CTCTokenizer, GreedyPath, words
+from pipeline.stages.word_ends import sound_ends
+from sewd_model import CTCTokenizer, GreedyPath, Word, split_at_gaps, words
 from sewd_model.engine_status import EngineStatus
 
 TOP_K = 10  # most classifiers have fewer labels: then a run holds every score, which an AUROC needs
@@ -40,6 +41,8 @@ class WriteSettings:
         attempt: id of this start of the driver.
         tokenizer: tokenizer of the CTC head.
         frame_s: seconds per frame.
+        word_gap_s: a word ends where no token follows for this long; 0: only where the model ends it.
+        extend_words: take the end of a word from the level of the sound, see `pipeline.stages.word_ends`.
         normalizer: normalisation of references and hypotheses before they are compared.
         classifiers: (task, labels by index) of each classification head, in the run's order.
     """
@@ -48,6 +51,8 @@ class WriteSettings:
     attempt: str
     tokenizer: CTCTokenizer
     frame_s: float
+    word_gap_s: float
+    extend_words: bool
     normalizer: str
     classifiers: tuple[tuple[str, tuple[str, ...]], ...]
 
@@ -104,6 +109,7 @@ def _write(chunk: pa.Table, settings: WriteSettings) -> dict[str, Any]:
         },
         engines=tuple(EngineStatus(**engine) for engine in head["engines"]),
         splits=head["splits"],
+        skipped_s=head["skipped_s"],
     )
     require_lease(settings.run, settings.attempt)
     commit = write_chunk(settings.run, commit, tables)
@@ -116,9 +122,9 @@ def _write(chunk: pa.Table, settings: WriteSettings) -> dict[str, Any]:
 def transcripts(rows: pa.Table, settings: WriteSettings) -> pa.Table:
     """Rows of `RECOGNIZED_ROW` without errors, with part and chunk, as a table of schema `TRANSCRIPTS`."""
     texts, word_lists, confidences = [], [], []
-    names = ("token_ids", "start_frames", "end_frames", "probabilities", "num_frames", "start_s")
+    names = ("token_ids", "start_frames", "end_frames", "probabilities", "num_frames", "start_s", "levels")
     columns = (rows[name].to_pylist() for name in names)
-    for token_ids, starts, ends, probabilities, num_frames, start_s in zip(*columns, strict=True):
+    for token_ids, starts, ends, probabilities, num_frames, start_s, level in zip(*columns, strict=True):
         path = GreedyPath(
             np.asarray(token_ids, np.int64),
             np.asarray(starts, np.int64),
@@ -126,28 +132,42 @@ def transcripts(rows: pa.Table, settings: WriteSettings) -> pa.Table:
             np.asarray(probabilities, np.float32),
             num_frames,
         )
-        texts.append(settings.tokenizer.decode(token_ids))
+        text, found = _text_and_words(path, settings)
+        extended = settings.extend_words and level is not None
+        ends_s = sound_ends(found, np.frombuffer(level, np.int8)) if extended else [word.end_s for word in found]
+        texts.append(text)
         word_lists.append(
             [
                 {
                     "word": word.word,
                     "start_s": start_s + word.start_s,
-                    "end_s": start_s + word.end_s,
+                    "end_s": start_s + end_s,
                     "confidence": word.confidence,
                 }
-                for word in words(path, settings.tokenizer, settings.frame_s)
+                for word, end_s in zip(found, ends_s, strict=True)
             ]
         )
         confidences.append(_geometric_mean(path.probabilities))
-    text = pa.array(texts, pa.string())
+    column = pa.array(texts, pa.string())
     references = rows["reference"].combine_chunks()
     columns_made = {
-        "text": text,
+        "text": column,
         "words": pa.array(word_lists, TRANSCRIPTS.field("words").type),
         "confidence": pa.array(confidences, pa.float32()),
-        **score_columns(text, references, settings.normalizer),
+        **score_columns(column, references, settings.normalizer),
     }
     return _assemble(rows, columns_made, TRANSCRIPTS)
+
+
+def _text_and_words(path: GreedyPath, settings: WriteSettings) -> tuple[str, list[Word]]:
+    """The text of a path and its words, which also end where no token follows for long."""
+    tokenizer = settings.tokenizer
+    pieces = [path]
+    if settings.word_gap_s:
+        pieces = split_at_gaps(path, max(1, math.ceil(round(settings.word_gap_s / settings.frame_s, 6))))
+    texts = (tokenizer.decode(piece.token_ids) for piece in pieces)
+    text = tokenizer.replace_word_delimiter_char.join(filter(None, texts))
+    return text, [word for piece in pieces for word in words(piece, tokenizer, settings.frame_s)]
 
 
 def _geometric_mean(probabilities: np.ndarray) -> float | None:

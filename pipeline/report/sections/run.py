@@ -17,6 +17,7 @@ def speed(report: ReportContent) -> Iterator[Part]:
     prominent = [
         ("Speed, times real time", NONE if run.rtfx is None else f"{number(run.rtfx, 1)}×"),
         ("Audio", duration(run.audio_s, SPACE)),
+        ("Silence skipped", duration(run.skipped_s, SPACE)),
         ("Wall time", duration(run.wall_s, SPACE)),
         ("Compute time", duration(run.compute_s, SPACE)),
     ]
