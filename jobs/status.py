@@ -30,7 +30,7 @@ def status(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or 
         "input": f"{share:.0%} of {opened.record.input_bytes / 2**20:,.1f} MiB",
         "transcripts": f"{totals.utterances:,}",
         "errors": f"{totals.errors:,}" + "".join(f"  {code} {count}" for code, count in totals.error_codes.items()),
-        "audio": audio(totals).replace(" audio", "", 1),
+        "audio": audio_of(totals).replace(" audio", "", 1),
         "model time": duration(totals.compute_s)
         + (f" ({totals.audio_s / totals.compute_s:.0f}x real time)" if totals.compute_s else ""),
         "starts": f"{len(opened.record.attempts)}, the first at {opened.record.created}",
@@ -46,7 +46,7 @@ def status(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or 
     return Exit.DONE
 
 
-def audio(totals: Totals) -> str:
+def audio_of(totals: Totals) -> str:
     """The audio of a run, and how much of it was skipped as silence."""
     skipped = f" ({duration(totals.skipped_s)} of silence skipped)" if totals.skipped_s else ""
     return f"{duration(totals.audio_s)} audio{skipped}"

@@ -16,9 +16,10 @@ import pipeline
 from jobs.console import Exit, err, out, single, warn
 from jobs.kill_notice import kill_notice
 from jobs.logs import log_to
-from jobs.status import audio, how_to_resume, last_start
+from jobs.status import audio_of, how_to_resume, last_start
 from pipeline.config import RunConfig, make_config
 from pipeline.errors import UsageError
+from pipeline.report.formats import duration
 from pipeline.runs.status import RunStatus
 from pipeline.settings import default_of
 
@@ -254,7 +255,7 @@ def _report(run: pipeline.Run, errors_ok: bool, resume_hint: str) -> int:
     totals = run.record.totals or run.totals()
     codes = ", ".join(f"{code} {count}" for code, count in totals.error_codes.items())
     failed = f", {totals.errors} failed ({codes})" if totals.errors else ""
-    out.print(f"{run.status}: {totals.utterances} transcripts of {audio(totals)}{failed}", markup=False)
+    out.print(f"{run.status}: {totals.utterances} transcripts of {audio_of(totals)}{failed}", markup=False)
     warn(totals.warnings)
     out.print(f"run: {run.uri}", markup=False, soft_wrap=True)
     if run.status == RunStatus.STOPPED:

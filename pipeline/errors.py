@@ -30,7 +30,7 @@ class ErrorCode(StrEnum):
     UNSUPPORTED = "UNSUPPORTED"  # no decoder for the coding, or several recordings joined in one file
     TRUNCATED = "TRUNCATED"  # there is less audio than the header or the frames say
     NO_SAMPLES = "NO_SAMPLES"  # decodes to zero frames
-    NON_FINITE = "NON_FINITE"  # NaN, infinite or absurdly large samples
+    NON_FINITE = "NON_FINITE"  # NaN, infinite or absurdly large samples, or the model overflows
     TOO_SHORT = "TOO_SHORT"  # shorter than one frame of the model after its downsampling
     TOO_LARGE = "TOO_LARGE"  # over a limit on bytes, channels, sampling rate or duration, or over the memory of a GPU
     NO_SUCH_CHANNEL = "NO_SUCH_CHANNEL"  # the file does not have the requested channel

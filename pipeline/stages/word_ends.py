@@ -28,6 +28,8 @@ def sound_ends(words: Sequence[Word], levels: np.ndarray) -> list[float]:
         words: of one utterance, in order, with the ends of their last tokens.
         levels: (n,) of the utterance, see `pipeline.audio.silence.levels`.
     """
+    if not words:
+        return []
     decibels = levels.astype(np.int64)
     starts = [*(word.start_s for word in words[1:]), len(decibels) * LEVEL_S]
     return [_sound_end(word, next_start_s, decibels) for word, next_start_s in zip(words, starts, strict=True)]

@@ -39,13 +39,24 @@ SET_BY: dict[Any, dict[str, tuple[type, str]]] = {
         **{
             name: (RunConfig, name)
             for name in (
-                *("inputs", "output", "model", "channels", "normalizer", "limit", "actors", "gpus_per_actor"),
+                *(
+                    "inputs",
+                    "output",
+                    "model",
+                    "channels",
+                    "skip_silence",
+                    "normalizer",
+                    "limit",
+                    "actors",
+                    "gpus_per_actor",
+                ),
                 *("cpus_per_actor", "threads", "dtype", "chunk_rows", "part_mib", "max_error_rate", "strict"),
                 "address",
             )
         },
         "classifier": (RunConfig, "classifiers"),
         "max_segment": (RunConfig, "max_segment_s"),
+        "word_gap": (RunConfig, "word_gap_s"),
         "chunk_seconds": (RunConfig, "chunk_s"),
         "deadline": (RunConfig, "deadline_s"),
     },

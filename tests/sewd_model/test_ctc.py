@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import Wav2Vec2CTCTokenizer
 
-from sewd_model import CheckpointError, CTCTokenizer, greedy_path, words
+from sewd_model import CheckpointError, CTCTokenizer, greedy_path, split_at_gaps, words
 
 TOKENS = ["<pad>", "<s>", "</s>", "<unk>", "|", "E", "H", "L", "O", "T", "'"]
 VOCAB = {token: index for index, token in enumerate(TOKENS)}
@@ -362,3 +362,22 @@ def test_character_without_an_id_is_refused_without_an_unknown_token():
         tokenizer.encode("az")
     with pytest.raises(ValueError, match="id 99 is not in the vocabulary"):
         tokenizer.decode([99])
+
+
+# -------------------------------------------------------------------------------------------------- gaps
+@given(st.lists(st.sampled_from([0, 0, 0, 4, 5, 6, 7]), max_size=40), st.integers(1, 6))
+def test_a_path_is_cut_at_long_gaps_and_nowhere_else(frames, gap):
+    path = greedy_path(logits_for(frames, size=10), 0)
+    pieces = split_at_gaps(path, gap)
+    expected, last = [[]], None
+    for frame, token in enumerate(frames):  # a brute force over the frames
+        if not token:
+            continue
+        if last is not None and frame - last > gap:
+            expected.append([])
+        if frame == 0 or frames[frame - 1] != token:
+            expected[-1].append((token, frame))
+        last = frame
+    found = [list(zip(piece.token_ids.tolist(), piece.start_frames.tolist(), strict=True)) for piece in pieces]
+    assert found == expected
+    assert all(piece.num_frames == len(frames) for piece in pieces)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import jiwer
@@ -181,13 +182,31 @@ def test_histograms_have_round_edges_and_hold_every_value(values, tmp_path):
     assert min(corpus.confidences.counts[0], corpus.confidences.counts[-1]) > 0
 
 
+def seconds_of_speech(words: list[dict]) -> float:
+    """Hundredths of a second that lie in a word, or between two words less than half a second apart."""
+    spans = [(word["start_s"], word["end_s"]) for word in words]
+    gaps = [(before[1], after[0]) for before, after in itertools.pairwise(spans) if after[0] - before[1] < 0.5]
+    return sum(stop - start for start, stop in spans + gaps)
+
+
+@pytest.mark.parametrize(
+    ("spans", "share"),
+    [([(0, 1)], 0.1), ([(0, 1), (1.4, 2)], 0.2), ([(0, 1), (1.6, 2)], 0.14), ([(0, 1), (9, 10)], 0.2), ([], 0.0)],
+)
+def test_the_share_of_speech_has_short_gaps_between_words_and_no_pauses(tmp_path, spans, share):
+    words = [{"word": "a", "start_s": start, "end_s": stop, "confidence": 1.0} for start, stop in spans]
+    made = [{"text": "a" * bool(words), "duration_s": 10.0, "words": words}] * 2  # the gap between rows counts as none
+    report = build_report(runs.write_run(tmp_path / "run", runs.transcripts(made)))
+    assert report.corpus.speech_share == pytest.approx(share)
+
+
 def test_the_corpus_is_described_without_references(report, rows):
     corpus = report.corpus
     words = sum(len(row["text"].split()) for row in rows)
     seconds = sum(row["duration_s"] for row in rows)
     assert corpus.utterances == 400
     assert corpus.words == words
-    assert corpus.speech_share == pytest.approx(0.25 * words / seconds)
+    assert corpus.speech_share == pytest.approx(sum(seconds_of_speech(row["words"]) for row in rows) / seconds)
     assert sum(corpus.durations.counts) == 400
     assert corpus.empty_texts == sum(row["text"] == "" for row in rows)
     assert corpus.by_tag[0].values[0].utterances == 400

@@ -26,7 +26,9 @@ HISTOGRAM = {"edges": [None], "counts": [None]}
 COVERAGE = dict.fromkeys(("rows", "scored", "no_reference", "failed", "share"))
 HEADLINE = {"metric": None, "rate": None, "interval": INTERVAL, "counts": COUNTS}
 RUN = {
-    **dict.fromkeys(("uri", "status", "started", "finished", "wall_s", "audio_s", "compute_s", "rtfx", "compute_rtfx")),
+    **dict.fromkeys(
+        ("uri", "status", "started", "finished", "wall_s", "audio_s", "skipped_s", "compute_s", "rtfx", "compute_rtfx")
+    ),
     **dict.fromkeys(("utterances", "errors", "chunks")),
     "engines": [dict.fromkeys(("engine", "transcripts"))],
     "warnings": [None],

@@ -240,3 +240,90 @@ def test_a_checkpoint_that_is_not_the_runs_is_reported_with_the_first_chunk(tmp_
     recognizer = Recognizer(settings)
     with pytest.raises(InputChangedError, match="not the checkpoint that the run was started with"):
         recognizer(chunk_table([]))
+
+
+def with_spans(waves: list[np.ndarray], spans: list[list[int] | None]) -> pa.Table:
+    table = chunk_table(waves)
+    (chunk,) = table.to_pylist()
+    for row, edges in zip(chunk["rows"], spans, strict=True):
+        row["spans"] = edges
+        row["duration_s"] = len(row["samples"]) / 4 / 16_000
+    return pa.Table.from_pylist([chunk], schema=READ_CHUNK)
+
+
+def test_spans_are_computed_as_clips_of_their_own_and_keep_their_times(small_ctc):
+    recognizer = make(small_ctc)
+    wave = corpora.noise_bursts(6.0, 1)
+    spans = [(0, 20_000), (40_100, 70_000)]  # the second begins in a frame, and is computed from its start on
+    table = with_spans([wave, wave], [[edge for span in spans for edge in span], None])
+    (chunk,) = recognizer(table).to_pylist()
+    row, whole = chunk["rows"]
+    alone = [recognizer.recognize([wave[start:stop]])[0].path for start, stop in ((0, 20_000), (40_000, 70_000))]
+    assert row["token_ids"] == [token for path in alone for token in path.token_ids]
+    assert row["start_frames"] == [*alone[0].start_frames, *(alone[1].start_frames + 125)]
+    assert row["end_frames"] == [*alone[0].end_frames, *(alone[1].end_frames + 125)]
+    assert row["skipped_s"] == pytest.approx((96_000 - 50_000) / 16_000)
+    assert chunk["skipped_s"] == pytest.approx(row["skipped_s"])
+    expected = recognizer.recognize([wave])[0].path
+    assert (whole["token_ids"], whole["start_frames"]) == (list(expected.token_ids), list(expected.start_frames))
+    assert whole["skipped_s"] == 0
+
+
+def test_a_row_that_is_all_silence_is_an_empty_transcript_unless_it_needs_a_label(small_ctc, small_classifier):
+    wave = np.zeros(16_000, np.float32)
+    (chunk,) = make(small_ctc)(with_spans([wave], [[]])).to_pylist()
+    assert (chunk["rows"][0]["token_ids"], chunk["rows"][0]["code"]) == ([], None)
+    assert chunk["rows"][0]["skipped_s"] == pytest.approx(1.0)
+    labelled = make(small_ctc, small_classifier)
+    (chunk,) = labelled(with_spans([wave], [[]])).to_pylist()
+    assert chunk["rows"][0]["label_scores"] == labelled.recognize([wave])[0].label_scores
+    assert chunk["rows"][0]["skipped_s"] == 0
+
+
+def test_the_scores_of_spans_are_averaged_by_their_lengths(small_ctc, small_classifier):
+    recognizer = make(small_ctc, small_classifier)
+    wave = corpora.noise_bursts(6.0, 1)
+    (chunk,) = recognizer(with_spans([wave], [[0, 16_000, 48_000, 80_000]])).to_pylist()
+    first, second = (r.label_scores[0] for r in recognizer.recognize([wave[:16_000], wave[48_000:80_000]]))
+    expected = (np.array(first) + 2 * np.array(second)) / 3
+    assert chunk["rows"][0]["label_scores"][0] == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("value", [3e38, np.inf, np.nan])
+def test_samples_that_overflow_are_a_non_finite_row_of_the_model_and_spare_their_neighbours(small_ctc, value):
+    good = corpora.noise_bursts(1.0, 3)
+    bad = good.copy()
+    bad[5_000:5_100] = value
+    recognizer = make(small_ctc)
+    (chunk,) = recognizer(chunk_table([good, bad, good])).to_pylist()
+    first, row, last = chunk["rows"]
+    assert (row["stage"], row["code"], row["token_ids"]) == ("model", "NON_FINITE", None)
+    expected = list(recognizer.recognize([good])[0].path.token_ids)
+    assert first["token_ids"] == last["token_ids"] == expected
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("lasting", [True, False])
+def test_output_that_is_not_finite_is_computed_alone_and_then_a_row_of_the_model(
+    small_ctc, small_classifier, value, lasting
+):
+    """As in half precision: what overflows spoils its batch, and alone only itself."""
+    recognizer = make(small_ctc, small_classifier)
+    (encoder,) = recognizer.encoders
+    waves = [corpora.noise_bursts(seconds, 3) for seconds in (1.0, 1.5, 2.0)]
+    expected = [result.path.token_ids for result in recognizer.recognize(waves)]
+    calls = []
+
+    class Overflowing:
+        def encode(self, inputs):
+            calls.append(len(inputs))
+            for logits in encoder.engine.encode(inputs):
+                spoiled = len(inputs) > 1 or (lasting and len(inputs[0]) == len(waves[1]))
+                yield tuple(head * value if spoiled else head for head in logits)
+
+    recognizer.encoders = [dataclasses.replace(encoder, engine=Overflowing())]
+    results = recognizer.recognize(waves)
+    assert calls == [3, 1, 1, 1]
+    assert [result.error and result.error.code for result in results] == [None, "NON_FINITE" if lasting else None, None]
+    for result, tokens in zip(results, expected, strict=True):
+        assert result.error is not None or np.array_equal(result.path.token_ids, tokens)
