@@ -3,11 +3,11 @@
     python -m benchmarks.pauses DATA WORK [--orders 152] [--digits 80] [--seed 24]
 
 DATA holds the sets `coffee-orders` and `spoken-digits`, each with a `manifest.jsonl`. Spoken orders are joined with
-pauses of 0.3 to 60 s into one recording, about an hour for 152 orders, once with digital silence in the pauses and once
-with white noise at -50 and at -35 dBFS. Digits are cut where they are 35 dB below their loudest 5 ms, so that their ends
-are known, and joined six at a time, 0.15 to 0.8 s apart. All of it is one run below WORK. Prints, for each recording,
-the word error rate of its joined texts, audio computed and skipped, and the longest word; then the errors of the ends of
-words.
+pauses of 0.3 to 60 s into one recording, about an hour for 152 orders, once with digital silence in the pauses and
+once with white noise at -50 and at -35 dBFS. Digits are cut where they are 35 dB below their loudest 5 ms, so that
+their ends are known, and joined six at a time, 0.15 to 0.8 s apart. All of it is one run below WORK. Prints, for each
+recording, the word error rate of its joined texts, audio computed and skipped, and the longest word; then the errors
+of the ends of words.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Long recordings with pauses, through a run, with the bundled model: what `benchmarks.pauses` measures, on a part of it."""
+"""Recordings with long pauses, and ends of words, with the bundled model: `benchmarks.pauses` on a part of its data."""
 
 from __future__ import annotations
 
