@@ -12,7 +12,14 @@ import typer
 from jobs.console import Exit, err, out, single
 from pipeline.errors import UsageError
 from pipeline.settings import default_of
-from pipeline.training.settings import DataSettings, TrainSettings, default_augment, make_data_settings, make_settings
+from pipeline.training.settings import (
+    DataSettings,
+    TrainSettings,
+    default_augment,
+    make_data_settings,
+    make_placement,
+    make_settings,
+)
 
 # Panels of `--help`.
 DATA, OPTIMIZER, PROGRESS, RESOURCES = "Data", "Optimizer", "Validation and saving", "Resources"
@@ -142,7 +149,7 @@ def finetune(
     """
     from pipeline.training.augment import parse_augmentations  # noqa: PLC0415 - torch and Ray take seconds to load
     from pipeline.training.loop import ERRORS_FILE, MODEL_DIRECTORY, describe_scores  # noqa: PLC0415
-    from pipeline.training.ray_train import CURVE_FILE, Placement  # noqa: PLC0415
+    from pipeline.training.ray_train import CURVE_FILE  # noqa: PLC0415
     from pipeline.training.ray_train import finetune as run  # noqa: PLC0415
     from sewd_model.files import CheckpointError  # noqa: PLC0415
 
@@ -154,6 +161,7 @@ def finetune(
         augment=parse_augmentations(default_augment(init) if augment is None else augment),
         seed=seed,
     )
+    placement = make_placement(workers=workers, gpus=gpu, address=address)
     settings = make_settings(
         train=tuple(_weighted(item) for item in train),
         valid=_all_named(valid or ()),
@@ -178,11 +186,10 @@ def finetune(
         patience=patience,
         stop_after_s=None if stop_after is None else stop_after * 60,
         save_dtype=save_dtype,
-        threads=max(1, (os.cpu_count() or 1) // max(1, workers)) if threads is None else threads,
+        threads=max(1, (os.cpu_count() or 1) // workers) if threads is None else threads,
         max_error_rate=max_error_rate,
     )
     try:
-        placement = Placement(workers=workers, gpus=gpu, address=address)
         result = run(settings, placement, lambda line: err.print(line, markup=False))
     except CheckpointError as error:
         raise UsageError(str(error)) from error

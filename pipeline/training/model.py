@@ -14,7 +14,6 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import UsageError
 from sewd_model import checkpoint
 from sewd_model.checkpoint import read_state_dict
 from sewd_model.config import SEWDConfig
@@ -26,7 +25,6 @@ from sewd_model.time_major import TimeMajorFeatureEncoder, is_supported
 
 # The 32 tokens of wav2vec 2.0's English CTC models, in their order.
 ENGLISH_TOKENS: Final = ("<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")
-SAVE_DTYPES: Final = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -249,12 +247,10 @@ def save_model(
         config: of the model.
         tokenizer: of its CTC head.
         features: of its waveforms.
-        dtype: on disk, a key of `SAVE_DTYPES`.
+        dtype: on disk, see `TrainSettings.save_dtype`.
 
     Raises:
-        UsageError: there is no such dtype.
         CheckpointError: a weight is not finite in that dtype.
     """
-    if dtype not in SAVE_DTYPES:
-        raise UsageError(f"save-dtype: choose one of {', '.join(SAVE_DTYPES)}, not {dtype!r}")
-    checkpoint.save(tensors, config, "SEWDForCTC", location, dtype=SAVE_DTYPES[dtype], companions=(tokenizer, features))
+    kind = getattr(torch, dtype)
+    checkpoint.save(tensors, config, "SEWDForCTC", location, dtype=kind, companions=(tokenizer, features))

@@ -13,7 +13,6 @@ import logging
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -25,7 +24,7 @@ from pipeline.errors import RunFailedError, StorageError, UsageError
 from pipeline.storage import objects, uris
 from pipeline.training.loop import DATA_FILE, LOG_FILE, Worker, check_settings, describe, load_config, train
 from pipeline.training.loss_curve import draw_loss_curve
-from pipeline.training.settings import TrainSettings, settings_from_json
+from pipeline.training.settings import Placement, TrainSettings, settings_from_json
 from pipeline.training.sources import check_inputs
 from sewd_model.config import SEWDConfig
 from sewd_model.files import CheckpointError
@@ -36,23 +35,6 @@ _RESTARTS = 2  # of the group of workers, after one of them died
 _POLL_S = 5.0
 _REPORTED_EVERY = 20  # steps
 _MISSING = "sewd finetune needs an extra: pip install 'sewd-pipeline[train]'"
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where to train.
-
-    Attributes:
-        workers: processes that train together, each on its own batches.
-        gpus: one GPU per worker.
-        cpus_per_worker: Ray CPUs per worker.
-        address: Ray cluster; "local" starts one.
-    """
-
-    workers: int = 1
-    gpus: bool = False
-    cpus_per_worker: float = 1.0
-    address: str = "local"
 
 
 def finetune(settings: TrainSettings, placement: Placement, report: Callable[[str], None] = print) -> dict[str, Any]:

@@ -130,6 +130,23 @@ class TrainSettings:
         return self
 
 
+@dataclass(frozen=True, config=_CHECKS)
+class Placement:
+    """Where to train.
+
+    Attributes:
+        workers: processes that train together, each on its own batches.
+        gpus: one GPU per worker.
+        cpus_per_worker: Ray CPUs per worker.
+        address: Ray cluster; "local" starts one.
+    """
+
+    workers: Count = 1
+    gpus: bool = False
+    cpus_per_worker: float = 1.0
+    address: str = "local"
+
+
 @dataclass(frozen=True)
 class Schedule:
     """The length of a training and its learning rate, where `TrainSettings` leaves them to the rule.
@@ -220,3 +237,12 @@ def settings_from_json(values: Mapping[str, Any]) -> TrainSettings:
     data = DataSettings(**values["data"])
     manifests = tuple((str(uri), float(weight)) for uri, weight in values["train"])
     return TrainSettings(**{**values, "data": data, "train": manifests})
+
+
+def make_placement(**values: Any) -> Placement:
+    """Build a `Placement`.
+
+    Raises:
+        UsageError: a value is out of range; the message begins with the name of its option.
+    """
+    return checked(Placement, values, {})

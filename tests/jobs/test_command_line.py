@@ -137,3 +137,9 @@ def test_the_printed_version_is_the_version_of_the_package():
 )
 def test_a_bad_value_gives_one_line_with_the_name_of_its_option(tmp_path, clip, option, value, words):
     assert_one_line(sewd_in_process("transcribe", clip, "--output", tmp_path / "run", option, value), *words)
+
+
+def test_no_workers_to_train_with_gives_one_line(tmp_path):
+    words = ("finetune", "--train", tmp_path, "--init", "bundled", "-o", tmp_path / "training", "--workers", 0)
+    assert_one_line(sewd_in_process(*words), "workers", "must be from 1 to")
+    assert not (tmp_path / "training").exists()

@@ -147,8 +147,8 @@ def test_weights_names_and_join_limits_are_parsed():
 
 
 def test_a_missing_extra_is_named(monkeypatch, tmp_path):
-    from pipeline.training.ray_train import Placement, finetune
-    from pipeline.training.settings import TrainSettings
+    from pipeline.training.ray_train import finetune
+    from pipeline.training.settings import Placement, TrainSettings
 
     monkeypatch.setitem(sys.modules, "ray.train", None)
     with pytest.raises(UsageError, match=r"pip install 'sewd-pipeline\[train\]'"):

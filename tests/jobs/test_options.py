@@ -172,7 +172,7 @@ def test_errors_name_options_that_exist(verb, settings, names):
 
 def test_the_defaults_of_the_ray_options_are_those_of_the_placement():
     pytest.importorskip("ray.train")
-    from pipeline.training.ray_train import Placement
+    from pipeline.training.settings import Placement
 
     given = options(finetune)
     assert (given["workers"], given["gpu"], given["address"]) == (

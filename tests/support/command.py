@@ -1,4 +1,4 @@
-"""The command line as a user runs it, in a process of its own that starts Ray; or without Ray, in this process."""
+"""The command line as a user runs it: in a separate process with its own Ray, or in this process without Ray."""
 
 from __future__ import annotations
 
