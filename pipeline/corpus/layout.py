@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from pipeline.corpus.left_out import LeftOut
+from pipeline.corpus.naming import composed, spellings, stem, suffix
 from pipeline.corpus.parts import Part
 from pipeline.corpus.utterances import Utterance
 from pipeline.storage import objects
 from pipeline.storage.objects import Object
+
+
+class OddText(NamedTuple):
+    """A listed text whose suffix is not `.txt` in lower case, or beside which no audio has exactly its name."""
+
+    uri: str
+    has_audio: bool
 
 
 @dataclass(frozen=True)
@@ -20,15 +30,41 @@ class Listing:
         objects: in path order.
         listed: URIs of all objects in the directories that were listed, which may hold references beside audio; None
             if INPUT names one object, whose directory was not listed.
+        left_out: counts what planning passes over.
+        odd_texts: listed texts that no audio finds by its exact name, by their folded names; see `find`.
     """
 
     root: str
     objects: Sequence[Object]
     listed: frozenset[str] | None = None
+    left_out: LeftOut = field(default_factory=LeftOut, compare=False)
+    odd_texts: Mapping[str, Sequence[OddText]] = field(default_factory=dict, repr=False, compare=False)
 
     def exists(self, uri: str) -> bool:
         """Whether there is an object at `uri`, which is beside one of `objects`."""
         return objects.exists(uri) if self.listed is None else uri in self.listed
+
+    def find(self, uri: str) -> str | None:
+        """The URI of the text at `uri`, also if its name is in another case or another Unicode form.
+
+        Another name is found only if it is the only one. A text is never that of audio in another case if there is
+        audio in its own.
+        """
+        if self.exists(uri):
+            return uri
+        if self.listed is None:
+            head, dot, kind = uri.rpartition(".")
+            others = [f"{head}{dot}{kind.upper()}", *spellings(uri)]
+            return next(filter(objects.exists, others), None)
+        found = self.odd_texts.get(folded(uri), ())
+        same = [text for text in found if composed(stem(text.uri)) == composed(stem(uri))]
+        others = same or [text for text in found if not text.has_audio]
+        return others[0].uri if len(others) == 1 else None
+
+
+def folded(uri: str) -> str:
+    """`uri` in the form in which names that differ only in case or Unicode form are equal."""
+    return composed(uri).casefold()
 
 
 @dataclass(frozen=True)
@@ -40,6 +76,7 @@ class Layout:
         claims: whether an object with this URI is in this layout. Only the URI is looked at.
         plan: (listing, part_bytes, limit) -> parts, in order. Parts are closed at `part_bytes`; no more are needed once
             `limit` utterances are planned. Does not raise for broken data: reading it makes an error row.
+            What it passes over it adds to `Listing.left_out`.
         read: the utterances of a part, in order; `Part.limit` is applied by the caller.
         in_directories: its objects are found below directories and by globs; else INPUT must name them.
         plans_keys: `plan` fills `Part.keys`, so duplicate ids are found in the whole plan; else within a part, by
@@ -67,3 +104,13 @@ def chain_parts(planners: Iterable[Callable[[int | None], Iterator[Part]]], limi
         for part in plan(limit):
             yield part
             limit = None if limit is None else limit - (part.rows or 0)
+
+
+def odd_texts(listed: Iterable[str], audio: Iterable[str]) -> dict[str, list[OddText]]:
+    """The texts among `listed` that `Listing.exists` does not find for any of `audio`, by folded name."""
+    stems = {stem(uri) for uri in audio}
+    texts: dict[str, list[OddText]] = {}
+    for uri in listed:
+        if suffix(uri) == "txt" and (not uri.endswith(".txt") or stem(uri) not in stems):
+            texts.setdefault(folded(uri), []).append(OddText(uri, stem(uri) in stems))
+    return texts

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from pipeline.corpus.naming import relative_id
 from pipeline.errors import AudioError, ErrorCode
@@ -35,6 +35,15 @@ class UtteranceMeta(BaseModel):
     label: str | None = None
     offset: float | None = None
     duration: float | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nan_is_null(cls, values: Any) -> Any:
+        """NaN is how pandas writes a missing value, also of texts. (An offset of NaN is an error: where to begin?)"""
+        if not isinstance(values, dict):
+            return values
+        missing = [key for key, value in values.items() if isinstance(value, float) and math.isnan(value)]
+        return {**values, **dict.fromkeys(key for key in missing if key != "offset")} if missing else values
 
     @property
     def tags(self) -> str | None:

@@ -7,11 +7,15 @@ same for the same audio in a directory, a shard or a manifest.
 from __future__ import annotations
 
 import posixpath
+import unicodedata
 from pathlib import PurePosixPath
 
 _AUDIO_SUFFIXES = """
-    wav flac mp3 ogg oga opus aif aiff aifc au snd caf w64 rf64 wv sph nist voc
-    m4a m4b mp4 aac webm mka mkv wma amr 3gp mov
+    wav wave bwf rf64 w64 wv flac aif aiff aifc afc au snd caf sph nist wv1 wv2 voc avr htk paf pvf ircam svx 8svx iff
+    mp3 mp2 mp1 mpa mpga m2a m1a aac adts latm loas ac3 eac3 ec3 dts thd mlp
+    ogg oga ogv ogx opus spx webm weba mka mkv mk3d
+    m4a m4b m4p m4r m4v mp4 mov qt 3gp 3gpp 3ga 3g2 3gpp2 f4a f4v flv asf wma wmv avi mpg mpeg vob ts mts m2ts
+    amr awb gsm g722 ape tta tak mpc ra rm dsf oma aa3 qcp
 """
 AUDIO_SUFFIXES = frozenset(_AUDIO_SUFFIXES.split())
 
@@ -24,6 +28,18 @@ def suffix(path: str) -> str:
 def stem(path: str) -> str:
     """`path` without its last extension. A dot that begins a name does not begin an extension."""
     return posixpath.splitext(path)[0]
+
+
+def composed(name: str) -> str:
+    """`name` in NFC. File systems and editors differ in whether they write `é` as one character or as two."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def spellings(name: str) -> list[str]:
+    """The other Unicode forms of `name` in which it may be stored."""
+    if name.isascii():
+        return []
+    return [form for kind in ("NFC", "NFD") if (form := unicodedata.normalize(kind, name)) != name]
 
 
 def is_hidden(path: str) -> bool:

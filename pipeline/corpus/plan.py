@@ -11,14 +11,20 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from pipeline.corpus.layout import Layout, Listing, chain_parts
-from pipeline.corpus.layouts.files import FILES
-from pipeline.corpus.naming import is_hidden, relative_path
+from pipeline.corpus.layout import Layout, Listing, chain_parts, odd_texts
+from pipeline.corpus.layouts.files import FILES, reference_uri
+from pipeline.corpus.left_out import LeftOut
+from pipeline.corpus.naming import is_hidden, relative_path, suffix
 from pipeline.corpus.parts import Duplicate, Part, plan_table
 from pipeline.corpus.registry import layout_of
+from pipeline.corpus.unknown import check_known
 from pipeline.errors import UsageError
 from pipeline.storage import globs, objects, uris
 from pipeline.storage.objects import Object
+
+MAX_REASONS = 3  # that a message names
+# The files by which a run of this program is recognised (`pipeline.runs`).
+_RUN_RECORD, _RUN_PLAN = "run.json", "plan.parquet"
 
 
 def plan(inputs: Iterable[str], part_bytes: int, limit: int | None = None) -> pa.Table:
@@ -31,19 +37,22 @@ def plan(inputs: Iterable[str], part_bytes: int, limit: int | None = None) -> pa
 
     Returns:
         A table of schema `PLAN`, in the order of the inputs and of the paths below each. Among files and manifests,
-        whose ids are known without reading the audio, rows whose utt_id is taken are marked.
+        whose ids are known without reading the audio, rows whose utt_id is taken are marked. Its metadata says what was
+        passed over (`pipeline.corpus.left_out`).
 
     Raises:
-        UsageError: an INPUT does not exist, or holds no audio.
+        UsageError: an INPUT does not exist, holds no audio, or is a table or list of a kind that is not read.
         StorageError: an INPUT could not be reached.
     """
     parts: dict[str, Part] = {}
     remaining = limit
+    left_out = LeftOut()
     for uri in dict.fromkeys(uris.absolute(uri) for uri in inputs):
         if remaining is not None and remaining <= 0:
             break
         is_empty = True
-        for part in _input_parts(uri, part_bytes, remaining):
+        noted = len(left_out.notes)
+        for part in _input_parts(uri, part_bytes, remaining, left_out):
             is_empty = False
             read_id = part.unlimited_id
             if read_id in parts:
@@ -52,47 +61,84 @@ def plan(inputs: Iterable[str], part_bytes: int, limit: int | None = None) -> pa
             if remaining is not None:
                 remaining -= part.rows or 0
         if is_empty:
+            why = "".join(f"; {note}" for note in left_out.notes[noted:][:MAX_REASONS])
             raise UsageError(
-                f"no audio in {uri}: looked for audio files, .tar shards, .parquet files and .jsonl manifests"
+                f"no audio in {uri}: looked for audio files, .tar shards, .parquet files and .jsonl manifests{why}"
             )
-    return plan_table(_with_duplicates(list(parts.values())))
+    table = plan_table(_with_duplicates(list(parts.values())))
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), **left_out.to_metadata()})
 
 
-def _input_parts(uri: str, part_bytes: int, limit: int | None) -> Iterator[Part]:
-    planners = (functools.partial(layout.plan, listing, part_bytes) for layout, listing in _listings(uri))
-    return chain_parts(planners, limit)
+def _input_parts(uri: str, part_bytes: int, limit: int | None, left_out: LeftOut) -> Iterator[Part]:
+    listings = _listings(uri, left_out, count_texts=limit is None)
+    planners = (functools.partial(layout.plan, listing, part_bytes) for layout, listing in listings)
+    yield from chain_parts(planners, limit)
 
 
-def _listings(uri: str) -> Iterator[tuple[Layout, Listing]]:
+def _listings(uri: str, left_out: LeftOut, count_texts: bool) -> Iterator[tuple[Layout, Listing]]:
     """The objects that one INPUT names, in path order; a listing ends where the layout changes."""
     try:
         named = objects.stat(uri)
     except FileNotFoundError as error:
         if not globs.is_glob(uri):
-            raise UsageError(f"no such file or directory: {uri}") from error
+            why = "is a dangling link or not a regular file" if uris.is_irregular(uri) else ""
+            raise UsageError(f"{uri} {why}" if why else f"no such file or directory: {uri}") from error
         matched, beside = globs.expand_glob(uri)
         layout = layout_of(uri)
         if layout is not None and not layout.in_directories:
-            yield layout, Listing(globs.glob_root(uri), matched)
+            yield layout, Listing(globs.glob_root(uri), matched, left_out=left_out)
         else:
-            yield from _by_layout(matched, beside, globs.glob_root(uri))
+            yield from _by_layout(matched, beside, globs.glob_root(uri), left_out, count_texts)
         return
     if named is None:
-        yield from _by_layout(objects.list_objects(uri), [], uri)
+        yield from _by_layout(objects.list_objects(uri), [], uri, left_out, count_texts)
         return
-    layout = layout_of(uri) or FILES  # a single audio file needs no extension
-    yield layout, Listing(posixpath.dirname(uri), [named])
+    layout = layout_of(uri)
+    if layout is None:
+        check_known(named)
+        layout = FILES  # a single audio file needs no extension
+    yield layout, Listing(posixpath.dirname(uri), [named], left_out=left_out)
 
 
-def _by_layout(found: Sequence[Object], beside: Sequence[Object], root: str) -> Iterator[tuple[Layout, Listing]]:
-    """Listings of the visible objects that have a layout; others are ignored, unless they are references of audio."""
+def _by_layout(
+    found: Sequence[Object], beside: Sequence[Object], root: str, left_out: LeftOut, count_texts: bool
+) -> Iterator[tuple[Layout, Listing]]:
+    """Listings of the visible objects that have a layout; others are counted, unless they are references of audio."""
     listed = frozenset(item.uri for item in (*found, *beside))
-    visible = (item for item in found if not is_hidden(relative_path(item.uri, root)))
+    runs = _runs_in(listed)
+    for run in runs:
+        left_out.note(f"passed over {run}: it is an earlier run")
     # Objects without a layout are removed before grouping: references are between the audio files, in path order, and
     # would end a part each.
-    claimed = ((layout, item) for item in visible if (layout := layout_of(item.uri)) and layout.in_directories)
+    claimed: list[tuple[Layout, Object]] = []
+    others: list[str] = []
+    for item in found:
+        layout = layout_of(item.uri)
+        if is_hidden(relative_path(item.uri, root)):
+            if layout is FILES:
+                left_out.hidden += 1
+        elif layout is None or not layout.in_directories:
+            others.append(item.uri)
+        elif layout is FILES or not any(item.uri.startswith(f"{run}/") for run in runs):
+            claimed.append((layout, item))
+    audio = [item for layout, item in claimed if layout is FILES]
+    texts = odd_texts(listed, (item.uri for item in audio))
     for layout, group in itertools.groupby(claimed, key=lambda pair: pair[0]):
-        yield layout, Listing(root, [item for _, item in group], listed)
+        yield layout, Listing(root, [item for _, item in group], listed, left_out, texts)
+    used = frozenset[str]()
+    if count_texts:
+        listing = Listing(root, audio, listed, left_out, texts)
+        used = frozenset(filter(None, (reference_uri(item.uri, listing) for item in audio)))
+    for uri in others:
+        is_text = suffix(uri) == "txt"
+        if not any(uri.startswith(f"{run}/") for run in runs) and uri not in used and (count_texts or not is_text):
+            left_out.add_file(uri)
+
+
+def _runs_in(listed: frozenset[str]) -> list[str]:
+    """The directories among the listed objects that hold a run of this program."""
+    records = (uri.removesuffix(f"/{_RUN_RECORD}") for uri in listed if uri.endswith(f"/{_RUN_RECORD}"))
+    return sorted(run for run in records if f"{run}/{_RUN_PLAN}" in listed)
 
 
 def _with_duplicates(parts: list[Part]) -> list[Part]:

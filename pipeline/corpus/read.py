@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
+from pipeline.corpus.librispeech import place_of
 from pipeline.corpus.metadata import unique_key
 from pipeline.corpus.parts import Part
 from pipeline.corpus.registry import LAYOUTS
@@ -27,7 +28,7 @@ def read_part(part: Part) -> Iterator[Utterance]:
     layout = LAYOUTS[part.kind]
     planned_duplicates = {duplicate.row: duplicate.first for duplicate in part.duplicates}
     seen: dict[str, str] = {}
-    for row, utterance in enumerate(itertools.islice(layout.read(part), part.limit)):
+    for row, utterance in enumerate(map(_with_speaker, itertools.islice(layout.read(part), part.limit))):
         earlier = planned_duplicates.get(row)
         if earlier is None and not layout.plans_keys:
             key = unique_key(utterance.utt_id, utterance.meta)
@@ -38,3 +39,13 @@ def read_part(part: Part) -> Iterator[Utterance]:
             yield replace(utterance, problem=AudioError(ErrorCode.DUPLICATE_ID, message))
         else:
             yield utterance
+
+
+def _with_speaker(utterance: Utterance) -> Utterance:
+    """The utterance with the speaker that LibriSpeech has in its paths, if its source names none."""
+    if utterance.meta.speaker is not None:
+        return utterance
+    place = place_of(utterance.utt_id) or place_of(utterance.uri)
+    if place is None:
+        return utterance
+    return replace(utterance, meta=utterance.meta.model_copy(update={"speaker": place.speaker}))

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import BinaryIO, NoReturn
 
 from pipeline.corpus.metadata import UtteranceMeta
+from pipeline.corpus.naming import spellings
 from pipeline.corpus.parts import Part
 from pipeline.errors import AudioError, ErrorCode, InputChangedError
 from pipeline.storage import objects, uris
+from pipeline.storage.objects import Object
 
 # Up to this size an object is fetched whole, in one request; a larger one is opened and read by ranges.
 WHOLE_OBJECT_BYTES = 256 * 2**20
+# A text beside audio that is larger is none: it would be held in memory, scored and stored as one row.
+MAX_TEXT_BYTES = 16 * 2**20
 
 AudioOpener = Callable[[], bytes | BinaryIO]
 """Returns the encoded audio, or a seekable file over it; raises AudioError where there is no audio."""
@@ -82,21 +87,33 @@ def open_object(uri: str, version: str | None = None) -> bytes | BinaryIO:
         StorageError: the object could not be reached.
     """
     try:
-        found = objects.stat(uri)
+        uri, found = _stat_in_any_spelling(uri)
         if found is None:
             raise AudioError(ErrorCode.MISSING, f"{uri} is a directory")
         if version is not None and found.version != version:
             raise InputChangedError(f"{uri} has changed since it was planned: {version} then, {found.version} now")
         return objects.fetch(uri) if found.size <= WHOLE_OBJECT_BYTES else objects.open_read(uri)
     except FileNotFoundError as error:
-        if version is not None and not uris.parent_exists(uri):
+        if version not in (None, objects.ABSENT) and not uris.parent_exists(uri):
             # A single missing file is bad data. A whole directory that was listed and is missing is a lost mount.
             raise InputChangedError(
                 f"{posixpath.dirname(uri)} existed when it was listed, and is missing now: is it mounted?"
             ) from error
-        raise AudioError(ErrorCode.MISSING, f"no such object: {uri}") from error
+        why = f"{uri} is a dangling link or not a regular file" if uris.is_irregular(uri) else f"no such object: {uri}"
+        raise AudioError(ErrorCode.MISSING, why) from error
     except uris.UnknownSchemeError as error:
         raise AudioError(ErrorCode.BAD_ROW, str(error)) from error
+
+
+def _stat_in_any_spelling(uri: str) -> tuple[str, Object | None]:
+    """The object, under the Unicode form of its name in which it is stored, as `objects.stat` returns it."""
+    try:
+        return uri, objects.stat(uri)
+    except FileNotFoundError:
+        for other in spellings(uri):
+            with contextlib.suppress(FileNotFoundError):
+                return other, objects.stat(other)
+        raise
 
 
 class ObjectCache:
@@ -134,9 +151,12 @@ def check_version(part: Part) -> None:
     """Check that the container of `part` is the version that was planned.
 
     Raises:
+        AudioError: MISSING: it could not be read when it was planned either: a dangling link, a pipe, a device.
         InputChangedError: it has changed, or is missing.
         StorageError: it could not be reached.
     """
+    if part.version == objects.ABSENT:
+        raise AudioError(ErrorCode.MISSING, f"{part.uri} is a dangling link or not a regular file")
     try:
         found = objects.stat(part.uri)
     except FileNotFoundError:

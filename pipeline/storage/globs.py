@@ -11,7 +11,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.storage.objects import Object, in_path_order, list_children, walk
 from pipeline.storage.retry import is_transient, retried
-from pipeline.storage.uris import filesystem, uri_of
+from pipeline.storage.uris import escaped, filesystem, uri_of
 
 
 class GlobMatches(NamedTuple):
@@ -61,7 +61,7 @@ def _candidates(fs: Any, directory: str, segments: list[str]) -> Iterator[tuple[
     """Yield the objects of every directory that the pattern leads to, and whether the pattern names each."""
     first, rest = segments[0], segments[1:]
     if first == "**":
-        base = directory if isinstance(fs, LocalFileSystem) else uri_of(fs, directory)
+        base = escaped(directory) if isinstance(fs, LocalFileSystem) else uri_of(fs, directory)
         for item in walk(fs, directory):
             yield item, _is_match(item.uri.removeprefix(base).strip("/").split("/"), segments)
         return

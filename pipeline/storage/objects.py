@@ -23,9 +23,10 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline.errors import StorageError
 from pipeline.storage.deadline import deadline_paused
 from pipeline.storage.retry import is_missing, is_transient, retried, transient_types, with_retries
-from pipeline.storage.uris import MAX_CONNECTIONS, S3_SCHEMES, filesystem, uri_of
+from pipeline.storage.uris import MAX_CONNECTIONS, S3_SCHEMES, escaped, filesystem, uri_of
 
 LINES_BLOCK_BYTES = 8 * 2**20
+ABSENT = "absent"  # the version of a local name that is listed and cannot be read
 
 _DELETE_BATCH = 1000  # the most keys that S3 takes in one request
 # Stores that list everything below a prefix in one sweep; elsewhere directories are walked.
@@ -62,12 +63,7 @@ def _local_object(path: str) -> Object | None:
         return None
     if not file_modes.S_ISREG(status.st_mode):
         raise FileNotFoundError(f"{path} is not a regular file")  # opening a pipe would block forever
-    # Arrow strings are UTF-8. A name that is not is escaped: it can be shown, but the file is not found under it.
-    return Object(_utf8(path), status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
-
-
-def _utf8(path: str) -> str:
-    return path.encode(errors="backslashreplace").decode()
+    return Object(escaped(path), status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
 
 
 @retried
@@ -103,7 +99,8 @@ def list_children(fs: Any, path: str) -> tuple[list[str], list[Object]]:
             except OSError as error:
                 if not is_missing(error):
                     raise
-                item = Object(_utf8(child), 0, "absent")  # a dangling link is listed; reading it becomes an error row
+                # A dangling link, a pipe or a device is listed; reading it becomes an error row.
+                item = Object(escaped(child), 0, ABSENT)
             if item is None:
                 directories.append(child)
             else:
@@ -176,6 +173,15 @@ def list_directory(uri: str) -> list[Object]:
         return []
 
 
+def _check_regular(fs: Any, path: str) -> None:
+    """Raise FileNotFoundError for a local pipe or device: opening a pipe blocks, and /dev/zero never ends."""
+    # What a shell substitutes for `<(command)` is a pipe with a writer, and may be read.
+    if isinstance(fs, LocalFileSystem) and not path.startswith("/dev/fd/"):
+        mode = os.stat(path).st_mode  # noqa: PTH116 - as in _local_object
+        if not (file_modes.S_ISREG(mode) or file_modes.S_ISDIR(mode)):
+            raise FileNotFoundError(f"{escaped(path)} is not a regular file")
+
+
 @retried
 def fetch(uri: str, start: int | None = None, end: int | None = None) -> bytes:
     """Return the bytes of an object, or of its half-open range `start`..`end`.
@@ -185,6 +191,7 @@ def fetch(uri: str, start: int | None = None, end: int | None = None) -> bytes:
         StorageError: storage could not be reached.
     """
     fs, path = filesystem(uri)
+    _check_regular(fs, path)
     data: bytes = fs.cat_file(path, start=start, end=end)
     return data
 
@@ -259,6 +266,7 @@ def open_read(uri: str) -> BinaryIO:
         StorageError: storage could not be reached.
     """
     fs, path = filesystem(uri)
+    _check_regular(fs, path)
     return cast(BinaryIO, RetryingFile(fs.open(path, "rb"), uri))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from pipeline.errors import UsageError
 
 MAX_CONNECTIONS = 32  # to an object store, at the same time
 S3_SCHEMES = ("s3", "s3a")
+_ESCAPED_BYTE = re.compile(rb"\\x([89a-f][0-9a-f])")
 
 
 class UnknownSchemeError(UsageError):
@@ -28,6 +30,7 @@ def absolute(uri: str) -> str:
     """
     if uri.startswith("file://"):
         uri = uri.removeprefix("file://")
+    uri = escaped(uri)
     if "://" in uri:
         fs, path = filesystem(uri)
         return uri_of(fs, path).rstrip("/") if path.strip("/") else uri
@@ -42,6 +45,33 @@ def absolute(uri: str) -> str:
 def join(base: str, *names: str) -> str:
     """Return the URI of `names` below `base`."""
     return posixpath.join(base, *names)
+
+
+def escaped(path: str) -> str:
+    """Return `path` with each byte that is not UTF-8 as `\\xhh`: Arrow and JSON hold UTF-8 only.
+
+    `filesystem` finds the file again, and members of tar archives are escaped in the same way.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return path.encode(errors="surrogateescape" if _is_file_name(path) else "backslashreplace").decode(
+            errors="backslashreplace"
+        )
+    return path
+
+
+def _is_file_name(path: str) -> bool:
+    """Return whether every surrogate of `path` stands for a byte, as `os.fsdecode` writes them."""
+    return all(not 0xD800 <= ord(c) <= 0xDFFF or 0xDC80 <= ord(c) <= 0xDCFF for c in path)
+
+
+def _unescaped(path: str) -> str:
+    """Return the name of the local file whose escaped name is `path`."""
+    if "\\x" not in path or os.path.lexists(path):
+        return path
+    raw = _ESCAPED_BYTE.sub(lambda match: bytes([int(match[1], 16)]), path.encode())
+    return os.fsdecode(raw)
 
 
 def _s3_options() -> dict[str, Any]:
@@ -61,7 +91,7 @@ def filesystem(uri: str) -> tuple[Any, str]:
         UsageError: the package that serves it is not installed, or the URI is a chain of several.
     """
     if "://" not in uri:
-        return LocalFileSystem(), uri
+        return LocalFileSystem(), _unescaped(uri)
     scheme = uri.partition("://")[0]
     if "::" in uri:
         raise UsageError(f"cannot open {uri}: chained URIs are not supported")
@@ -87,4 +117,9 @@ def uri_of(fs: Any, path: str) -> str:
 
 def parent_exists(uri: str) -> bool:
     """Return whether the directory of a local file exists. Object stores have no directories: always True there."""
-    return "://" in uri or Path(uri).parent.is_dir()
+    return "://" in uri or Path(_unescaped(uri)).parent.is_dir()
+
+
+def is_irregular(uri: str) -> bool:
+    """Return whether a local file has this name that cannot be read: a dangling link, a pipe, a device, a socket."""
+    return "://" not in uri and os.path.lexists(path := _unescaped(uri)) and not Path(path).is_file()

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from pipeline.corpus.layout import Layout, Listing
+from pipeline.corpus.librispeech import place_of, speaker_tags
 from pipeline.corpus.metadata import UtteranceMeta
-from pipeline.corpus.naming import AUDIO_SUFFIXES, relative_path, stem, suffix
+from pipeline.corpus.naming import AUDIO_SUFFIXES, composed, relative_path, stem, suffix
 from pipeline.corpus.parts import Item, Part, cut_to_parts, key_digest
-from pipeline.corpus.utterances import Utterance, decode_text, fetch_planned, open_object
-from pipeline.errors import AudioError
+from pipeline.corpus.utterances import MAX_TEXT_BYTES, Utterance, decode_text, fetch_planned, open_object
+from pipeline.errors import AudioError, ErrorCode
+from pipeline.storage import uris
 from pipeline.storage.objects import Object
 
 _TRANSCRIPT_SUFFIX = ".trans.txt"
@@ -38,8 +40,13 @@ def _item(file: Object, listing: Listing) -> Item:
         uri=file.uri,
         size=file.size,
         version=file.version,
-        reference_uri=next(filter(listing.exists, _reference_uris(file.uri)), None),
+        reference_uri=reference_uri(file.uri, listing),
     )
+
+
+def reference_uri(uri: str, listing: Listing) -> str | None:
+    """The text file that holds the reference of an audio file; None if there is none."""
+    return next(filter(None, map(listing.find, _reference_uris(uri))), None)
 
 
 def _reference_uris(uri: str) -> Iterator[str]:
@@ -58,6 +65,7 @@ def read_files(part: Part) -> Iterator[Utterance]:
     """The utterances of a part of audio files; see `Layout.read`."""
     # The cache is of this part alone: another run in this process may find another text in the same file.
     transcripts_of = functools.cache(_read_transcripts)
+    tags_of = functools.cache(speaker_tags)
     for item in part.items:
         utterance = Utterance(
             utt_id=item.utt_id,
@@ -70,22 +78,33 @@ def read_files(part: Part) -> Iterator[Utterance]:
         except AudioError as error:
             yield replace(utterance, problem=error)
         else:
-            yield replace(utterance, meta=UtteranceMeta(text=text))
+            place = place_of(item.uri)
+            tags = {} if place is None else tags_of(place.directory).get(place.speaker, {})
+            yield replace(utterance, meta=UtteranceMeta(text=text, **tags))  # type: ignore[arg-type]  # extra keys
 
 
 def _reference(item: Item, transcripts_of: Callable[[str], dict[str, str]]) -> str | None:
     uri = item.reference_uri
     if uri is None:
         return None
-    if uri.endswith(_TRANSCRIPT_SUFFIX):
-        return transcripts_of(uri).get(posixpath.basename(stem(item.uri)))
-    return decode_text(fetch_planned(uri), uri)
+    if uri.lower().endswith(_TRANSCRIPT_SUFFIX):
+        return transcripts_of(uri).get(composed(posixpath.basename(stem(item.uri))))
+    return decode_text(_fetch_text(uri), uri)
+
+
+def _fetch_text(uri: str) -> bytes:
+    if uris.is_irregular(uri):
+        raise AudioError(ErrorCode.BAD_ROW, f"{uri} is a dangling link or not a regular file")
+    data = fetch_planned(uri)
+    if len(data) > MAX_TEXT_BYTES:
+        raise AudioError(ErrorCode.BAD_ROW, f"{uri} has {len(data)} bytes, and a text may have {MAX_TEXT_BYTES}")
+    return data
 
 
 def _read_transcripts(uri: str) -> dict[str, str]:
     """Text by file name, from LibriSpeech's `NAME TEXT` lines of one chapter."""
-    rows = (line.strip().partition(" ") for line in decode_text(fetch_planned(uri), uri).split("\n"))
-    return {name: text.strip() for name, _, text in rows}
+    rows = (line.strip().partition(" ") for line in decode_text(_fetch_text(uri), uri).split("\n"))
+    return {composed(name): text.strip() for name, _, text in rows}
 
 
 FILES = Layout(

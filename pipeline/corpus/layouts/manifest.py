@@ -6,6 +6,7 @@ were planned are compared by their digest, which is in the part's id.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import posixpath
@@ -15,12 +16,13 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from pipeline.corpus.layout import Layout, Listing, chain_parts
+from pipeline.corpus.left_out import LeftOut
 from pipeline.corpus.metadata import ManifestRow, manifest_utt_id, parse_meta, split_rows, unique_key
 from pipeline.corpus.naming import resolve, suffix
 from pipeline.corpus.parts import Part, cut_to_parts, key_digest, manifest_content, manifest_row_location
 from pipeline.corpus.utterances import ObjectCache, Utterance, broken_utterance, fetch_planned, share
-from pipeline.errors import AudioError, InputChangedError
-from pipeline.storage import objects
+from pipeline.errors import AudioError, InputChangedError, UsageError
+from pipeline.storage import objects, uris
 
 MANIFEST_SUFFIXES = ("jsonl", "json", "ndjson")
 
@@ -42,12 +44,12 @@ class _PlannedRow(NamedTuple):
 
 def plan_manifests(listing: Listing, part_bytes: int, limit: int | None) -> Iterator[Part]:
     """Parts of manifests; see `Layout.plan`."""
-    planners = (functools.partial(_plan_manifest, manifest.uri, part_bytes) for manifest in listing.objects)
+    planners = (functools.partial(_plan_manifest, manifest.uri, part_bytes, listing) for manifest in listing.objects)
     return chain_parts(planners, limit)
 
 
-def _plan_manifest(uri: str, part_bytes: int, limit: int | None) -> Iterator[Part]:
-    rows = itertools.islice(_planned_rows(uri), limit)
+def _plan_manifest(uri: str, part_bytes: int, listing: Listing, limit: int | None) -> Iterator[Part]:
+    rows = itertools.islice(_planned_rows(uri, listing.left_out), limit)
     for group in cut_to_parts(rows, lambda row: row.size, part_bytes):
         yield Part(
             kind=MANIFEST.kind,
@@ -62,18 +64,59 @@ def _plan_manifest(uri: str, part_bytes: int, limit: int | None) -> Iterator[Par
         )
 
 
-def _planned_rows(uri: str) -> Iterator[_PlannedRow]:
+def _planned_rows(uri: str, left_out: LeftOut) -> Iterator[_PlannedRow]:
     base = posixpath.dirname(uri)
-    for offset, line in objects.lines(uri):
+    first = True
+    for offset, line in _lines(uri):
         if not line.strip():
             continue
+        if first:
+            _check_first_row(uri, line)
+            first = False
         try:
             row = parse_meta(line, "", ManifestRow)
+            left_out.texts += row.text is not None
+            left_out.labels_only += row.text is None and row.label is not None
         except AudioError:  # reading the row makes an error row of it
             yield _PlannedRow(offset, line, key_digest(f"\0{manifest_row_location(uri, offset)}"), 0)
         else:
             key = key_digest(unique_key(manifest_utt_id(row, base), row))
             yield _PlannedRow(offset, line, key, _estimated_bytes(row))
+
+
+def _lines(uri: str) -> Iterator[tuple[int, bytes]]:
+    try:
+        yield from objects.lines(uri)
+    except FileNotFoundError as error:
+        raise UsageError(f"cannot read the manifest {uri}: {error}") from error
+
+
+def _check_first_row(uri: str, line: bytes) -> None:
+    """Refuse what is no manifest in JSON lines, before every line of it becomes an error row.
+
+    Raises:
+        UsageError: it is a JSON array or one object over several lines, or its audio is in tar shards.
+    """
+    start = line.removeprefix(b"\xef\xbb\xbf").strip()
+    if start.startswith(b"[") or start == b"{":
+        kind = "a JSON array" if start.startswith(b"[") else "one JSON object over several lines"
+        raise UsageError(
+            f"{uri} is {kind}, and a manifest has one JSON object a line: convert it, for example by "
+            f"jq -c '.[]' {posixpath.basename(uri)} > manifest.jsonl"
+        )
+    try:
+        row = parse_meta(line, "", ManifestRow)
+    except AudioError:
+        return  # reading the row makes an error row of it
+    # What a NeMo tarred data set adds to each row.
+    if row.model_extra and "shard_id" in row.model_extra:
+        audio = resolve(row.audio_filepath, posixpath.dirname(uri))
+        with contextlib.suppress(uris.UnknownSchemeError):
+            if not objects.exists(audio):
+                raise UsageError(
+                    f"{uri} is the manifest of a NeMo tarred data set: its rows name members of tar shards, not files "
+                    f"(no {audio}). Give the .tar shards as INPUT, and this file to sewd evaluate --refs"
+                )
 
 
 def _estimated_bytes(row: ManifestRow) -> int:

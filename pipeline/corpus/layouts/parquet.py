@@ -1,18 +1,24 @@
-"""Parquet files with a column `audio`: bytes, a path, or the struct of both that the `datasets` library writes.
+"""Parquet files with a column `audio`: bytes, a path, or the struct that the `datasets` library writes.
 
-The other columns have the keys of a manifest. A part is a range of row groups.
+The struct has `bytes` and `path`, or the samples as `array` with their `sampling_rate`. The other columns have the keys
+of a manifest. A part is a range of row groups.
 """
 
 from __future__ import annotations
 
 import functools
+import io
+import itertools
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import soundfile
 
+from pipeline.corpus.class_labels import ClassNames, class_names, with_class_names
 from pipeline.corpus.layout import Layout, Listing, chain_parts
 from pipeline.corpus.metadata import UtteranceMeta, parse_meta
 from pipeline.corpus.naming import relative_id, relative_path, resolve, stem, suffix
@@ -26,28 +32,38 @@ from pipeline.corpus.utterances import (
     open_object,
     share,
 )
-from pipeline.errors import AudioError, ErrorCode, UsageError
+from pipeline.errors import AudioError, ErrorCode
 from pipeline.storage import objects
 from pipeline.storage.objects import Object
 
-BATCH_ROWS = 64  # decoded at a time: rows hold audio
+# Rows are decoded so many at a time that they hold about so many bytes: Arrow cannot read more than 2 GiB of nested
+# bytes at once, and rows of audio have any size.
+BATCH_ROWS = 64
+BATCH_BYTES = 32 * 2**20
+READ_BYTES = 4 * 2**20  # read from storage at a time; without it Arrow reads whole column chunks
 
 # Arrow's errors for a broken file. Storage that fails raises StorageError, which is none of these.
 _PARQUET_ERRORS = (pa.ArrowException, OSError)
+# Raised where a value has no equal in Python: a date beyond the year 9999, nanoseconds, a string that is not UTF-8.
+_VALUE_ERRORS = (ValueError, ArithmeticError, pa.ArrowException)
+_KNOWN_COLUMNS = frozenset(
+    name
+    for field in UtteranceMeta.model_fields.items()
+    for name in (field[0], *(field[1].validation_alias.choices if field[1].validation_alias else ()))  # type: ignore[union-attr]
+)
 
 
 def plan_tables(listing: Listing, part_bytes: int, limit: int | None) -> Iterator[Part]:
     """Parts of Parquet files; see `Layout.plan`.
 
-    Raises:
-        UsageError: a file has no column `audio` that can hold audio.
+    A file without a column `audio` that can hold audio is passed over, with a note.
     """
-    planners = (functools.partial(_plan_table, table, listing.root, part_bytes) for table in listing.objects)
+    planners = (functools.partial(_plan_table, table, listing, part_bytes) for table in listing.objects)
     return chain_parts(planners, limit)
 
 
-def _plan_table(table: Object, root: str, part_bytes: int, limit: int | None) -> Iterator[Part]:
-    name = stem(relative_path(table.uri, root))
+def _plan_table(table: Object, listing: Listing, part_bytes: int, limit: int | None) -> Iterator[Part]:
+    name = stem(relative_path(table.uri, listing.root))
     try:
         with objects.open_read(table.uri) as source:
             metadata = pq.ParquetFile(source).metadata
@@ -56,7 +72,9 @@ def _plan_table(table: Object, root: str, part_bytes: int, limit: int | None) ->
         rows = None if limit is None else 1
         yield Part(PARQUET.kind, table.size, table.uri, name, table.version, rows=rows, limit=limit)
         return
-    _check_audio_column(schema, table.uri)
+    if (reason := _why_no_audio(schema)) is not None:
+        listing.left_out.note(f"passed over {table.uri}: it has {reason}")
+        return
     row_groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     start = 0
     for group in cut_to_parts(row_groups, lambda row_group: row_group.total_byte_size, part_bytes):
@@ -72,59 +90,88 @@ def _plan_table(table: Object, root: str, part_bytes: int, limit: int | None) ->
         start = end
 
 
-def _check_audio_column(schema: pa.Schema, uri: str) -> None:
+def _why_no_audio(schema: pa.Schema) -> str | None:
+    """Why a file of this schema holds no audio, in words; None if it does."""
     if "audio" not in schema.names:
-        raise UsageError(f"{uri} has no column `audio`; its columns are {', '.join(sorted(schema.names))}")
+        return f"no column `audio`; its columns are {', '.join(sorted(schema.names))}"
     kind = schema.field("audio").type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     members = {kind.field(i).name for i in range(kind.num_fields)} if pa.types.is_struct(kind) else set()
     plain = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
-    if not (members & {"bytes", "path"} or any(test(kind) for test in plain)):
-        raise UsageError(
-            f"{uri}: column `audio` is {kind}; it must be a path, bytes, or a struct of `bytes` and `path`"
-        )
+    if members & {"bytes", "path"} or {"array", "sampling_rate"} <= members or any(test(kind) for test in plain):
+        return None
+    kinds = "a path, bytes, or a struct of `bytes` and `path`, or of `array` and `sampling_rate`"
+    return f"a column `audio` that is {kind}; it must be {kinds}"
 
 
 def read_table(part: Part) -> Iterator[Utterance]:
     """The utterances of a range of row groups; see `Layout.read`."""
-    check_version(part)
-    first_group = part.start or 0
     done = 0
     try:
+        check_version(part)
         with objects.open_read(part.uri) as file:
-            table = pq.ParquetFile(file)
+            # With a buffer Arrow reads a column chunk piece by piece; `pre_buffer` would read all of it.
+            table = pq.ParquetFile(file, buffer_size=READ_BYTES, pre_buffer=False)
             metadata = table.metadata
+            first_group = part.start or 0
             end_group = metadata.num_row_groups if part.end is None else part.end
             first_row = sum(metadata.row_group(index).num_rows for index in range(first_group))
             count = sum(metadata.row_group(index).num_rows for index in range(first_group, end_group))
-            groups = list(range(first_group, end_group))
-            for batch in table.iter_batches(batch_size=BATCH_ROWS, row_groups=groups):
-                for index in range(batch.num_rows):
-                    size = share(part.bytes, done, count)
-                    yield _read_row(batch.slice(index, 1), part, first_row + done, size)
-                    done += 1
+            classes = class_names(table.schema_arrow)
+            for batch in _rows(table, range(first_group, end_group)):
+                yield _read_row(batch, part, first_row + done, share(part.bytes, done, count), classes)
+                done += 1
+    except AudioError as error:  # of check_version
+        yield broken_utterance(part.name, part.uri, error)
     except _PARQUET_ERRORS as error:
         problem = AudioError(ErrorCode.BAD_ARCHIVE, f"after {done} rows: {error}")
         yield broken_utterance(part.name, part.uri, problem)
 
 
-def _read_row(batch: pa.RecordBatch, part: Part, row: int, size: int) -> Utterance:
+def _rows(table: pq.ParquetFile, groups: Sequence[int]) -> Iterator[pa.RecordBatch]:
+    """Each row of the row groups as a batch of one row."""
+    for group in groups:
+        metadata = table.metadata.row_group(group)
+        row_bytes = metadata.total_byte_size / max(metadata.num_rows, 1)
+        # The size is before encoding: a dictionary, or a run of equal bytes, holds more than the file says.
+        batch_rows = max(1, min(BATCH_ROWS, int(BATCH_BYTES / max(row_bytes, 1))))
+        done = 0
+        try:
+            for batch in table.iter_batches(batch_rows, row_groups=[group]):
+                for index in range(batch.num_rows):
+                    done += 1
+                    yield batch.slice(index, 1)
+        except pa.ArrowNotImplementedError:
+            if batch_rows == 1:
+                raise
+            # Some of the rows are far larger than the others: Arrow can read them one by one.
+            yield from itertools.islice(table.iter_batches(1, row_groups=[group]), done, None)
+
+
+def _read_row(batch: pa.RecordBatch, part: Part, row: int, size: int, classes: ClassNames) -> Utterance:
     """The utterance in a batch of one row, which is row `row` of the file."""
     location = f"{part.uri}, row {row}"
-    row_id = f"{part.name}/{row}"
-    try:
-        values = batch.to_pylist()[0]
-    except UnicodeDecodeError as error:  # Arrow validates UTF-8 only when a string becomes a Python string
-        return broken_utterance(row_id, part.uri, AudioError(ErrorCode.BAD_ROW, f"{location}: {error}"), size)
-    audio = _audio_of(values.pop("audio"))
+    default_id = f"{part.name}/{row}"
     base = posixpath.dirname(part.uri)
-    default_id = row_id
-    if audio.path:
-        # Beside bytes, a path is only a name: there need not be a file at it.
-        default_id = relative_id(audio.path, base) if audio.data is None else stem(posixpath.normpath(audio.path))
+    values: dict[str, Any] = {}
     try:
-        meta = parse_meta({k: v for k, v in values.items() if v is not None}, location, UtteranceMeta)
+        audio = _audio_of(batch["audio"][0])
+        for name in batch.schema.names:
+            if name != "audio" and (value := _value(batch[name][0], name)) is not None:
+                values[name] = value
+    except _VALUE_ERRORS as error:
+        return broken_utterance(default_id, part.uri, AudioError(ErrorCode.BAD_ROW, f"{location}: {error}"), size)
+    if audio.path and audio.data is None:
+        default_id = relative_id(audio.path, base)
+    elif audio.path and "/" in audio.path:
+        # Beside bytes, a path is only a name: there need not be a file at it.
+        default_id = stem(posixpath.normpath(audio.path))
+    elif audio.path:
+        # A base name, as `datasets` embeds it, is not unique: the 630 speakers of TIMIT have an SA1.WAV each.
+        values.setdefault("path", audio.path)
+    try:
+        meta = parse_meta(with_class_names(values, classes), location, UtteranceMeta)
     except AudioError as error:
         return broken_utterance(default_id, part.uri, error, size)
     uri = part.uri
@@ -147,6 +194,20 @@ def _read_row(batch: pa.RecordBatch, part: Part, row: int, size: int) -> Utteran
     )
 
 
+def _value(scalar: pa.Scalar, name: str) -> Any:
+    """The value as Python has it. A column that only becomes a tag is shown as it is stored if Python has none.
+
+    Raises:
+        ValueError, ArrowException: a column of `UtteranceMeta` has a value that Python has not.
+    """
+    try:
+        return scalar.as_py()
+    except _VALUE_ERRORS:
+        if name in _KNOWN_COLUMNS:
+            raise
+        return None if (number := getattr(scalar, "value", None)) is None else str(number)
+
+
 class _Audio(NamedTuple):
     """A value of the column `audio`: a path, the bytes, both or neither."""
 
@@ -154,10 +215,49 @@ class _Audio(NamedTuple):
     data: bytes | None
 
 
-def _audio_of(value: str | bytes | dict[str, Any] | None) -> _Audio:
-    if isinstance(value, dict):
-        return _Audio(value.get("path"), value.get("bytes"))
+def _audio_of(scalar: pa.Scalar) -> _Audio:
+    if isinstance(scalar, pa.DictionaryScalar):
+        scalar = scalar.value
+    if isinstance(scalar, pa.StructScalar):
+        if not scalar.is_valid:
+            return _Audio(None, None)
+        path, data = (scalar[name].as_py() if name in scalar else None for name in ("path", "bytes"))
+        if data is None and "array" in scalar and scalar["array"].is_valid:
+            data = _wave(scalar["array"].values, scalar["sampling_rate"].as_py() if "sampling_rate" in scalar else None)
+        return _Audio(path, data)
+    value = scalar.as_py()
     return _Audio(value, None) if isinstance(value, str) else _Audio(None, value)
+
+
+def _wave(samples: pa.Array, rate: int | None) -> bytes:
+    """Samples of full scale 1, or of integers, as a WAV file; nested lists are channels.
+
+    Raises:
+        ValueError: there is no sampling rate, or the samples are not numbers.
+    """
+    if not isinstance(rate, int) or not 0 < rate < 2**32:
+        raise ValueError(f"audio.array has the sampling rate {rate}")
+    if pa.types.is_list(samples.type) or pa.types.is_large_list(samples.type):
+        channels = [_numbers(samples[i].values) for i in range(len(samples))]
+        if len({len(channel) for channel in channels}) > 1:
+            raise ValueError("the channels of audio.array differ in length")
+        waveform = np.stack(channels, axis=1) if channels else np.zeros((0, 1), np.float32)
+    else:
+        waveform = _numbers(samples)[:, None]
+    file = io.BytesIO()
+    subtype = "PCM_16" if waveform.dtype == np.int16 else "FLOAT"
+    soundfile.write(file, waveform, rate, format="WAV", subtype=subtype)
+    return file.getvalue()
+
+
+def _numbers(samples: pa.Array) -> np.ndarray:
+    values = samples.to_numpy(zero_copy_only=False)
+    if values.dtype == np.int16:
+        return values
+    if not np.issubdtype(values.dtype, np.number):
+        raise ValueError(f"audio.array holds {samples.type}")
+    scale = -float(np.iinfo(values.dtype).min) if np.issubdtype(values.dtype, np.signedinteger) else 1.0
+    return (values / scale).astype(np.float32)
 
 
 PARQUET = Layout(

@@ -40,7 +40,7 @@ CORPORA = {
     ),
     "parquet": lambda base: parquet(
         base / "t.parquet",
-        [{"audio": {"bytes": key.encode(), "path": f"{key}.wav"}, "text": f"text of {key}"} for key in KEYS],
+        [{"audio": {"bytes": key.encode(), "path": f"./{key}.wav"}, "text": f"text of {key}"} for key in KEYS],
     ),
     "parquet, paths": lambda base: parquet(
         directory(base) / "t.parquet", [{"audio": f"{key}.wav", "text": f"text of {key}"} for key in KEYS]

@@ -1,12 +1,16 @@
 """Audio files and the references beside them."""
 
+import json
 import os
+import socket
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.corpus.read import read_part
+from pipeline.corpus.utterances import MAX_TEXT_BYTES
 from pipeline.errors import InputChangedError
 from tests.support.corpora import parts_of
 from tests.support.inputs import items, outcome, outcomes, read, write, write_files
@@ -97,10 +101,122 @@ def test_a_transcript_that_changed_between_two_runs_is_read_again(tmp_path):
         assert [u.meta.text for u in read(tmp_path)] == [text]
 
 
-def test_a_name_that_is_not_utf8_and_a_dangling_link_are_missing(tmp_path):
-    (tmp_path / os.fsdecode(b"caf\xe9.wav")).write_bytes(b"x")
+def named(folder: Path, name: bytes) -> Path:
+    """A path whose name is these bytes."""
+    return folder / os.fsdecode(name)
+
+
+def test_names_that_are_not_utf8_are_read_under_their_escaped_names(tmp_path):
+    named(tmp_path, b"caf\xe9.wav").write_bytes(b"A")
+    named(tmp_path, b"caf\xe9.txt").write_bytes(b"words")
+    named(tmp_path, b"d\xff").mkdir()
+    named(tmp_path, b"d\xff/\xc3.wav").write_bytes(b"B")
+    write(tmp_path / "\\xe9.wav", b"C")  # a name of four plain characters
+    found = read(tmp_path)
+    assert [(*outcome(u), u.meta.text) for u in found] == [
+        ("\\xe9", b"C", None),
+        ("caf\\xe9", b"A", "words"),
+        ("d\\xff/\\xc3", b"B", None),
+    ]
+    assert outcomes(str(named(tmp_path, b"caf\xe9.wav"))) == [("caf\\xe9", b"A")]
+    assert outcomes(str(named(tmp_path, b"d\xff"))) == [("\\xc3", b"B")]
+    assert outcomes(str(named(tmp_path, b"d\xff/*.wav"))) == [("\\xc3", b"B")]
+    for uri in found:
+        uri.uri.encode()
+
+
+def test_what_cannot_be_opened_is_missing_and_is_not_waited_for(tmp_path):
     (tmp_path / "link.wav").symlink_to(tmp_path / "none")
-    assert [result for _, result in outcomes(tmp_path)] == ["MISSING", "MISSING"]
+    (tmp_path / "loop.wav").symlink_to(tmp_path / "loop.wav")
+    (tmp_path / "device.wav").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.wav")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket.wav"))
+    write(tmp_path / "z.wav", b"Z")
+    *broken, last = outcomes(tmp_path)
+    assert [result for _, result in broken] == ["MISSING"] * 5
+    assert last == ("z", b"Z")
+
+
+def test_a_reference_that_cannot_be_opened_makes_its_file_an_error_row(tmp_path):
+    for name in ("device", "dangling", "good", "large", "pipe"):
+        write(tmp_path / f"{name}.wav", b"A")
+    (tmp_path / "device.txt").symlink_to("/dev/zero")
+    (tmp_path / "dangling.txt").symlink_to(tmp_path / "none")
+    os.mkfifo(tmp_path / "pipe.txt")
+    with (tmp_path / "large.txt").open("wb") as file:
+        file.truncate(MAX_TEXT_BYTES + 1)
+    rows = dict(outcomes(tmp_path))
+    assert rows == {name: "BAD_ROW" for name in ("device", "dangling", "large", "pipe")} | {"good": b"A"}
+
+
+def test_a_chapter_whose_transcript_is_a_dangling_link_is_error_rows(tmp_path):
+    write_files(tmp_path, "1-2-3.wav", "1-2-4.wav", "3-1-1.wav")
+    (tmp_path / "1-2.trans.txt").symlink_to(tmp_path / "none")
+    assert [result for _, result in outcomes(tmp_path)][:2] == ["BAD_ROW"] * 2
+
+
+# References under other spellings
+
+
+@pytest.mark.parametrize(
+    ("audio", "text"),
+    [
+        ("A.WAV", "A.TXT"),
+        ("a.wav", "a.TXT"),
+        ("a.wav", "A.txt"),
+        ("A.WAV", "a.Txt"),
+        ("d/Take One.Wav", "d/take one.TXT"),
+        ("caf\u00e9.wav", "cafe\u0301.txt"),
+        ("cafe\u0301.wav", "caf\u00e9.TXT"),
+    ],
+)
+def test_a_text_is_found_in_any_case_and_unicode_form(tmp_path, audio, text):
+    write_files(tmp_path, audio, "other.wav", "third.txt")
+    write(tmp_path / text, "words")
+    by_name = {u.utt_id: u.meta.text for u in read(tmp_path)}
+    assert by_name == {audio.rpartition(".")[0]: "words", "other": None}
+    assert [u.meta.text for u in read(f"{tmp_path}/**/*.[wW]*")] == [u.meta.text for u in read(tmp_path)]
+
+
+def test_the_text_of_a_single_file_is_found_in_upper_case(tmp_path):
+    write_files(tmp_path, "A.WAV")
+    write(tmp_path / "A.TXT", "words")
+    assert [u.meta.text for u in read(tmp_path / "A.WAV")] == ["words"]
+
+
+def test_a_text_is_never_that_of_audio_in_another_case_if_it_has_its_own(tmp_path):
+    write_files(tmp_path, "a.wav", "A.wav", "b.wav", "B.wav", "c.wav")
+    for name in ("A.txt", "b.TXT", "C.txt", "C.TXT"):
+        write(tmp_path / name, name)
+    texts = {u.utt_id: u.meta.text for u in read(tmp_path)}
+    assert texts == {"a": None, "A": "A.txt", "b": "b.TXT", "B": None, "c": None}
+
+
+def test_transcripts_of_a_chapter_are_found_in_any_case_and_unicode_form(tmp_path):
+    write_files(tmp_path, "X-1-1.WAV", "X-1-e\u0301.WAV")
+    write(tmp_path / "X-1.TRANS.TXT", "X-1-1 ONE\nX-1-\u00e9 TWO\n")
+    assert [u.meta.text for u in read(tmp_path)] == ["ONE", "TWO"]
+
+
+# LibriSpeech
+
+
+def test_speakers_are_those_of_the_paths_and_of_speakers_txt(tmp_path):
+    folder = tmp_path / "LibriSpeech"
+    write_files(folder, "dev/84/12/84-12-0000.flac", "dev/84/12/84-12-0001.flac", "dev/9/1/9-1-0000.flac", "dev/x.flac")
+    write(folder / "dev/84/12/84-12.trans.txt", "84-12-0000 ONE\n84-12-0001 TWO\n")
+    write(folder / "SPEAKERS.TXT", "; comment\n84   | F | dev   | 8.02 | Jane Roe\n85 | M | dev | 1 | No One\n")
+    for inputs in (folder, folder / "dev", f"{folder}/*/84/12/*.flac", folder / "dev/84/12/84-12-0000.flac"):
+        first = read(inputs)[0]
+        assert first.meta.speaker == "84"
+        assert json.loads(first.meta.tags) == {"sex": "F", "subset": "dev", "speaker_name": "Jane Roe"}
+    assert [(u.meta.speaker, u.meta.tags is None) for u in read(folder)][2:] == [("9", True), (None, True)]
+
+
+def test_dates_and_other_numbers_in_paths_are_no_speakers(tmp_path):
+    write_files(tmp_path, "2020/01/2020-02-0001.wav", "84/12/85-12-1.wav", "84/84-12-1.wav", "84/12/84-12.wav")
+    assert [u.meta.speaker for u in read(tmp_path)] == [None] * 4
 
 
 def test_a_linked_file_is_read(tmp_path):

@@ -35,8 +35,8 @@ def test_a_corrupt_file_is_planned_and_becomes_an_error_row(tmp_path):
     ("row", "message"),
     [
         ({"text": "a"}, "no column `audio`; its columns are text"),
-        ({"audio": 1}, "column `audio` is int64"),
-        ({"audio": {"array": [0.5]}}, "column `audio` is struct"),
+        ({"audio": 1}, "column `audio` that is int64"),
+        ({"audio": {"array": [0.5]}}, "column `audio` that is struct"),
     ],
 )
 def test_a_file_without_an_audio_column_is_a_usage_error(tmp_path, row, message):
@@ -100,10 +100,10 @@ def test_segments_of_one_recording_are_not_duplicates(tmp_path):
 
 
 def test_the_error_of_a_duplicate_id_names_both_rows(tmp_path):
-    rows = [{"audio": {"bytes": b"A", "path": "a.wav"}}] * 2
+    rows = [{"audio": {"bytes": b"A", "path": "d/a.wav"}}] * 2
     path = parquet(tmp_path / "t.parquet", rows)
     _, second = read(path)
-    assert second.problem.message == f"a names both {path}, row 0 and {path}, row 1"
+    assert second.problem.message == f"d/a names both {path}, row 0 and {path}, row 1"
 
 
 def test_a_bad_row_is_an_error_row(tmp_path):
@@ -128,7 +128,7 @@ def test_a_corrupt_file_keeps_the_rows_before_the_damage_and_adds_one_error_row(
     data = bytearray(path.read_bytes())
     data[offset : offset + 30] = b"\xff" * 30
     found = outcomes(write(tmp_path / "broken.parquet", bytes(data)))
-    assert found[:-1] == [(str(i), rows[i]["audio"]["bytes"]) for i in range(len(found) - 1)]
+    assert found[:-1] == [(f"broken/{i}", rows[i]["audio"]["bytes"]) for i in range(len(found) - 1)]
     assert found[-1] == ("broken", "BAD_ARCHIVE")
     assert 0 < len(found) <= 101
 

@@ -4,6 +4,8 @@ import gzip
 import io
 import os
 import tarfile
+import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.corpus.layouts import tar as tar_module
-from pipeline.corpus.layouts.tar import open_tar, tar_members
+from pipeline.corpus.layouts.tar import MAX_HEADER_BYTES, open_tar, tar_members
 from pipeline.corpus.read import read_part
 from pipeline.errors import StorageError
 from pipeline.storage import objects, retry
@@ -56,8 +58,10 @@ def test_neighbouring_members_of_one_name_are_one_sample(tmp_path):
         ("e.json", b'{"id": "mine"}'),
         ("e.mp3", b"E"),
     )
-    found = read(path)
+    *found, unused = read(path)
     assert [outcome(u) for u in found] == [("d/a", b"A"), ("d/b.c", b"B"), ("mine", b"E")]
+    assert outcome(unused) == ("s", "MISSING")
+    assert unused.problem.message == "1 texts and 0 other members belong to no audio: orphan.txt"
     assert [u.meta.text for u in found] == ["from txt", None, None]
     assert (found[0].meta.speaker, found[0].meta.tags) == ("s", '{"x": 1}')
     assert [u.fixed_id for u in found] == [False, False, True]
@@ -114,9 +118,154 @@ def test_hidden_members_are_ignored_and_underscores_are_not_hidden(tmp_path):
     assert outcomes(path) == [("_c", b"C"), ("_d/e", b"E")]
 
 
-def test_a_shard_without_audio_has_no_utterances(tmp_path):
-    assert read(tar(tmp_path / "s.tar")) == []
-    assert read(tar(tmp_path / "t.tar", ("a.txt", b"x"))) == []
+@pytest.mark.parametrize(
+    "names",
+    [(), ("a.txt",), ("a.wav.data", "a.wav.label"), ("inner.tar",), ("a.npy", "b.npy"), ("README", "b/c.json")],
+)
+def test_a_shard_without_audio_is_an_error_row(tmp_path, names):
+    (row,) = read(path := tar_of(tmp_path / "s.tar", *names))
+    assert outcome(row) == ("s", "MISSING")
+    assert row.problem.message.startswith("no audio in the shard")
+    assert all(name in row.problem.message for name in names)
+    assert [part.rows for part in parts_of(path, limit=5)] == [1]
+
+
+def test_texts_behind_all_audio_are_counted_and_named(tmp_path):
+    names = [f"{i}.wav" for i in range(15)] + [f"{i}.txt" for i in range(15)] + ["notes.json"]
+    *found, unused = read(path := tar_of(tmp_path / "s.tar", *names))
+    assert [outcome(u)[1] for u in found] == [b"abc"] * 15
+    message = unused.problem.message
+    assert message.startswith("15 texts and 1 other members belong to no audio: 0.txt, 1.txt,")
+    assert message.endswith("9.txt, ...")
+    for limit in (3, 15, 16, 99):
+        assert [part.rows for part in parts_of(path, limit=limit)] == [min(limit, 16)]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a.audio.wav", "a.meta.json", "a.words.txt"),
+        ("a.meta.json", "a.words.txt", "a.audio.wav"),
+        ("d/a.wav", "d/a.words.txt", "d/a.meta.json"),
+        ("a.txt", "a.0.wav", "a.info.json", "a.0.npy"),
+        ("x.y/a.audio.wav", "x.y/a.TXT", "x.y/a.meta.JSON"),
+    ],
+)
+def test_members_that_are_equal_up_to_the_first_dot_are_one_sample(tmp_path, names):
+    content = {"wav": b"A", "txt": b"words", "json": b'{"speaker": "s"}', "npy": b"x"}
+    members = [(name, content[name.rpartition(".")[2].lower()]) for name in names]
+    (found,) = read(tar(tmp_path / "s.tar", *members))
+    (audio,) = (name for name in names if name.endswith("wav"))
+    assert outcome(found) == (audio.removesuffix(".wav"), b"A")
+    assert (found.meta.text, found.meta.speaker) == ("words", "s")
+
+
+def test_dots_in_the_names_of_several_recordings_do_not_mix_their_texts(tmp_path):
+    names = [f"v1.{i:03}.{kind}" for i in range(300) for kind in ("wav", "txt") if kind == "wav" or i % 3]
+    members = [(name, name.encode()) for name in names] + [("v1.x.txt", b"of nobody"), ("v1.y.wav", b"Y")]
+    *found, last, unused = read(tar(tmp_path / "s.tar", *members))
+    assert [u.utt_id for u in found] == [f"v1.{i:03}" for i in range(300)]
+    assert [u.meta.text for u in found] == [f"v1.{i:03}.txt" if i % 3 else None for i in range(300)]
+    assert (last.utt_id, last.meta.text) == ("v1.y", None)
+    assert unused.problem.message == "1 texts and 0 other members belong to no audio: v1.x.txt"
+
+
+def test_composed_and_decomposed_names_are_one_sample(tmp_path):
+    path = tar(tmp_path / "s.tar", ("caf\u00e9.wav", b"A"), ("cafe\u0301.txt", b"words"))
+    (found,) = read(path)
+    assert (found.utt_id, found.meta.text) == ("caf\u00e9", "words")
+
+
+# Archives that attack their reader
+
+
+def pax_record(key: str, value: str) -> bytes:
+    body = f" {key}={value}\n".encode()
+    size = len(body)
+    while len(str(size)) + len(body) != size:
+        size = len(str(size)) + len(body)
+    return str(size).encode() + body
+
+
+def pax_member(*records: tuple[str, str]) -> tuple[str, bytes, dict]:
+    return "pax", b"".join(pax_record(*record) for record in records), {"type": tarfile.XHDTYPE}
+
+
+HOSTILE = {
+    "size that overflows": [pax_member(("size", "9" * 400))],
+    "size below zero": [pax_member(("size", "-4096"))],
+    "size beyond the file": [pax_member(("size", str(2**61)))],
+    "time that overflows": [pax_member(("mtime", "1e999"))],
+    "owner that overflows": [pax_member(("uid", "9" * 30))],
+    "sparse map of words": [pax_member(("GNU.sparse.map", "a,b"), ("GNU.sparse.size", "3"))],
+    "sparse size that overflows": [pax_member(("GNU.sparse.size", "9" * 4000), ("GNU.sparse.map", "0,1"))],
+    "sparse map without end": [pax_member(("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"))],
+    "digits without end": [("pax", b"1" * 900_000, {"type": tarfile.XHDTYPE})],
+    "length of zero": [("pax", b"0 path=x\n", {"type": tarfile.XHDTYPE})],
+    "huge header": [("pax", bytes(MAX_HEADER_BYTES + 1), {"type": tarfile.XHDTYPE})],
+    "huge name": [("name", b"x" * (MAX_HEADER_BYTES + 1), {"type": tarfile.GNUTYPE_LONGNAME})],
+    "names within names": [("name", b"x", {"type": tarfile.GNUTYPE_LONGNAME})] * 3000,
+    "unknown character set": [pax_member(("hdrcharset", "BINARY"), ("path", "x.wav"))],
+}
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_header_ends_a_shard_with_an_error_row_in_bounded_time(tmp_path, kind, compress):
+    mode = "w:gz" if compress else "w"
+    members = [("a.wav", b"A"), *HOSTILE[kind], ("b.wav", b"B")]
+    path = tar(tmp_path / "s.tar", *members, mode=mode)
+    began = time.process_time()
+    found = outcomes(path)
+    assert time.process_time() - began < 5
+    assert found[0] == ("a", b"A")
+    assert found[-1] in [("s", "BAD_ARCHIVE"), ("b", b"B"), ("x", b"B")]
+    assert parts_of(path, limit=9)[0].rows == len(found)
+
+
+def sparse_shard(path: Path, size: int, *names: str) -> Path:
+    """A shard whose members are `size` zeros each, as `tar --sparse` stores them; and a recording."""
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        for name in names:
+            sparse = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.name": name}
+            sparse |= {"GNU.sparse.size": str(size), "GNU.sparse.map": f"0,1,{size},0"}
+            add_member(archive, name, b"x", pax_headers=sparse)
+        add_member(archive, "z.wav", b"Z")
+    return path
+
+
+def test_a_sparse_member_of_twenty_gigabytes_is_not_expanded(tmp_path):
+    path = sparse_shard(tmp_path / "s.tar", 20 * 2**30, "a.wav", "b.txt", "c.json", "d.npy")
+    tracemalloc.start()
+    found = outcomes(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == [("a", "TOO_LARGE"), ("z", b"Z"), ("s", "MISSING")]
+    assert peak < 20 * 2**20
+
+
+def test_a_large_text_of_a_sample_is_an_error_row_and_not_expanded(tmp_path):
+    with tarfile.open(tmp_path / "s.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        add_member(archive, "a.wav", b"A")
+        sparse = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.name": "a.txt"}
+        sparse |= {"GNU.sparse.size": str(20 * 2**30), "GNU.sparse.map": f"0,1,{20 * 2**30},0"}
+        add_member(archive, "a.txt", b"x", pax_headers=sparse)
+        add_member(archive, "b.wav", b"B")
+    assert outcomes(tmp_path / "s.tar") == [("a", "BAD_ROW"), ("b", b"B")]
+
+
+@settings(deadline=None, max_examples=300)
+@given(data=st.data(), compress=st.booleans())
+def test_any_damage_to_a_shard_ends_in_rows(tmp_path_factory, data, compress):
+    damaged = bytearray(gzip.compress(WHOLE) if compress else WHOLE)
+    for _ in range(data.draw(st.integers(1, 4))):
+        # Headers are hit more often than data.
+        block = data.draw(st.sampled_from([0, 3, 5, 8, 10, 13])) * 512
+        position = min(block + data.draw(st.integers(0, 511)), len(damaged) - 1)
+        damaged[position] = data.draw(st.integers(0, 255))
+    name = "s.tgz" if compress else "s.tar"
+    found = outcomes(write(tmp_path_factory.mktemp("tar") / name, bytes(damaged)))
+    assert found
 
 
 @pytest.mark.parametrize(
