@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -59,7 +60,10 @@ def evaluate(
     settings = evaluation_settings(opened, refs, normalizer, compounds, by, unit, level)
     evaluation = pipeline.evaluate_run(opened, settings, address)
     labels = evaluate_labels(opened, settings)
-    out.print(_corpus_table(evaluation))
+    if evaluation.scored or evaluation.problems is not None:
+        out.print(_corpus_table(evaluation))
+    else:
+        out.print(_why_nothing_is_scored(opened, settings, labels), style="yellow", markup=False)
     print_coverage(evaluation)
     for grouping in evaluation.groupings:
         out.print(_grouping_table(grouping))
@@ -70,6 +74,22 @@ def evaluate(
     out.print(f"metrics: {pipeline.write_metrics(opened, evaluation)}", markup=False, soft_wrap=True)
     verdicts = check_conditions(conditions, [opened], gate_figures(evaluation, labels))
     return Exit.GATE if any(verdict.failed for verdict in verdicts) else Exit.DONE
+
+
+def _why_nothing_is_scored(
+    run: pipeline.Run, settings: pipeline.EvaluationSettings, labels: Sequence[LabelEvaluation]
+) -> str:
+    refs = settings.scoring.references if settings.scoring else ()
+    has_labels = bool(refs) or run.record.left_out.labels_only
+    where = " and ".join(refs) if refs else "the inputs"
+    if has_labels and not labels:
+        return (
+            f"nothing is scored: {where} have labels and no texts, and the run has no classifier to compare labels "
+            "with; transcribe with --classifier DIR"
+        )
+    if has_labels:
+        return f"no word error rates: {where} have labels only"
+    return "nothing is scored: the run has no references; give them with --refs FILE"
 
 
 def _corpus_table(evaluation: pipeline.Evaluation) -> Table:

@@ -20,7 +20,9 @@ from jobs.status import audio_of, how_to_resume, last_start
 from pipeline.config import RunConfig, make_config
 from pipeline.errors import UsageError
 from pipeline.report.formats import duration
+from pipeline.runs.changes import CorpusChanges
 from pipeline.runs.status import RunStatus
+from pipeline.runs.totals import Totals
 from pipeline.settings import default_of
 
 # Panels of `--help`; an option without one is among those that most runs need.
@@ -116,7 +118,10 @@ def transcribe(
         bool, typer.Option("--strict", help="Stop the run at the first failed row.", rich_help_panel=FAILURES)
     ] = False,
     errors_ok: Annotated[
-        bool, typer.Option("--errors-ok", help="Exit with code 0 even if rows failed.", rich_help_panel=FAILURES)
+        bool,
+        typer.Option(
+            "--errors-ok", help="Exit with code 0 even if rows failed, or INPUT has grown.", rich_help_panel=FAILURES
+        ),
     ] = False,
     new_run: Annotated[
         bool, typer.Option("--new-run", help="Fail if RUN already holds a run.", rich_help_panel=EXISTING)
@@ -140,7 +145,8 @@ def transcribe(
 
     A run that exists at RUN is resumed. Most runs need INPUT and --output, and --model for a model of your own.
 
-    Exit codes: 0 done, 1 failed, 2 usage, 3 done with failed rows, 130 stopped.
+    Exit codes: 0 done; 1 failed; 2 usage; 3 done, but rows failed, there are none, or INPUT has grown since; 130
+    stopped.
     """
     if new_run and overwrite:
         raise UsageError("--new-run and --overwrite exclude each other: choose one")
@@ -176,7 +182,7 @@ def transcribe(
     head = "" if address == "local" else f", or lost the head of the cluster at {address}"
     resume_hint = how_to_resume(config.existing)
     killed = f"sewd: the driver was killed{head}. No committed work is lost: {resume_hint}"
-    worked = False
+    worked = has_more = False
     with kill_notice(killed), _ProgressDisplay() as show:
 
         def on_progress(progress: pipeline.Progress) -> None:
@@ -185,11 +191,17 @@ def transcribe(
             _stop_on_signal(stop)  # again: Ray installs a SIGTERM handler of its own when it starts
             show(progress)
 
+        def on_changes(changes: CorpusChanges) -> None:
+            nonlocal has_more
+            has_more = changes.has_more
+            warn([changes.line])
+
         _stop_on_signal(stop)
-        run = pipeline.transcribe(config, on_progress, stop)
+        run = pipeline.transcribe(config, on_progress, stop, on_changes)
     if worked and (summary := last_start(run)):
         out.print(summary, markup=False, soft_wrap=True)
-    return _report(run, errors_ok, resume_hint)
+    code = _report(run, errors_ok, resume_hint)
+    return Exit.DONE_WITH_ERRORS if code == Exit.DONE and has_more and not errors_ok else code
 
 
 def _range(text: str | None) -> tuple[int | None, int | None]:
@@ -256,14 +268,29 @@ def _report(run: pipeline.Run, errors_ok: bool, resume_hint: str) -> int:
     codes = ", ".join(f"{code} {count}" for code, count in totals.error_codes.items())
     failed = f", {totals.errors} failed ({codes})" if totals.errors else ""
     out.print(f"{run.status}: {totals.utterances} transcripts of {audio_of(totals)}{failed}", markup=False)
-    warn(totals.warnings)
+    warn([*totals.warnings, *_corpus_warnings(run, totals)])
     out.print(f"run: {run.uri}", markup=False, soft_wrap=True)
     if run.status == RunStatus.STOPPED:
         out.print(resume_hint)
         return Exit.STOPPED
-    if totals.errors and not errors_ok:
+    has_no_rows = not totals.utterances + totals.errors
+    if (totals.errors and not errors_ok) or has_no_rows:
         return Exit.DONE_WITH_ERRORS
     return Exit.DONE
+
+
+def _corpus_warnings(run: pipeline.Run, totals: Totals) -> list[str]:
+    """What of the inputs has no row, and what nothing is compared with."""
+    left_out = run.record.left_out
+    warnings = list(left_out.lines)
+    if left_out.labels_only and not run.record.classifier_digests:
+        warnings.append(
+            f"{left_out.labels_only:,} rows have a label and no text, and labels are compared with those of a "
+            "classifier: add --classifier DIR in a new run"
+        )
+    if run.status == RunStatus.DONE and not totals.utterances + totals.errors:
+        warnings.append("the inputs hold no utterances: nothing was transcribed")
+    return warnings
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from sewd_model.config import SEWDConfig
-from sewd_model.files import CheckpointError, Location, local_path, read_bytes, read_json, shown, write_bytes
+from sewd_model.files import CheckpointError, Location, file_size, local_path, read_bytes, read_json, shown, write_bytes
 
 BACKBONE_PREFIX = "sew_d."
 MASK_VECTOR = "masked_spec_embed"
@@ -55,6 +55,8 @@ _NOT_IN_DIGEST = frozenset(
         *("ctc_loss_reduction", "ctc_zero_infinity", "use_weighted_layer_sum", "classifier_proj_size"),
     }
 )
+
+_SMALL_WEIGHTS = 10**8  # so many are built, so that what is wrong with the files of their weights is said
 
 # Errors of the unpickler on a damaged pickle, or a damaged zip around it. Not OSError: that a store cannot be reached
 # does not mean that the file is damaged.
@@ -146,6 +148,37 @@ def _read_shards(
             raise CheckpointError(msg)
         tensors.update(content)
     return tensors
+
+
+def check_size(config: SEWDConfig, head_weights: int, location: Location) -> None:
+    """Compare the number of weights of a configuration with the size of the files, before memory is asked for.
+
+    A weight takes a byte at least.
+
+    Args:
+        config: the configuration of the model.
+        head_weights: number of weights of the matrices of its heads that the checkpoint must hold.
+        location: a directory or fsspec URI.
+
+    Raises:
+        CheckpointError: the files are far too small for a model of these sizes.
+        OSError: the store cannot be read.
+    """
+    names = [SAFETENSORS_FILE, PICKLE_FILE]
+    for name in (f"{SAFETENSORS_FILE}.index.json", f"{PICKLE_FILE}.index.json"):
+        index = read_json(location, name) if not any(file_size(location, known) for known in names[:2]) else None
+        shards = (index or {}).get("weight_map")
+        if isinstance(shards, dict):
+            names += sorted({shard for shard in shards.values() if isinstance(shard, str)})
+    size = sum(file_size(location, name) or 0 for name in names)
+    weights = config.num_weights + head_weights
+    if weights > max(size, _SMALL_WEIGHTS):
+        msg = (
+            f"config.json in {shown(location)} describes a model of at least {weights:,} weights "
+            f"(hidden_size {config.hidden_size}, num_hidden_layers {config.num_hidden_layers}, ...), "
+            f"but the files hold {size:,} bytes"
+        )
+        raise CheckpointError(msg)
 
 
 # ---------------------------------------------------------------------------------------------------- loading

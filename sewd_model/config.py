@@ -61,6 +61,9 @@ _FLAGS = (
     *("share_att_key", "relative_attention", "conv_bias", "apply_spec_augment"),
     *("ctc_zero_infinity", "use_weighted_layer_sum"),
 )
+# Bounds that no trained model comes near. Without them a damaged file takes hours, or all memory, to be refused.
+_MAX_LAYERS = 1000
+_MAX_LABELS = 10**6
 _CONV_TUPLES = ("conv_dim", "conv_stride", "conv_kernel")
 _CHOICES = {
     "hidden_act": ACTIVATION_NAMES,
@@ -233,6 +236,18 @@ class SEWDConfig:
             frames = max(0, (frames - kernel) // stride + 1)
         return frames
 
+    @property
+    def num_weights(self) -> int:
+        """A lower bound of the number of weights of the backbone: those of its matrices and convolutions."""
+        hidden = self.hidden_size
+        inputs = (1, *self.conv_dim[:-1])
+        convolutions = sum(a * b * kernel for a, b, kernel in zip(inputs, self.conv_dim, self.conv_kernel, strict=True))
+        positional = hidden * hidden // self.num_conv_pos_embedding_groups * self.num_conv_pos_embeddings
+        layer = 4 * hidden * hidden + 2 * hidden * self.intermediate_size
+        positions = 2 * self.position_span * hidden if self.relative_attention else 0
+        upsampling = hidden * hidden * self.squeeze_factor
+        return convolutions + positional + self.num_hidden_layers * layer + positions + upsampling
+
     # ------------------------------------------------------------------------------------------------ reading
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -301,8 +316,8 @@ def _read_labels(id2label: object, label2id: object, num_labels: object) -> dict
     if id2label is None:
         if num_labels is None:
             return None
-        if not isinstance(num_labels, int) or isinstance(num_labels, bool) or num_labels < 1:
-            msg = f"num_labels must be a positive integer, not {num_labels!r}"
+        if not isinstance(num_labels, int) or isinstance(num_labels, bool) or not 1 <= num_labels <= _MAX_LABELS:
+            msg = f"num_labels must be a positive integer, of at most {_MAX_LABELS}, not {num_labels!r}"
             raise ValueError(msg)
         return {index: f"LABEL_{index}" for index in range(num_labels)}
     if not isinstance(id2label, Mapping):
@@ -374,6 +389,10 @@ def _check_types(config: SEWDConfig) -> None:
 
 
 def _check_ranges(config: SEWDConfig) -> None:
+    for name, number in (("num_hidden_layers", config.num_hidden_layers), ("conv_dim", len(config.conv_dim))):
+        if number > _MAX_LAYERS:
+            msg = f"{name}: {number} layers are more than the {_MAX_LAYERS} that are supported"
+            raise ValueError(msg)
     _require(config, _POSITIVE, "positive", lambda value: value >= 1)
     _require(config, (*_NOT_NEGATIVE, "initializer_range"), "0 or more", lambda value: value >= 0)
     _require(config, ("layer_norm_eps", "feature_layer_norm_eps"), "positive", lambda value: value > 0)

@@ -41,10 +41,11 @@ def read_bytes(location: Location, name: str) -> bytes | None:
     """Read the file `name` in the directory or URI `location`; return None if it does not exist.
 
     Raises:
-        CheckpointError: `location` is a file.
+        CheckpointError: `location` is a file, or the file is a pipe or a device.
         OSError: the store cannot be read.
     """
     fs, root = url_to_fs(located(location))
+    check_regular(fs, f"{root.rstrip('/')}/{name}", f"{name} in {shown(location)}")
     try:
         return bytes(fs.cat_file(f"{root.rstrip('/')}/{name}"))
     except FileNotFoundError:
@@ -52,6 +53,29 @@ def read_bytes(location: Location, name: str) -> bytes | None:
     except NotADirectoryError as error:
         msg = f"{shown(location)} is not a directory"
         raise CheckpointError(msg) from error
+
+
+def check_regular(fs: Any, path: str, name: str) -> None:
+    """Raise `CheckpointError` if a local file is a pipe, a device or a socket: reading it would block or never end."""
+    protocols = fs.protocol if isinstance(fs.protocol, tuple | list) else (fs.protocol,)
+    local = Path(path)
+    if "file" in protocols and local.exists() and not (local.is_file() or local.is_dir()):
+        msg = f"{name} is not a regular file"
+        raise CheckpointError(msg)
+
+
+def file_size(location: Location, name: str) -> int | None:
+    """Return the size of the file `name` in bytes; None if it does not exist, or the store does not tell.
+
+    Raises:
+        OSError: the store cannot be read.
+    """
+    fs, root = url_to_fs(located(location))
+    try:
+        size = fs.info(f"{root.rstrip('/')}/{name}").get("size")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return None if size is None else int(size)
 
 
 def read_json(location: Location, name: str) -> dict[str, Any] | None:

@@ -500,6 +500,11 @@ class _PreTrained(nn.Module):
             nn.init.zeros_(module.bias)
 
     @classmethod
+    def _head_weights(cls, config: SEWDConfig) -> int:
+        """Return the number of weights of the matrices outside the backbone."""
+        return 0
+
+    @classmethod
     def from_pretrained(
         cls,
         location: Location,
@@ -521,6 +526,7 @@ class _PreTrained(nn.Module):
             OSError: the store cannot be read.
         """
         config = SEWDConfig.from_pretrained(location) if config is None else config
+        checkpoint.check_size(config, 0 if new_head else cls._head_weights(config), location)
         model = cls(config)
         checkpoint.load_into(model, location, head_keys=cls.head_keys, new_head=new_head)
         return model.to(dtype).eval()
@@ -808,6 +814,10 @@ class SEWDForCTC(_Head):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         self._initialize(self.lm_head)
 
+    @classmethod
+    def _head_weights(cls, config: SEWDConfig) -> int:
+        return config.hidden_size * config.vocab_size
+
     def head(self, outputs: BaseOutput) -> Tensor:
         """Return logits `(B, T, vocab_size)`; the first `outputs.num_frames[b]` frames of row b are its own."""
         logits: Tensor = self.lm_head(self.dropout(outputs.last_hidden_state))
@@ -862,6 +872,10 @@ class SEWDForSequenceClassification(_Head):
         self.classifier = nn.Linear(config.classifier_proj_size, config.num_labels)
         self._initialize(self.projector)
         self._initialize(self.classifier)
+
+    @classmethod
+    def _head_weights(cls, config: SEWDConfig) -> int:
+        return config.classifier_proj_size * (config.hidden_size + config.num_labels)
 
     @property
     def needs_hidden_states(self) -> bool:

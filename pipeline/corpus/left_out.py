@@ -54,9 +54,13 @@ class LeftOut:
             kinds = [f"{'.' + kind if kind else 'no suffix'} {number:,}" for kind, number in self.files.most_common()]
             rest = f", and {len(kinds) - MAX_SUFFIXES:,} more suffixes" if len(kinds) > MAX_SUFFIXES else ""
             names = ", ".join(kinds[:MAX_SUFFIXES]) + rest
-            lines.append(f"left out: {total:,} file{'s' * (total != 1)} that are neither audio nor texts of it: {names}")
+            lines.append(
+                f"left out: {total:,} file{'s' * (total != 1)} that are neither audio nor texts of it: {names}"
+            )
         if self.hidden:
-            lines.append(f"left out: {self.hidden:,} hidden audio file{'s' * (self.hidden != 1)}, whose path has a .name")
+            lines.append(
+                f"left out: {self.hidden:,} hidden audio file{'s' * (self.hidden != 1)}, whose path has a .name"
+            )
         return lines
 
     def to_json(self) -> dict[str, object]:

@@ -17,7 +17,9 @@ _RENAME = "it is read under its own suffix, {}"
 _HEAD_BYTES = 4096
 
 _TABLES = "csv tsv psv txt text scp lst list tab json5 xml yaml yml toml ini md rst html htm pdf xls xlsx ods odt docx"
-_DATA = "arrow feather orc avro pkl pickle npy npz pt pth h5 hdf5 mat db sqlite sqlite3 duckdb lmdb mdb tfrecord msgpack"
+_DATA = (
+    "arrow feather orc avro pkl pickle npy npz pt pth h5 hdf5 mat db sqlite sqlite3 duckdb lmdb mdb tfrecord msgpack"
+)
 _ANNOTATIONS = "stm ctm rttm textgrid eaf trs srt vtt sbv ass lab mlf trn segments utt2spk spk2utt m3u m3u8 pls cue"
 _ARCHIVES = "zip rar 7z bz2 xz zst lz4 lzma gz tbz tbz2 txz tzst"
 _KIND_OF = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import logging
 import platform
 import socket
 import threading
@@ -28,6 +29,7 @@ from pipeline.driver.models import ModelInfo, load_model_info
 from pipeline.driver.progress import Progress
 from pipeline.driver.stop import stop_marker, stop_uri
 from pipeline.errors import RunFailedError, StorageError, UsageError
+from pipeline.runs.changes import CorpusChanges, corpus_changes
 from pipeline.runs.commit import DataFile
 from pipeline.runs.compact import compact_group
 from pipeline.runs.fingerprint import fingerprint
@@ -50,11 +52,14 @@ from pipeline.runs.totals import Totals
 COMPACT_CPUS: Final = 0.5
 _RECORDED_PACKAGES: Final = ("sewd-pipeline", "ray", "torch", "pyarrow", "soundfile", "soxr", "numpy")
 
+log = logging.getLogger("sewd")
+
 
 def transcribe(
     config: RunConfig,
     on_progress: Callable[[Progress], None] | None = None,
     stop: threading.Event | None = None,
+    on_changes: Callable[[CorpusChanges], None] = lambda changes: log.warning(changes.line),
 ) -> Run:
     """Transcribe a corpus, or resume a run that was interrupted.
 
@@ -62,6 +67,7 @@ def transcribe(
         config: what to transcribe, with which models, and where the run is stored.
         on_progress: called at the start and after each chunk, from the calling thread.
         stop: once it is set, the chunks that are in the model are finished and committed, and the run stops.
+        on_changes: called if the inputs of a run that exists have changed since it was planned; logs a warning.
 
     Returns:
         The run, with status `done` or `stopped`.
@@ -78,6 +84,8 @@ def transcribe(
     models = load_model_info(config)
     expected = fingerprint(config)
     run = find_existing_run(config, expected)
+    if run is not None and (changes := corpus_changes(run, config)):
+        on_changes(changes)
     if run is not None and run.status == RunStatus.DONE:
         return run
     parts = plan_new_run(config) if run is None else None

@@ -19,6 +19,7 @@ from pipeline.errors import UsageError
 from pipeline.evaluation.context import run_context
 from pipeline.evaluation.intervals import PairedBootstrap, paired_bootstrap
 from pipeline.evaluation.reading import rebatch, scan_batches
+from pipeline.evaluation.references import run_references
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.evaluation.significance import SignificanceTest, matched_pairs, mcnemar
 from pipeline.evaluation.sums import row_summands
@@ -26,7 +27,7 @@ from pipeline.evaluation.tallies import required_columns
 from pipeline.evaluation.units import describe_units, row_units
 from pipeline.runs.commit import DataFile
 from pipeline.runs.run import Run
-from pipeline.scoring.references import References, load_references
+from pipeline.scoring.references import References
 from pipeline.scoring.rules import Scoring, score
 
 _COUNTS: Final = ("word_errors", "ref_words", "char_errors", "ref_chars", "sentence_errors", "sentences")
@@ -161,7 +162,7 @@ def _scored(run: Run, scoring: Scoring, unit: str) -> pa.Table:
     Raises:
         UsageError: there is no scored utterance, or an id occurs twice and the runs cannot be paired by it.
     """
-    references = [load_references(uri) for uri in scoring.references]
+    references = run_references(run, scoring.references)
     scored = run.read(lambda files: _score_files(run, files["transcripts"], scoring, references, unit))
     if not scored.num_rows:
         raise UsageError(f"{run.uri} has no scored utterance")

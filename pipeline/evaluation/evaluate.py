@@ -19,13 +19,14 @@ from pipeline.evaluation.context import RunContext, run_context
 from pipeline.evaluation.examples import sampled_rows
 from pipeline.evaluation.group_keys import COLUMNS, is_own_key
 from pipeline.evaluation.reading import scan_batches
+from pipeline.evaluation.references import run_references
 from pipeline.evaluation.results import Evaluation, IdSummary, ReferenceProblems
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.evaluation.summary import evaluation_from_tallies
 from pipeline.evaluation.tallies import Tallies, match_references, required_columns, tally_batches
 from pipeline.runs.commit import DataFile
 from pipeline.runs.run import Run
-from pipeline.scoring.references import MAX_EXAMPLES, References, load_references
+from pipeline.scoring.references import MAX_EXAMPLES, References
 from pipeline.scoring.rules import Scoring
 from sewd_model.grouping import grouped
 
@@ -48,7 +49,7 @@ def evaluate_run(run: Run, settings: EvaluationSettings | None = None, address: 
     """
     settings = settings or EvaluationSettings()
     scoring = settings.scoring or Scoring(run.record.normalizer)
-    references = [load_references(uri) for uri in scoring.references]
+    references = run_references(run, scoring.references)
     if not any(any(text is not None for text in file.texts) for file in references):  # the files have only labels
         references, scoring = [], replace(scoring, references=())
     evaluation = run.read(lambda files: _evaluate_files(run, files, settings, scoring, references, address))

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
+from pipeline.evaluation.references import run_references
 from pipeline.runs.commit import DataFile
 from pipeline.runs.run import Run, open_files
-from pipeline.scoring.references import References, load_references
+from pipeline.scoring.references import References
 from pipeline.scoring.rules import Scoring, score
 
 _MIN_ROW_GROUPS: Final = 16
@@ -53,7 +54,7 @@ def rows_by_id(run: Run, utt_ids: Sequence[str], columns: Sequence[str], scoring
     Raises:
         UsageError: a file of references does not exist or cannot be read.
     """
-    stored_normalizer, references = run.record.normalizer, _load_references(scoring)
+    stored_normalizer, references = run.record.normalizer, run_references(run, scoring.references)
     names = list(dict.fromkeys(["utt_id", "text", *columns, *scoring.source_columns(stored_normalizer, texts=True)]))
     ids = pa.array(utt_ids, pa.string())  # typed, for an empty list
     is_requested = pads.field("utt_id").isin(ids)
@@ -92,7 +93,7 @@ def wrong_rows(run: Run, scoring: Scoring, rows: int, seed: int = 0) -> list[Nor
     Raises:
         UsageError: a file of references does not exist or cannot be read.
     """
-    stored_normalizer, references = run.record.normalizer, _load_references(scoring)
+    stored_normalizer, references = run.record.normalizer, run_references(run, scoring.references)
     columns = list(dict.fromkeys(["utt_id", *scoring.source_columns(stored_normalizer, texts=True)]))
 
     def only_wrong(group: pa.Table) -> pa.Table:
@@ -139,10 +140,6 @@ def _row_groups(dataset: pads.Dataset, seed: int) -> Iterator[pads.Fragment]:
 
 def _open(run: Run, table: str, files: dict[str, list[DataFile]]) -> pads.Dataset:
     return open_files(run.uri, table, [file.path for file in files[table]])
-
-
-def _load_references(scoring: Scoring) -> list[References]:
-    return [load_references(uri) for uri in scoring.references]
 
 
 def _scored(rows: pa.Table, scoring: Scoring, stored_normalizer: str, references: Sequence[References]) -> pa.Table:

@@ -16,12 +16,13 @@ from pipeline.evaluation.intervals import Interval
 from pipeline.evaluation.label_counts import LabelCounts, count_labels
 from pipeline.evaluation.label_scores import Calibration, Floats, ScoreHistogram, calibration_sums, score_histogram
 from pipeline.evaluation.reading import rebatch, scan_batches
+from pipeline.evaluation.references import run_references
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.evaluation.sums import merge_sums, sum_by_key
 from pipeline.evaluation.units import describe_units, row_units, unit_columns, unit_interval, unit_keys
 from pipeline.runs.commit import DataFile
 from pipeline.runs.run import Run
-from pipeline.scoring.references import References, load_references
+from pipeline.scoring.references import References
 
 MAX_LABELS: Final = 1000
 OTHER_LABELS: Final = "(other labels)"
@@ -155,7 +156,7 @@ def evaluate_labels(run: Run, settings: EvaluationSettings | None = None) -> tup
         UsageError: a file of references does not exist or cannot be read.
     """
     settings = settings or EvaluationSettings()
-    references = [load_references(uri) for uri in settings.scoring.references] if settings.scoring else []
+    references = run_references(run, settings.scoring.references) if settings.scoring else []
 
     def evaluate_files(files: dict[str, list[DataFile]]) -> tuple[LabelEvaluation, ...]:
         context = run_context(run, files["labels"], replace(settings, by=()))

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config import RunConfig
+from pipeline.corpus.left_out import LeftOut
 from pipeline.corpus.plan import plan
 from pipeline.errors import InputChangedError, LeaseLostError, StorageError, UsageError
 from pipeline.runs.commit import COMMITS, remove_orphans
@@ -78,6 +79,7 @@ def create_run(config: RunConfig, fingerprint: Mapping[str, Any], parts: pa.Tabl
         "config": asdict(config),
         "parts": parts.num_rows,
         "input_bytes": sum(parts["bytes"].to_pylist()),
+        "left_out": LeftOut.from_metadata(parts.schema.metadata).to_json(),
         "attempts": [],
     }
     return Run(config.output, RunRecord(record)).save()

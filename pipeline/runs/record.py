@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.corpus.left_out import LeftOut
 from pipeline.runs.status import RunStatus
 from pipeline.runs.totals import Totals
 
@@ -141,6 +142,11 @@ class RunRecord:
     def input_bytes(self) -> int:
         """Size of the planned input, in bytes."""
         return int(self.values.get("input_bytes", 0))
+
+    @property
+    def left_out(self) -> LeftOut:
+        """What was passed over when the run was planned."""
+        return LeftOut.from_json(self.values.get("left_out"))
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:

@@ -181,4 +181,5 @@ def open_files(uri: str, table: str, paths: Sequence[str]) -> pads.Dataset:
 
 def write_plan(uri: str, plan: pa.Table) -> None:
     """Store the plan. It is written before `run.json`: a run that has a record has its plan."""
-    objects.put(uris.join(uri, PLAN_FILE), encode_table(plan.cast(PLAN)))
+    schema = PLAN.with_metadata({**PLAN.metadata, **(plan.schema.metadata or {})})  # with what was left out
+    objects.put(uris.join(uri, PLAN_FILE), encode_table(plan.cast(schema)))

@@ -1,47 +1,62 @@
 """Files of references, which are not stored with a run: the text or label of each utterance, by utt_id.
 
-Formats, by extension: `.jsonl`/`.json` manifests, with the keys of `pipeline.corpus.metadata` (`utt_id` or `id`, else
-`audio_filepath`, from which the utt_id is made as for the corpus; `text`, `label`); `.csv`/`.tsv` and `.parquet` with
-columns of those names; everything else like the `text` file of Kaldi and the `.trans.txt` of LibriSpeech, each line an
-id, a space or tab, and the words.
+Formats, by extension: `.jsonl`/`.json` manifests, also as one JSON array, with the keys of `pipeline.corpus.metadata`
+(`utt_id` or `id`; `text`, `label`); `.csv`/`.tsv` and `.parquet` with columns of those names; everything else like the
+`text` file of Kaldi and the `.trans.txt` of LibriSpeech, each line an id, a space or tab, and the words.
+
+A row without an id is that of the audio at its `audio_filepath`, `path`, `file_name` or another of `_PATH_KEYS`: its
+utt_id is made from it as for the corpus, and an utterance of the run that has not exactly this id is found by the name
+of its audio if there is only one (`References.with_names`). Names are compared in Unicode's composed form. A row
+without text and label is no reference.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import json
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import AliasChoices, Field
 
+from pipeline.corpus.class_labels import ClassNames, class_names, with_class_names
 from pipeline.corpus.metadata import UtteranceMeta, parse_meta, split_rows
-from pipeline.corpus.naming import relative_id
+from pipeline.corpus.naming import composed, relative_id, stem
 from pipeline.errors import AudioError, UsageError
 from pipeline.storage import objects, uris
 
 MAX_EXAMPLES: Final = 10
 """Ids that a message names."""
 
+_PATH_KEYS: Final = (
+    *("audio_filepath", "path", "file_name", "filename", "file", "audio_path", "audio_file", "wav_filename"),
+    *("wav", "audio", "name"),
+)
 _READ_COLUMNS: Final = frozenset(
-    ["utt_id", "id", "audio_filepath", "text", "transcription", "transcript", "sentence", "label"]
+    ["utt_id", "id", "text", "transcription", "transcript", "sentence", "label", *_PATH_KEYS]
 )
 _DELIMITERS: Final = {".csv": ",", ".tsv": "\t"}
 _BATCH_ROWS: Final = 1 << 14
 
 
 class _ReferenceRow(UtteranceMeta):
-    audio_filepath: str | None = None
+    audio_filepath: str | None = Field(None, validation_alias=AliasChoices(*_PATH_KEYS))
 
 
 class _Reference(NamedTuple):
+    """A row; `path` is None where it has an id of its own."""
+
     utt_id: str
+    path: str | None
     text: str | None
     label: str | None
 
@@ -56,6 +71,7 @@ class References:
         texts: reference transcripts; None for an utterance that has a label only.
         labels: reference labels; None for an utterance that has a text only.
         duplicates: ids that the file has more than once, always with the same text and label.
+        paths: paths of audio without extension, of the rows without an id of their own, by position.
     """
 
     uri: str
@@ -63,10 +79,44 @@ class References:
     texts: tuple[str | None, ...] = field(repr=False)
     labels: tuple[str | None, ...] = field(repr=False)
     duplicates: tuple[str, ...]
+    paths: dict[int, str] = field(default_factory=dict, repr=False)
+
+    def with_names(self, utterances: Iterable[tuple[str, str | None]]) -> References:
+        """These references, in which utterances are found by the name of their audio too.
+
+        An utterance and a row without an id of its own belong together if their paths end in the same names, as far as
+        both go, and neither ends as another's does. Utterances that are found by their ids, and rows that they are
+        found by, take no part.
+
+        Args:
+            utterances: utt_id, and the path of its audio where the id does not end in it, of all utterances of a run.
+        """
+        if not self.paths:
+            return self
+        taken: set[int] = set()
+        others: dict[str, list[str]] = {}
+        for utt_id, path in utterances:
+            position = self.index.get(composed(utt_id))
+            if position is None:
+                others[composed(utt_id)] = _names(stem(path) if path else utt_id)
+            else:
+                taken.add(position)
+        rows: dict[str, list[int]] = {}
+        for position, path in self.paths.items():
+            if position not in taken:
+                rows.setdefault(_names(path)[-1], []).append(position)
+        found: dict[int, list[str]] = {}
+        for utt_id, names in others.items():
+            matches = [row for row in rows.get(names[-1], ()) if _agree(_names(self.paths[row]), names)]
+            if len(matches) == 1:
+                found.setdefault(matches[0], []).append(utt_id)
+        named = {utt_ids[0]: position for position, utt_ids in found.items() if len(utt_ids) == 1}
+        return replace(self, index={**self.index, **named})
 
     def positions(self, utt_ids: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
         """The position of each utterance in `texts` and `labels`; -1 for one that the file does not name."""
-        return np.fromiter((self.index.get(utt_id, -1) for utt_id in utt_ids.to_pylist()), np.int64, len(utt_ids))
+        positions = (self.index.get(composed(utt_id), -1) for utt_id in utt_ids.to_pylist())
+        return np.fromiter(positions, np.int64, len(utt_ids))
 
     def texts_of(self, utt_ids: pa.Array | pa.ChunkedArray) -> pa.Array:
         """The text of each utterance; null for one that the file does not name."""
@@ -75,6 +125,17 @@ class References:
     def labels_of(self, utt_ids: pa.Array | pa.ChunkedArray) -> pa.Array:
         """The label of each utterance; null for one that the file does not name."""
         return _take(self.labels, self.positions(utt_ids))
+
+
+def _names(path: str) -> list[str]:
+    """The names of a path, without `.` and `..`; at least one."""
+    return [name for name in path.split("/") if name not in ("", ".", "..")] or [path]
+
+
+def _agree(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two paths are equal from their ends on, as far as the shorter goes."""
+    shorter = min(len(one), len(other))
+    return list(one[-shorter:]) == list(other[-shorter:])
 
 
 def _take(values: Sequence[str | None], positions: npt.NDArray[np.int64]) -> pa.Array:
@@ -94,10 +155,17 @@ def load_references(uri: str) -> References:
     labels: list[str | None] = []
     duplicates: dict[str, None] = {}
     conflicts: dict[str, None] = {}
+    paths: dict[int, str] = {}
+    without = ""  # the first id of a row that is no reference
     try:
-        for utt_id, text, label in _read_references(uris.absolute(uri)):
+        for utt_id, path, text, label in _read_references(uris.absolute(uri)):
+            if text is None and label is None:
+                without = without or utt_id
+                continue
             position = index.setdefault(utt_id, len(texts))
             if position == len(texts):
+                if path is not None:
+                    paths[position] = path
                 texts.append(text)
                 labels.append(label)
             else:
@@ -105,7 +173,7 @@ def load_references(uri: str) -> References:
                 (duplicates if is_equal else conflicts)[utt_id] = None
     except FileNotFoundError as error:
         raise UsageError(f"there are no references at {uri}") from error
-    except (AudioError, UnicodeDecodeError, csv.Error, pa.ArrowInvalid) as error:
+    except (AudioError, ValueError, ArithmeticError, csv.Error, pa.ArrowException) as error:
         raise UsageError(f"cannot read the references {uri}: {error}") from error
     if conflicts:
         raise UsageError(
@@ -113,8 +181,8 @@ def load_references(uri: str) -> References:
             "put alternatives into separate files (--refs A --refs B)"
         )
     if not index:
-        raise UsageError(f"{uri} holds no references")
-    return References(uri, index, tuple(texts), tuple(labels), tuple(duplicates))
+        raise UsageError(f"{uri} holds no references" + (f": {without} has neither text nor label" if without else ""))
+    return References(uri, index, tuple(texts), tuple(labels), tuple(duplicates), paths)
 
 
 def _first_ids(utt_ids: Iterable[str]) -> str:
@@ -127,31 +195,105 @@ def _read_references(uri: str) -> Iterator[_Reference]:
     if extension == ".parquet":
         with objects.open_read(uri) as file:
             parquet = pq.ParquetFile(file)
-            # Other columns are not read: they may hold audio.
-            table = parquet.read([name for name in parquet.schema_arrow.names if name in _READ_COLUMNS])
-        yield from _from_table(_row_dicts(table), uri)
-    elif extension in (".jsonl", ".json"):
+            schema = parquet.schema_arrow
+            # Other columns are not read: they may hold audio, as the other members of a struct `audio` do.
+            names = [name for name in schema.names if name in _READ_COLUMNS and not _is_struct(schema, name)]
+            inner = [f"{name}.path" for name in schema.names if name in _PATH_KEYS and _has_path(schema, name)]
+            table = parquet.read(names + inner)
+        yield from _from_table(_row_dicts(table, class_names(schema)), uri)
+    elif extension in (".jsonl", ".json", ".ndjson"):
         data = objects.fetch(uri)
-        rows = (parse_meta(line, f"byte {start}", _ReferenceRow) for start, line in split_rows(data, 0))
-        yield from (_reference(row, uri) for row in rows)
+        yield from (_reference(row, uri) for row in _json_rows(data))
     elif extension in _DELIMITERS:
         text = objects.fetch(uri).decode("utf-8-sig")
-        lines = io.StringIO(text, newline="")
-        yield from _from_table(csv.DictReader(lines, delimiter=_DELIMITERS[extension], strict=True), uri)
+        yield from _from_table(_tsv_rows(text) if extension == ".tsv" else _csv_rows(text), uri)
     else:
         # Split at line feeds only: the other line separators of Unicode are part of a text.
         for line in objects.fetch(uri).decode("utf-8-sig").split("\n"):
             utt_id, *words = re.split(r"[ \t]", line.strip(), maxsplit=1)
             if utt_id:
-                yield _Reference(utt_id, "".join(words).strip(), None)
+                yield _Reference(composed(utt_id), None, "".join(words).strip(), None)
 
 
-def _row_dicts(table: pa.Table) -> Iterator[dict[str, Any]]:
+def _is_struct(schema: pa.Schema, name: str) -> bool:
+    return pa.types.is_struct(schema.field(name).type) or pa.types.is_binary(schema.field(name).type)
+
+
+def _has_path(schema: pa.Schema, name: str) -> bool:
+    kind = schema.field(name).type
+    return pa.types.is_struct(kind) and kind.get_field_index("path") >= 0
+
+
+def _json_rows(data: bytes) -> Iterator[_ReferenceRow]:
+    """Rows of JSON lines, or of one array of objects."""
+    text = data.removeprefix(b"\xef\xbb\xbf").strip()
+    if not text.startswith(b"["):
+        yield from (parse_meta(line, f"byte {start}", _ReferenceRow) for start, line in split_rows(data, 0))
+        return
+    for number, row in enumerate(json.loads(text), 1):
+        if not isinstance(row, dict):
+            raise ValueError(f"row {number} of the JSON array is not an object")
+        yield parse_meta(row, f"row {number}", _ReferenceRow)
+
+
+def _csv_rows(text: str) -> Iterator[dict[Any, Any]]:
+    """Rows of a table whose fields are quoted where they hold commas, quotes or line feeds."""
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    number = 0
+    try:
+        for number, row in enumerate(reader, 1):  # noqa: B007 - used in the message
+            yield row
+    except csv.Error as error:
+        raise ValueError(f"row {number + 1}: {error}") from error
+
+
+def _tsv_rows(text: str) -> Iterable[dict[Any, Any]]:
+    """Rows of a table in which tabs and line feeds divide fields.
+
+    Tables of Common Voice quote nothing: a quotation mark is part of a text. Those of pandas and spreadsheets quote
+    some fields. A field that is quoted as a whole is the same text in both. Quotes hold a line feed or tab only if the
+    lines do not fit the header without them, and do with them.
+    """
+    # A table may end its lines as Windows does; other separators of Unicode are part of a text.
+    lines = [line.removesuffix("\r").split("\t") for line in text.split("\n")]
+    header, *rows = lines
+    rows = [row for row in rows if row != [""]]
+    if any(len(row) != len(header) for row in rows):
+        with contextlib.suppress(csv.Error):
+            quoted = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True))
+            filled = [row for row in quoted if row]
+            if filled and all(len(row) == len(filled[0]) for row in filled):
+                return [dict(zip(filled[0], row, strict=True)) for row in filled[1:]]
+    names = [_unquoted(name) for name in header]
+    return [_fields(names, row) for row in rows]
+
+
+def _fields(names: Sequence[str], row: Sequence[str]) -> dict[Any, Any]:
+    """A row by column, as `csv.DictReader` makes it: missing fields are None, and surplus ones have the key None."""
+    values: dict[Any, Any] = dict.fromkeys(names)
+    values.update(zip(names, map(_unquoted, row), strict=False))
+    if len(row) > len(names):
+        values[None] = list(row[len(names) :])
+    return values
+
+
+def _unquoted(field: str) -> str:
+    """A field without the quotes around it, if each quotation mark between them is doubled."""
+    inner = field[1:-1]
+    is_quoted = len(field) > 1 and field[0] == field[-1] == '"' and '"' not in inner.replace('""', "")
+    return inner.replace('""', '"') if is_quoted else field
+
+
+def _row_dicts(table: pa.Table, classes: ClassNames) -> Iterator[dict[str, Any]]:
     for batch in table.to_batches(_BATCH_ROWS):
-        yield from batch.to_pylist()
+        for row in batch.to_pylist():
+            for name, value in row.items():
+                if name in _PATH_KEYS and isinstance(value, dict):
+                    row[name] = value.get("path")
+            yield with_class_names(row, classes)
 
 
-def _from_table(rows: Iterable[dict[str, Any]], uri: str) -> Iterator[_Reference]:
+def _from_table(rows: Iterable[dict[Any, Any]], uri: str) -> Iterator[_Reference]:
     for number, row in enumerate(rows, 1):
         if None in row:  # the key of surplus fields in `csv`: an unquoted text with a comma would be cut
             raise UsageError(f"{uri}: row {number} has more fields than the header")
@@ -160,13 +302,10 @@ def _from_table(rows: Iterable[dict[str, Any]], uri: str) -> Iterator[_Reference
 
 
 def _reference(row: _ReferenceRow, uri: str) -> _Reference:
-    if row.utt_id is not None:
-        utt_id = row.utt_id
-    elif row.audio_filepath is not None:
-        utt_id = relative_id(row.audio_filepath, posixpath.dirname(uri))
-    else:
-        raise UsageError(f"{uri}: a row has neither utt_id nor audio_filepath")
     label = row.label or None  # an empty cell is a text of no words, but not a label
-    if row.text is None and label is None:
-        raise UsageError(f"{uri}: {utt_id} has neither text nor label")
-    return _Reference(utt_id, row.text, label)
+    if row.utt_id is not None:
+        return _Reference(composed(row.utt_id), None, row.text, label)
+    if row.audio_filepath:
+        path = composed(row.audio_filepath)
+        return _Reference(composed(relative_id(path, posixpath.dirname(uri))), stem(path), row.text, label)
+    raise UsageError(f"{uri}: a row has neither utt_id nor audio_filepath, path or file_name")

@@ -39,6 +39,8 @@ def checkpoint_digest(uri: str) -> str:
         raise UsageError(f"no model at {uri}: there is no config.json")
     digest = hashlib.sha256()
     for item in files:
+        if item.version == objects.ABSENT:
+            raise UsageError(f"no model at {uri}: {item.uri} is a dangling link or not a regular file")
         digest.update(f"{posixpath.basename(item.uri)}\0{item.size}\0".encode())
         with objects.open_read(item.uri) as file:
             while block := file.read(HASH_BLOCK_BYTES):

@@ -4,7 +4,9 @@ import json
 import os
 import pickle
 import shutil
+import time
 import uuid
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -21,6 +23,7 @@ from sewd_model import (
     SEWDForSequenceClassification,
     SEWDModel,
     backbone_digest,
+    files,
     read_state_dict,
 )
 from sewd_model.checkpoint import save
@@ -491,3 +494,56 @@ def test_digest_covers_settings_that_do_not_change_the_tensors(oracle, change):
     _, other = oracle.pair("backbone", **change)
     assert all(torch.equal(other.state_dict()[name], tensor) for name, tensor in one.state_dict().items())
     assert backbone_digest(one) != backbone_digest(other)
+
+
+# Files that must not be waited for, and sizes that must not be asked for
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"hidden_size": 10**9, "num_attention_heads": 1, "num_conv_pos_embedding_groups": 1},
+        {"num_hidden_layers": 10**6},
+        {"intermediate_size": 10**10},
+        {"vocab_size": 10**12},
+        {"squeeze_factor": 10**9},
+        {"num_conv_pos_embeddings": 10**10},
+        {"max_position_embeddings": 10**12, "position_buckets": -1},
+        {"conv_dim": [10**6] * 2, "conv_kernel": [10**6] * 2, "conv_stride": [1] * 2},
+        {"conv_dim": [1] * 10**5, "conv_kernel": [1] * 10**5, "conv_stride": [1] * 10**5},
+        {"num_labels": 10**9, "id2label": None, "label2id": None},
+    ],
+)
+def test_absurd_sizes_are_refused_in_a_line_before_memory_is_asked_for(tmp_path, values):
+    source = Path(files.located("bundled"))
+    for path in source.iterdir():
+        if path.is_file() and path.name != "config.json":
+            (tmp_path / path.name).symlink_to(path)
+    config = json.loads((source / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | values))
+    began = time.process_time()
+    with pytest.raises(CheckpointError, match=r"config\.json in ") as error:
+        SEWDForCTC.from_pretrained(tmp_path)
+    assert time.process_time() - began < 5
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+def test_absurd_sizes_are_refused_where_there_are_no_weights(tmp_path):
+    SEWDConfig(hidden_size=768 << 10).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="the files hold 0 bytes"):
+        SEWDForCTC.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "pytorch_model.bin", "vocab.json"])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_pipes_and_devices_are_refused_and_not_waited_for(tmp_path, name, kind):
+    if kind == "pipe":
+        os.mkfifo(tmp_path / name)
+    else:
+        (tmp_path / name).symlink_to("/dev/zero")
+    with pytest.raises(CheckpointError, match=f"{name} in .* is not a regular file"):
+        files.read_bytes(tmp_path, name)
+    if name == "config.json":
+        with pytest.raises(CheckpointError, match="is not a regular file"):
+            SEWDForCTC.from_pretrained(tmp_path)

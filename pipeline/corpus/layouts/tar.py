@@ -224,7 +224,11 @@ def read_shard(part: Part) -> Iterator[Utterance]:
         damage = AudioError(ErrorCode.BAD_ARCHIVE, str(error) or type(error).__name__)
     problem = unused.problem
     if damage is not None:
-        problem = damage if not unused.members or problem is None else AudioError(damage.code, f"{damage.message}; before it: {problem.message}")
+        problem = (
+            damage
+            if not unused.members or problem is None
+            else AudioError(damage.code, f"{damage.message}; before it: {problem.message}")
+        )
     if problem is not None:
         yield broken_utterance(part.name, part.uri, problem, size=max(part.bytes - read_bytes, 0))
 

@@ -1,20 +1,24 @@
 """The plan: what is found, its order and ids, limits, duplicates, and refused INPUTs."""
 
+import gzip
 import json
 import os
 import time
 import tracemalloc
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from pipeline.corpus.left_out import LeftOut
 from pipeline.corpus.parts import Duplicate
 from pipeline.corpus.plan import plan
+from pipeline.corpus.read import read_part
 from pipeline.errors import StorageError, UsageError
 from pipeline.storage import objects, retry
 from tests.support import s3
 from tests.support.corpora import LARGE, parts_of
-from tests.support.inputs import ids, items, manifest, parquet_of_bytes, tar_of, write_files
+from tests.support.inputs import ids, items, manifest, outcome, parquet, parquet_of_bytes, tar_of, write_files
 
 
 def test_a_directory_is_planned_in_path_order_with_relative_ids(tmp_path):
@@ -291,3 +295,141 @@ def test_planning_many_rows_takes_little_time_and_memory(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1000 * number
+
+
+# What is passed over
+
+
+def left_out(*inputs, **options) -> LeftOut:
+    return LeftOut.from_metadata(plan([str(uri) for uri in inputs], LARGE, **options).schema.metadata)
+
+
+def test_files_that_are_left_out_are_counted_by_suffix(tmp_path):
+    write_files(tmp_path, "a.wav", "a.txt", "b.wav", "1/1-2-3.flac", "1/1-2.trans.txt")
+    assert left_out(tmp_path) == LeftOut()
+    write_files(
+        tmp_path, "x.foo", "1/y.FOO", "README", "z.md", "alone.txt", ".c.wav", "._b.wav", "m.jsonl", ".DS_Store"
+    )
+    found = left_out(tmp_path)
+    assert found.files == {"foo": 2, "": 1, "md": 1, "txt": 1, "jsonl": 1}
+    assert found.hidden == 2
+    (line, hidden) = found.lines
+    assert line.startswith("left out: 6 files that are neither audio nor texts of it: .foo 2, ")
+    assert hidden.startswith("left out: 2 hidden audio files")
+    assert left_out(f"{tmp_path}/*", tmp_path / "1").files == {"foo": 3, "": 1, "md": 1, "txt": 1, "jsonl": 1}
+    assert "txt" not in left_out(tmp_path, limit=1).files
+
+
+MORE_SUFFIXES = """
+    wave gsm g722 mp2 mp1 mpga ac3 eac3 ts m2ts asf flv 3gpp 3g2 3ga mpg avi m4r f4v awb amr spx ogv weba ape tta rm
+    dts adts mpeg vob htk
+"""
+
+
+@pytest.mark.parametrize("name", MORE_SUFFIXES.split())
+def test_suffixes_that_the_decoders_read_are_audio(tmp_path, name):
+    write_files(tmp_path, f"a.{name}", f"B.{name.upper()}")
+    assert ids(tmp_path) == ["B", "a"]
+    assert left_out(tmp_path) == LeftOut()
+
+
+@pytest.mark.parametrize("row", [{"text": "x"}, {"file_name": "a.wav", "label": 1}, {"audio": 1}, {"x": None}])
+def test_a_table_without_audio_in_a_directory_is_passed_over_with_a_note(tmp_path, row):
+    write_files(tmp_path, "a.wav", "d/b.wav")
+    parquet(tmp_path / "d" / "metadata.parquet", [row])
+    assert ids(tmp_path) == ["a", "d/b"]
+    (note,) = left_out(tmp_path).notes
+    assert note.startswith(f"passed over {tmp_path}/d/metadata.parquet: it has ")
+    with pytest.raises(UsageError, match=r"no audio in .*metadata.parquet: .*; passed over .*column `audio`"):
+        parts_of(tmp_path / "d" / "metadata.parquet")
+
+
+def test_an_earlier_run_in_a_directory_is_passed_over_with_a_note(tmp_path):
+    write_files(tmp_path, "a.wav", "runs/notes.wav")
+    for name in ("run.json", "commits/ab/0-00000.json"):
+        write_files(tmp_path / "runs" / "1", name)
+    for name in ("plan", "transcripts/x", "metrics/y"):
+        parquet(tmp_path / "runs" / "1" / f"{name}.parquet", [{"text": "x", "audio": "a.wav"}])
+    write_files(tmp_path / "runs" / "1", "own.wav")  # audio is never passed over
+    assert [part.kind for part in parts_of(tmp_path)] == ["files"]
+    assert ids(tmp_path) == ["a", "runs/1/own", "runs/notes"]
+    assert left_out(tmp_path).notes == [f"passed over {tmp_path}/runs/1: it is an earlier run"]
+    assert not left_out(tmp_path).files
+    (tmp_path / "runs" / "1" / "own.wav").unlink()
+    with pytest.raises(UsageError, match=r"no audio in .*; passed over .*it is an earlier run"):
+        parts_of(tmp_path / "runs" / "1")
+
+
+def test_what_was_left_out_survives_json():
+    found = LeftOut(Counter({"foo": 3}), 1, ["passed over x"], 2, 4)
+    assert LeftOut.from_json(json.loads(json.dumps(found.to_json()))) == found
+    assert LeftOut.from_json(None) == LeftOut()
+
+
+# INPUTs of unknown kinds
+
+UNKNOWN = {
+    "train.csv": b"path,text\na.wav,x\n",
+    "train.TSV": b"path\ttext\n",
+    "list.txt": b"a.wav\n",
+    "wav.scp": b"a /data/a.wav\n",
+    "m.jsonl.gz": gzip.compress(b"{}"),
+    "m.json.gz": gzip.compress(b"{}"),
+    "m.jsonl.zst": b"x",
+    "clips.zip": b"PK\x03\x04",
+    "clips.7z": b"7z",
+    "shard.tar.bz2": b"BZh",
+    "shard.tar.xz": b"x",
+    "shard.tar.zst": b"x",
+    "a.wav.gz": gzip.compress(b"RIFF"),
+    "table.xlsx": b"PK",
+    "data.arrow": b"ARROW1",
+    "data.h5": b"x",
+    "a.TextGrid": b"x",
+    "a.srt": b"x",
+    "segments": b"a rec 0 1\n",
+    "text": "a caf\u00e9\n".encode() * 1000,
+    "noname": gzip.compress(b"{}"),
+    "noname2": b"PK\x03\x04....",
+    "noname3": b"ARROW1\0\0",
+    "noname4": b"PAR1....",
+    "noname5": bytes(257) + b"ustar\0" + bytes(300),
+    "half": ("a" * 4095 + "\u00e9").encode(),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_an_input_that_is_a_table_list_or_archive_is_refused_with_what_to_do(tmp_path, name):
+    (tmp_path / name).write_bytes(UNKNOWN[name])
+    with pytest.raises(UsageError, match=f"{name}.*(manifest|unpack|repack|its own suffix)") as error:
+        parts_of(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "head", [b"NIST_1A\n   1024\nchannel_count -i 1\n", b"#!AMR\n", b"RIFF\0", b"\xff\xfb" * 5000, b"", b"\0" * 9]
+)
+def test_audio_without_a_suffix_is_not_taken_for_a_text(tmp_path, head):
+    (tmp_path / "recording").write_bytes(head)
+    assert ids(tmp_path / "recording") == ["recording"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "dangling"])
+@pytest.mark.parametrize("name", ["a.wav", "a.tar", "a.parquet", "a.jsonl", "a"])
+def test_an_input_that_cannot_be_opened_is_refused_and_not_waited_for(tmp_path, kind, name):
+    path = tmp_path / name
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else tmp_path / "none")
+    with pytest.raises(UsageError, match="is a dangling link or not a regular file"):
+        parts_of(path)
+
+
+@pytest.mark.parametrize("name", ["b.tar", "b.parquet"])
+@pytest.mark.parametrize("limit", [None, 5])
+def test_a_container_that_cannot_be_opened_is_an_error_row(tmp_path, name, limit):
+    write_files(tmp_path, "a.wav", "c.wav")
+    os.mkfifo(tmp_path / name)
+    results = [outcome(u) for part in parts_of(tmp_path, limit=limit) for u in read_part(part)]
+    assert [result for _, result in results] == [b"a.wav.....", "MISSING", b"c.wav....."]

@@ -147,7 +147,7 @@ def test_a_reference_that_cannot_be_opened_makes_its_file_an_error_row(tmp_path)
     with (tmp_path / "large.txt").open("wb") as file:
         file.truncate(MAX_TEXT_BYTES + 1)
     rows = dict(outcomes(tmp_path))
-    assert rows == {name: "BAD_ROW" for name in ("device", "dangling", "large", "pipe")} | {"good": b"A"}
+    assert rows == dict.fromkeys(("device", "dangling", "large", "pipe"), "BAD_ROW") | {"good": b"A"}
 
 
 def test_a_chapter_whose_transcript_is_a_dangling_link_is_error_rows(tmp_path):

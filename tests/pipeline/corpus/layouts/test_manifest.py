@@ -1,6 +1,7 @@
 """JSON-lines manifests."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ from hypothesis import strategies as st
 
 from pipeline.corpus import parts as parts_module
 from pipeline.corpus.layouts import manifest as manifest_layout
+from pipeline.corpus.left_out import LeftOut
+from pipeline.corpus.plan import plan
 from pipeline.corpus.read import read_part
-from pipeline.errors import StorageError
+from pipeline.errors import StorageError, UsageError
 from pipeline.storage import objects, retry
 from tests.support import s3
 from tests.support.corpora import parts_of
@@ -177,3 +180,79 @@ def test_every_row_is_read_once_in_order_for_any_part_size(tmp_path_factory, row
             assert text.encode()[utterance.byte_start : utterance.byte_end].strip().decode() == row
         else:
             assert json.loads(row)["audio_filepath"] == utterance.utt_id + ".wav"
+
+
+# What is no manifest in JSON lines
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        json.dumps([{"audio_filepath": "a.wav"}]),
+        json.dumps([{"audio_filepath": "a.wav"}], indent=2),
+        json.dumps({"data": [{"audio_filepath": "a.wav"}]}, indent=1),
+        "\ufeff [\n{}\n]\n",
+    ],
+)
+def test_a_json_array_or_object_over_lines_is_refused_in_one_line(tmp_path, data):
+    path = write(tmp_path / "m.json", data)
+    with pytest.raises(UsageError, match=r"a manifest has one JSON object a line: .*jq") as error:
+        parts_of(path)
+    assert "\n" not in str(error.value)
+
+
+def test_the_manifest_of_a_nemo_tarred_data_set_says_what_it_is(tmp_path):
+    rows = [{"audio_filepath": f"{i}.wav", "duration": 1.0, "text": "x", "shard_id": 0} for i in range(3)]
+    path = manifest(tmp_path / "tarred_audio_manifest.json", *rows)
+    with pytest.raises(UsageError, match=r"NeMo tarred data set.*Give the \.tar shards as INPUT"):
+        parts_of(path)
+    write(tmp_path / "0.wav", b"A")  # the audio of the first row is a file: an ordinary manifest with such a key
+    assert [part.rows for part in parts_of(path)] == [3]
+
+
+# Missing values, as pandas writes them
+
+
+@pytest.mark.parametrize(
+    "key", ["text", "speaker", "label", "duration", "utt_id", "id", "sentence", "transcript", "lang"]
+)
+def test_nan_is_null(tmp_path, key):
+    path = write(tmp_path / "m.jsonl", f'{{"audio_filepath": "a.wav", "{key}": NaN}}\n')
+    (found,) = read(path)
+    meta = found.meta
+    assert (meta.utt_id, meta.text, meta.speaker, meta.label, meta.duration) == (None,) * 5
+    assert (found.utt_id, found.problem) == ("a", None)
+    assert meta.tags == ('{"lang": null}' if key == "lang" else None)
+
+
+def test_labels_without_texts_are_counted(tmp_path):
+    rows = [{"audio_filepath": f"{i}.wav", "label": "yes"} for i in range(3)]
+    path = manifest(tmp_path / "m.jsonl", *rows, {"audio_filepath": "x.wav", "text": "x", "label": "no"})
+    found = LeftOut.from_metadata(plan([str(path)], 1 << 40).schema.metadata)
+    assert (found.labels_only, found.texts) == (3, 1)
+
+
+# Files that a manifest names
+
+
+def test_pipes_devices_and_directories_in_a_manifest_are_missing_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "folder.wav").mkdir()
+    write(tmp_path / "z.wav", b"Z")
+    names = ["pipe.wav", "/dev/zero", "/dev/stdin", "/dev/tty", "folder.wav", "a\ud800.wav", "x" * 5000, "z.wav/y.wav"]
+    *rows, last = outcomes(manifest(tmp_path / "m.jsonl", *({"audio_filepath": name} for name in [*names, "z.wav"])))
+    assert {result for _, result in rows} <= {"MISSING", "BAD_ROW"}
+    assert last == ("z", b"Z")
+
+
+@pytest.mark.parametrize(
+    ("stored", "named"), [("caf\u00e9", "cafe\u0301"), ("cafe\u0301", "caf\u00e9"), ("\uac00", "\u1100\u1161")]
+)
+def test_files_are_found_under_composed_and_decomposed_names(tmp_path, stored, named):
+    write(tmp_path / f"{stored}.wav", b"A")
+    assert outcomes(manifest(tmp_path / "m.jsonl", {"audio_filepath": f"{named}.wav"})) == [(named, b"A")]
+
+
+def test_a_file_whose_name_is_not_utf8_is_found_under_its_escaped_name(tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9.wav")).write_bytes(b"A")
+    assert outcomes(manifest(tmp_path / "m.jsonl", {"audio_filepath": "caf\\xe9.wav"})) == [("caf\\xe9", b"A")]
