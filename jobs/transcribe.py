@@ -18,6 +18,7 @@ from jobs.kill_notice import kill_notice
 from jobs.logs import log_to
 from jobs.status import audio_of, how_to_resume, last_start
 from pipeline.config import RunConfig, make_config
+from pipeline.corpus.plan import check_inputs
 from pipeline.errors import UsageError
 from pipeline.report.formats import duration
 from pipeline.runs.changes import CorpusChanges
@@ -177,6 +178,7 @@ def transcribe(
         threads=threads,
         dtype=dtype,
     )
+    check_inputs(config.inputs)
     log_to(log)
     stop = threading.Event()
     head = "" if address == "local" else f", or lost the head of the cluster at {address}"

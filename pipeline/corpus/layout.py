@@ -54,8 +54,7 @@ class Listing:
             return uri
         if self.listed is None:
             head, dot, kind = uri.rpartition(".")
-            others = [f"{head}{dot}{kind.upper()}", *spellings(uri)]
-            return next(filter(objects.exists, others), None)
+            return next(filter(objects.exists, [f"{head}{dot}{kind.upper()}", *spellings(uri)]), None)
         found = self.odd_texts.get(folded(uri), ())
         same = [text for text in found if composed(stem(text.uri)) == composed(stem(uri))]
         others = same or [text for text in found if not text.has_audio]

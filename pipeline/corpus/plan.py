@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import posixpath
@@ -18,13 +19,26 @@ from pipeline.corpus.naming import is_hidden, relative_path, suffix
 from pipeline.corpus.parts import Duplicate, Part, plan_table
 from pipeline.corpus.registry import layout_of
 from pipeline.corpus.unknown import check_known
-from pipeline.errors import UsageError
+from pipeline.errors import StorageError, UsageError
 from pipeline.storage import globs, objects, uris
 from pipeline.storage.objects import Object
 
 MAX_REASONS = 3  # that a message names
 # The files by which a run of this program is recognised (`pipeline.runs`).
 _RUN_RECORD, _RUN_PLAN = "run.json", "plan.parquet"
+
+
+def check_inputs(inputs: Iterable[str]) -> None:
+    """Refuse local INPUTs that `plan` would refuse for what they are. It takes no time, and loads no model.
+
+    Raises:
+        UsageError: an INPUT is a table, a list or an archive of a kind that is not read.
+    """
+    for uri in inputs:
+        if "://" not in uri and layout_of(uri) is None:
+            with contextlib.suppress(FileNotFoundError, StorageError):  # `plan` reports these
+                if (named := objects.stat(uri)) is not None:
+                    check_known(named)
 
 
 def plan(inputs: Iterable[str], part_bytes: int, limit: int | None = None) -> pa.Table:

@@ -216,12 +216,13 @@ def _read_references(uri: str) -> Iterator[_Reference]:
 
 
 def _is_struct(schema: pa.Schema, name: str) -> bool:
-    return pa.types.is_struct(schema.field(name).type) or pa.types.is_binary(schema.field(name).type)
+    kind = schema.field(name).type
+    return bool(pa.types.is_struct(kind) or pa.types.is_binary(kind))
 
 
 def _has_path(schema: pa.Schema, name: str) -> bool:
     kind = schema.field(name).type
-    return pa.types.is_struct(kind) and kind.get_field_index("path") >= 0
+    return bool(pa.types.is_struct(kind) and kind.get_field_index("path") >= 0)
 
 
 def _json_rows(data: bytes) -> Iterator[_ReferenceRow]:

@@ -80,7 +80,7 @@ def read_files(part: Part) -> Iterator[Utterance]:
         else:
             place = place_of(item.uri)
             tags = {} if place is None else tags_of(place.directory).get(place.speaker, {})
-            yield replace(utterance, meta=UtteranceMeta(text=text, **tags))  # type: ignore[arg-type]  # extra keys
+            yield replace(utterance, meta=UtteranceMeta(text=text, **tags))
 
 
 def _reference(item: Item, transcripts_of: Callable[[str], dict[str, str]]) -> str | None:

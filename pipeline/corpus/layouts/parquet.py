@@ -42,8 +42,9 @@ BATCH_ROWS = 64
 BATCH_BYTES = 32 * 2**20
 READ_BYTES = 4 * 2**20  # read from storage at a time; without it Arrow reads whole column chunks
 
-# Arrow's errors for a broken file. Storage that fails raises StorageError, which is none of these.
-_PARQUET_ERRORS = (pa.ArrowException, OSError)
+# Raised for a broken file, by Arrow and for the names and numbers in it. Storage that fails raises StorageError, which
+# is none of these.
+_PARQUET_ERRORS = (pa.ArrowException, OSError, ValueError, LookupError, ArithmeticError, MemoryError)
 # Raised where a value has no equal in Python: a date beyond the year 9999, nanoseconds, a string that is not UTF-8.
 _VALUE_ERRORS = (ValueError, ArithmeticError, pa.ArrowException)
 _KNOWN_COLUMNS = frozenset(
@@ -251,13 +252,13 @@ def _wave(samples: pa.Array, rate: int | None) -> bytes:
 
 
 def _numbers(samples: pa.Array) -> np.ndarray:
-    values = samples.to_numpy(zero_copy_only=False)
+    values: np.ndarray = samples.to_numpy(zero_copy_only=False)
     if values.dtype == np.int16:
         return values
     if not np.issubdtype(values.dtype, np.number):
         raise ValueError(f"audio.array holds {samples.type}")
     scale = -float(np.iinfo(values.dtype).min) if np.issubdtype(values.dtype, np.signedinteger) else 1.0
-    return (values / scale).astype(np.float32)
+    return np.asarray(values / scale, np.float32)
 
 
 PARQUET = Layout(

@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from tarfile import HeaderError, ReadError
-from typing import BinaryIO, NamedTuple, Self
+from typing import Any, BinaryIO, NamedTuple, Self, cast
 
 from pipeline.corpus.layout import Layout, Listing, chain_parts
 from pipeline.corpus.metadata import UtteranceMeta, parse_meta
@@ -145,7 +145,7 @@ class _StrictTarInfo(tarfile.TarInfo):
         if self.type in _EXTENDED_HEADERS and not 0 <= self.size <= MAX_HEADER_BYTES:
             raise ReadError(f"an extended header of {self.size} bytes at byte {self.offset}")
         if self.type in _PAX_HEADERS:
-            ahead = archive.fileobj.peek(self.size)  # type: ignore[union-attr]  # it is a _ForwardFile
+            ahead = cast(_ForwardFile, archive.fileobj).peek(self.size)
             if re.search(rb"[0-9]{%d}" % MAX_DIGITS, ahead):
                 raise ReadError(f"a number of over {MAX_DIGITS} digits in the header at byte {self.offset}")
         member: Self = super()._proc_member(archive)  # type: ignore[misc]  # missing in typeshed
@@ -175,8 +175,9 @@ def open_tar(file: BinaryIO) -> OpenShard:
     file.seek(0)
     buffered = io.BufferedReader(file, TAR_BUFFER_BYTES)  # type: ignore[type-var]  # tarfile reads 10 KiB at a time
     plain = gzip.GzipFile(fileobj=buffered, mode="rb") if compressed else buffered
+    forward: Any = _ForwardFile(cast(BinaryIO, plain), None if compressed else size)  # it has all that tarfile calls
     archive = tarfile.open(  # noqa: SIM115 - the caller closes it
-        fileobj=_ForwardFile(plain, None if compressed else size),  # type: ignore[arg-type]  # all that tarfile calls
+        fileobj=forward,
         mode="r:",
         tarinfo=_StrictTarInfo,
         encoding="utf-8",
