@@ -10,6 +10,7 @@ from typing import NoReturn
 import typer
 from rich.console import Console
 
+from jobs.native_output import native_output_to_log
 from pipeline import RunFailedError, StorageError, UsageError
 
 out = Console(highlight=False)
@@ -29,9 +30,11 @@ class Exit(IntEnum):
 
 def run(app: typer.Typer, before: Callable[[], None] = lambda: None) -> NoReturn:
     """Run a Typer application and exit. Bad usage, storage errors and failed runs are one line, not a traceback."""
+    expected = (UsageError, StorageError, RunFailedError, typer.TyperException, typer.Exit, typer.Abort)
     try:
-        before()
-        code = app(standalone_mode=False)
+        with native_output_to_log(*expected):
+            before()
+            code = app(standalone_mode=False)
     except UsageError as error:
         code = _print_error(str(error), Exit.USAGE)
     except typer.TyperException as error:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 _ENDED: Final = "ended"
@@ -19,8 +19,12 @@ _WATCH: Final = f"import sys; sys.stdin.read() == {_ENDED!r} or print(sys.argv[1
 
 
 @contextlib.contextmanager
-def kill_notice(message: str) -> Iterator[None]:
-    """Print `message` on standard error if this process is killed inside this context."""
+def kill_notice(message: str) -> Iterator[Callable[[], None]]:
+    """Print `message` on standard error if this process is killed inside this context.
+
+    Yields:
+        A function to call before this process ends itself inside the context.
+    """
     watcher = subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", _WATCH, message],
         stdin=subprocess.PIPE,
@@ -28,7 +32,12 @@ def kill_notice(message: str) -> Iterator[None]:
         text=True,
         start_new_session=True,  # Ctrl-C must not reach it
     )
+
+    def ended() -> None:
+        with contextlib.suppress(ValueError, OSError):  # it was called before, or the watcher was killed
+            watcher.communicate(_ENDED)
+
     try:
-        yield
+        yield ended
     finally:
-        watcher.communicate(_ENDED)
+        ended()

@@ -10,6 +10,8 @@ from rich.table import Table
 from jobs.console import Exit, out, single, warn
 from pipeline import Run
 from pipeline.report.formats import duration
+from pipeline.runs.compact import read_compaction
+from pipeline.runs.damage import first_lost_file
 from pipeline.runs.status import RunStatus
 from pipeline.runs.totals import Totals
 
@@ -17,6 +19,7 @@ from pipeline.runs.totals import Totals
 def status(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or prefix of the run.")]) -> int:
     """Show how far a run is: parts, chunks, rows, errors and audio."""
     opened = Run.open(run)
+    check_objects(opened)
     totals = opened.totals()
     done = opened.parts_done()
     share = min(totals.source_bytes / max(opened.record.input_bytes, 1), 1.0)
@@ -52,6 +55,18 @@ def audio_of(totals: Totals) -> str:
     return f"{duration(totals.audio_s)} audio{skipped}"
 
 
+def check_objects(run: Run) -> None:
+    """Check that the plan of a run and, once it is compacted, its data files are there; reads no data.
+
+    Raises:
+        DamagedRunError: one is lost, or was cut.
+    """
+    if run.record.parts:
+        run.plan_size()
+    if (lost := first_lost_file(run.uri, read_compaction(run.uri) or [])) is not None:
+        raise lost
+
+
 def state(run: Run) -> str:
     """The status, its reason, and how to resume a run that is not done.
 
@@ -76,7 +91,7 @@ def last_start(run: Run) -> str:
     work = run.record.attempts[-1].work if run.record.attempts else None
     if work is None or work.rtfx is None or not work.audio_s:
         return ""
-    stages = work.stage_s
+    stages = {"read": 0.0, "compute": 0.0, "rows": 0.0, **work.stage_s}
     replaced = f", {work.recognizers_replaced} replaced" if work.recognizers_replaced else ""
     busy = "" if work.model_busy is None else f", busy {work.model_busy:.0%}"
     return (

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import re
 import signal
-import threading
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -17,8 +19,11 @@ from jobs.console import Exit, err, out, single, warn
 from jobs.kill_notice import kill_notice
 from jobs.logs import log_to
 from jobs.status import audio_of, how_to_resume, last_start
+from jobs.stop_signals import Stop, stop_on_signals
+from pipeline.cluster.local_ray import end_local_ray
 from pipeline.config import RunConfig, make_config
 from pipeline.corpus.plan import check_inputs
+from pipeline.driver.stop import record_stop
 from pipeline.errors import UsageError
 from pipeline.report.formats import duration
 from pipeline.runs.changes import CorpusChanges
@@ -29,6 +34,7 @@ from pipeline.settings import default_of
 # Panels of `--help`; an option without one is among those that most runs need.
 AUDIO, EXISTING, FAILURES = "Audio and text", "Existing runs", "Failed rows"
 RESOURCES, SIZES, LOGGING = "Resources", "Sizes of parts and chunks", "Logging"
+GRACE_S: Final = 25.0  # schedulers and clouds give 30 s
 
 
 def transcribe(
@@ -130,6 +136,15 @@ def transcribe(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a run that RUN already holds.", rich_help_panel=EXISTING)
     ] = False,
+    grace: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="After SIGTERM, Ctrl-C or SIGHUP, finish the chunks in the model for at most so long, then end.",
+            rich_help_panel=FAILURES,
+        ),
+    ] = GRACE_S,
     address: Annotated[str, typer.Option(help="Ray cluster: local (start one here), auto, or HOST:PORT.")] = default_of(
         RunConfig, "address"
     ),
@@ -146,8 +161,8 @@ def transcribe(
 
     A run that exists at RUN is resumed. Most runs need INPUT and --output, and --model for a model of your own.
 
-    Exit codes: 0 done; 1 failed; 2 usage; 3 done, but rows failed, there are none, or INPUT has grown since; 130
-    stopped.
+    Exit codes: 0 done; 1 failed; 2 usage; 3 done, but rows failed, there are none, or INPUT has grown since; stopped by
+    a signal: 143 SIGTERM, 130 Ctrl-C, 129 SIGHUP.
     """
     if new_run and overwrite:
         raise UsageError("--new-run and --overwrite exclude each other: choose one")
@@ -180,17 +195,15 @@ def transcribe(
     )
     check_inputs(config.inputs)
     log_to(log)
-    stop = threading.Event()
     head = "" if address == "local" else f", or lost the head of the cluster at {address}"
     resume_hint = how_to_resume(config.existing)
     killed = f"sewd: the driver was killed{head}. No committed work is lost: {resume_hint}"
     worked = has_more = False
-    with kill_notice(killed), _ProgressDisplay() as show:
+    with kill_notice(killed) as ended, _ProgressDisplay() as show:
 
         def on_progress(progress: pipeline.Progress) -> None:
             nonlocal worked
             worked = worked or progress.elapsed_s > 0
-            _stop_on_signal(stop)  # again: Ray installs a SIGTERM handler of its own when it starts
             show(progress)
 
         def on_changes(changes: CorpusChanges) -> None:
@@ -198,11 +211,14 @@ def transcribe(
             has_more = changes.has_more
             warn([changes.line])
 
-        _stop_on_signal(stop)
-        run = pipeline.transcribe(config, on_progress, stop, on_changes)
+        end = functools.partial(
+            _end, config.output, ended, f"stopped before the chunks in the model were done: {resume_hint}"
+        )
+        with stop_on_signals(grace, functools.partial(_announce, grace), end) as stop:
+            run = pipeline.transcribe(config, on_progress, stop.requested, on_changes)
     if worked and (summary := last_start(run)):
         out.print(summary, markup=False, soft_wrap=True)
-    code = _report(run, errors_ok, resume_hint)
+    code = _report(run, errors_ok, resume_hint, stop)
     return Exit.DONE_WITH_ERRORS if code == Exit.DONE and has_more and not errors_ok else code
 
 
@@ -216,17 +232,20 @@ def _range(text: str | None) -> tuple[int | None, int | None]:
     return int(match[1]) if match[1] else None, int(match[2])
 
 
-def _stop_on_signal(stop: threading.Event) -> None:
-    """On the first Ctrl-C or SIGTERM, finish the current chunks and stop. A second Ctrl-C ends the process."""
+def _announce(grace_s: float, signum: int) -> None:
+    at_once = " (press Ctrl-C again to stop at once)" if signum == signal.SIGINT else ""
+    err.print(f"stopping after the current chunks, within {grace_s:g} s{at_once}")
 
-    def handle(signum: int, _frame: FrameType | None) -> None:
-        if stop.is_set() and signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        err.print("stopping after the current chunks (press Ctrl-C again to stop at once)")
-        stop.set()
 
-    signal.signal(signal.SIGINT, handle)
-    signal.signal(signal.SIGTERM, handle)
+def _end(output: str, ended: Callable[[], None], message: str, stop: Stop) -> None:
+    """Record that the run was stopped, end every process of this driver, and this process."""
+    record_stop(output)
+    end_local_ray()
+    ended()
+    err.print(message, markup=False)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(stop.exit_code)
 
 
 class _ProgressDisplay:
@@ -265,7 +284,7 @@ class _ProgressDisplay:
             err.print(f"{progress.share:4.0%}  {audio}{speed}{errors}")
 
 
-def _report(run: pipeline.Run, errors_ok: bool, resume_hint: str) -> int:
+def _report(run: pipeline.Run, errors_ok: bool, resume_hint: str, stop: Stop) -> int:
     totals = run.record.totals or run.totals()
     codes = ", ".join(f"{code} {count}" for code, count in totals.error_codes.items())
     failed = f", {totals.errors} failed ({codes})" if totals.errors else ""
@@ -274,7 +293,7 @@ def _report(run: pipeline.Run, errors_ok: bool, resume_hint: str) -> int:
     out.print(f"run: {run.uri}", markup=False, soft_wrap=True)
     if run.status == RunStatus.STOPPED:
         out.print(resume_hint)
-        return Exit.STOPPED
+        return stop.exit_code
     has_no_rows = not totals.utterances + totals.errors
     if (totals.errors and not errors_ok) or has_no_rows:
         return Exit.DONE_WITH_ERRORS

@@ -10,6 +10,7 @@ import typer
 from jobs.compare import compare
 from jobs.evaluate import evaluate
 from jobs.finetune import finetune
+from jobs.repair import repair
 from jobs.report import report
 from jobs.status import status
 from jobs.transcribe import transcribe
@@ -22,6 +23,7 @@ SUBMITTABLE: Final[tuple[Callable[..., int], ...]] = (
     report,
     status,
     verify,
+    repair,
     finetune,
 )
 

@@ -9,7 +9,6 @@ import typer
 from jobs.console import Exit, err, out, single
 from pipeline import Run
 from pipeline.runs import verify as check
-from pipeline.runs.status import RunStatus
 
 
 def verify(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or prefix of the run.")]) -> int:
@@ -30,8 +29,8 @@ def verify(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or 
         markup=False,
         soft_wrap=True,
     )
-    if found.problems and opened.status == RunStatus.DONE:
-        err.print("a finished run is not repaired: to recover lost rows, transcribe the inputs to another --output")
+    if found.problems:
+        err.print(f"`sewd repair {opened.uri}` makes again what can be made again, and says what cannot", markup=False)
     return Exit.FAILED if found.problems else Exit.DONE
 
 

@@ -72,6 +72,10 @@ class UsageError(Exception):
     """The command cannot be carried out as given; the message says why and what to do instead."""
 
 
+class DamagedRunError(UsageError):
+    """An object of a run is lost or damaged; the message names it and says what can be done."""
+
+
 class RunFailedError(Exception):
     """The work was stopped; what was committed stays.
 

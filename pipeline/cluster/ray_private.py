@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
 import ray
+from ray.exceptions import RayError, RpcError
 from ray.job_config import JobConfig
 
 # The directory that this project's packages are imported from: a checkout, or where they are installed.
+_START_FAILURE: Final = re.compile(r"timed out|failed to start|Failed to|Failed to get|not (be )?found|died|GCS", re.I)
 _IMPORTED_FROM: Final = Path(__file__).resolve().parents[2]
 
 
@@ -30,6 +33,22 @@ class IsolatedJobConfig(JobConfig):
 
 def _is_import_directory(path: str) -> bool:
     return Path(path).resolve() == _IMPORTED_FROM
+
+
+def ray_temporary_directory() -> str:
+    """The directory below which a local Ray has its sockets and logs."""
+    utils: Any = ray._common.utils
+    return str(utils.get_default_ray_temp_dir())
+
+
+def is_start_failure(error: BaseException) -> bool:
+    """Whether Ray raised `error` because one of its processes did not start, or not in time.
+
+    It has no type for that: it raises Exception and RuntimeError, and errors of its connections.
+    """
+    if isinstance(error, RayError | TimeoutError | ConnectionError | RpcError):
+        return True
+    return type(error) in (Exception, RuntimeError) and bool(_START_FAILURE.search(str(error)))
 
 
 def actor_states(class_name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import socket
 import warnings
@@ -13,13 +14,21 @@ from typing import Any, Final
 import ray
 import torch
 
-from pipeline.cluster.ray_private import IsolatedJobConfig
-from pipeline.errors import UsageError
+from pipeline.cluster.local_ray import end_local_ray, shielded_daemons
+from pipeline.cluster.ray_private import IsolatedJobConfig, is_start_failure, ray_temporary_directory
+from pipeline.errors import RunFailedError, UsageError
 
 IDLE_WORKERS_MS: Final = 600_000
 LOCAL_OBJECT_STORE_BYTES: Final = 2 * 2**30
 CONNECT_TIMEOUT_S: Final = 10
 RAY_CLIENT: Final = "ray://"
+SHARED_MEMORY: Final = "/dev/shm"
+SHARED_MEMORY_SHARE: Final = 0.9  # others use it, too
+MIN_OBJECT_STORE_BYTES: Final = 2**29  # room for a few chunks of twenty minutes
+MAX_SOCKET_NAME: Final = 107
+_SOCKET_BELOW_IT: Final = "/session_2026-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
+
+log = logging.getLogger("sewd")
 
 
 def local_cpus() -> int:
@@ -36,9 +45,10 @@ def connect(address: str) -> Iterator[None]:
             afterwards.
 
     Raises:
-        UsageError: there is no Ray at `address`.
+        UsageError: there is no Ray at `address`, or none can be started here.
+        RunFailedError: Ray did not start in time.
     """
-    _silence_ray_data()
+    _silence_ray()
     if ray.is_initialized():
         yield
         return
@@ -46,6 +56,7 @@ def connect(address: str) -> Iterator[None]:
         _start_local()
     else:
         _join(address)
+    _silence_ray()  # again: Ray has set up its logging
     try:
         yield
     finally:
@@ -57,7 +68,8 @@ def _join(address: str) -> None:
     isolated: dict[str, Any] = {} if address.startswith(RAY_CLIENT) else {"job_config": IsolatedJobConfig()}
     try:
         _probe(address)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **isolated)
+        with shielded_daemons():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **isolated)
     except (OSError, ValueError) as error:
         raise UsageError(f"no Ray at {address}: {error}") from error
 
@@ -69,12 +81,20 @@ def _probe(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
-def _silence_ray_data() -> None:
-    """Keep Ray Data's messages in its log files: this project reports what a user must know, and bugs are raised."""
-    for handler in logging.getLogger("ray.data").handlers:
-        # The handlers of the root logger are the user's, and Ray Data's records reach them too.
-        if isinstance(handler, logging.StreamHandler) and handler not in logging.root.handlers:
-            handler.setLevel(logging.CRITICAL)
+def _silence_ray() -> None:
+    """Keep Ray's messages in its log files, and in that of this project, if there is one.
+
+    This project reports what a user must know, and bugs are raised.
+    """
+    for name in ("ray", "ray.data"):
+        for handler in logging.getLogger(name).handlers:
+            # Other handlers are the user's. Those of the root logger are, too, and Ray Data's records reach them.
+            is_console = isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler)
+            if is_console and handler not in logging.root.handlers:
+                handler.setLevel(logging.CRITICAL + 1)
+    for handler in log.handlers:
+        if isinstance(handler, logging.FileHandler):
+            logging.getLogger("ray").addHandler(handler)
     # Ray Data warns when there are fewer chunks than workers, which is not a problem.
     warnings.filterwarnings("ignore", r"The (max|min)imum number of concurrent (tasks|actors)", UserWarning)
 
@@ -84,15 +104,77 @@ def _start_local() -> None:
     # Ray ends workers above one per CPU that were idle for a second, and readers and writers are idle for longer than
     # that between two chunks: restarting them took a fifth of two CPUs.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(IDLE_WORKERS_MS))
+    _check_temporary_directory()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    ray.init(
-        address="local",  # else RAY_ADDRESS, or a cluster whose head is this machine, would be joined
-        num_cpus=local_cpus(),
-        num_gpus=torch.cuda.device_count(),  # those that this installation of torch can use
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=int(min(LOCAL_OBJECT_STORE_BYTES, memory / 4)),
-        job_config=IsolatedJobConfig(),
-        _node_ip_address="127.0.0.1",
+    store_bytes = _fitting_store(int(min(LOCAL_OBJECT_STORE_BYTES, memory / 4)))
+    try:
+        with shielded_daemons():
+            ray.init(
+                address="local",  # else RAY_ADDRESS, or a cluster whose head is this machine, would be joined
+                num_cpus=local_cpus(),
+                num_gpus=torch.cuda.device_count(),  # those that this installation of torch can use
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=store_bytes,
+                job_config=IsolatedJobConfig(),
+                _node_ip_address="127.0.0.1",
+            )
+    except Exception as error:
+        if not is_start_failure(error):
+            raise
+        end_local_ray()
+        raise RunFailedError(_start_failure(error)) from error
+
+
+def _check_temporary_directory() -> None:
+    """Refuse a temporary directory in which Ray's sockets cannot be: their names have a limit.
+
+    Raises:
+        UsageError: its name is too long, or nothing can be written there.
+    """
+    directory = ray_temporary_directory()
+    longest = len(os.fsencode(directory)) + len(_SOCKET_BELOW_IT.format(pid=os.getpid()))
+    if longest > MAX_SOCKET_NAME:
+        raise UsageError(
+            f"Ray cannot put its sockets below {directory}: their names would have {longest} bytes, and may have "
+            f"{MAX_SOCKET_NAME}. Set RAY_TMPDIR to a directory with a shorter name, such as /tmp"
+        )
+    try:
+        os.makedirs(directory, exist_ok=True)  # noqa: PTH103
+    except OSError as error:
+        raise UsageError(
+            f"Ray cannot write to {directory}: {error}. Set RAY_TMPDIR to a directory that it can use"
+        ) from error
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise UsageError(f"Ray cannot write to {directory}. Set RAY_TMPDIR to a directory that it can use")
+
+
+def _fitting_store(wanted: int) -> int:
+    """The size of the object store: what is wanted, or what shared memory has room for.
+
+    Where it has room for little, Ray would keep the store in its temporary directory, which is slow on a disk.
+    """
+    try:
+        found = os.statvfs(SHARED_MEMORY)
+    except OSError:  # not Linux
+        return wanted
+    free = int(found.f_bavail * found.f_frsize * SHARED_MEMORY_SHARE)
+    if free >= wanted:
+        return wanted
+    if free >= MIN_OBJECT_STORE_BYTES:
+        return free
+    log.warning(
+        f"{SHARED_MEMORY} has room for {free / 2**20:,.0f} MiB: chunks wait on the disk instead, which is slower. "
+        f"Enlarge it to {wanted / 2**30:.0f} GiB (docker run --shm-size={math.ceil(wanted / 2**30)}g)"
+    )
+    return wanted
+
+
+def _start_failure(error: BaseException) -> str:
+    load = f", its load is {os.getloadavg()[0]:.0f} on {local_cpus()} CPUs" if hasattr(os, "getloadavg") else ""
+    first = " ".join(str(error).split("\n")[0].split())
+    return (
+        f"Ray did not start on this machine ({first}){load}. Run the same command again when the machine is less busy; "
+        f"Ray's logs are in {ray_temporary_directory()}/session_latest/logs"
     )

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import ray
+from ray.exceptions import RayError
 
 from pipeline.cluster.ray_errors import MAX_DEATHS, project_errors
 from pipeline.cluster.ray_start import connect
@@ -100,8 +101,8 @@ def transcribe(
         if run.status == RunStatus.DONE:
             return run
         if stop is not None and stop.is_set():
-            return run.save(status=RunStatus.STOPPED, totals=Totals.from_ledger(read_ledger(run.uri).table))
-        return _process(run, config, models, attempt, on_progress or (lambda _: None), stop)
+            return _stopped(run)
+        return _process(run, config, models, attempt, on_progress or (lambda _: None), stop or threading.Event())
 
 
 def _process(
@@ -110,30 +111,43 @@ def _process(
     models: ModelInfo,
     attempt: str,
     report: Callable[[Progress], None],
-    stop: threading.Event | None,
+    stop: threading.Event,
 ) -> Run:
     """Process the parts that are not done, and finish the run; a failure is recorded in the run."""
     run = run.save(status=RunStatus.RUNNING, attempts=[*run.record.attempts, _new_attempt(attempt)])
+    run.save_copy()
     check_lease = functools.partial(require_lease, run.uri, attempt)
     try:
         with connect(config.address):
             nodes = cluster_nodes(config.address)
             stages = configure_stages(run, config, models, allocate(nodes, config), attempt)
+            if stop.is_set():
+                return _stopped(run)
             with stop_marker(stop_uri(run.uri, attempt), stop):
-                totals, work = Execution(run, config, stages, nodes, report).run(stop or threading.Event())
+                totals, work = Execution(run, config, stages, nodes, report).run(stop)
             check_lease()
             *earlier, current = run.record.attempts
             attempts = [*earlier, current.with_work(work)]
             # A stop that came too late to leave anything undone does not count.
-            if stop is not None and stop.is_set() and count_unfinished_parts(run):
+            if stop.is_set() and count_unfinished_parts(run):
                 return run.save(status=RunStatus.STOPPED, attempts=attempts, totals=totals)
             return finish_run(run.with_changes(attempts=attempts), check_lease, _compact_on_ray)
     except FileNotFoundError:
         check_lease()  # a driver that took over and finished has removed the small files
         raise
+    except RayError:
+        if not stop.is_set():
+            raise
+        check_lease()
+        return _stopped(run)  # what stops this driver may end Ray at the same time
     except (UsageError, StorageError, RunFailedError) as error:
         record_failure(run, str(error), check_lease)
         raise
+
+
+def _stopped(run: Run) -> Run:
+    """Record a stop before the work of this start was summed up."""
+    return run.save(status=RunStatus.STOPPED, totals=Totals.from_ledger(read_ledger(run.uri).table))
 
 
 def _new_attempt(attempt: str) -> Attempt:

@@ -25,7 +25,7 @@ from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.evaluation.summary import evaluation_from_tallies
 from pipeline.evaluation.tallies import Tallies, match_references, required_columns, tally_batches
 from pipeline.runs.commit import DataFile
-from pipeline.runs.run import Run
+from pipeline.runs.run import Run, open_files
 from pipeline.scoring.references import MAX_EXAMPLES, References
 from pipeline.scoring.rules import Scoring
 from sewd_model.grouping import grouped
@@ -121,7 +121,10 @@ def _tally_on_cluster(
 
 
 def _reference_problems(run: Run, tallies: Tallies, references: Sequence[References]) -> ReferenceProblems:
-    failed_masks, _ = match_references(run.dataset("errors").to_table(columns=["utt_id"]), references)
+    failed = run.read(
+        lambda files: open_files(run.uri, "errors", [file.path for file in files["errors"]]).to_table(["utt_id"])
+    )
+    failed_masks, _ = match_references(failed, references)
     no_masks = tuple(np.zeros(len(file.texts), bool) for file in references)
     masks = zip(references, tallies.used_references or no_masks, failed_masks, strict=True)
     unknown: dict[str, None] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from pipeline.evaluation import intervals
 from pipeline.evaluation.results import Evaluation
@@ -34,7 +34,7 @@ def title_of(run: Run) -> str:
 def summarize_run(run: Run, cost: Cost | None = None) -> RunSummary:
     """Status, sizes, times, speed and cost of a run. A resumed run has no wall time, so no speed or cost either."""
     totals = run.totals()
-    starts = [attempt.started for attempt in run.record.attempts]
+    starts = [attempt.started for attempt in run.record.attempts if attempt.started]
     finished = run.record.finished
     wall_s = _seconds_between(starts[0], finished) if len(starts) == 1 and finished else None
     return RunSummary(
@@ -60,7 +60,7 @@ def summarize_run(run: Run, cost: Cost | None = None) -> RunSummary:
 
 
 def _seconds_between(start: str, end: str) -> float:
-    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+    return (datetime.fromisoformat(end).astimezone(UTC) - datetime.fromisoformat(start).astimezone(UTC)).total_seconds()
 
 
 def _run_cost(cost: Cost, wall_s: float, audio_s: float) -> RunCost:

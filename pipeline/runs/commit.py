@@ -175,22 +175,39 @@ def parse_commit_name(uri: str) -> CommitName | None:
     return match and CommitName(match["part"], int(match["chunk"]), match["last"] is not None)
 
 
+def data_file_from_json(values: Any) -> DataFile:
+    """A data file as a commit or a compaction lists it.
+
+    Raises:
+        ValueError: `values` is not one.
+    """
+    try:
+        file = DataFile(**values)
+    except TypeError as error:
+        raise ValueError(f"not a data file: {error}") from error
+    if not all(isinstance(text, str) for text in (file.table, file.path, file.sha256)) or file.table not in TABLES:
+        raise ValueError(f"not a data file: {values}")
+    if not all(isinstance(number, int) for number in (file.rows, file.size)):
+        raise ValueError(f"not a data file: {values}")
+    return file
+
+
 def parse_commit(data: bytes) -> Commit:
     """The commit that a commit object holds.
 
     Raises:
         ValueError: `data` is not a commit.
     """
-    values = json.loads(data)
     try:
-        files = tuple(DataFile(**file) for file in values["files"])
+        values = json.loads(data)
+        files = tuple(map(data_file_from_json, values["files"]))
         engines = tuple(_engine_from_json(engine) for engine in values.get("engines", ()))
         commit = Commit(**{**values, "files": files, "engines": engines})
         counts = [commit.chunk, commit.first_row, commit.utterances, commit.errors, commit.source_bytes]
         counts += [*commit.error_codes.values(), *filter(None, [commit.part_rows, commit.splits])]
         times = (commit.audio_s, commit.skipped_s, commit.seconds["compute"])
         texts = (commit.engine, commit.fallback)
-    except (TypeError, KeyError, AttributeError, ValueError) as error:
+    except (TypeError, KeyError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(f"not a commit: {error}") from error
     if not all(isinstance(count, int) for count in counts):
         raise ValueError("not a commit: a count is not an integer")

@@ -24,7 +24,8 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from pipeline.runs.commit import DataFile, put_data_file
+from pipeline.runs.commit import DataFile, data_file_from_json, put_data_file
+from pipeline.runs.damage import damaged, first_damaged_file, first_lost_file
 from pipeline.schemas import TABLES
 from pipeline.storage import objects, retry, uris
 from sewd_model.grouping import grouped
@@ -43,12 +44,19 @@ CompactGroups = Callable[[str, Sequence[FileGroup]], list[DataFile]]
 
 
 def read_compaction(run: str) -> list[DataFile] | None:
-    """The files that hold the rows of the run, if it was compacted; else None."""
+    """The files that hold the rows of the run, if it was compacted; else None.
+
+    Raises:
+        DamagedRunError: the object that names them cannot be read.
+    """
     try:
         data = objects.fetch(uris.join(run, COMPACTION))
     except FileNotFoundError:
         return None
-    return [DataFile(**file) for file in json.loads(data)["files"]]
+    try:
+        return [data_file_from_json(file) for file in json.loads(data)["files"]]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise damaged(run, COMPACTION, f"cannot be read ({error})") from error
 
 
 def write_compaction(run: str, files: Iterable[DataFile]) -> None:
@@ -84,10 +92,21 @@ def compact_group(run: str, table: str, files: Sequence[DataFile]) -> DataFile:
 
     Raises:
         StorageError: storage errors last longer than the retries.
-        FileNotFoundError: one of `files` is lost.
+        DamagedRunError: one of `files` is lost or was changed.
         RuntimeError: `files` do not hold as many rows as their commits say.
     """
-    return retry.with_retries(run, lambda: _merge(run, table, files))
+
+    def attempt() -> DataFile:
+        try:
+            return _merge(run, table, files)
+        except FileNotFoundError as error:
+            raise first_lost_file(run, files) or error from error
+        except (pa.ArrowException, OSError) as error:
+            if getattr(error, "errno", None) is None and (damage := first_damaged_file(run, files)):
+                raise damage from error
+            raise
+
+    return retry.with_retries(run, attempt)
 
 
 def _merge(run: str, table: str, files: Sequence[DataFile]) -> DataFile:

@@ -28,6 +28,7 @@ from typing import Any, Final, Protocol
 from pipeline.errors import LeaseLostError, StorageError, UsageError
 from pipeline.storage import objects, uris
 
+LEASE: Final = "control/lease.json"
 RENEW_S: Final = 10.0
 # Longer than a call to storage is retried: a holder that is silent for so long is not only waiting for storage.
 EXPIRE_S: Final = 90.0
@@ -66,7 +67,7 @@ _SYSTEM_CLOCK: Final = _SystemClock()
 
 def lease_uri(run: str) -> str:
     """The URI of the lease of a run."""
-    return uris.join(run, "control", "lease.json")
+    return uris.join(run, LEASE)
 
 
 @contextlib.contextmanager
@@ -99,8 +100,8 @@ def hold_lease(
         beat = 0
         while not clock.wait(ended, renew_s):
             with contextlib.suppress(StorageError):  # the next renewal tries again
-                if not _is_held(uri, attempt):
-                    return  # another driver took it over
+                if attempt not in _held or not _is_held(uri, attempt):
+                    return  # it is released, or another driver took it over
                 beat += 1
                 objects.put(uri, _encode(identity, beat))
         with contextlib.suppress(StorageError):  # the lease expires
@@ -129,6 +130,26 @@ def require_lease(run: str, attempt: str) -> None:
             f"{run}: the lease of this driver is gone. Another driver took over the run, in which case nothing is "
             "lost; or control/lease.json of the run was removed, or cannot be read from every machine of the cluster"
         )
+
+
+def own_attempt(run: str) -> str | None:
+    """The attempt of this process that holds the lease of `run`; None if this process does not hold it.
+
+    Raises:
+        StorageError: the lease cannot be read.
+    """
+    attempt = _read_holder(lease_uri(run)).get("attempt")
+    return attempt if attempt in _held else None
+
+
+def release_lease(run: str, attempt: str) -> None:
+    """Release the lease of `attempt`, for a process that ends at once.
+
+    Raises:
+        StorageError: the lease cannot be removed.
+    """
+    _held.discard(attempt)
+    objects.delete([lease_uri(run)])
 
 
 def is_lease_free(run: str) -> bool:
@@ -172,9 +193,9 @@ def _read_holder(uri: str) -> dict[str, Any]:
     """The content of the lease; empty if there is no lease, or none that can be parsed."""
     try:
         content = json.loads(objects.fetch(uri))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return content if isinstance(content, dict) and "attempt" in content else {}
 
 
 def _encode(identity: dict[str, Any], beat: int) -> bytes:

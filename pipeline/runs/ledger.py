@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.runs.commit import COMMITS, Commit, CommitName, commit_objects, parse_commit, parse_commit_name
+from pipeline.runs.damage import NOT_PARQUET, damaged
 from pipeline.schemas import field
 from pipeline.storage import objects, uris
 from pipeline.storage.parquet import encode_table
@@ -102,9 +103,27 @@ def roll_up(run: str, contents: Iterable[bytes]) -> None:
     rows = sorted((_row(parse_commit(data)) | {"content": data.decode()} for data in contents), key=_name)
     if not rows:
         return
+    put_rolled_up(run, rows)
+    objects.delete([uris.join(run, parse_commit(row["content"].encode()).path) for row in rows])
+
+
+def put_rolled_up(run: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Put one file of rolled-up commits; `rows` have the columns of `LEDGER` and `content`."""
     data = encode_table(pa.Table.from_pylist(rows, schema=_ROLLED_UP_FILE))
     objects.put(uris.join(run, ROLLED_UP, f"{hashlib.sha256(data).hexdigest()[:16]}.parquet"), data)
-    objects.delete([uris.join(run, parse_commit(row["content"].encode()).path) for row in rows])
+
+
+def read_rolled_up(uri: str) -> list[dict[str, Any]]:
+    """The rows of one file of rolled-up commits, with the columns of `LEDGER` and `content`.
+
+    Raises:
+        ValueError: the file was changed after it was written.
+    """
+    data = objects.fetch(uri)
+    if not uri.endswith(f"/{hashlib.sha256(data).hexdigest()[:16]}.parquet"):
+        raise ValueError("was changed after it was written: its SHA-256 differs")
+    rows: list[dict[str, Any]] = _rolled_up_table(data, _ROLLED_UP_FILE.names).to_pylist()
+    return rows
 
 
 def ledger_table(commits: Iterable[Commit]) -> pa.Table:
@@ -134,15 +153,18 @@ def read_ledger(run: str) -> Ledger:
 
     Raises:
         FileNotFoundError: a commit that was listed is lost.
+        DamagedRunError: a commit cannot be read.
     """
     contents: list[bytes] = []
+    commits: list[Commit] = []
     removed: list[str] = []
     for uri, data in fetch_commit_objects(commit_objects(run)):
         if data is None:
             removed.append(uri)
         else:
+            commits.append(_parse(run, uri, data))
             contents.append(data)
-    committed = ledger_table(map(parse_commit, contents))
+    committed = ledger_table(commits)
     table = _without_duplicates([committed, *_read_files(rolled_up_files(run), LEDGER.names)])
     _check_rolled_up(removed, table)
     return Ledger(table, contents)
@@ -153,6 +175,7 @@ def read_commits(run: str) -> Iterator[Commit]:
 
     Raises:
         FileNotFoundError: a commit that was listed is lost.
+        DamagedRunError: a commit cannot be read.
     """
     seen: set[CommitName] = set()
     removed: list[str] = []
@@ -160,7 +183,7 @@ def read_commits(run: str) -> Iterator[Commit]:
         if data is None:
             removed.append(uri)
             continue
-        commit = parse_commit(data)
+        commit = _parse(run, uri, data)
         seen.add(CommitName(commit.part_id, commit.chunk, commit.last))
         yield commit
     files = rolled_up_files(run)
@@ -171,9 +194,17 @@ def read_commits(run: str) -> Iterator[Commit]:
     for uri in files:
         for row in _read_file(uri, [*COMMITTED_CHUNKS.names, "content"]).to_pylist():
             if _name(row) not in seen:
-                yield parse_commit(row["content"].encode())
+                yield _parse(run, uri, row["content"].encode())
                 if has_duplicates:
                     seen.add(_name(row))
+
+
+def _parse(run: str, uri: str, data: bytes) -> Commit:
+    """The commit that an object, or a row of a file of rolled-up commits, holds."""
+    try:
+        return parse_commit(data)
+    except ValueError as error:
+        raise damaged(run, uri, f"cannot be read ({error})") from error
 
 
 def rolled_up_files(run: str) -> list[str]:
@@ -204,7 +235,15 @@ def _read_files(files: Sequence[str], columns: Sequence[str]) -> list[pa.Table]:
 
 def _read_file(uri: str, columns: Sequence[str]) -> pa.Table:
     # Fetched whole, not by columns: the file is a few MB, and each range would be a request.
-    file = pq.ParquetFile(io.BytesIO(objects.fetch(uri)))
+    data = objects.fetch(uri)
+    try:
+        return _rolled_up_table(data, columns)
+    except NOT_PARQUET as error:
+        raise damaged(uri.partition(f"/{ROLLED_UP}/")[0], uri, f"cannot be read ({error})") from error
+
+
+def _rolled_up_table(data: bytes, columns: Sequence[str]) -> pa.Table:
+    file = pq.ParquetFile(io.BytesIO(data))
     table = file.read([name for name in columns if name in file.schema_arrow.names])
     for name in ADDED_COLUMNS.intersection(columns).difference(table.column_names):
         table = table.append_column(name, pa.nulls(len(table), _ROLLED_UP_FILE.field(name).type))

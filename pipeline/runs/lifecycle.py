@@ -16,11 +16,12 @@ from pipeline.corpus.plan import plan
 from pipeline.errors import InputChangedError, LeaseLostError, StorageError, UsageError
 from pipeline.runs.commit import COMMITS, remove_orphans
 from pipeline.runs.compact import COMPACTION, CompactGroups, compact_files, read_compaction, write_compaction
+from pipeline.runs.damage import damaged, first_lost_file
 from pipeline.runs.fingerprint import differences
-from pipeline.runs.lease import lease_uri
+from pipeline.runs.lease import LEASE
 from pipeline.runs.ledger import non_contiguous_chunks, parts_done, read_committed_chunks, read_ledger
 from pipeline.runs.record import RunRecord
-from pipeline.runs.run import PLAN_FILE, QUARANTINE, RECORD, Run, now, write_plan
+from pipeline.runs.run import PLAN_FILE, QUARANTINE, RECORD, RECORD_COPY, Run, now, write_plan
 from pipeline.runs.status import RunStatus
 from pipeline.runs.totals import Totals
 from pipeline.schemas import TABLES
@@ -37,10 +38,13 @@ def find_existing_run(config: RunConfig, fingerprint: Mapping[str, Any]) -> Run 
     Raises:
         UsageError: there is a run that must not be resumed: a new one is required (`existing="refuse"`), its
             fingerprint differs, or it is partly removed.
+        DamagedRunError: its record is damaged, or it is done and a data file is lost.
     """
     if config.existing == "overwrite" or not objects.exists(uris.join(config.output, RECORD)):
         return None
     run = Run.open(config.output)
+    if not run.record.fingerprint or not run.record.config:
+        raise damaged(run.uri, RECORD, "is damaged (it lacks the fingerprint or the configuration)")
     if run.status == RunStatus.OVERWRITTEN:
         raise UsageError(f"{run.uri} holds the rest of a run that was being overwritten; repeat the overwrite")
     if config.existing == "refuse":
@@ -49,6 +53,8 @@ def find_existing_run(config: RunConfig, fingerprint: Mapping[str, Any]) -> Run 
         raise UsageError(
             f"{run.uri} holds a different run; choose another --output. It differs in " + "; ".join(different)
         )
+    if run.status == RunStatus.DONE and (lost := first_lost_file(run.uri, read_compaction(run.uri) or [])):
+        raise lost
     return run
 
 
@@ -62,7 +68,7 @@ def plan_new_run(config: RunConfig) -> pa.Table:
         raise UsageError(f"{config.output} is a file; a run is a directory or prefix")
     stored = [item.uri for item in objects.list_objects(config.output)]
     # A driver that was killed while it created the run leaves these and temporary files.
-    leftovers = (uris.join(config.output, PLAN_FILE), lease_uri(config.output))
+    leftovers = tuple(uris.join(config.output, name) for name in (PLAN_FILE, RECORD_COPY, LEASE))
     foreign = any(uri not in leftovers and not objects.is_temporary(uri) for uri in stored)
     if foreign and uris.join(config.output, RECORD) not in stored:
         raise UsageError(f"{config.output} is not empty and holds no run")
@@ -119,7 +125,7 @@ def remove_run(config: RunConfig) -> None:
     stored = [item.uri for item in objects.list_objects(run.uri)]
     for entries in (_COMMIT_ENTRIES, _DATA_ENTRIES):
         objects.delete([uri for uri in stored if uri.removeprefix(base).partition("/")[0] in entries])
-    objects.delete([record])
+    objects.delete([uris.join(run.uri, RECORD_COPY), record])
 
 
 def _is_object(uri: str) -> bool:

@@ -10,9 +10,13 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, NonNegativeInt, ValidationError
 
 from pipeline.corpus.left_out import LeftOut
+from pipeline.errors import DamagedRunError
 from pipeline.runs.status import RunStatus
 from pipeline.runs.totals import Totals
 
@@ -50,6 +54,58 @@ class WorkSummary:
 _WORK_KEYS = frozenset(f.name for f in dataclasses.fields(WorkSummary))
 
 
+def _check_time(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
+_Time = Annotated[str, AfterValidator(_check_time)]
+
+
+# The types of the values that this program reads; other keys of the record may hold anything.
+class _Fingerprint(BaseModel):
+    classifiers: dict[str, str] | None = None
+
+
+class _Work(BaseModel):
+    started: _Time = ""
+    chunks: int = 0
+    utterances: int = 0
+    errors: int = 0
+    audio_s: float = 0
+    elapsed_s: float = 0
+    stage_s: dict[str, float] = {}
+    rtfx: float | None = None
+    model_busy: float | None = None
+    recognizers: int = 0
+    recognizers_replaced: int = 0
+
+
+class _Totals(BaseModel):
+    chunks: int = 0
+    utterances: int = 0
+    errors: int = 0
+    audio_s: float = 0
+    source_bytes: int = 0
+    compute_s: float = 0
+    error_codes: dict[str, int] = {}
+    engines: dict[str, int] = {}
+    fallbacks: dict[str, int] = {}
+    splits: int = 0
+
+
+class _Record(BaseModel):
+    reason: str | None = None
+    created: _Time | None = None
+    finished: _Time | None = None
+    parts: NonNegativeInt | None = None
+    input_bytes: NonNegativeInt | None = None
+    fingerprint: _Fingerprint | None = None
+    config: dict[str, Any] | None = None
+    attempts: list[_Work] | None = None
+    totals: _Totals | None = None
+
+
 @dataclass(frozen=True)
 class Attempt:
     """One start of the driver, as the record holds it.
@@ -64,7 +120,7 @@ class Attempt:
     @property
     def started(self) -> str:
         """When the driver started: UTC, ISO 8601."""
-        return str(self.values["started"])
+        return str(self.values.get("started", ""))
 
     @property
     def versions(self) -> dict[str, Any]:
@@ -98,11 +154,19 @@ class RunRecord:
         """The record that `run.json` holds.
 
         Raises:
-            ValueError: `data` is not a JSON object.
+            ValueError: `data` is not a JSON object, or a value in it has another type than this program writes.
         """
-        values = json.loads(data)
+        try:
+            values = json.loads(data)
+        except RecursionError as error:
+            raise ValueError("not a JSON object") from error
         if not isinstance(values, dict):
             raise ValueError("not a JSON object")
+        try:
+            _Record.model_validate(values, strict=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
         return RunRecord(values)
 
     def encode(self) -> bytes:
@@ -136,12 +200,12 @@ class RunRecord:
     @property
     def parts(self) -> int:
         """Number of parts in the plan."""
-        return int(self.values.get("parts", 0))
+        return self.values.get("parts") or 0
 
     @property
     def input_bytes(self) -> int:
         """Size of the planned input, in bytes."""
-        return int(self.values.get("input_bytes", 0))
+        return self.values.get("input_bytes") or 0
 
     @property
     def left_out(self) -> LeftOut:
@@ -155,13 +219,17 @@ class RunRecord:
 
     @property
     def model_digest(self) -> str:
-        """Digest of the CTC checkpoint."""
-        return str(self.fingerprint["model"])
+        """Digest of the CTC checkpoint.
+
+        Raises:
+            DamagedRunError: the record lacks it.
+        """
+        return _required(self.fingerprint, "fingerprint", "model")
 
     @property
     def classifier_digests(self) -> dict[str, str]:
         """Digest of each classifier's checkpoint, by task."""
-        return dict(self.fingerprint.get("classifiers", {}))
+        return dict(self.fingerprint.get("classifiers") or {})
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -170,19 +238,31 @@ class RunRecord:
 
     @property
     def normalizer(self) -> str:
-        """The normalizer that its counts were made under."""
-        return str(self.config["normalizer"])
+        """The normalizer that its counts were made under.
+
+        Raises:
+            DamagedRunError: the record lacks it.
+        """
+        return _required(self.config, "config", "normalizer")
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
         """Every start of a driver, first to last."""
-        return tuple(map(Attempt, self.values.get("attempts", ())))
+        return tuple(map(Attempt, self.values.get("attempts") or ()))
 
     @property
     def totals(self) -> Totals | None:
         """The totals when the run last ended; None if it never did."""
         totals = self.values.get("totals")
         return None if totals is None else Totals.from_record(totals)
+
+
+def _required(values: Mapping[str, Any], name: str, key: str) -> str:
+    if not isinstance(values.get(key), str):
+        raise DamagedRunError(
+            f"run.json is damaged (it lacks {name}.{key}); `sewd repair` makes it again from its copy"
+        )
+    return str(values[key])
 
 
 def _to_json(value: Any) -> Any:

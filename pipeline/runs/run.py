@@ -6,11 +6,12 @@ are those that the commits name (`pipeline.runs.commit`).
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,9 +19,10 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from pipeline.corpus.parts import PLAN, Part
-from pipeline.errors import UsageError
+from pipeline.errors import DamagedRunError, UsageError
 from pipeline.runs.commit import Commit, DataFile
 from pipeline.runs.compact import read_compaction
+from pipeline.runs.damage import NOT_PARQUET, damaged, first_damaged_file, first_lost_file
 from pipeline.runs.lease import is_lease_free
 from pipeline.runs.ledger import parts_done, read_commits, read_committed_chunks, read_ledger
 from pipeline.runs.record import RunRecord
@@ -32,6 +34,7 @@ from pipeline.storage.parquet import encode_table
 
 T = TypeVar("T")
 RECORD: Final = "run.json"
+RECORD_COPY: Final = "control/run.json"  # as it was when the driver was started last
 PLAN_FILE: Final = "plan.parquet"
 QUARANTINE: Final = "quarantine"  # one object for each part that `pipeline.stages.quarantine` keeps a record of
 
@@ -58,16 +61,21 @@ class Run:
         """The run at `uri`.
 
         Raises:
-            UsageError: there is no run, or its record is damaged.
+            UsageError: there is no run.
+            DamagedRunError: its record is damaged or lost.
             StorageError: storage could not be reached.
         """
         uri = uris.absolute(os.fspath(uri))
         try:
             record = RunRecord.parse(objects.fetch(uris.join(uri, RECORD)))
         except ValueError as error:
-            raise UsageError(f"{uri}/{RECORD} is damaged: {error}") from error
+            raise damaged(uri, RECORD, f"is damaged ({error})") from error
         except FileNotFoundError as error:
+            if objects.exists(uris.join(uri, RECORD_COPY)):
+                raise damaged(uri, RECORD, "is lost") from error
             raise UsageError(f"no run at {uri}: there is no {RECORD}") from error
+        if "status" not in record.values:
+            raise damaged(uri, RECORD, "is damaged (it has no status)")
         return Run(uri, record)
 
     def with_changes(self, **changes: Any) -> Run:
@@ -79,6 +87,10 @@ class Run:
         data = self.record.updated(**changes).encode()
         objects.put(uris.join(self.uri, RECORD), data)
         return Run(self.uri, RunRecord.parse(data))
+
+    def save_copy(self) -> None:
+        """Store a copy of the record, from which `pipeline.runs.repair` makes a lost one again."""
+        objects.put(uris.join(self.uri, RECORD_COPY), self.record.encode())
 
     @property
     def status(self) -> RunStatus:
@@ -95,24 +107,64 @@ class Run:
         )
 
     def plan(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """The parts, of schema `PLAN`; all columns, or those named."""
-        with objects.open_read(uris.join(self.uri, PLAN_FILE)) as file:
-            return pq.read_table(file, columns=columns)
+        """The parts, of schema `PLAN`; all columns, or those named.
+
+        Raises:
+            DamagedRunError: the plan is lost or cannot be read.
+        """
+        with self._open_plan() as file:
+            table = pq.read_table(file, columns=columns)
+            return table.select(columns) if columns else table
 
     def plan_without(self, done: pa.Array) -> pa.Table:
-        """The parts whose ids are not among `done`; a plan of millions of parts is never whole in memory."""
-        with objects.open_read(uris.join(self.uri, PLAN_FILE)) as file:
+        """The parts whose ids are not among `done`; a plan of millions of parts is never whole in memory.
+
+        Raises:
+            DamagedRunError: the plan is lost or cannot be read.
+        """
+        with self._open_plan() as file:
             batches = pq.ParquetFile(file).iter_batches(batch_size=1 << 16)
             remaining = [batch.filter(pc.invert(pc.is_in(batch["part_id"], done))) for batch in batches]
-        return pa.Table.from_batches(remaining, schema=PLAN)
+            return pa.Table.from_batches(remaining, schema=PLAN)
+
+    def part_ids(self) -> list[str]:
+        """The ids of all parts; reads every column of the plan.
+
+        Raises:
+            DamagedRunError: the plan is lost or cannot be read.
+        """
+        with self._open_plan() as file:
+            ids: list[str] = []
+            for batch in pq.ParquetFile(file).iter_batches(batch_size=1 << 16):
+                ids += batch["part_id"].to_pylist()
+            return ids
+
+    def plan_size(self) -> int:
+        """Number of parts in the stored plan; reads its footer only.
+
+        Raises:
+            DamagedRunError: the plan is lost or cannot be read.
+        """
+        with self._open_plan() as file:
+            return int(pq.read_metadata(file).num_rows)
+
+    @contextlib.contextmanager
+    def _open_plan(self) -> Iterator[BinaryIO]:
+        try:
+            with objects.open_read(uris.join(self.uri, PLAN_FILE)) as file:
+                yield file
+        except FileNotFoundError as error:
+            raise damaged(self.uri, PLAN_FILE, "is lost") from error
+        except NOT_PARQUET as error:
+            raise damaged(self.uri, PLAN_FILE, f"cannot be read ({error})") from error
 
     def parts(self, part_ids: Collection[str]) -> list[Part]:
         """The parts with these ids, in the order of the plan.
 
         Raises:
-            FileNotFoundError: the plan is lost.
+            DamagedRunError: the plan is lost or cannot be read.
         """
-        with objects.open_read(uris.join(self.uri, PLAN_FILE)) as file:
+        with self._open_plan() as file:
             ids = pa.array(sorted(part_ids), pa.string())
             batches = pq.ParquetFile(file).iter_batches(batch_size=1 << 16)
             return [
@@ -149,15 +201,31 @@ class Run:
 
         Raises:
             StorageError: storage errors last longer than the retries.
-            FileNotFoundError: a file that the run names is lost.
+            DamagedRunError: a file that the run names is lost or was changed.
         """
         files = self.files()
         try:
-            return retry.with_retries(self.uri, lambda: call(files))
-        except FileNotFoundError:
+            return self._read(call, files)
+        except (FileNotFoundError, DamagedRunError):
             if (compacted := self.files()) == files:
                 raise
-            return retry.with_retries(self.uri, lambda: call(compacted))
+            return self._read(call, compacted)
+
+    def _read(self, call: Callable[[dict[str, list[DataFile]]], T], files: dict[str, list[DataFile]]) -> T:
+        named = [file for table in files.values() for file in table]
+
+        def attempt() -> T:
+            try:
+                return call(files)
+            except FileNotFoundError as error:
+                raise first_lost_file(self.uri, named) or error from error
+            except (pa.ArrowException, OSError) as error:
+                # Arrow's errors about the content of a file have no number; those of the system and of clients do.
+                if getattr(error, "errno", None) is None and (damage := first_damaged_file(self.uri, named)):
+                    raise damage from error
+                raise
+
+        return retry.with_retries(self.uri, attempt)
 
     def rows(self, table: str) -> int:
         """Number of committed rows of a table."""

@@ -9,7 +9,6 @@ committed to its last chunk, the totals of the record are the sums of the commit
 
 from __future__ import annotations
 
-import hashlib
 import io
 import itertools
 from collections import Counter
@@ -21,13 +20,16 @@ from typing import Final, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.errors import DamagedRunError
 from pipeline.runs.commit import Commit, CommitName, DataFile, commit_objects, is_orphan, parse_commit
 from pipeline.runs.compact import COMPACTION, read_compaction
+from pipeline.runs.damage import NOT_PARQUET, content_problem
 from pipeline.runs.ledger import (
     fetch_commit_objects,
     ledger_table,
     non_contiguous_chunks,
     parts_done,
+    read_rolled_up,
     rolled_up_files,
 )
 from pipeline.runs.run import PLAN_FILE, RECORD, Run
@@ -39,13 +41,15 @@ from pipeline.storage import objects, uris
 FILES_AT_ONCE: Final = 4
 
 
-class _ChunkOfTable(NamedTuple):
+class ChunkOfTable(NamedTuple):
+    """The rows of one table that belong to one chunk."""
+
     table: str
     part_id: str
     chunk: int
 
 
-_RowCounts = Counter[_ChunkOfTable]
+_RowCounts = Counter[ChunkOfTable]
 
 
 @dataclass(frozen=True)
@@ -104,13 +108,13 @@ def _verify(run: Run) -> Verification:
     problems += [*commit_problems, *plan_problems, *_check_commits(commits, set(plan))]
     try:
         compacted = read_compaction(run.uri)
-    except (ValueError, KeyError, TypeError) as error:
-        problems.append(Problem(COMPACTION, f"cannot be read: {error}"))
+    except DamagedRunError as error:
+        problems.append(Problem(COMPACTION, f"cannot be read: {error.__cause__}"))
         compacted = []
     files = compacted if compacted is not None else [file for commit in commits for file in commit.files]
     stored = _RowCounts()
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-        checks = pool.map(lambda file: _check_file(run.uri, file), files)
+        checks = pool.map(lambda file: check_file(run.uri, file), files)
         for file, (messages, counts) in zip(files, checks, strict=True):
             problems += [Problem(file.path, message) for message in messages]
             stored += counts
@@ -149,22 +153,23 @@ def _commit_objects(run: Run) -> Iterator[tuple[str, bytes]]:
 
 def _rolled_up_commits(run: Run) -> Iterator[tuple[str, bytes | Problem]]:
     for uri in rolled_up_files(run.uri):
-        path, data = _relative_path(run, uri), objects.fetch(uri)
-        if not path.endswith(f"/{hashlib.sha256(data).hexdigest()[:16]}.parquet"):
-            yield path, Problem(path, "was changed after it was written: its SHA-256 differs")
+        path = _relative_path(run, uri)
+        try:
+            rows = read_rolled_up(uri)
+        except NOT_PARQUET as error:
+            yield path, Problem(path, str(error))
             continue
-        for content in pq.read_table(io.BytesIO(data), columns=["content"])["content"].to_pylist():
-            yield path, content.encode()
+        for row in rows:
+            yield path, row["content"].encode()
 
 
 def _read_plan(run: Run) -> tuple[list[str], list[Problem]]:
     """The ids of the parts; none if the plan cannot be read."""
     try:
-        ids: list[str] = run.plan(["part_id"])["part_id"].to_pylist()
-    except FileNotFoundError:
-        return [], [Problem(PLAN_FILE, "is lost")]
-    except pa.ArrowException as error:
-        return [], [Problem(PLAN_FILE, f"cannot be read: {error}")]
+        ids = run.part_ids()
+    except DamagedRunError as error:
+        is_lost = isinstance(error.__cause__, FileNotFoundError)
+        return [], [Problem(PLAN_FILE, "is lost" if is_lost else f"cannot be read: {error.__cause__}")]
     if len(ids) != run.record.parts:
         return ids, [Problem(PLAN_FILE, f"has {len(ids)} parts, but the record says {run.record.parts}")]
     return ids, []
@@ -187,27 +192,25 @@ def _check_commits(commits: Sequence[Commit], plan: set[str]) -> Iterator[Proble
         yield Problem(paths[chunk.part_id, chunk.chunk], message)
 
 
-def _check_file(run: str, file: DataFile) -> tuple[list[str], _RowCounts]:
+def check_file(run: str, file: DataFile) -> tuple[list[str], _RowCounts]:
     """What is wrong with a file, and its rows by chunk."""
     try:
         data = objects.fetch(uris.join(run, file.path))
     except FileNotFoundError:
         return ["is lost"], _RowCounts()
-    if len(data) != file.size:
-        return [f"has {len(data)} bytes, but was written with {file.size}"], _RowCounts()
-    if hashlib.sha256(data).hexdigest() != file.sha256:
-        return ["was changed after it was written: its SHA-256 differs"], _RowCounts()
+    if problem := content_problem(data, file):
+        return [problem], _RowCounts()
     try:
         source = pq.ParquetFile(io.BytesIO(data))
-    except pa.ArrowException as error:
+        if not is_readable(source.schema_arrow, file.table):
+            return [f"is not a file of {file.table}: its columns differ"], _RowCounts()
+        counts = _RowCounts()
+        for batch in source.iter_batches(columns=["part_id", "chunk"]):
+            groups = pa.Table.from_batches([batch]).group_by(["part_id", "chunk"]).aggregate([([], "count_all")])
+            for row in groups.to_pylist():
+                counts[ChunkOfTable(file.table, row["part_id"], row["chunk"])] += row["count_all"]
+    except NOT_PARQUET as error:
         return [f"is not a Parquet file: {error}"], _RowCounts()
-    if not is_readable(source.schema_arrow, file.table):
-        return [f"is not a file of {file.table}: its columns differ"], _RowCounts()
-    counts = _RowCounts()
-    for batch in source.iter_batches(columns=["part_id", "chunk"]):
-        groups = pa.Table.from_batches([batch]).group_by(["part_id", "chunk"]).aggregate([([], "count_all")])
-        for row in groups.to_pylist():
-            counts[_ChunkOfTable(file.table, row["part_id"], row["chunk"])] += row["count_all"]
     rows = sum(counts.values())
     return ([] if rows == file.rows else [f"has {rows} rows, but was written with {file.rows}"]), counts
 
@@ -218,13 +221,22 @@ def _check_counts(commits: Iterable[Commit], stored: _RowCounts, classifiers: in
     paths: dict[tuple[str, int], str] = {}
     for commit in commits:
         paths[commit.part_id, commit.chunk] = commit.path
-        rows = {"transcripts": commit.utterances, "labels": commit.utterances * classifiers, "errors": commit.errors}
-        for table, count in rows.items():
-            committed[_ChunkOfTable(table, commit.part_id, commit.chunk)] += count
+        committed += committed_rows(commit, classifiers)
     for key in sorted({*committed, *stored}):
         if stored[key] != committed[key]:
             path = paths.get((key.part_id, key.chunk), f"{key.table}, part {key.part_id}, chunk {key.chunk}")
             yield Problem(path, f"{stored[key]} rows of {key.table} are stored, but {committed[key]} are committed")
+
+
+def committed_rows(commit: Commit, classifiers: int) -> Counter[ChunkOfTable]:
+    """The number of rows of a chunk by table, where it has any.
+
+    Args:
+        commit: of the chunk.
+        classifiers: number of classifiers of the run.
+    """
+    rows = {"transcripts": commit.utterances, "labels": commit.utterances * classifiers, "errors": commit.errors}
+    return Counter({ChunkOfTable(table, commit.part_id, commit.chunk): count for table, count in rows.items() if count})
 
 
 def _check_done(

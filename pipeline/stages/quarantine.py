@@ -35,6 +35,7 @@ from typing import Final, Self
 
 from pipeline.cluster.ray_private import current_node, node_is_alive
 from pipeline.errors import ErrorCode
+from pipeline.runs.damage import damaged
 from pipeline.runs.run import QUARANTINE
 from pipeline.stages.steps import Position, Skipped
 from pipeline.storage import objects, uris
@@ -105,12 +106,24 @@ def attempt_marker(run: str, name: str) -> Iterator[bool]:
 
 
 def read_records(run: str) -> dict[str, str]:
-    """The content of each record of a run, by part (or by part and chunk, for what killed the model)."""
+    """The content of each record of a run, by part (or by part and chunk, for what killed the model).
+
+    Raises:
+        DamagedRunError: a record cannot be read.
+    """
     found = objects.list_directory(uris.join(run, QUARANTINE))
     files = [item.uri for item in found if not objects.is_temporary(item.uri)]
     with ThreadPoolExecutor(uris.MAX_CONNECTIONS) as pool:
         contents = pool.map(objects.fetch, files)
-        return {_part_of(uri): content.decode() for uri, content in zip(files, contents, strict=True)}
+        return {_part_of(uri): _checked(run, uri, content) for uri, content in zip(files, contents, strict=True)}
+
+
+def _checked(run: str, uri: str, content: bytes) -> str:
+    try:
+        Record.parse(content)
+        return content.decode()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise damaged(run, uri, f"cannot be read ({error})") from error
 
 
 def _part_of(uri: str) -> str:

@@ -32,6 +32,8 @@ _MISSING_TYPES = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 # Paths that no file can have: an error in a manifest, not in the storage.
 _IMPOSSIBLE_PATHS = (errno.ENAMETOOLONG, errno.ELOOP)
 _HTTP_MISSING = (404, 410)
+_REFUSED = (401, 403)
+_CREDENTIALS = "access was refused: check the credentials, whether they have expired, and what they may read and write"
 
 
 def _installed(*names: str) -> Iterator[type[BaseException]]:
@@ -84,8 +86,13 @@ def _is_transient_reported_as_missing(error: BaseException) -> bool:
 def _is_refused(error: BaseException | None) -> bool:
     response = getattr(error, "response", None)
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
-    no_credentials = _installed("botocore.exceptions.NoCredentialsError")
-    return isinstance(error, (PermissionError, *no_credentials)) or status in (401, 403)
+    # Of aiohttp, and of the clients of Google and Azure.
+    statuses = (status, *(vars(error).get(name) for name in ("status", "code", "status_code") if error is not None))
+    types = (*_installed("botocore.exceptions.NoCredentialsError", "google.auth.exceptions.GoogleAuthError"),)
+    types += (
+        *_installed("azure.core.exceptions.ClientAuthenticationError", "botocore.exceptions.PartialCredentialsError"),
+    )
+    return isinstance(error, (PermissionError, *types)) or any(value in (*_REFUSED, "401", "403") for value in statuses)
 
 
 def _give_up(state: RetryCallState) -> bool:
@@ -114,7 +121,8 @@ def with_retries(where: str, call: Callable[[], T]) -> T:
     except transient_types() as error:
         if is_transient(error):
             reported = error.__cause__ if isinstance(error, _MISSING_TYPES) and error.__cause__ else error
-            raise StorageError(f"{where}: {type(reported).__name__}: {reported}") from error
+            hint = f" ({_CREDENTIALS})" if _is_refused(reported) else ""
+            raise StorageError(f"{where}: {type(reported).__name__}: {reported}{hint}") from error
         if isinstance(error, FileNotFoundError):
             raise
         raise FileNotFoundError(f"{where}: {error}") from error

@@ -12,10 +12,14 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import UsageError
+from pipeline.storage.retry import with_retries
 
 MAX_CONNECTIONS = 32  # to an object store, at the same time
 S3_SCHEMES = ("s3", "s3a")
 _ESCAPED_BYTE = re.compile(rb"\\x([89a-f][0-9a-f])")
+
+
+_NO_JAVA = re.compile(r"libjvm|libhdfs")  # how Arrow reports that it did not find these libraries
 
 
 class UnknownSchemeError(UsageError):
@@ -100,13 +104,29 @@ def filesystem(uri: str) -> tuple[Any, str]:
     if scheme in S3_SCHEMES:
         options |= _s3_options()
     try:
-        fs, path = fsspec.core.url_to_fs(uri, **options)
+        # Some file systems connect to their server here.
+        fs, path = with_retries(uri, lambda: _open(uri, options))
+    except FileNotFoundError as error:
+        raise UsageError(f"cannot open {uri}: {error}") from error
     except ImportError as error:
         raise UsageError(f"cannot open {uri}: {error}") from error
     except (ValueError, TypeError) as error:  # an unknown scheme; or one that needs more than a URI to open
         raise UnknownSchemeError(f"cannot open {uri}: {error}") from error
     if scheme in S3_SCHEMES:
         fs.retries = 1
+    return fs, path
+
+
+def _open(uri: str, options: dict[str, Any]) -> tuple[Any, str]:
+    try:
+        fs, path = fsspec.core.url_to_fs(uri, **options)
+    except OSError as error:
+        if _NO_JAVA.search(str(error)):
+            raise UsageError(
+                f"cannot open {uri}: Hadoop's client needs Java and Hadoop's libraries: set JAVA_HOME, HADOOP_HOME and "
+                "CLASSPATH, or use WebHDFS (webhdfs://)"
+            ) from error
+        raise
     return fs, path
 
 

@@ -179,7 +179,7 @@ def test_a_source_file_with_another_number_of_rows_is_refused(run, tmp_path):
 def test_a_missing_source_file_is_an_error(run, tmp_path):
     group = [file for file in committed_files(run) if file.table == "transcripts"]
     (tmp_path / "run" / group[3].path).unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(pipeline.UsageError, match=f"{group[3].path} is lost"):
         compact_group(run.uri, "transcripts", group)
 
 

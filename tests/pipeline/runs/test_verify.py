@@ -140,9 +140,9 @@ def test_a_run_that_is_finished_meanwhile_is_checked_again(made, tmp_path, monke
             (tmp_path / "hidden").rename(tmp_path / "run" / "compaction.json")
         return check_file(file, *rest)
 
-    read_compaction, check_file = module.read_compaction, module._check_file
+    read_compaction, check_file = module.read_compaction, module.check_file
     monkeypatch.setattr(module, "read_compaction", late)
-    monkeypatch.setattr(module, "_check_file", show)
+    monkeypatch.setattr(module, "check_file", show)
     assert verify(opened).problems == ()
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
-from pipeline.errors import UsageError
-from pipeline.storage import objects, uris
+from pipeline.errors import StorageError, UsageError
+from pipeline.storage import objects, retry, uris
 from tests.support import s3
 
 
@@ -50,6 +52,27 @@ def test_a_parent_after_a_link_is_the_parent_of_the_links_target(tmp_path):
 def test_a_uri_that_cannot_be_opened_is_a_usage_error(uri, kind):
     with pytest.raises(kind, match="cannot open"):
         uris.absolute(uri)
+
+
+@pytest.mark.parametrize("call", [uris.absolute, objects.list_objects, objects.fetch, objects.exists])
+def test_a_server_whose_name_is_unknown_is_a_storage_error(call, waits, monkeypatch):
+    def unknown(*_, **__):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(StorageError, match=r"ftp://nowhere\.invalid/a\.wav: gaierror: .*not known"):
+        call("ftp://nowhere.invalid/a.wav")
+    assert len(waits.retry) == retry.MAX_ATTEMPTS - 1
+
+
+def test_hadoop_without_java_is_a_usage_error(monkeypatch, waits):
+    def no_java(*_, **__):
+        raise OSError("Unable to load libjvm: libjvm.so: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr(uris.fsspec.core, "url_to_fs", no_java)
+    with pytest.raises(UsageError, match="JAVA_HOME"):
+        uris.absolute("hdfs://namenode/a.wav")
+    assert waits.retry == []
 
 
 def test_another_endpoint_in_the_environment_is_another_file_system(servers):

@@ -1,0 +1,373 @@
+"""Make again what is lost or damaged of a run, as far as that can be done, and say what cannot.
+
+What each object is made again from:
+
+* the record: its copy, which each start of a driver stores; status and totals come from the commits;
+* the plan: a new listing of the inputs, if it gives the parts that are committed, as many as there were;
+* the compaction: the compacted files, whose names contain the digest of their bytes; or the files of the commits;
+* the rows of a lost or changed data file, or of a lost commit: the inputs. Their chunks lose their commits, and the
+  next start of the same command transcribes them again. If the run was compacted, the rows of all other chunks are
+  first written as files of their commits again, as they were before the run was finished.
+
+The order makes a repair that is killed one that can be repeated: data is put before the commit that names it, and the
+compaction is removed when every commit that has its rows names files of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.corpus.plan import plan
+from pipeline.errors import DamagedRunError, UsageError
+from pipeline.runs.commit import (
+    Commit,
+    CommitName,
+    DataFile,
+    commit_objects,
+    encode_commit,
+    parse_commit,
+    parse_commit_name,
+    put_data_file,
+    remove_orphans,
+)
+from pipeline.runs.compact import COMPACTION, compact_group, compaction_groups, read_compaction, write_compaction
+from pipeline.runs.damage import NOT_PARQUET
+from pipeline.runs.lease import hold_lease
+from pipeline.runs.ledger import (
+    fetch_commit_objects,
+    ledger_table,
+    parts_done,
+    put_rolled_up,
+    read_rolled_up,
+    rolled_up_files,
+)
+from pipeline.runs.record import RunRecord
+from pipeline.runs.run import PLAN_FILE, QUARANTINE, RECORD, RECORD_COPY, Run, write_plan
+from pipeline.runs.status import RunStatus
+from pipeline.runs.totals import Totals
+from pipeline.runs.verify import ChunkOfTable, check_file, committed_rows
+from pipeline.schemas import TABLES
+from pipeline.storage import objects, uris
+from pipeline.storage.parquet import encode_table
+
+_QUARANTINE_KEYS: Final = frozenset(("at", "machine", "deaths", "aside"))
+
+
+@dataclass
+class Repair:
+    """What a repair did.
+
+    Attributes:
+        run: the run as it is stored afterwards.
+        made: what was made again, a sentence each.
+        impossible: what could not be made again, a sentence each.
+        chunks: number of chunks whose rows were lost, and that the same command transcribes again.
+        open_parts: number of parts that are not completely committed.
+    """
+
+    run: Run
+    made: list[str] = field(default_factory=list)
+    impossible: list[str] = field(default_factory=list)
+    chunks: int = 0
+    open_parts: int = 0
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A sound data file, and its rows by chunk."""
+
+    file: DataFile
+    rows: Counter[ChunkOfTable]
+
+
+def repair(uri: str) -> Repair:
+    """Repair the run at `uri`; see the module. Reads every byte of the run once.
+
+    Raises:
+        UsageError: there is no run, it is being overwritten, or a driver is working on it.
+        DamagedRunError: its record is damaged and there is no copy of it.
+        StorageError: storage could not be reached.
+    """
+    uri = uris.absolute(uri)
+    _require_run(uri)
+    with hold_lease(uri, uuid.uuid4().hex[:12]):
+        result = _repaired_record(uri)
+        if result.run.status == RunStatus.OVERWRITTEN:
+            raise UsageError(f"{uri} holds the rest of a run that was being overwritten; repeat the overwrite")
+        if result.run.status == RunStatus.UNKNOWN:
+            raise UsageError(f"{uri}: its status is unknown to this version")
+        _remove_damaged_quarantine(result)
+        commits = _sound_commits(result)
+        _repair_plan(result, commits)
+        _repair_data(result, commits)
+        return result
+
+
+# ------------------------------------------------------------------------------------------------ record and plan
+def _require_run(uri: str) -> None:
+    if not any(objects.exists(uris.join(uri, name)) for name in (RECORD, RECORD_COPY)):
+        raise UsageError(f"no run at {uri}: there is no {RECORD}")
+
+
+def _repaired_record(uri: str) -> Repair:
+    try:
+        run = Run.open(uri)
+        if run.record.fingerprint and run.record.config:
+            if isinstance(run.record.values["status"], str):
+                return Repair(run)
+            return Repair(run.save(status=_status_without_record(uri)), [f"{RECORD}: its status was made again"])
+    except DamagedRunError:
+        pass
+    try:
+        copy = RunRecord.parse(objects.fetch(uris.join(uri, RECORD_COPY)))
+    except (FileNotFoundError, ValueError) as error:
+        raise DamagedRunError(
+            f"{uri}/{RECORD} is damaged, and there is no copy of it: it cannot be made again, because it says which "
+            "models and settings made the rows. Transcribe to another --output; Parquet readers can read "
+            f"{uri}/transcripts"
+        ) from error
+    run = Run(uri, copy).save(status=_status_without_record(uri))
+    return Repair(run, [f"{RECORD} was made again from its copy"])
+
+
+def _status_without_record(uri: str) -> RunStatus:
+    """A run that was not finished gets the status from which the same command resumes it."""
+    return RunStatus.DONE if objects.exists(uris.join(uri, COMPACTION)) else RunStatus.STOPPED
+
+
+def _repair_plan(result: Repair, commits: Iterable[Commit]) -> None:
+    run = result.run
+    try:
+        if len(run.part_ids()) == run.record.parts:
+            return
+        problem = f"it has another number of parts than the record ({run.record.parts})"
+    except DamagedRunError as error:
+        problem = str(error)
+    config = run.record.config
+    try:
+        parts = plan(config["inputs"], int(config["part_mib"] * 2**20), config.get("limit"))
+    except (UsageError, KeyError, TypeError) as error:
+        result.impossible.append(f"{PLAN_FILE}: {problem}; the inputs cannot be listed again: {error}")
+        return
+    ids = set(parts["part_id"].to_pylist())
+    same = len(ids) == run.record.parts and sum(parts["bytes"].to_pylist()) == run.record.input_bytes
+    if not same or any(commit.part_id not in ids for commit in commits):
+        result.impossible.append(
+            f"{PLAN_FILE} cannot be made again: the inputs are no longer those that the run was planned with"
+        )
+        return
+    write_plan(run.uri, parts)
+    result.made.append(f"{PLAN_FILE} was made again by listing the inputs")
+
+
+def _remove_damaged_quarantine(result: Repair) -> None:
+    """Remove records of deaths that cannot be read: deaths are counted again."""
+    for item in objects.list_directory(uris.join(result.run.uri, QUARANTINE)):
+        try:
+            values = json.loads(objects.fetch(item.uri))
+        except (ValueError, RecursionError):
+            values = None
+        if not isinstance(values, dict) or not _QUARANTINE_KEYS.issubset(values):
+            objects.delete([item.uri])
+            result.made.append(f"{_relative(result.run, item.uri)} could not be read and was removed")
+
+
+# --------------------------------------------------------------------------------------------------------- commits
+def _sound_commits(result: Repair) -> list[Commit]:
+    """Each chunk's commit once; commits that cannot be read are removed."""
+    commits: dict[CommitName, Commit] = {}
+    removed: list[str] = []
+    for uri, content in fetch_commit_objects(commit_objects(result.run.uri)):
+        commit = _parsed(content)
+        if commit is None or commit.path != _relative(result.run, uri):
+            removed.append(uri)
+        else:
+            commits[CommitName(commit.part_id, commit.chunk, commit.last)] = commit
+    for uri in rolled_up_files(result.run.uri):
+        try:
+            rows = read_rolled_up(uri)
+        except NOT_PARQUET:
+            removed.append(uri)
+            continue
+        for row in rows:
+            if (commit := _parsed(row["content"].encode())) is not None:
+                commits.setdefault(CommitName(commit.part_id, commit.chunk, commit.last), commit)
+    for uri in removed:
+        result.made.append(f"{_relative(result.run, uri)} could not be read and was removed")
+    objects.delete(removed)
+    return list(commits.values())
+
+
+def _parsed(content: bytes | None) -> Commit | None:
+    try:
+        return None if content is None else parse_commit(content)
+    except ValueError:
+        return None
+
+
+def _remove_commits(run: Run, lost: Sequence[Commit]) -> None:
+    """Remove commits, whether they are objects of their own or were rolled up."""
+    names = {(commit.part_id, commit.chunk) for commit in lost}
+    for uri in rolled_up_files(run.uri):
+        rows = read_rolled_up(uri)
+        kept = [row for row in rows if (row["part_id"], row["chunk"]) not in names]
+        if len(kept) < len(rows):
+            if kept:
+                put_rolled_up(run.uri, kept)
+            objects.delete([uri])
+    found = ((uri, parse_commit_name(uri)) for uri in commit_objects(run.uri))
+    objects.delete([uri for uri, name in found if name is not None and (name.part_id, name.chunk) in names])
+
+
+# ------------------------------------------------------------------------------------------------------------ data
+def _repair_data(result: Repair, commits: list[Commit]) -> None:
+    run = result.run
+    compacted, compaction_is_damaged = _compaction(run)
+    own = [file for commit in commits for file in commit.files]
+    named = own if compacted is None else compacted
+    stored = list(_sound_files(run, named))
+    sound = {each.file.path for each in stored}
+    broken = [file.path for file in named if file.path not in sound]
+    if compacted is None and (broken or compaction_is_damaged):
+        # If the run was compacted, and only the object that says so is lost, the rows are in files that it named.
+        stored += _sound_files(run, _compacted_files(run, {file.path for file in own}))
+    homes = _homes(commits, stored, len(run.record.classifier_digests))
+    lost = [commit for commit in commits if _key(commit) not in homes]
+    used = list(dict.fromkeys(file for files in homes.values() for file in files))
+    committed_only = sum(file.rows for file in used) == sum(commit.utterances + commit.errors for commit in commits) + (
+        len(run.record.classifier_digests) * sum(commit.utterances for commit in commits)
+    )
+    open_parts = run.record.parts - len(parts_done(ledger_table(commits)))
+    was_finished = run.status == RunStatus.DONE or compacted is not None or compaction_is_damaged
+    complete = not lost and not open_parts and committed_only
+    if was_finished and complete and (broken or compaction_is_damaged):
+        _write_compaction(result, used, {file.path for file in own})
+    elif lost or (was_finished and not complete):
+        _uncompact(result, commits, homes)
+        _remove_commits(run, lost)
+        result.chunks = len(lost)
+    result.made += [f"{path} is lost or was changed" for path in broken]
+    result.open_parts = run.record.parts - len(parts_done(ledger_table(c for c in commits if _key(c) in homes)))
+    _repair_status(result, commits, finished=run.status == RunStatus.DONE and complete)
+
+
+def _repair_status(result: Repair, commits: Sequence[Commit], *, finished: bool) -> None:
+    run = result.run
+    if not finished:
+        if run.status in (RunStatus.DONE, RunStatus.RUNNING):
+            result.run = run.save(status=RunStatus.STOPPED, reason=None)
+        return
+    remove_orphans(run.uri, read_compaction(run.uri) or [])
+    totals = Totals.from_ledger(ledger_table(commits))
+    if run.record.totals != totals:
+        result.made.append("the totals in the record were made again from the commits")
+        result.run = run.save(totals=totals)
+
+
+def _compaction(run: Run) -> tuple[list[DataFile] | None, bool]:
+    """The compacted files, and whether the object that names them must be made again."""
+    try:
+        files = read_compaction(run.uri)
+    except DamagedRunError:
+        return None, True
+    return files, files is None and run.status == RunStatus.DONE
+
+
+def _sound_files(run: Run, files: Iterable[DataFile]) -> Iterator[_Stored]:
+    for file in files:
+        problems, rows = check_file(run.uri, file)
+        if not problems:
+            yield _Stored(file, rows)
+
+
+def _compacted_files(run: Run, known: set[str]) -> Iterator[DataFile]:
+    """The data files whose names have the digest of their content, without those in `known`."""
+    for table in TABLES:
+        for item in objects.list_directory(uris.join(run.uri, table)):
+            path = _relative(run, item.uri)
+            if path in known:
+                continue
+            data = objects.fetch(item.uri)
+            digest = hashlib.sha256(data).hexdigest()
+            if not path.endswith(f"-{digest[:16]}.parquet"):
+                continue
+            rows = pq.ParquetFile(io.BytesIO(data)).metadata.num_rows
+            yield DataFile(table, path, rows, len(data), digest)
+
+
+def _homes(
+    commits: Iterable[Commit], stored: Iterable[_Stored], classifiers: int
+) -> dict[tuple[str, int], tuple[DataFile, ...]]:
+    """The sound files that hold all rows of a chunk, by part and chunk; a chunk that lacks rows is left out."""
+    holders: dict[ChunkOfTable, list[tuple[DataFile, int]]] = {}
+    for each in stored:
+        for key, count in each.rows.items():
+            holders.setdefault(key, []).append((each.file, count))
+    homes: dict[tuple[str, int], tuple[DataFile, ...]] = {}
+    for commit in commits:
+        needed = committed_rows(commit, classifiers)
+        files = [
+            next((file for file, count in holders.get(key, ()) if count == needed[key]), None) for key in sorted(needed)
+        ]
+        found = tuple(file for file in files if file is not None)
+        if len(found) == len(files):
+            homes[_key(commit)] = found
+    return homes
+
+
+def _write_compaction(result: Repair, files: Sequence[DataFile], own: set[str]) -> None:
+    """Name the files that hold all rows, compacted if they are still those of the commits."""
+    if any(file.path in own for file in files):
+        files = [compact_group(result.run.uri, table, group) for table, group in compaction_groups(files)]
+    write_compaction(result.run.uri, files)
+    result.made.append(f"{COMPACTION} was made again: it names {len(files)} files")
+
+
+def _uncompact(result: Repair, commits: Sequence[Commit], homes: dict[tuple[str, int], tuple[DataFile, ...]]) -> None:
+    """Give each chunk that is whole files of its own, and remove the compaction."""
+    run = result.run
+    own = {file.path for commit in commits for file in commit.files}
+    shared = {file: None for files in homes.values() for file in files if file.path not in own}
+    parts: dict[tuple[str, int], list[DataFile]] = {}
+    for file in shared:
+        wanted = {key for key, files in homes.items() if file in files}
+        for key, table in _split(objects.fetch(uris.join(run.uri, file.path)), wanted):
+            stem = f"{key[0]}-{key[1]:05d}"
+            parts.setdefault(key, []).append(
+                put_data_file(run.uri, file.table, stem, table.num_rows, encode_table(table))
+            )
+    for commit in commits:
+        if (key := _key(commit)) in parts:
+            files = [file for file in homes[key] if file.path in own] + parts[key]
+            renewed = replace(commit, files=tuple(files))
+            objects.put(uris.join(run.uri, renewed.path), encode_commit(renewed))
+    objects.delete([uris.join(run.uri, COMPACTION)])
+
+
+def _split(data: bytes, wanted: set[tuple[str, int]]) -> Iterator[tuple[tuple[str, int], pa.Table]]:
+    """The rows of each wanted chunk of a data file, in their order."""
+    table = pq.read_table(io.BytesIO(data))
+    rows: dict[tuple[str, int], list[int]] = {}
+    for row, key in enumerate(zip(table["part_id"].to_pylist(), table["chunk"].to_pylist(), strict=True)):
+        rows.setdefault(key, []).append(row)
+    for key, indices in rows.items():
+        if key in wanted:
+            yield key, table.take(pa.array(indices))
+
+
+def _key(commit: Commit) -> tuple[str, int]:
+    return commit.part_id, commit.chunk
+
+
+def _relative(run: Run, uri: str) -> str:
+    return uri.removeprefix(run.uri.rstrip("/") + "/")
