@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 
 import pipeline
+from pipeline.corpus.parts import Part, plan_table
 from pipeline.runs.commit import Commit, write_chunk
 from pipeline.runs.compact import compact_group, compaction_groups, write_compaction
 from pipeline.runs.ledger import read_commits
-from pipeline.runs.run import Run
+from pipeline.runs.run import Run, write_plan
 from pipeline.schemas import ERRORS, LABELS, SCHEMA_VERSION, TRANSCRIPTS
 from pipeline.scoring.counts import score_columns
 
@@ -118,6 +119,7 @@ def write_run(
         "totals": totals | {"audio_s": audio_s, "source_bytes": 1, "compute_s": audio_s / 50, "error_codes": {}},
         "reason": None,
     }
+    write_plan(str(path), plan_table([Part("files", 1, part_id=part)]))
     (path / "run.json").write_text(json.dumps(record))
     return pipeline.Run.open(path)
 
