@@ -19,14 +19,13 @@ from urllib.parse import quote
 
 import av
 import numpy as np
-import pyarrow as pa
 
 from pipeline.audio.decode import AudioSettings, LastRecording, read_segments
 from pipeline.audio.samples import Samples, to_float32
 from pipeline.corpus.parts import Part
 from pipeline.corpus.read import read_part
 from pipeline.corpus.utterances import open_object
-from pipeline.errors import AudioError, InputChangedError, StorageError
+from pipeline.errors import AudioError, DamagedRunError, InputChangedError, StorageError
 from pipeline.report.model import AudioMode, Clip
 from pipeline.runs.run import Run
 
@@ -71,7 +70,7 @@ def clips_of(run: Run, rows: Sequence[Row], mode: AudioMode) -> Clips:
 def _parts_of(run: Run, rows: Sequence[Row]) -> dict[str, Part]:
     try:
         return {part.part_id: part for part in run.parts({row["part_id"] for row in rows})}
-    except (OSError, pa.ArrowException):  # the plan is lost or damaged; objects that are no shards are found without it
+    except DamagedRunError:  # the plan is lost or damaged; objects that are no shards are found without it
         return {}
 
 

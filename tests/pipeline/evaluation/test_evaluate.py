@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from pipeline.errors import UsageError
+from pipeline.errors import DamagedRunError, UsageError
 from pipeline.evaluation import context, reading, summary, tallies
 from pipeline.evaluation import evaluate as evaluate_module
 from pipeline.evaluation.evaluate import evaluate_run
@@ -529,7 +529,7 @@ def test_a_run_that_is_compacted_during_the_evaluation_is_read_again(tmp_path):
     assert run.read(read) == 60
     assert calls == [6, 1]
     (tmp_path / "run" / run.files()["transcripts"][0].path).unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(DamagedRunError, match="is lost; `sewd repair"):
         run.read(lambda files: read(files) and context.confidence_deciles(run, files["transcripts"]))
 
 
