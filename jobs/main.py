@@ -1,44 +1,37 @@
-"""The console script `sewd`: all verbs under one name."""
+"""The console script `sewd`."""
 
 from __future__ import annotations
 
-import importlib.metadata
+import contextlib
+import signal
 import sys
-from typing import Annotated, NoReturn
-
-import typer
-
-from jobs.console import run
-from jobs.demo import demo
-from jobs.ray_jobs import app as ray_jobs
-from jobs.submit import submit
-from jobs.verbs import SUBMITTABLE, application
-from pipeline.cluster.job_environment import check_environment
-
-app = application((*SUBMITTABLE, submit, demo))
-app.add_typer(ray_jobs, name="jobs")
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"sewd-pipeline {importlib.metadata.version('sewd-pipeline')}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    """Options that belong to no verb."""
+from collections.abc import Iterator
+from typing import NoReturn
 
 
 def main() -> NoReturn:
     """Parse the command line, run the verb, exit with its code."""
+    with _ended_by_ctrl_c():
+        from jobs.app import app  # noqa: PLC0415 - takes seconds
+        from jobs.console import run  # noqa: PLC0415
+        from pipeline.cluster.job_environment import check_environment  # noqa: PLC0415
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     run(app, before=check_environment)
+
+
+@contextlib.contextmanager
+def _ended_by_ctrl_c() -> Iterator[None]:
+    """Ctrl-C ends the process at once, as SIGTERM does, and not by a traceback of what is being imported."""
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is not signal.default_int_handler:  # ignored, as in a shell's background, or another's
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 if __name__ == "__main__":

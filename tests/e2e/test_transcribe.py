@@ -104,8 +104,8 @@ def copy(run: pipeline.Run, output: Path) -> Path:
 
 def in_process(capsys, monkeypatch, *arguments: object) -> tuple[int, str]:
     """Exit code and output of `sewd ARGUMENTS`, in this process."""
+    from jobs.app import app
     from jobs.console import run as run_app
-    from jobs.main import app
 
     monkeypatch.setattr("sys.argv", ["sewd", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:

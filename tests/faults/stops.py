@@ -120,6 +120,8 @@ def send(moment: Moment, process: subprocess.Popen) -> None:
 def stop_local(moment: Moment, start: list[str], output: Path, log: Path) -> tuple[int, float, int, str]:
     """Start a driver, send the signal; returns exit code, seconds to the end, processes left, and the run's status."""
     mark = output.name
+    # What is started in a shell's background ignores SIGINT, and so would the driver until it follows its signals.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with log.open("ab") as file:
         process = subprocess.Popen(
             start, stdout=file, stderr=file, cwd=ROOT, start_new_session=True, env=os.environ | {OWN: mark}

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from pipeline.runs.lease import hold_lease
 from tests.support import corpora, runs
-from tests.support.command import sewd, sewd_in_process
+from tests.support.command import command, sewd, sewd_in_process
+
+ROOT = Path(__file__).parents[2]
 
 
 def assert_one_line(done, *words):
@@ -143,3 +149,20 @@ def test_no_workers_to_train_with_gives_one_line(tmp_path):
     words = ("finetune", "--train", tmp_path, "--init", "bundled", "-o", tmp_path / "training", "--workers", 0)
     assert_one_line(sewd_in_process(*words), "workers", "must be from 1 to")
     assert not (tmp_path / "training").exists()
+
+
+def test_ctrl_c_while_modules_load_ends_at_once_without_a_traceback(tmp_path):
+    slow = tmp_path / "typer"
+    slow.mkdir()
+    (slow / "__init__.py").write_text(
+        "import pathlib, time\npathlib.Path(__file__).with_name('reached').touch()\ntime.sleep(60)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child inherits that it is ignored
+    process = subprocess.Popen(command("status", "run"), env=environment, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
+    while process.poll() is None and not (slow / "reached").exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, printed = process.communicate(timeout=60)
+    assert (process.returncode, printed) == (-signal.SIGINT, "")

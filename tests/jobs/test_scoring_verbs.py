@@ -8,8 +8,8 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.app import app
 from jobs.console import run as run_app
-from jobs.main import app
 from pipeline.evaluation.evaluate import evaluate_run
 from pipeline.evaluation.settings import EvaluationSettings
 from tests.support import runs

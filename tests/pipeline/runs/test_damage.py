@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from jobs.app import app
 from jobs.console import run as run_app
-from jobs.main import app
 from pipeline.config import make_config
 from pipeline.driver.remaining import find_remaining
 from pipeline.errors import UsageError
