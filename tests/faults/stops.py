@@ -120,8 +120,9 @@ def send(moment: Moment, process: subprocess.Popen) -> None:
 def stop_local(moment: Moment, start: list[str], output: Path, log: Path) -> tuple[int, float, int, str]:
     """Start a driver, send the signal; returns exit code, seconds to the end, processes left, and the run's status."""
     mark = output.name
-    # What is started in a shell's background ignores SIGINT, and so would the driver until it follows its signals.
+    # What a shell starts in the background may ignore SIGINT and SIGHUP, and so would the driver.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with log.open("ab") as file:
         process = subprocess.Popen(
             start, stdout=file, stderr=file, cwd=ROOT, start_new_session=True, env=os.environ | {OWN: mark}

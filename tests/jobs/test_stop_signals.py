@@ -30,11 +30,15 @@ sys.exit(stop.exit_code)
 """
 
 
+# These tests may run under `nohup`, which has their processes ignore SIGHUP.
+HANG_UPS = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+
+
 @pytest.fixture
 def start():
     processes = []
 
-    def make(grace: float, work: float, *, before: str = "") -> subprocess.Popen:
+    def make(grace: float, work: float, *, before: str = HANG_UPS) -> subprocess.Popen:
         command = [sys.executable, "-c", before + PROGRAM, str(grace), str(work)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         processes.append(process)

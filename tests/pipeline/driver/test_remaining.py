@@ -9,7 +9,7 @@ from pipeline.driver.remaining import find_remaining
 from pipeline.runs.commit import write_chunk
 from pipeline.runs.record import RunRecord
 from pipeline.runs.run import Run, write_plan
-from pipeline.stages.quarantine import QUARANTINE
+from pipeline.stages.quarantine import QUARANTINE, Record
 from pipeline.storage import objects, uris
 
 
@@ -19,14 +19,14 @@ def test_remaining_parts_have_their_committed_chunks_and_their_quarantine_record
     chunks = [(ids[99_999], 2, False), (ids[99_999], 0, False), (ids[3], 0, False), (ids[1], 0, True)]
     for part, chunk, last in chunks:
         write_chunk(str(tmp_path), dataclasses.replace(fake_commit(part), chunk=chunk, last=last, files=()), {})
-    objects.put(uris.join(str(tmp_path), QUARANTINE, f"{ids[70_000]}.json"), b"{}")
+    objects.put(uris.join(str(tmp_path), QUARANTINE, f"{ids[70_000]}.json"), Record().content())
     remaining = find_remaining(Run(str(tmp_path), RunRecord({})))
     parts = remaining.parts
     assert parts["part_id"].to_pylist() == [part for part in ids if part != ids[1]]
     known = {row["part_id"]: row for row in parts.to_pylist() if row["committed"] or row["record"]}
     assert {part: (row["committed"], row["record"]) for part, row in known.items()} == {
         ids[3]: ([0], None),
-        ids[70_000]: ([], "{}"),
+        ids[70_000]: ([], Record().content().decode()),
         ids[99_999]: ([0, 2], None),
     }
     assert parts["committed"].null_count == 0
