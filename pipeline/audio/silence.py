@@ -4,7 +4,7 @@ A pause is a stretch of at least `MIN_PAUSE_S` that is either
 
 * digital silence: no signal at all, up to a constant; or
 * room noise: quieter than the loud parts of the recording by `BELOW_LOUD_DB` or more, and *steady*: within any half
-  second of it the level varies by at most `STEADY_DB`. What lies `FLOOR_DB` below the loud parts counts as steady.
+  second of it the level varies by at most `STEADY_DB`. What is `FLOOR_DB` below the loud parts counts as steady.
 
 Loudness alone cannot tell: the noise of one room may be louder than a speaker who is far away. Speech is never steady:
 its syllables, four or five a second, raise and lower the level by more than that, also in noise of its own level. So a
@@ -157,7 +157,7 @@ def levels(samples: Samples, rate: int) -> np.ndarray:
 
 
 def _covered(windows: np.ndarray, width: int) -> np.ndarray:
-    """Whether each of (windows + width - 1) frames lies in a window, of `width` frames, that is set."""
+    """Whether each of (windows + width - 1) frames is in a window, of `width` frames, that is set."""
     padded = np.pad(windows, width - 1)
     return np.asarray(sliding_window_view(padded, width).any(axis=1))
 
