@@ -66,7 +66,8 @@ def evaluate(
         out.print(_why_nothing_is_scored(opened, settings, labels), style="yellow", markup=False)
     print_coverage(evaluation)
     for grouping in evaluation.groupings:
-        out.print(_grouping_table(grouping))
+        if any(group.figures.scored for group in grouping.groups):
+            out.print(_grouping_table(grouping))
     for task in labels:
         out.print(_label_table(task))
     if opened.status != RunStatus.DONE:

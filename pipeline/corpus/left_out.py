@@ -55,7 +55,7 @@ class LeftOut:
             rest = f", and {len(kinds) - MAX_SUFFIXES:,} more suffixes" if len(kinds) > MAX_SUFFIXES else ""
             names = ", ".join(kinds[:MAX_SUFFIXES]) + rest
             lines.append(
-                f"left out: {total:,} file{'s' * (total != 1)} that are neither audio nor texts of it: {names}"
+                f"left out: {total:,} file{'s that are' if total > 1 else ' that is'} neither audio nor text of it: {names}"
             )
         if self.hidden:
             lines.append(

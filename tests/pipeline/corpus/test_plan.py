@@ -314,7 +314,7 @@ def test_files_that_are_left_out_are_counted_by_suffix(tmp_path):
     assert found.files == {"foo": 2, "": 1, "md": 1, "txt": 1, "jsonl": 1}
     assert found.hidden == 2
     (line, hidden) = found.lines
-    assert line.startswith("left out: 6 files that are neither audio nor texts of it: .foo 2, ")
+    assert line.startswith("left out: 6 files that are neither audio nor text of it: .foo 2, ")
     assert hidden.startswith("left out: 2 hidden audio files")
     assert left_out(f"{tmp_path}/*", tmp_path / "1").files == {"foo": 3, "": 1, "md": 1, "txt": 1, "jsonl": 1}
     assert "txt" not in left_out(tmp_path, limit=1).files
