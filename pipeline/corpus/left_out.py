@@ -54,9 +54,8 @@ class LeftOut:
             kinds = [f"{'.' + kind if kind else 'no suffix'} {number:,}" for kind, number in self.files.most_common()]
             rest = f", and {len(kinds) - MAX_SUFFIXES:,} more suffixes" if len(kinds) > MAX_SUFFIXES else ""
             names = ", ".join(kinds[:MAX_SUFFIXES]) + rest
-            lines.append(
-                f"left out: {total:,} file{'s that are' if total > 1 else ' that is'} neither audio nor text of it: {names}"
-            )
+            count = f"{total:,} files that are" if total > 1 else "1 file that is"
+            lines.append(f"left out: {count} neither audio nor text of it: {names}")
         if self.hidden:
             lines.append(
                 f"left out: {self.hidden:,} hidden audio file{'s' * (self.hidden != 1)}, whose path has a .name"
