@@ -9,6 +9,7 @@ import os
 import socket
 import warnings
 from collections.abc import Iterator
+from logging.handlers import MemoryHandler
 from typing import Any, Final
 
 import ray
@@ -92,9 +93,12 @@ def _silence_ray() -> None:
             is_console = isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler)
             if is_console and handler not in logging.root.handlers:
                 handler.setLevel(logging.CRITICAL + 1)
+    ray_log = logging.getLogger("ray")
+    targets = {handler.target for handler in ray_log.handlers if isinstance(handler, MemoryHandler)}
     for handler in log.handlers:
-        if isinstance(handler, logging.FileHandler):
-            logging.getLogger("ray").addHandler(handler)
+        if isinstance(handler, logging.FileHandler) and handler not in targets:
+            # Through another handler: Ray sets the format of its own handlers when it starts.
+            ray_log.addHandler(MemoryHandler(1, target=handler))
     # Ray Data warns when there are fewer chunks than workers, which is not a problem.
     warnings.filterwarnings("ignore", r"The (max|min)imum number of concurrent (tasks|actors)", UserWarning)
 

@@ -222,6 +222,6 @@ def test_the_command_prints_a_line_for_each_problem_and_exits_with_1(done):
     broken = sewd("verify", done)
     assert broken.returncode == 1
     assert "is lost" in broken.stderr
-    assert broken.stderr.splitlines()[-1].startswith("a finished run is not repaired")
+    assert broken.stderr.splitlines()[-1].startswith("`sewd repair ")
     assert "problem" in broken.stdout
     assert broken.stdout.count("\n") == 1
