@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterable
 from enum import IntEnum
+from pathlib import Path
 from typing import NoReturn
 
 import typer
@@ -13,8 +16,19 @@ from rich.console import Console
 from jobs.native_output import native_output_to_log
 from pipeline import RunFailedError, StorageError, UsageError
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class _Console(Console):
+    """A console whose reader may go, as `head` does: then nothing more is printed, and the verb continues."""
+
+    def on_broken_pipe(self) -> None:
+        """Print nothing more; Rich would end the process."""
+        self.quiet = True
+        with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("w") as null:
+            os.dup2(null.fileno(), self.file.fileno())  # else Python reports what it cannot flush at its end
+
+
+out = _Console(highlight=False)
+err = _Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class Exit(IntEnum):

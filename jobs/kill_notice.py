@@ -12,7 +12,7 @@ import contextlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import IO, Final
 
 _ENDED: Final = "ended"
 _WATCH: Final = f"import sys; sys.stdin.read() == {_ENDED!r} or print(sys.argv[1], file=sys.stderr)"
@@ -29,6 +29,7 @@ def kill_notice(message: str) -> Iterator[Callable[[], None]]:
         [sys.executable, "-I", "-S", "-c", _WATCH, message],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
+        stderr=_terminal(),
         text=True,
         start_new_session=True,  # Ctrl-C must not reach it
     )
@@ -41,3 +42,12 @@ def kill_notice(message: str) -> Iterator[Callable[[], None]]:
         yield ended
     finally:
         ended()
+
+
+def _terminal() -> IO[str] | None:
+    """Python's standard error, which file descriptor 2 is not inside `native_output_to_log`."""
+    try:
+        sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):  # replaced by something that is no file
+        return None
+    return sys.stderr

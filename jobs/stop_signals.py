@@ -52,7 +52,7 @@ def stop_on_signals(grace_s: float, announce: Callable[[int], None], end: Callab
 
     Args:
         grace_s: seconds from the first signal to the end.
-        announce: called in a thread once the first signal has come.
+        announce: called in a thread of its own once the first signal has come: what it writes to may be gone or stuck.
         end: called in that thread when the grace period is nearly over, or at a second SIGINT; ends the process.
     """
     stop = Stop()
@@ -60,7 +60,7 @@ def stop_on_signals(grace_s: float, announce: Callable[[int], None], end: Callab
     os.set_blocking(writer, False)
     before = {signum: signal.getsignal(signum) for signum in SIGNALS}
     for signum, handler in before.items():
-        if signum != signal.SIGHUP or handler is not signal.SIG_IGN:  # `nohup` ignores SIGHUP
+        if handler is not signal.SIG_IGN:  # `nohup` ignores SIGHUP, and `&` in a script SIGINT
             signal.signal(signum, lambda *_: None)
     wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     follower = threading.Thread(
@@ -96,8 +96,8 @@ def _follow(
             stop.signum = signals[0]
             if stop.signum == signal.SIGHUP:
                 _leave_terminal()
-            announce(stop.signum)
             stop.requested.set()
+            threading.Thread(target=announce, args=(stop.signum,), name="sewd-announce", daemon=True).start()
         elif now >= end_at or (signal.SIGINT in signals and now > first_at + SAME_SIGNAL_S):
             end(stop)
             return

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Final
@@ -35,6 +36,7 @@ from pipeline.settings import default_of
 AUDIO, EXISTING, FAILURES = "Audio and text", "Existing runs", "Failed rows"
 RESOURCES, SIZES, LOGGING = "Resources", "Sizes of parts and chunks", "Logging"
 GRACE_S: Final = 25.0  # schedulers and clouds give 30 s
+PRINT_S: Final = 0.5  # for the last message: nobody may read what it is written to
 
 
 def transcribe(
@@ -239,13 +241,21 @@ def _announce(grace_s: float, signum: int) -> None:
 
 def _end(output: str, ended: Callable[[], None], message: str, stop: Stop) -> None:
     """Record that the run was stopped, end every process of this driver, and this process."""
-    record_stop(output)
-    end_local_ray()
-    ended()
+    try:
+        record_stop(output)
+        end_local_ray()
+        ended()
+        printing = threading.Thread(target=_print_and_flush, args=(message,), daemon=True)
+        printing.start()
+        printing.join(PRINT_S)
+    finally:  # whatever fails: the grace period is over
+        os._exit(stop.exit_code)
+
+
+def _print_and_flush(message: str) -> None:
     err.print(message, markup=False)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    os._exit(stop.exit_code)
 
 
 class _ProgressDisplay:

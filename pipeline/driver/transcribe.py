@@ -135,14 +135,18 @@ def _process(
     except FileNotFoundError:
         check_lease()  # a driver that took over and finished has removed the small files
         raise
-    except RayError:
-        if not stop.is_set():
-            raise
-        check_lease()
-        return _stopped(run)  # what stops this driver may end Ray at the same time
-    except (UsageError, StorageError, RunFailedError) as error:
-        record_failure(run, str(error), check_lease)
+    except (RayError, UsageError, StorageError, RunFailedError) as error:
+        if stop.is_set() and _is_loss_of_ray(error):  # what stops this driver may end Ray at the same time
+            check_lease()
+            return _stopped(run)
+        if not isinstance(error, RayError):
+            record_failure(run, str(error), check_lease)
         raise
+
+
+def _is_loss_of_ray(error: Exception) -> bool:
+    """Whether Ray was lost or did not start: its own error, or a `RunFailedError` of this project in place of it."""
+    return isinstance(error, RayError) or (type(error) is RunFailedError and error.__cause__ is not None)
 
 
 def _stopped(run: Run) -> Run:

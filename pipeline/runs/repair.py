@@ -20,7 +20,7 @@ import io
 import json
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -217,7 +217,14 @@ def _parsed(content: bytes | None) -> Commit | None:
 
 def _remove_commits(run: Run, lost: Sequence[Commit]) -> None:
     """Remove commits, whether they are objects of their own or were rolled up."""
-    names = {(commit.part_id, commit.chunk) for commit in lost}
+    names = {_key(commit) for commit in lost}
+    _remove_rolled_up(run, names)
+    found = ((uri, parse_commit_name(uri)) for uri in commit_objects(run.uri))
+    objects.delete([uri for uri, name in found if name is not None and (name.part_id, name.chunk) in names])
+
+
+def _remove_rolled_up(run: Run, names: Collection[tuple[str, int]]) -> None:
+    """Remove the rolled-up commits of chunks, given by part and number."""
     for uri in rolled_up_files(run.uri):
         rows = read_rolled_up(uri)
         kept = [row for row in rows if (row["part_id"], row["chunk"]) not in names]
@@ -225,8 +232,6 @@ def _remove_commits(run: Run, lost: Sequence[Commit]) -> None:
             if kept:
                 put_rolled_up(run.uri, kept)
             objects.delete([uri])
-    found = ((uri, parse_commit_name(uri)) for uri in commit_objects(run.uri))
-    objects.delete([uri for uri, name in found if name is not None and (name.part_id, name.chunk) in names])
 
 
 # ------------------------------------------------------------------------------------------------------------ data
@@ -351,6 +356,7 @@ def _uncompact(result: Repair, commits: Sequence[Commit], homes: dict[tuple[str,
             files = [file for file in homes[key] if file.path in own] + parts[key]
             renewed = replace(commit, files=tuple(files))
             objects.put(uris.join(run.uri, renewed.path), encode_commit(renewed))
+    _remove_rolled_up(run, parts.keys())  # once the renewed commits are rolled up too, either could count
     objects.delete([uris.join(run.uri, COMPACTION)])
 
 

@@ -462,8 +462,12 @@ def _prepare(settings: TrainSettings, worker: Worker, report: Callable[[str], No
     train_set = read_set("train", settings.train)
     valid_sets = {name: read_set(f"valid {name}", [(uri, 1.0)]) for name, uri in settings.valid.items()}
     sets = [train_set, *valid_sets.values()]
-    if worker.rank == 0 and any(found.errors for found in sets):
-        objects.put(uris.join(settings.output, ERRORS_FILE), error_table(sets))
+    if worker.rank == 0:
+        errors_uri = uris.join(settings.output, ERRORS_FILE)
+        if any(found.errors for found in sets):
+            objects.put(errors_uri, error_table(sets))
+        elif objects.exists(errors_uri):  # of an earlier start, when the data had errors
+            objects.delete([errors_uri])
     for found in sets:
         check_error_rate(found, settings.max_error_rate)
     store, valid = train_set.store, {name: found.store for name, found in valid_sets.items()}
@@ -476,7 +480,7 @@ def _prepare(settings: TrainSettings, worker: Worker, report: Callable[[str], No
     if settings.freeze_features:
         model.ctc.freeze_feature_encoder()
     coding = Coding(start.tokenizer, start.features, model.config.label2id, model.config.min_samples)
-    _check_labels(valid, coding, model)
+    _check_valid(valid, coding, model)
     optimizers = make_optimizers(model, settings, schedule.learning_rate)
     progress = load_checkpoint(settings.output, model, optimizers, worker.device) or _Progress()
     unknown = {found.name: unknown_characters(found.store.clips, coding.tokenizer) for found in sets}
@@ -679,10 +683,14 @@ def load_config(uri: str) -> SEWDConfig:
         raise UsageError(f"{uri}: {error}") from error
 
 
-def _check_labels(valid: Mapping[str, ClipStore], coding: Coding, model: TrainingModel) -> None:
-    if model.classifier is None:
-        return
+def _check_valid(valid: Mapping[str, ClipStore], coding: Coding, model: TrainingModel) -> None:
+    """Refuse validation sets that this model cannot be scored on."""
     for name, store in valid.items():
+        if not any(clip.text is not None or (model.classifier and clip.label is not None) for clip in store.clips):
+            wanted = "text" if model.classifier is None else "text or label"
+            raise UsageError(f"valid {name}: no row has a {wanted} to score the model on")
+        if model.classifier is None:
+            continue
         unknown = {clip.label for clip in store.clips if clip.label is not None} - coding.label_ids.keys()
         if unknown:
             raise UsageError(f"valid {name}: labels that are not in the training data: {', '.join(sorted(unknown))}")

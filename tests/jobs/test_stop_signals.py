@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from jobs.stop_signals import SAME_SIGNAL_S
+
 # Prints what happens; `work` seconds of work are done after a request to stop, in a call that signals do not interrupt.
 PROGRAM = """
 import os, sys, threading, time
@@ -82,19 +84,37 @@ def test_a_signal_that_is_sent_twice_at_once_counts_once(start, name):
 def test_a_second_interrupt_ends_at_once_and_other_signals_do_not(start):
     process = start(60, 60)
     process.send_signal(signal.SIGINT)
-    time.sleep(1.2)
+    assert process.stdout.readline() == "stopping 2\n"
+    time.sleep(SAME_SIGNAL_S + 0.1)
     process.send_signal(signal.SIGTERM)
     time.sleep(0.2)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=20)
-    assert out == "stopping 2\nended\n"
+    assert out == "ended\n"
     assert process.returncode == 130
 
 
-def test_a_process_that_ignores_hangups_keeps_ignoring_them(start):
-    process = start(20, 0.1, before="import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n")
-    process.send_signal(signal.SIGHUP)
+@pytest.mark.parametrize("failure", ["sys.exit(1)", "1 / 0", "time.sleep(600)"])
+def test_what_announces_the_stop_may_fail_or_block(start, failure):
+    replaced = f"""
+import sys, time
+from jobs import stop_signals
+follow = stop_signals.stop_on_signals
+def announce(signum):
+    {failure}
+stop_signals.stop_on_signals = lambda grace, _, end: follow(grace, announce, end)
+"""
+    process = start(20, 0.1, before=HANG_UPS + replaced)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=20)
+    assert (out, process.returncode) == ("finished\n", 143)
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGINT"])
+def test_a_process_keeps_ignoring_what_it_ignores(start, name):
+    process = start(20, 0.1, before=f"import signal; signal.signal(signal.{name}, signal.SIG_IGN)\n")
+    process.send_signal(getattr(signal, name))
     time.sleep(0.5)
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)

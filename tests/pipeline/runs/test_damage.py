@@ -14,11 +14,12 @@ from jobs.console import run as run_app
 from pipeline.config import make_config
 from pipeline.driver.remaining import find_remaining
 from pipeline.errors import UsageError
-from pipeline.runs import ledger
+from pipeline.runs import compact, ledger
 from pipeline.runs.commit import Commit, write_chunk
 from pipeline.runs.compact import compact_group
 from pipeline.runs.fingerprint import fingerprint
 from pipeline.runs.lifecycle import create_run, find_existing_run, finish_run, plan_new_run
+from pipeline.runs.repair import repair
 from pipeline.runs.run import Run
 from pipeline.runs.verify import verify
 from tests.support import corpora, runs
@@ -245,3 +246,21 @@ def test_every_verb_gives_one_line_and_a_repair_makes_the_same_rows(damaged, mad
     assert all_rows(repaired) == all_rows(Run.open(made["done"]))
     assert sewd(capsys, "verify", path)[0] == 0
     assert sewd(capsys, "status", path)[0] == 0
+
+
+def test_commits_that_a_repair_renewed_are_the_only_ones(made, tmp_path, monkeypatch):
+    """Were the old ones left among the rolled-up commits, either could count once the renewed ones are rolled up."""
+    path = shutil.copytree(made["rolled"], tmp_path / "run")
+    monkeypatch.setattr(compact, "MAX_GROUP_FILES", 4)  # two compacted files of each table, one of which is lost
+    finish_run(Run.open(path), lambda: None, compact_groups)
+    old = {(commit.part_id, commit.chunk): commit.files for commit in Run.open(path).commits()}
+    [lost, *_] = sorted((path / "transcripts").glob("*.parquet"))
+    lost.unlink()
+    repair(str(path))
+    renewed = {(commit.part_id, commit.chunk): commit.files for commit in Run.open(path).commits()}
+    assert len(renewed) == 4
+    assert not any(old[key] == files for key, files in renewed.items())
+    ledger.roll_up(str(path), ledger.read_ledger(str(path)).objects)
+    rolled_up = [row for uri in ledger.rolled_up_files(str(path)) for row in ledger.read_rolled_up(uri)]
+    assert len(rolled_up) == len(renewed)
+    assert {(c.part_id, c.chunk): c.files for c in Run.open(path).commits()} == renewed

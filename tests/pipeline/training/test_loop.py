@@ -543,6 +543,17 @@ def test_a_validation_label_without_training_data_is_a_usage_error(corpus, tiny,
         train(short(corpus, tmp_path / "run", tiny, valid={"v": str(other)}), report=quiet)
 
 
+def test_labels_to_validate_a_model_without_classifier_are_a_usage_error(corpus, tmp_path, tiny):
+    rows = [json.loads(line) for line in corpus.read_text().splitlines()]
+    unlabelled = tmp_path / "unlabelled.jsonl"
+    audio = {"audio_filepath": str(corpus.parent / "00.wav")}
+    unlabelled.write_text("\n".join(json.dumps({**audio, "text": row["text"]}) for row in rows[:8] if row.get("text")))
+    other = tmp_path / "other.jsonl"
+    other.write_text(json.dumps({**audio, "label": "one"}))
+    with pytest.raises(UsageError, match="valid v: no row has a text to score the model on"):
+        train(short(unlabelled, tmp_path / "run", tiny, valid={"v": str(other)}), report=quiet)
+
+
 def test_a_diverging_training_fails_with_advice(corpus, tiny, tmp_path):
     with pytest.raises(RunFailedError, match="lower the learning rate"):
         train(short(corpus, tmp_path / "run", tiny, learning_rate=1e30, mel_steps=0, warmup=0.0), report=quiet)
