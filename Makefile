@@ -11,7 +11,7 @@ help:
 	@echo "make demo      set up, transcribe a small corpus, evaluate, report"
 	@echo "make test      set up and run the tests (minutes)"
 	@echo "make test-fast the tests without Ray (two minutes)"
-	@echo "make test-all  the slow ones too (an hour on 2 cores)"
+	@echo "make test-all  the slow ones too, and a search for new failing examples (an hour on 2 cores)"
 	@echo "make lint types format clean"
 
 # Installs the pinned versions of constraints.txt, so that every clone is the same; users choose their own versions.
@@ -27,16 +27,20 @@ demo: $(STAMP)
 	$(BIN)/sewd demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow and not ray" $(PARALLEL)
-	$(BIN)/python -m pytest -m "not slow and ray"
+	status=0; \
+	$(BIN)/python -m pytest -m "not slow and not ray" $(PARALLEL) || status=$$?; \
+	$(BIN)/python -m pytest -m "not slow and ray" || status=$$?; \
+	exit $$status
 
 # The tests that need no Ray.
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow and not ray" $(PARALLEL)
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -m "not ray" $(PARALLEL)
-	$(BIN)/python -m pytest -m ray
+	status=0; \
+	$(BIN)/python -m pytest --hypothesis-profile search -m "not ray" $(PARALLEL) || status=$$?; \
+	$(BIN)/python -m pytest --hypothesis-profile search -m ray || status=$$?; \
+	exit $$status
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -15,9 +15,11 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import pytest
 from hypothesis import settings
 
-# A slow machine does not fail tests: speed is measured by benchmarks.
-settings.register_profile("sewd", deadline=None)
-settings.load_profile("sewd")
+# A slow machine does not fail tests: speed is measured by benchmarks. `make test` tries the same examples each time, so
+# that a change is judged by itself; `make test-all` searches for new ones (`--hypothesis-profile search`).
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.register_profile("search", deadline=None)
+settings.load_profile("repeatable")
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"

@@ -92,6 +92,8 @@ def check_container(source: Source) -> Container:
     contents = _walk(view, demuxer)
     if contents is None:  # not MPEG audio, although it begins with a sync word
         return Container(view, demuxer, warning=warning)
+    for gap in contents.gaps:
+        _check_joined(view, gap, (gap, _skip_zeros(view, gap)), besides=demuxer)
     if contents.end is not None:
         warning = "; ".join(filter(None, (warning, contents.warning, _check_behind(view, demuxer, contents.end))))
     else:
@@ -263,16 +265,25 @@ def _check_behind(view: Source, demuxer: str | None, end: int) -> str:
     padding = len(rest) - len(rest.lstrip(b"\0"))
     if padding == len(rest) and _is_zero(view, position + len(rest)):
         return ""
-    for begin in dict.fromkeys((position, position + 1, position + padding)):
-        head = view.read_at(begin, 256)
-        following = _demuxer(head, view, begin)
-        if following is not None and _is_recording(view, begin, following):
-            joined("header", end, f"another recording ({following})")
+    _check_joined(view, end, (position, position + 1, position + padding))
     size = view.size - position
     if demuxer not in _LENIENT and size > max(64, min(_MAX_UNKNOWN_BYTES, end // 50)):
         message = f"the audio ends at byte {end} by its header, but {size} bytes follow that are no chunk and no tag"
         raise AudioError(ErrorCode.UNSUPPORTED, message)
     return f"{size} bytes behind the end of the audio are not read" if size > 8 else ""
+
+
+def _check_joined(view: Source, end: int, positions: tuple[int, ...], besides: str | None = None) -> None:
+    """Raise UNSUPPORTED where a recording, but none of the format `besides`, begins at one of `positions`."""
+    for begin in dict.fromkeys(positions):
+        following = _demuxer(view.read_at(begin, 256), view, begin)
+        if following is not None and following != besides and _is_recording(view, begin, following):
+            joined("header", end, f"another recording ({following})")
+
+
+def _skip_zeros(view: Source, position: int) -> int:
+    data = view.read_at(position, 1 << 16)
+    return position + len(data) - len(data.lstrip(b"\0"))
 
 
 def _is_recording(view: Source, begin: int, demuxer: str) -> bool:

@@ -22,6 +22,7 @@ class Contents:
         avoids_sndfile: why libsndfile would misread it; empty where it would not.
         has_frame_count: MPEG audio: a right header counts the frames; else decoders estimate them.
         skipped: bytes to skip at the start: a header that is wrong.
+        gaps: positions between frames at which something else begins.
         patches: positions and bytes of headers to replace.
         warning: what is wrong with the headers, although all samples are decoded; empty where nothing is.
     """
@@ -34,6 +35,7 @@ class Contents:
     avoids_sndfile: str = ""
     has_frame_count: bool = False
     skipped: int = 0
+    gaps: tuple[int, ...] = ()
     patches: tuple[tuple[int, bytes], ...] = ()
     warning: str = ""
 

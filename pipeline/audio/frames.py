@@ -44,7 +44,7 @@ def adts(source: Source) -> Contents:
     _cut("ADTS frame", walk.end, source)
     if walk.change:
         raise AudioError(ErrorCode.UNSUPPORTED, f"the AAC changes its format {walk.change}")
-    return Contents(walk.end, walk.num_samples, walk.rate, 2 * 1024)
+    return Contents(walk.end, walk.num_samples, walk.rate, 2 * 1024, gaps=walk.gaps)
 
 
 def amr(source: Source) -> Contents:

@@ -61,7 +61,7 @@ class MpegWalk(NamedTuple):
         channels: the most that a frame has.
         change: where and how frames change their format; empty where they do not.
         changes_rate: whether they change the rate too.
-        num_gaps: stretches of bytes between frames that are neither a frame nor a tag.
+        gaps: where stretches of bytes between frames begin that are neither a frame nor a tag.
         second_start: where a second recording begins, by a tag or a Xing header between frames; 0 where none does.
     """
 
@@ -73,7 +73,7 @@ class MpegWalk(NamedTuple):
     channels: int = 0
     change: str = ""
     changes_rate: bool = False
-    num_gaps: int = 0
+    gaps: tuple[int, ...] = ()
     second_start: int = 0
 
 
@@ -196,7 +196,8 @@ def _walk_frames(source: Source, start: int, parse_frame: Callable[[bytes], Mpeg
     None where fewer frames than junk are found.
     """
     position, end, num_frames, num_samples = start, start, 0, 0
-    rate = channels = num_gaps = second_start = 0
+    rate = channels = second_start = 0
+    gaps: list[int] = []
     change, changes_rate = "", False
     window, window_start = b"", start
     behind_tag = 0
@@ -215,7 +216,7 @@ def _walk_frames(source: Source, start: int, parse_frame: Callable[[bytes], Mpeg
                 found = _resynchronise(source, position, parse_frame)
                 if found is None:
                     break
-                num_gaps += 1
+                gaps.append(position)
                 behind = found
             if is_id3:
                 behind_tag = position
@@ -232,10 +233,10 @@ def _walk_frames(source: Source, start: int, parse_frame: Callable[[bytes], Mpeg
         end = position
         num_frames += 1
         num_samples += frame.num_samples
-    if num_frames <= num_gaps:
+    if num_frames <= len(gaps):
         return None
     is_cut = end > source.size
-    return MpegWalk(num_frames, num_samples, end, is_cut, rate, channels, change, changes_rate, num_gaps, second_start)
+    return MpegWalk(num_frames, num_samples, end, is_cut, rate, channels, change, changes_rate, tuple(gaps), second_start)
 
 
 def _has_frame_count(head: bytes, frame: MpegFrame) -> bool:

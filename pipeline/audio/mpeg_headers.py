@@ -48,8 +48,8 @@ def walk_mpeg_file(view: Source) -> Contents | None:
     if walk.changes_rate:
         raise AudioError(ErrorCode.UNSUPPORTED, f"the MPEG frames change their format {walk.change}")
     avoids = f"the MPEG frames change their format {walk.change}" if walk.change else ""
-    if walk.num_gaps:
-        avoids = avoids or f"{walk.num_gaps} stretches between MPEG frames are no frames"
+    if walk.gaps:
+        avoids = avoids or f"{len(walk.gaps)} stretches between MPEG frames are no frames"
     warning, skipped, trimmed, unsure = avoids, 0, 0, 0
     samples = walk.num_samples
     header = _frame_count(head, first)
@@ -78,6 +78,7 @@ def walk_mpeg_file(view: Source) -> Contents | None:
         avoids_sndfile=avoids,
         skipped=skipped,
         has_frame_count=has_count,
+        gaps=walk.gaps,
         warning=warning,
     )
 

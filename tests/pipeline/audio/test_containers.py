@@ -98,6 +98,16 @@ def test_joined_mp3s_are_refused_because_the_second_would_be_lost():
     assert error_code_of(data + data) is ErrorCode.UNSUPPORTED
 
 
+@pytest.mark.parametrize("padding", [0, 7])
+def test_a_recording_behind_mpeg_frames_is_found_although_it_holds_bytes_that_look_like_frames(padding):
+    frames = encode(speech_like(2), 16_000, "MP3", "MPEG_LAYER_III")
+    second = encode(speech_like(2), 16_000, "FLAC", "PCM_16")
+    middle = len(second) // 2  # of noise, in which frames may be found by chance
+    mpeg = frames[-2 * parse_mpeg_frame(frames[:4]).size :]
+    behind = second[:middle] + mpeg + second[middle:]
+    assert error_code_of(frames + bytes(padding) + behind) is ErrorCode.UNSUPPORTED
+
+
 def test_chained_ogg_streams_are_refused_because_the_second_would_be_lost():
     first = encode(speech_like(1), 16_000, "OGG", "VORBIS")
     pages, position, second = [], 0, encode(speech_like(1), 16_000, "OGG", "VORBIS")
