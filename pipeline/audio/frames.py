@@ -186,15 +186,16 @@ def voc(source: Source) -> Contents:
 
     Raises:
         AudioError: UNSUPPORTED where blocks of silence or repetition, which no decoder follows, are among them, or the
-            rate changes; TRUNCATED where a block is cut.
+            rate changes; TRUNCATED where a block is cut, or the terminator is missing.
     """
     position = int.from_bytes(source.read_at(20, 2), "little")
-    num_blocks, size_of_audio, first, bits, rate, last_coding = 0, 0, None, 8, 0, b""
+    num_blocks, size_of_audio, first, bits, rate, last_coding, has_end = 0, 0, None, 8, 0, b"", False
     while position < source.size:
         head = source.read_at(position, 20)
         kind, size = head[0], int.from_bytes(head[1:4], "little")
         if kind == 0:
             position += 1
+            has_end = True
             break
         if kind > 9 or len(head) < 4:
             break
@@ -220,6 +221,8 @@ def voc(source: Source) -> Contents:
     _cut("VOC block", position, source)
     if not num_blocks:
         return Contents()
+    if not has_end and position >= source.size:
+        truncated(f"no VOC block up to byte {position} is the terminator")
     frames = size_of_audio * 8 // bits if bits else None
     avoids = f"the VOC has {num_blocks} blocks" if num_blocks > 1 else ""
     return Contents(position, frames, rate if bits else 0, 1, avoids_sndfile=avoids)

@@ -41,6 +41,7 @@ class _Stream:
     rate: int
     skip: int  # samples at the start that are not part of the recording
     most: int  # samples that a packet has at most
+    least: int = 0  # samples that a packet has at least; the first of Vorbis has none
     next_number: int = 1
     last_granule: int = 0
     first_granule: int | None = None  # that of the first page of audio
@@ -57,6 +58,17 @@ class _Stream:
         if self.codec != "opus" or self.first_granule is None:
             return 0
         return max(0, self.first_granule - self.first_samples)
+
+    @property
+    def slack(self) -> int:
+        """Samples by which the recording may be shorter than its last position: nothing states the first one.
+
+        Opus packets state their lengths, the others do not: how many samples the first page has is known from the
+        number of its packets only.
+        """
+        if self.codec == "opus":
+            return 1
+        return max(0, (self.first_granule or 0) - self.least * max(0, self.first_packets - 1))
 
 
 def walk_ogg(source: Source) -> Contents:
@@ -97,7 +109,7 @@ def walk_ogg(source: Source) -> Contents:
     # A stream that was cut out of another one does not start at 0: its length is then not known.
     starts_at_0 = audio.first_granule is None or audio.first_granule <= audio.first_packets * audio.most
     frames = max(0, audio.last_granule - audio.offset - audio.skip) if starts_at_0 and audio.codec != "speex" else None
-    return Contents(end, frames, audio.rate if frames is not None else 0, 1 if audio.codec == "opus" else 0)
+    return Contents(end, frames, audio.rate if frames is not None else 0, audio.slack)
 
 
 def _follow(stream: _Stream, page: _Page) -> None:
@@ -111,9 +123,9 @@ def _follow(stream: _Stream, page: _Page) -> None:
         if stream.first_granule is None:
             stream.first_granule = page.granule
         stream.last_granule = page.granule
-    if stream.first_granule is None or page.granule == stream.first_granule:
+    if page.granule and (stream.first_granule is None or page.granule == stream.first_granule):  # pages of headers: 0
         stream.first_packets += page.num_packets
-        if stream.codec == "opus" and page.granule:
+        if stream.codec == "opus":
             stream.first_samples += sum(map(_opus_samples, _packets(page)))
 
 
@@ -183,11 +195,12 @@ def _identify(packet: bytes) -> _Stream:
     """Read the first packet of a stream; a stream that is not audio has rate 0."""
     if packet[:7] == b"\x01vorbis" and len(packet) >= 30:
         rate = int.from_bytes(packet[12:16], "little")
-        return _Stream("vorbis", rate, 0, 1 << (packet[28] >> 4))
+        return _Stream("vorbis", rate, 0, 1 << (packet[28] >> 4), (1 << (packet[28] & 15)) // 2)
     if packet[:8] == b"OpusHead" and len(packet) >= 19:
         return _Stream("opus", 48_000, int.from_bytes(packet[10:12], "little"), 5760)
     if packet[:5] == b"\x7fFLAC" and len(packet) >= 9 + 4 + 4 + 34:
-        return _Stream("flac", int.from_bytes(packet[27:30], "big") >> 4, 0, 65_535)
+        least = int.from_bytes(packet[17:19], "big")
+        return _Stream("flac", int.from_bytes(packet[27:30], "big") >> 4, 0, 65_535, least)
     if packet[:8] == b"Speex   " and len(packet) >= 40:
         return _Stream("speex", int.from_bytes(packet[36:40], "little"), 0, 1 << 16)
     return _Stream("other", 0, 0, 0)

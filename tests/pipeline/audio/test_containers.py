@@ -227,6 +227,45 @@ def test_a_file_of_too_many_empty_chunks_is_undecodable():
     assert error_code_of(data) is ErrorCode.UNDECODABLE
 
 
+def with_positions_from(data: bytes, start: int) -> bytes:
+    """An Ogg file whose positions begin at `start`, in samples, with right checksums."""
+    pages, position = [], 0
+    while position < len(data):
+        table = position + 27
+        end = table + data[table - 1] + sum(data[table : table + data[table - 1]])
+        page = bytearray(data[position:end])
+        granule = struct.unpack_from("<Q", page, 6)[0]
+        if granule not in (0, 2**64 - 1):
+            struct.pack_into("<Q", page, 6, granule + start)
+        struct.pack_into("<I", page, 22, 0)
+        crc = 0
+        for byte in page:  # the polynomial of RFC 3533, bit by bit
+            crc ^= byte << 24
+            for _ in range(8):
+                crc = (crc << 1 ^ (0x04C11DB7 if crc >> 31 else 0)) & 0xFFFFFFFF
+        struct.pack_into("<I", page, 22, crc)
+        pages.append(bytes(page))
+        position = end
+    return b"".join(pages)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    codec=st.sampled_from(["vorbis", "flac"]),
+    seconds=st.sampled_from([0.02, 0.7, 3.3]),
+    start=st.one_of(st.integers(1, 100_000), st.sampled_from([100, 500, 5000, 16_000, 3600 * 16_000])),
+)
+def test_an_ogg_file_whose_positions_do_not_start_at_0_is_whole(codec, seconds, start):
+    samples = speech_like(seconds)
+    if codec == "vorbis":
+        data = encode(samples, 16_000, "OGG", "VORBIS")
+    else:
+        data = encode_av(samples, 16_000, "ogg", "flac")
+    moved = with_positions_from(data, start)
+    assert read_single_segment(moved).duration_s == pytest.approx(seconds, abs=0.04)
+    assert error_code_of(truncated(moved, 0.9)) is ErrorCode.TRUNCATED
+
+
 @pytest.mark.parametrize("seconds", [0.5, 1.2, 3.3])
 @pytest.mark.parametrize("start", [None, 0, 4800])
 def test_an_opus_file_whose_positions_do_not_start_at_0_is_whole(seconds, start):

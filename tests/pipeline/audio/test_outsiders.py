@@ -203,6 +203,13 @@ def test_all_blocks_of_a_voc_are_decoded_and_no_header_is_taken_for_samples(cuts
     np.testing.assert_array_equal(np.round(to_float32(segment.samples) * 32768), PCM)
 
 
+def test_a_voc_without_its_terminator_is_truncated():
+    first, second = np.split(PCM, [8000])
+    whole = voc((9, sound(first)), (9, sound(second)))
+    assert error_code_of(whole[:-1]) is ErrorCode.TRUNCATED
+    assert error_code_of(voc((9, sound(first)))[:-1]) is ErrorCode.TRUNCATED
+
+
 def test_a_voc_with_a_block_of_silence_is_refused():
     silence = (3, struct.pack("<HB", 8000, 100))
     assert error_code_of(voc((9, sound(PCM)), silence, (9, sound(PCM)))) is ErrorCode.UNSUPPORTED
