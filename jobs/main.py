@@ -11,7 +11,7 @@ from typing import NoReturn
 
 def main() -> NoReturn:
     """Parse the command line, run the verb, exit with its code."""
-    with _ended_by_ctrl_c():
+    with ended_by_ctrl_c():
         from jobs.app import app  # noqa: PLC0415 - takes seconds
         from jobs.console import run  # noqa: PLC0415
         from pipeline.cluster.job_environment import check_environment  # noqa: PLC0415
@@ -21,7 +21,7 @@ def main() -> NoReturn:
 
 
 @contextlib.contextmanager
-def _ended_by_ctrl_c() -> Iterator[None]:
+def ended_by_ctrl_c() -> Iterator[None]:
     """Ctrl-C ends the process at once, as SIGTERM does, and not by a traceback of what is being imported."""
     handler = signal.getsignal(signal.SIGINT)
     if handler is not signal.default_int_handler:  # ignored, as in a shell's background, or another's

@@ -189,13 +189,13 @@ def voc(source: Source) -> Contents:
             rate changes; TRUNCATED where a block is cut, or the terminator is missing.
     """
     position = int.from_bytes(source.read_at(20, 2), "little")
-    num_blocks, size_of_audio, first, bits, rate, last_coding, has_end = 0, 0, None, 8, 0, b"", False
+    num_blocks, size_of_audio, first, bits, rate, last_coding, is_open = 0, 0, None, 8, 0, b"", True
     while position < source.size:
         head = source.read_at(position, 20)
         kind, size = head[0], int.from_bytes(head[1:4], "little")
         if kind == 0:
             position += 1
-            has_end = True
+            is_open = False
             break
         if kind > 9 or len(head) < 4:
             break
@@ -211,6 +211,7 @@ def voc(source: Source) -> Contents:
                 rate, bits = 1_000_000 // (256 - head[4]), 8 if head[5] == 0 else 0
             elif len(head) >= 14:
                 rate, bits = int.from_bytes(head[4:8], "little"), head[8] * head[9]
+                is_open = head[10] not in (6, 7)  # libsndfile writes A-law and mu-law without a terminator
             size_of_audio += size - (2 if kind == 1 else 12)
         elif kind == 2:
             size_of_audio += size
@@ -221,7 +222,7 @@ def voc(source: Source) -> Contents:
     _cut("VOC block", position, source)
     if not num_blocks:
         return Contents()
-    if not has_end and position >= source.size:
+    if is_open and position + 4 > source.size:
         truncated(f"no VOC block up to byte {position} is the terminator")
     frames = size_of_audio * 8 // bits if bits else None
     avoids = f"the VOC has {num_blocks} blocks" if num_blocks > 1 else ""

@@ -18,7 +18,7 @@ def au(source: Source) -> Contents:
     """Sun's and NeXT's format."""
     header = source.read_at(4, 20)
     if len(header) < 20:
-        return Contents()
+        truncated(f"the file has {source.size} bytes, less than the header of AU")
     offset, size, coding, rate, channels = struct.unpack(">IIIII", header)
     available, warning, patches = source.size - offset, "", ()
     if size == 0 or is_placeholder(size):

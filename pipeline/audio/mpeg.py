@@ -236,7 +236,9 @@ def _walk_frames(source: Source, start: int, parse_frame: Callable[[bytes], Mpeg
     if num_frames <= len(gaps):
         return None
     is_cut = end > source.size
-    return MpegWalk(num_frames, num_samples, end, is_cut, rate, channels, change, changes_rate, tuple(gaps), second_start)
+    return MpegWalk(
+        num_frames, num_samples, end, is_cut, rate, channels, change, changes_rate, tuple(gaps), second_start
+    )
 
 
 def _has_frame_count(head: bytes, frame: MpegFrame) -> bool:

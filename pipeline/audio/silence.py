@@ -70,7 +70,7 @@ class PauseFinder:
         Returns:
             The spans, in order, without overlap: `((0, len(samples)),)` without a pause, `()` if all of it is a pause.
         """
-        count = len(samples) // self._frame
+        count = len(samples) // self._frame  # the last frame is longer where the samples are no whole number of them
         if not count:
             return ((0, len(samples)),)
         powers = self._powers(samples, count)
@@ -101,8 +101,8 @@ class PauseFinder:
         wide = to_float32(samples).astype(np.float64)
         start = filters.sosfilt_zi(self._high_pass) * wide[0]  # a constant gives zeros from the first sample on
         wide, _ = filters.sosfilt(self._high_pass, wide, zi=start)
-        frames = wide[: count * self._frame].reshape(count, self._frame)
-        powers: np.ndarray = np.einsum("fs,fs->f", frames, frames) / self._frame
+        starts = np.arange(count) * self._frame
+        powers: np.ndarray = np.add.reduceat(wide * wide, starts) / np.diff(np.append(starts, len(wide)))
         return powers
 
     def _is_silent(self, powers: np.ndarray) -> np.ndarray:

@@ -11,12 +11,13 @@ import unicodedata
 from pathlib import PurePosixPath
 
 _AUDIO_SUFFIXES = """
-    wav wave bwf rf64 w64 wv flac aif aiff aifc afc au snd caf sph nist wv1 wv2 voc avr htk paf pvf ircam svx 8svx iff
+    wav wave bwf rf64 w64 wv flac aif aiff aifc afc au snd caf sph nist wv1 wv2 voc avr paf pvf ircam svx 8svx iff
     mp3 mp2 mp1 mpa mpga m2a m1a aac adts latm loas ac3 eac3 ec3 dts thd mlp
     ogg oga ogv ogx opus spx webm weba mka mkv mk3d
     m4a m4b m4p m4r m4v mp4 mov qt 3gp 3gpp 3ga 3g2 3gpp2 f4a f4v flv asf wma wmv avi mpg mpeg vob ts mts m2ts
     amr awb gsm g722 ape tta tak mpc ra rm dsf oma aa3 qcp
 """
+# Not `htk`: most such files hold features beside the audio. A manifest may name those that hold a waveform.
 AUDIO_SUFFIXES = frozenset(_AUDIO_SUFFIXES.split())
 
 

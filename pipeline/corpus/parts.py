@@ -104,6 +104,7 @@ class Part:
         keys: while planning, a 64-bit digest of each row's unique key, where ids are known without reading the part.
         offsets: while planning, the first byte of each row of a manifest. With `keys` 16 bytes a row, so that millions
             of rows fit into memory.
+        earlier_rules: while reading, make ids and rows as version 0.1.0 did, which began the run.
     """
 
     kind: str
@@ -121,6 +122,7 @@ class Part:
     content: str = field(default="", repr=False, compare=False)
     keys: array[int] = field(default_factory=lambda: _NO_KEYS, repr=False, compare=False)
     offsets: array[int] = field(default_factory=lambda: _NO_KEYS, repr=False, compare=False)
+    earlier_rules: bool = field(default=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.part_id:
@@ -139,7 +141,7 @@ class Part:
         return self.part_id if self.limit is None else replace(self, limit=None, part_id="").part_id
 
     @staticmethod
-    def from_row(row: Mapping[str, Any]) -> Part:
+    def from_row(row: Mapping[str, Any], earlier_rules: bool = False) -> Part:
         """The part in a row of the plan. Columns that are not in `PLAN` are ignored."""
         return Part(
             kind=row["kind"],
@@ -154,6 +156,7 @@ class Part:
             limit=row["limit"],
             duplicates=tuple(Duplicate(**duplicate) for duplicate in row["duplicates"]),
             part_id=row["part_id"],
+            earlier_rules=earlier_rules,
         )
 
     def row_location(self, row: int) -> str:

@@ -21,7 +21,7 @@ from pipeline.cluster.resources import ClusterNodes, Resources
 from pipeline.config import RunConfig
 from pipeline.driver.models import ModelInfo
 from pipeline.driver.stop import stop_uri
-from pipeline.runs.fingerprint import has_earlier_words
+from pipeline.runs.fingerprint import has_earlier_rules
 from pipeline.runs.run import Run
 from pipeline.stages.read import ReadSettings, read_parts
 from pipeline.stages.recognize import Recognizer, RecognizeSettings
@@ -71,13 +71,14 @@ def configure_stages(run: Run, config: RunConfig, models: ModelInfo, resources: 
         "deadline_s": config.deadline_s,
     }
     record = run.record
-    earlier = has_earlier_words(record.fingerprint)
+    earlier = has_earlier_rules(record.fingerprint)
     return Stages(
         read=ReadSettings(
             audio=replace(models.audio, skip_silence=config.skip_silence and not earlier),
             min_samples=models.min_samples,
             chunk_s=config.chunk_s,
             chunk_rows=config.chunk_rows,
+            earlier_rules=earlier,
             **shared,
         ),
         recognize=RecognizeSettings(

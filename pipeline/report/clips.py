@@ -163,7 +163,7 @@ def _decoded(
                 if budget < 0:
                     problem = "in shards that are too large to search"
                 else:
-                    yield from _from_shard(part, wanted, channels)
+                    yield from _from_shard(part, wanted, channels, until)
             else:
                 yield from _from_object(uri, part, wanted, channels, until)
         except AudioError as error:
@@ -187,10 +187,13 @@ def _from_object(
             yield row["utt_id"], _samples_or_reason(audio, row, channels, last) if in_time else _TOO_LATE
 
 
-def _from_shard(part: Part, rows: Sequence[Row], channels: Any) -> Iterator[tuple[str, Samples | str]]:
+def _from_shard(part: Part, rows: Sequence[Row], channels: Any, until: float) -> Iterator[tuple[str, Samples | str]]:
     """Read a shard up to the last utterance that is wanted."""
     wanted = {row["utt_id"]: row for row in rows}
     for utterance in read_part(part):
+        if time.monotonic() > until:
+            yield from ((utt_id, _TOO_LATE) for utt_id in wanted)
+            return
         # A segment or a channel of the utterance has its id with `#...` behind.
         own = [i for i in wanted if i == utterance.utt_id or i.startswith(utterance.utt_id + "#")]
         if own and utterance.problem is None:

@@ -36,10 +36,12 @@ def fingerprint(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def has_earlier_words(stored: Mapping[str, Any]) -> bool:
-    """Whether a run was begun by a version that computed silence, broke no words and left their ends as they were.
+def has_earlier_rules(stored: Mapping[str, Any]) -> bool:
+    """Whether a run was begun by version 0.1.0; its remaining rows are made in the same way.
 
-    Its remaining rows are made in the same way.
+    That version computed silence, broke no words and left their ends as they were; it named rows of Parquet files by
+    base names, took members of a shard for one sample only if their names differ in the last extension, and did not
+    report members that belong to no audio.
     """
     return "word_gap_s" not in stored
 
@@ -48,7 +50,7 @@ def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> list
     """`name: stored -> requested` for every entry in which two fingerprints differ."""
     if "dtype" in requested:  # runs of versions that computed in float32 only have no entry
         stored = {"dtype": "float32", **stored}
-    if has_earlier_words(stored):
+    if has_earlier_rules(stored):
         stored = {**stored, **{name: requested.get(name) for name in ("skip_silence", "word_gap_s")}}
     return [
         f"{name}: {stored.get(name)} -> {requested.get(name)}"

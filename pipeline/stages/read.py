@@ -41,6 +41,7 @@ class ReadSettings(RowSettings):
         stop_uri: while this object exists, no new chunk is started.
         run: URI of the run, for its quarantine.
         deadline_s: a process that takes longer than this for a row hangs.
+        earlier_rules: make ids and rows as version 0.1.0 did, which began the run.
     """
 
     chunk_s: float
@@ -48,6 +49,7 @@ class ReadSettings(RowSettings):
     stop_uri: str
     run: str
     deadline_s: float
+    earlier_rules: bool = False
 
 
 @dataclass
@@ -79,7 +81,7 @@ def read_parts(parts: pa.Table, settings: ReadSettings) -> Iterator[pa.Table]:
         RunFailedError: child processes die although they skip what killed them.
     """
     for planned in parts.to_pylist():
-        part = Part.from_row(planned)
+        part = Part.from_row(planned, settings.earlier_rules)
         committed, record = frozenset(planned["committed"]), Record.parse(planned["record"])
         read = functools.partial(part_steps, part, settings)
         if task_attempt():

@@ -83,7 +83,8 @@ def _is_transient_reported_as_missing(error: BaseException) -> bool:
     return getattr(cause, "status", None) not in _HTTP_MISSING
 
 
-def _is_refused(error: BaseException | None) -> bool:
+def is_refused(error: BaseException | None) -> bool:
+    """Return whether the storage refused the caller: no credentials, or no permission."""
     response = getattr(error, "response", None)
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
     # Of aiohttp, and of the clients of Google and Azure.
@@ -97,7 +98,7 @@ def _is_refused(error: BaseException | None) -> bool:
 
 def _give_up(state: RetryCallState) -> bool:
     error = state.outcome.exception() if state.outcome else None
-    return state.attempt_number >= (REFUSED_ATTEMPTS if _is_refused(error) else MAX_ATTEMPTS)
+    return state.attempt_number >= (REFUSED_ATTEMPTS if is_refused(error) else MAX_ATTEMPTS)
 
 
 def with_retries(where: str, call: Callable[[], T]) -> T:
@@ -121,7 +122,7 @@ def with_retries(where: str, call: Callable[[], T]) -> T:
     except transient_types() as error:
         if is_transient(error):
             reported = error.__cause__ if isinstance(error, _MISSING_TYPES) and error.__cause__ else error
-            hint = f" ({_CREDENTIALS})" if _is_refused(reported) else ""
+            hint = f" ({_CREDENTIALS})" if is_refused(reported) else ""
             raise StorageError(f"{where}: {type(reported).__name__}: {reported}{hint}") from error
         if isinstance(error, FileNotFoundError):
             raise

@@ -36,14 +36,14 @@ from pipeline.errors import AudioError, ErrorCode
 from pipeline.storage import objects
 from pipeline.storage.objects import Object
 
-# Rows are decoded so many at a time that they hold about so many bytes: Arrow cannot read more than 2 GiB of nested
-# bytes at once, and rows of audio have any size.
+# Rows are decoded in batches of at most this many rows, and of about this many bytes: Arrow cannot read more than 2 GiB
+# of nested bytes at once, and rows of audio have any size.
 BATCH_ROWS = 64
 BATCH_BYTES = 32 * 2**20
 READ_BYTES = 4 * 2**20  # read from storage at a time; without it Arrow reads whole column chunks
 
-# Raised for a broken file, by Arrow and for the names and numbers in it. Storage that fails raises StorageError, which
-# is none of these.
+# Raised for a broken file by Arrow, and by Python for the names and numbers in it. StorageError, raised where the
+# storage fails, is not among them.
 _PARQUET_ERRORS = (pa.ArrowException, OSError, ValueError, LookupError, ArithmeticError, MemoryError)
 # Raised where a value has no equal in Python: a date beyond the year 9999, nanoseconds, a string that is not UTF-8.
 _VALUE_ERRORS = (ValueError, ArithmeticError, pa.ArrowException)
@@ -108,26 +108,47 @@ def _why_no_audio(schema: pa.Schema) -> str | None:
 
 def read_table(part: Part) -> Iterator[Utterance]:
     """The utterances of a range of row groups; see `Layout.read`."""
-    done = 0
     try:
         check_version(part)
-        with objects.open_read(part.uri) as file:
-            # With a buffer Arrow reads a column chunk piece by piece; `pre_buffer` would read all of it.
-            table = pq.ParquetFile(file, buffer_size=READ_BYTES, pre_buffer=False)
-            metadata = table.metadata
-            first_group = part.start or 0
-            end_group = metadata.num_row_groups if part.end is None else part.end
-            first_row = sum(metadata.row_group(index).num_rows for index in range(first_group))
-            count = sum(metadata.row_group(index).num_rows for index in range(first_group, end_group))
-            classes = class_names(table.schema_arrow)
-            for batch in _rows(table, range(first_group, end_group)):
-                yield _read_row(batch, part, first_row + done, share(part.bytes, done, count), classes)
-                done += 1
-    except AudioError as error:  # of check_version
+    except AudioError as error:
         yield broken_utterance(part.name, part.uri, error)
-    except _PARQUET_ERRORS as error:
-        problem = AudioError(ErrorCode.BAD_ARCHIVE, f"after {done} rows: {error}")
-        yield broken_utterance(part.name, part.uri, problem)
+        return
+    done = 0
+    rows = _stored_rows(part)
+    while True:
+        try:
+            row = next(rows, None)
+        except _PARQUET_ERRORS as error:
+            problem = AudioError(ErrorCode.BAD_ARCHIVE, f"after {done} rows: {error}")
+            yield broken_utterance(part.name, part.uri, problem)
+            return
+        if row is None:
+            return
+        yield _read_row(row, part)
+        done += 1
+
+
+class _Row(NamedTuple):
+    """A batch of one row, its number in the file, its share of the bytes, and the names of the classes."""
+
+    batch: pa.RecordBatch
+    number: int
+    size: int
+    classes: ClassNames
+
+
+def _stored_rows(part: Part) -> Iterator[_Row]:
+    with objects.open_read(part.uri) as file:
+        # With a buffer Arrow reads a column chunk piece by piece; `pre_buffer` would read all of it.
+        table = pq.ParquetFile(file, buffer_size=READ_BYTES, pre_buffer=False)
+        metadata = table.metadata
+        first_group = part.start or 0
+        end_group = metadata.num_row_groups if part.end is None else part.end
+        first_row = sum(metadata.row_group(index).num_rows for index in range(first_group))
+        count = sum(metadata.row_group(index).num_rows for index in range(first_group, end_group))
+        classes = class_names(table.schema_arrow)
+        for done, batch in enumerate(_rows(table, range(first_group, end_group))):
+            yield _Row(batch, first_row + done, share(part.bytes, done, count), classes)
 
 
 def _rows(table: pq.ParquetFile, groups: Sequence[int]) -> Iterator[pa.RecordBatch]:
@@ -150,10 +171,11 @@ def _rows(table: pq.ParquetFile, groups: Sequence[int]) -> Iterator[pa.RecordBat
             yield from itertools.islice(table.iter_batches(1, row_groups=[group]), done, None)
 
 
-def _read_row(batch: pa.RecordBatch, part: Part, row: int, size: int, classes: ClassNames) -> Utterance:
-    """The utterance in a batch of one row, which is row `row` of the file."""
-    location = f"{part.uri}, row {row}"
-    default_id = f"{part.name}/{row}"
+def _read_row(row: _Row, part: Part) -> Utterance:
+    """The utterance in a row of the file."""
+    batch, number, size, classes = row
+    location = f"{part.uri}, row {number}"
+    default_id = f"{part.name}/{number}"
     base = posixpath.dirname(part.uri)
     values: dict[str, Any] = {}
     try:
@@ -165,7 +187,7 @@ def _read_row(batch: pa.RecordBatch, part: Part, row: int, size: int, classes: C
         return broken_utterance(default_id, part.uri, AudioError(ErrorCode.BAD_ROW, f"{location}: {error}"), size)
     if audio.path and audio.data is None:
         default_id = relative_id(audio.path, base)
-    elif audio.path and "/" in audio.path:
+    elif audio.path and ("/" in audio.path or part.earlier_rules):
         # Beside bytes, a path is only a name: there need not be a file at it.
         default_id = stem(posixpath.normpath(audio.path))
     elif audio.path:
@@ -257,8 +279,11 @@ def _numbers(samples: pa.Array) -> np.ndarray:
         return values
     if not np.issubdtype(values.dtype, np.number):
         raise ValueError(f"audio.array holds {samples.type}")
-    scale = -float(np.iinfo(values.dtype).min) if np.issubdtype(values.dtype, np.signedinteger) else 1.0
-    return np.asarray(values / scale, np.float32)
+    if np.issubdtype(values.dtype, np.integer):
+        half = 2.0 ** (8 * values.dtype.itemsize - 1)
+        silence = half if np.issubdtype(values.dtype, np.unsignedinteger) else 0.0  # as in WAV files of 8 bits
+        values = (values.astype(np.float64) - silence) / half
+    return values.astype(np.float32)
 
 
 PARQUET = Layout(

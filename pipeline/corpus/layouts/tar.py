@@ -1,9 +1,9 @@
 """WebDataset tar shards, compressed or not: neighbouring members with one name but for the extension are one sample.
 
 `KEY.wav` (or any audio extension) with `KEY.txt`, its reference, and `KEY.json`, its metadata. Where only one of the
-neighbours that are equal up to the first dot of their names is audio, they are one sample too, as WebDataset has it:
-`KEY.audio.wav` with `KEY.meta.json`. A shard is read as a stream, from its start, and never divided: its headers are
-spread over the whole object.
+neighbours that are equal up to the first dot of their names is audio, they are one sample too, as WebDataset has it,
+if what stands between the dots is a role: `KEY.audio.wav` with `KEY.meta.json`. A shard is read as a stream, from its
+start, and never divided: its headers are spread over the whole object.
 """
 
 from __future__ import annotations
@@ -47,6 +47,13 @@ MAX_HEADER_BYTES = 2**20
 MAX_DIGITS = 1000  # in a row: `tarfile` searches PAX headers in time that grows with their square
 MAX_GROUP = 100  # samples that may become one
 NAMED = 10  # members that a message names
+# What may stand between the first and the last dot. Any other word or number may be a part of the recording's name:
+# `v1.0001.wav` and `v1.0002.txt`.
+_ROLES_OF_AUDIO = ("", "audio", "speech", "sound", "recording", "wav", "flac", "mp3")
+_ROLES_OF_TEXTS = (
+    *("", "text", "txt", "words", "transcript", "transcription", "trans", "sentence", "caption", "label"),
+    *("norm", "normalized", "raw", "orig", "ref", "reference", "meta", "metadata", "info", "json"),
+)
 
 # Raised while reading a shard that is damaged or not a tar archive.
 TAR_ERRORS = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile)
@@ -208,7 +215,7 @@ def read_shard(part: Part) -> Iterator[Utterance]:
         with objects.open_read(part.uri) as file:
             archive, compressed = open_tar(file)
             with archive:
-                for sample in _samples(archive):
+                for sample in _samples(archive, merges=not part.earlier_rules):
                     unused.add(sample)
                     for utterance in _sample_utterances(sample, part.uri):
                         end = utterance.byte_end or read_bytes
@@ -230,7 +237,7 @@ def read_shard(part: Part) -> Iterator[Utterance]:
             if not unused.members or problem is None
             else AudioError(damage.code, f"{damage.message}; before it: {problem.message}")
         )
-    if problem is not None:
+    if problem is not None and (damage is not None or not part.earlier_rules):
         yield broken_utterance(part.name, part.uri, problem, size=max(part.bytes - read_bytes, 0))
 
 
@@ -270,7 +277,7 @@ class _AudioMember(NamedTuple):
     end: int
 
 
-@dataclass
+@dataclass(eq=False)
 class _Sample:
     """Members of a shard that share a key."""
 
@@ -286,10 +293,10 @@ class _Sample:
             start = member.offset_data
             opener = _member_opener(archive, member) if load else bytes
             self.audio.append(_AudioMember(_normal_stem(member.name), opener, start, start + member.size))
-        elif kind == "txt" and member.isfile() and load:
-            self.text = _text_bytes(archive, member)
-        elif kind == "json" and member.isfile() and load:
-            self.meta = _text_bytes(archive, member)
+        elif kind == "txt" and member.isfile():
+            self.text = _text_bytes(archive, member) if load else b""
+        elif kind == "json" and member.isfile():
+            self.meta = _text_bytes(archive, member) if load else b""
         self.names.append(member.name)
 
 
@@ -297,34 +304,37 @@ def _normal_stem(name: str) -> str:
     return posixpath.normpath(stem(name)).lstrip("/")
 
 
-def _samples(archive: tarfile.TarFile, load: bool = True) -> Iterator[_Sample]:
+def _samples(archive: tarfile.TarFile, load: bool = True, merges: bool = True) -> Iterator[_Sample]:
     """The samples: neighbouring members whose names are equal but for the last extension, or as `_merged` says.
 
     Args:
         archive: the open shard.
         load: read the members; else only what is where.
+        merges: as `_merged` says; else only members whose names are equal but for the last extension are one sample.
 
     Raises:
         tarfile.TarError: the archive is damaged or truncated; raised after the last sample before that place.
     """
     group: list[_Sample] = []
     prefix = ""
-    several = False
+    several = not merges
     damage: Exception | None = None
     try:
         for member in tar_members(archive):
             key = composed(_normal_stem(member.name))
             if _first_dot(key) != prefix:
                 yield from _merged(group, several)
-                group, prefix, several = [], _first_dot(key), False
-            if not group or group[-1].key != key:
+                group, prefix, several = [], _first_dot(key), not merges
+            sample = next((sample for sample in group if sample.key == key), None)
+            if sample is None:
                 # The dots of these names divide recordings, not the members of one.
                 several = several or sum(bool(sample.audio) for sample in group) > 1 or len(group) >= MAX_GROUP
                 if several:
                     yield from group
                     group = []
-                group.append(_Sample(key))
-            group[-1].add(archive, member, load)
+                sample = _Sample(key)
+                group.append(sample)
+            sample.add(archive, member, load)
     except TAR_ERRORS as error:
         damage = error
     yield from _merged(group, several)
@@ -339,18 +349,33 @@ def _first_dot(key: str) -> str:
 
 
 def _merged(group: list[_Sample], several: bool) -> list[_Sample]:
-    """The samples of a group, which are one if only one of them is audio."""
+    """The samples of a group, which are one if only one of them is audio and what is between their dots are roles.
+
+    A text or metadata that does not become that of the audio, although it has none, stays a sample of its own.
+    """
     audio = [sample for sample in group if sample.audio]
     if several or len(audio) != 1 or len(group) == 1:
         return group
     (sample,) = audio
-    texts = [other.text for other in group if other.text is not None]
-    metas = [other.meta for other in group if other.meta is not None]
-    if sample.text is None and len(texts) == 1:
-        sample.text = texts[0]
-    if sample.meta is None and len(metas) == 1:
-        sample.meta = metas[0]
-    return [sample]
+    role = _role(sample.key)
+    if role not in _ROLES_OF_AUDIO and not role.isdigit():  # `KEY.0.wav` is one of several channels or cuts
+        return group
+    with_role = [other for other in group if other is not sample and _role(other.key) in _ROLES_OF_TEXTS]
+    texts = [other for other in with_role if other.text is not None]
+    metas = [other for other in with_role if other.meta is not None]
+    belong = {sample, *(other for other in group if other.text is other.meta is None)}
+    if sample.text is not None or len(texts) == 1:
+        sample.text = texts[0].text if sample.text is None else sample.text
+        belong.update(texts)
+    if sample.meta is not None or len(metas) == 1:
+        sample.meta = metas[0].meta if sample.meta is None else sample.meta
+        belong.update(metas)
+    return [sample, *(other for other in group if other not in belong)]
+
+
+def _role(key: str) -> str:
+    """What stands between the first and the last dot of a name, in lower case; empty where there is nothing."""
+    return posixpath.basename(key).partition(".")[2].lower()
 
 
 def _text_bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | AudioError:

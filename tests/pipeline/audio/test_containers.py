@@ -257,10 +257,7 @@ def with_positions_from(data: bytes, start: int) -> bytes:
 )
 def test_an_ogg_file_whose_positions_do_not_start_at_0_is_whole(codec, seconds, start):
     samples = speech_like(seconds)
-    if codec == "vorbis":
-        data = encode(samples, 16_000, "OGG", "VORBIS")
-    else:
-        data = encode_av(samples, 16_000, "ogg", "flac")
+    data = encode(samples, 16_000, "OGG", "VORBIS") if codec == "vorbis" else encode_av(samples, 16_000, "ogg", "flac")
     moved = with_positions_from(data, start)
     assert read_single_segment(moved).duration_s == pytest.approx(seconds, abs=0.04)
     assert error_code_of(truncated(moved, 0.9)) is ErrorCode.TRUNCATED

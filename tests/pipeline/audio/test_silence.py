@@ -131,6 +131,15 @@ def test_spans_are_ordered_inside_the_signal_and_hold_every_voice(plan):
         position = stop
 
 
+@pytest.mark.parametrize("samples", [50, 160, 319])
+def test_a_sound_at_the_very_end_of_a_pause_is_kept(samples):
+    """The last frame is no whole one there."""
+    sound = (0.5 * np.sin(np.arange(samples) / 3)).astype(np.float32)
+    mask = kept(voice(5), silence(20), sound)
+    assert mask[-samples:].all()
+    assert not mask[8 * RATE : 20 * RATE].any()
+
+
 def test_what_is_loud_is_known_from_the_segments_before():
     finder = PauseFinder(RATE)
     assert finder.spans(noise(20, -50)) == ((0, 20 * RATE),)  # it could be all there is

@@ -322,8 +322,14 @@ def test_files_that_are_left_out_are_counted_by_suffix(tmp_path):
 
 MORE_SUFFIXES = """
     wave gsm g722 mp2 mp1 mpga ac3 eac3 ts m2ts asf flv 3gpp 3g2 3ga mpg avi m4r f4v awb amr spx ogv weba ape tta rm
-    dts adts mpeg vob htk
+    dts adts mpeg vob
 """
+
+
+def test_features_beside_audio_are_no_audio(tmp_path):
+    write_files(tmp_path, "a.wav", "a.htk")
+    assert ids(tmp_path) == ["a"]
+    assert left_out(tmp_path).files == {"htk": 1}
 
 
 @pytest.mark.parametrize("name", MORE_SUFFIXES.split())

@@ -231,6 +231,22 @@ def test_limits_of_size_and_time_leave_out_the_rest(tmp_path, monkeypatch):
     assert sum(clips.clips_of(run, rows, "embed").left_out.values()) == 3
 
 
+def test_no_further_utterance_of_a_shard_is_read_after_the_limit_of_time(tmp_path, monkeypatch):
+    run, rows = run_of(tmp_path, shard(tmp_path))
+    read = clips.read_part
+
+    def slow(part):
+        for number, utterance in enumerate(read(part)):
+            if number == 1:
+                monkeypatch.setattr(clips.time, "monotonic", lambda: float("inf"))
+            yield utterance
+
+    monkeypatch.setattr(clips, "read_part", slow)
+    made = clips.clips_of(run, rows, "embed")
+    assert len(made.by_id) == 1
+    assert made.left_out == {"not decoded within 120 s": 2}
+
+
 def test_shards_that_are_too_large_are_not_searched(tmp_path, monkeypatch):
     run, rows = run_of(tmp_path, shard(tmp_path))
     monkeypatch.setattr(clips, "SHARD_BYTES", 1_000)

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from pipeline.corpus.read import read_part
 from pipeline.corpus.utterances import MAX_TEXT_BYTES
-from pipeline.errors import InputChangedError
+from pipeline.errors import InputChangedError, StorageError
+from pipeline.storage import objects
 from tests.support.corpora import parts_of
 from tests.support.inputs import items, outcome, outcomes, read, write, write_files
 
@@ -212,6 +214,35 @@ def test_speakers_are_those_of_the_paths_and_of_speakers_txt(tmp_path):
         assert first.meta.speaker == "84"
         assert json.loads(first.meta.tags) == {"sex": "F", "subset": "dev", "speaker_name": "Jane Roe"}
     assert [(u.meta.speaker, u.meta.tags is None) for u in read(folder)][2:] == [("9", True), (None, True)]
+
+
+def test_storage_that_fails_at_speakers_txt_fails_the_part_and_one_that_refuses_it_does_not(tmp_path, monkeypatch):
+    write_files(tmp_path, "84/12/84-12-0000.flac")
+    (part,) = parts_of(tmp_path)
+    open_read = objects.open_read
+
+    def failing(cause):
+        def opened(uri):
+            if uri.endswith("SPEAKERS.TXT"):
+                raise StorageError(uri) from cause
+            return open_read(uri)
+
+        monkeypatch.setattr(objects, "open_read", opened)
+        return [u.meta.speaker for u in read_part(part)]
+
+    assert failing(PermissionError("403")) == ["84"]
+    with pytest.raises(StorageError):
+        failing(TimeoutError())
+
+
+def test_speakers_txt_is_read_up_to_a_bound(tmp_path):
+    write_files(tmp_path, "84/12/84-12-0000.flac")
+    write(tmp_path / "SPEAKERS.TXT", "84 | F | dev | 8 | Jane Roe\n" + "x" * 3_000_000)
+    tracemalloc.start()
+    (found,) = read(tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 3_000_000
+    tracemalloc.stop()
+    assert json.loads(found.meta.tags)["sex"] == "F"
 
 
 def test_dates_and_other_numbers_in_paths_are_no_speakers(tmp_path):

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -198,6 +199,23 @@ def test_a_base_name_beside_bytes_is_no_id(tmp_path, name):
     assert [json.loads(u.meta.tags) for u in found] == [{"path": name}] * 3
 
 
+def test_rows_of_a_run_that_version_0_1_0_began_keep_its_ids(tmp_path):
+    parquet(tmp_path / "t.parquet", [{"audio": {"bytes": b"A", "path": "cv_1.mp3"}}])
+    (part,) = parts_of(tmp_path / "t.parquet")
+    assert [u.utt_id for u in PARQUET.read(replace(part, earlier_rules=True))] == ["cv_1"]
+
+
+def test_a_bug_is_no_damaged_file(tmp_path, monkeypatch):
+    def fail(*args):
+        raise LookupError("of our own")
+
+    parquet(tmp_path / "t.parquet", [{"audio": b"A"}])
+    (part,) = parts_of(tmp_path / "t.parquet")
+    monkeypatch.setattr(parquet_module, "parse_meta", fail)
+    with pytest.raises(LookupError, match="of our own"):
+        list(PARQUET.read(part))
+
+
 @pytest.mark.parametrize("kind", [pa.float32(), pa.float64(), pa.int16()])
 def test_an_array_beside_a_path_is_the_audio(tmp_path, kind):
     scale = 1 if pa.types.is_floating(kind) else 32768
@@ -216,6 +234,25 @@ def test_an_array_beside_a_path_is_the_audio(tmp_path, kind):
         data, rate = soundfile.read(io.BytesIO(utterance.open()))
         assert (data.tolist(), rate) == ([0.25, -0.5, 0.0], 8000)
     assert [outcome(u)[1] for u in found[2:]] == ["BAD_ROW", "MISSING"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "samples"),
+    [
+        (pa.uint8(), [160, 64, 128]),
+        (pa.uint16(), [40_960, 16_384, 32_768]),
+        (pa.int8(), [32, -64, 0]),
+        (pa.int32(), [2**29, -(2**30), 0]),
+        (pa.uint32(), [2**31 + 2**29, 2**30, 2**31]),
+    ],
+)
+def test_integers_have_the_scale_and_the_middle_of_their_type(tmp_path, kind, samples):
+    struct = pa.struct([("array", pa.list_(kind)), ("sampling_rate", pa.int64())])
+    pq.write_table(
+        pa.table({"audio": pa.array([{"array": samples, "sampling_rate": 8000}], struct)}), tmp_path / "t.parquet"
+    )
+    (found,) = read(tmp_path / "t.parquet")
+    assert soundfile.read(io.BytesIO(found.open()))[0].tolist() == [0.25, -0.5, 0.0]
 
 
 def test_an_array_of_channels_is_read(tmp_path):

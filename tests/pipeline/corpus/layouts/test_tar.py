@@ -6,6 +6,7 @@ import os
 import tarfile
 import time
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.corpus.layouts import tar as tar_module
-from pipeline.corpus.layouts.tar import MAX_HEADER_BYTES, open_tar, tar_members
+from pipeline.corpus.layouts.tar import MAX_HEADER_BYTES, TAR, open_tar, tar_members
 from pipeline.corpus.read import read_part
 from pipeline.errors import StorageError
 from pipeline.storage import objects, retry
@@ -158,6 +159,38 @@ def test_members_that_are_equal_up_to_the_first_dot_are_one_sample(tmp_path, nam
     (audio,) = (name for name in names if name.endswith("wav"))
     assert outcome(found) == (audio.removesuffix(".wav"), b"A")
     assert (found.meta.text, found.meta.speaker) == ("words", "s")
+
+
+@pytest.mark.parametrize(
+    ("names", "text", "unused"),
+    [
+        (("v1.0001.wav", "v1.0002.txt"), None, "1 texts and 0 other members belong to no audio: v1.0002.txt"),
+        (("v1.0001.wav", "v1.0001.txt", "v1.0002.txt"), "v1.0001.txt", "1 texts and 0 other members belong"),
+        (("John.Smith.wav", "John.Doe.txt"), None, "1 texts and 0 other members belong to no audio: John.Doe.txt"),
+        (("John.Smith.wav", "John.txt"), None, "1 texts and 0 other members belong to no audio: John.txt"),
+        (("u.wav", "u.norm.txt", "u.raw.txt"), None, "2 texts and 0 other members belong to no audio: u.norm.txt, u."),
+        (("u.norm.txt", "u.wav", "u.raw.txt", "u.txt"), "u.txt", None),
+        (("u.wav", "u.norm.txt"), "u.norm.txt", None),
+        (("u.wav", "u.words.npy", "u.0.npy"), None, None),
+    ],
+)
+def test_only_roles_between_dots_join_a_text_to_audio_and_no_text_is_dropped(tmp_path, names, text, unused):
+    path = tar(tmp_path / "s.tar", *((name, name.encode()) for name in names))
+    found, *rest = read(path)
+    assert found.meta.text == text
+    assert [row.problem.message.startswith(unused) for row in rest] == ([True] if unused else [])
+    assert parts_of(path, limit=9)[0].rows == 1 + len(rest)
+
+
+def test_rows_of_a_run_that_version_0_1_0_began_keep_its_rules(tmp_path):
+    members = [("a.audio.wav", b"A"), ("a.meta.json", b'{"utt_id": "X"}'), ("b.wav", b"B"), ("b.txt", b"words")]
+    path = tar(tmp_path / "s.tar", *members, ("c.txt", b"of nobody"))
+    (part,) = parts_of(path)
+    assert [(u.utt_id, u.meta.text) for u in TAR.read(replace(part, earlier_rules=True))] == [
+        ("a.audio", None),
+        ("b", "words"),
+    ]
+    assert [u.utt_id for u in read(path)] == ["X", "b", "s"]
 
 
 def test_dots_in_the_names_of_several_recordings_do_not_mix_their_texts(tmp_path):
