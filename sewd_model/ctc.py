@@ -295,6 +295,16 @@ class GreedyPath:
     probabilities: NDArray[np.float32]
     num_frames: int
 
+    def take(self, chosen: "slice | NDArray[np.bool_]") -> "GreedyPath":
+        """The path with some of the tokens, over the same frames."""
+        return GreedyPath(
+            token_ids=self.token_ids[chosen],
+            start_frames=self.start_frames[chosen],
+            end_frames=self.end_frames[chosen],
+            probabilities=self.probabilities[chosen],
+            num_frames=self.num_frames,
+        )
+
 
 def greedy_path(logits: "torch.Tensor | NDArray[np.floating[Any]]", blank: int, drop: Sequence[int] = ()) -> GreedyPath:
     """Take the best token of each frame, collapse runs, drop the blank, then drop the ids in `drop`.
@@ -361,16 +371,7 @@ def split_at_gaps(path: GreedyPath, gap_frames: int) -> list[GreedyPath]:
     edges = [0, *(np.flatnonzero(gaps >= gap_frames) + 1).tolist(), len(path.token_ids)]
     if len(edges) == 2:
         return [path]
-    return [
-        GreedyPath(
-            path.token_ids[start:stop],
-            path.start_frames[start:stop],
-            path.end_frames[start:stop],
-            path.probabilities[start:stop],
-            path.num_frames,
-        )
-        for start, stop in itertools.pairwise(edges)
-    ]
+    return [path.take(slice(start, stop)) for start, stop in itertools.pairwise(edges)]
 
 
 # ------------------------------------------------------------------------------------------------------ words

@@ -156,6 +156,34 @@ def levels(samples: Samples, rate: int) -> np.ndarray:
     return np.where(powers < _DIGITAL_SILENCE, _SILENT_DB, np.clip(np.rint(decibels), _SILENT_DB, 127)).astype(np.int8)
 
 
+def steady_noise(levels: np.ndarray) -> np.ndarray:
+    """Return whether half a second around each level holds nothing but noise, steady and far below speech.
+
+    So what is marked lies a quarter of a second or more from any sound. Pauses of any length are found, from half a
+    second on; nothing is marked in a signal that is steady as a whole.
+
+    Args:
+        levels: (n,) of a signal, see `levels`.
+
+    Returns:
+        (n,) bool.
+    """
+    window = round(_WINDOW * _FRAME_S / LEVEL_S)
+    smoothed = round(_SMOOTHED * _FRAME_S / LEVEL_S)
+    noise = np.zeros(len(levels), bool)
+    if len(levels) < window + smoothed - 1:
+        return noise
+    powers = 10.0 ** (levels / 10)
+    loud = float(np.percentile(powers, _LOUD))
+    smooth = sliding_window_view(powers, smoothed).mean(axis=1)
+    windows = sliding_window_view(np.maximum(smooth, loud * 10 ** (-FLOOR_DB / 10)), window)
+    quietest, loudest = windows.min(axis=1), windows.max(axis=1)
+    steady = (loudest <= quietest * 10 ** (STEADY_DB / 10)) & (loudest <= loud * 10 ** (-BELOW_LOUD_DB / 10))
+    middle = (window + smoothed - 1) // 2
+    noise[middle : middle + len(steady)] = steady
+    return noise
+
+
 def _covered(windows: np.ndarray, width: int) -> np.ndarray:
     """Whether each of (windows + width - 1) frames is in a window, of `width` frames, that is set."""
     padded = np.pad(windows, width - 1)

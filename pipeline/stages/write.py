@@ -15,6 +15,7 @@ from pipeline.runs.commit import Commit, encode_commit, write_chunk
 from pipeline.runs.lease import require_lease
 from pipeline.schemas import ERRORS, LABELS, TRANSCRIPTS, field
 from pipeline.scoring.counts import score_columns
+from pipeline.stages.noise import without_noise
 from pipeline.stages.word_ends import sound_ends
 from sewd_model import CTCTokenizer, GreedyPath, Word, split_at_gaps, words
 from sewd_model.engine_status import EngineStatus
@@ -43,6 +44,7 @@ class WriteSettings:
         frame_s: seconds per frame.
         word_gap_s: a word ends where no token follows for this long; 0: only where the model ends it.
         extend_words: take the end of a word from the level of the sound, see `pipeline.stages.word_ends`.
+        drop_noise: drop tokens that the model read into noise, see `pipeline.stages.noise`.
         normalizer: normalisation of references and hypotheses before they are compared.
         classifiers: (task, labels by index) of each classification head, in the run's order.
     """
@@ -53,6 +55,7 @@ class WriteSettings:
     frame_s: float
     word_gap_s: float
     extend_words: bool
+    drop_noise: bool
     normalizer: str
     classifiers: tuple[tuple[str, tuple[str, ...]], ...]
 
@@ -132,9 +135,13 @@ def transcripts(rows: pa.Table, settings: WriteSettings) -> pa.Table:
             np.asarray(probabilities, np.float32),
             num_frames,
         )
+        levels = None if level is None else np.frombuffer(level, np.int8)
+        if settings.drop_noise and levels is not None:
+            path = without_noise(path, levels, settings.frame_s, settings.tokenizer.delimiter_id)
         text, found = _text_and_words(path, settings)
-        extended = settings.extend_words and level is not None
-        ends_s = sound_ends(found, np.frombuffer(level, np.int8)) if extended else [word.end_s for word in found]
+        ends_s = [word.end_s for word in found]
+        if settings.extend_words and levels is not None:
+            ends_s = sound_ends(found, levels)
         texts.append(text)
         word_lists.append(
             [
