@@ -119,7 +119,7 @@ class RunSummary:
         errors: rows without one.
         chunks: committed chunks.
         engines: what computed the transcripts.
-        warnings: what a reader of the figures should know about how they were computed.
+        warnings: what a reader of the figures should know about them.
         attempts: number of starts of the driver.
         starts: when each start was.
         cost: None without a price.

@@ -85,6 +85,7 @@ class Commit:
             that. Empty for commits of versions that did not record it.
         splits: number of times that a batch was halved because memory ran out; None: not recorded.
         skipped_s: silence in it that the model did not compute, in seconds; 0 in commits of earlier versions.
+        warned: rows with a transcript and a warning about their file; 0 in commits of earlier versions.
         files: its data files.
     """
 
@@ -105,6 +106,7 @@ class Commit:
     engines: tuple[EngineStatus, ...] = ()
     splits: int | None = None
     skipped_s: float = 0.0
+    warned: int = 0
     files: tuple[DataFile, ...] = field(default=())
 
     @property
@@ -203,7 +205,7 @@ def parse_commit(data: bytes) -> Commit:
         files = tuple(map(data_file_from_json, values["files"]))
         engines = tuple(_engine_from_json(engine) for engine in values.get("engines", ()))
         commit = Commit(**{**values, "files": files, "engines": engines})
-        counts = [commit.chunk, commit.first_row, commit.utterances, commit.errors, commit.source_bytes]
+        counts = [commit.chunk, commit.first_row, commit.utterances, commit.errors, commit.source_bytes, commit.warned]
         counts += [*commit.error_codes.values(), *filter(None, [commit.part_rows, commit.splits])]
         times = (commit.audio_s, commit.skipped_s, commit.seconds["compute"])
         texts = (commit.engine, commit.fallback)

@@ -59,9 +59,11 @@ LEDGER: Final = pa.schema(
         field("fallback", _FEW_STRINGS, "why that is not the requested or the fastest engine; null where it is"),
         field("splits", pa.int64(), "times that a batch was halved because memory ran out; null: not recorded"),
         field("skipped_s", pa.float64(), "silence that the model did not compute; null: not recorded", "s"),
+        field("warned", pa.int64(), "transcripts with a warning about their file; null: not recorded"),
     ]
 )
-ADDED_COLUMNS: Final = frozenset(("engine", "fallback", "splits", "skipped_s"))  # files of earlier versions lack them
+# Files of earlier versions lack them.
+ADDED_COLUMNS: Final = frozenset(("engine", "fallback", "splits", "skipped_s", "warned"))
 _ROLLED_UP_FILE: Final = pa.schema([*LEDGER, field("content", pa.string(), "content of the commit object, unchanged")])
 _CHUNK_ORDER: Final = [("part_id", "ascending"), ("chunk", "ascending")]
 

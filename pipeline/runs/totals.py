@@ -26,6 +26,7 @@ class Totals:
         errors: rows without a transcript.
         audio_s: audio in the committed chunks, in seconds.
         skipped_s: silence in it that the model did not compute, in seconds.
+        warned: transcripts with a warning about their file.
         source_bytes: planned input bytes that were processed.
         compute_s: time in the model, summed over its processes, in seconds.
         error_codes: rows without a transcript, by error code.
@@ -47,6 +48,7 @@ class Totals:
     fallbacks: dict[str, int] = dataclasses.field(default_factory=dict)
     splits: int = 0
     skipped_s: float = 0.0
+    warned: int = 0
 
     def __add__(self, other: Totals) -> Totals:
         sums: dict[str, Any] = {}
@@ -62,18 +64,22 @@ class Totals:
 
     @property
     def warnings(self) -> list[str]:
-        """What a reader of the run's figures should know about how they were computed; usually empty."""
+        """What a reader of the run's figures should know about them; usually empty."""
         fallbacks = [
             f"{number:,} of {self.utterances:,} transcripts, or their labels, were computed by a fallback: {reason}"
             for reason, number in self.fallbacks.items()
         ]
         halved = f"a batch was halved {self.splits:,} time{'s' * (self.splits != 1)} because memory ran out"
-        return [*fallbacks, halved] if self.splits else fallbacks
+        warned = (
+            f"{self.warned:,} of {self.utterances:,} transcripts are of files with wrong headers or bytes that are no "
+            "audio: see the column `warning`"
+        )
+        return [*fallbacks, *[halved] * bool(self.splits), *[warned] * bool(self.warned)]
 
     @staticmethod
     def from_ledger(table: pa.Table) -> Totals:
         """The sums over a table of schema `LEDGER`."""
-        names = ("utterances", "errors", "audio_s", "source_bytes", "compute_s", "splits", "skipped_s")
+        names = ("utterances", "errors", "audio_s", "source_bytes", "compute_s", "splits", "skipped_s", "warned")
         sums = {name: pc.sum(table[name], min_count=0).as_py() for name in names}
         engines = utterances_by(table, "engine")
         fallbacks = utterances_by(table, "fallback")
@@ -100,6 +106,7 @@ class Totals:
             fallbacks={commit.fallback: commit.utterances} if commit.utterances and commit.fallback else {},
             splits=commit.splits or 0,
             skipped_s=commit.skipped_s,
+            warned=commit.warned,
         )
 
     @staticmethod

@@ -113,6 +113,7 @@ def _write(chunk: pa.Table, settings: WriteSettings) -> dict[str, Any]:
         engines=tuple(EngineStatus(**engine) for engine in head["engines"]),
         splits=head["splits"],
         skipped_s=head["skipped_s"],
+        warned=len(recognized) - recognized["warning"].null_count,
     )
     require_lease(settings.run, settings.attempt)
     commit = write_chunk(settings.run, commit, tables)

@@ -38,6 +38,8 @@ def test_the_audio_cases_of_outsiders_get_their_transcripts(tmp_path):
 
     assert done.returncode == 0, done.stderr
     rows = corpora.rows_of(tmp_path / "run")
+    warned = sum(row["warning"] is not None for row in rows)
+    assert f"{warned} of {len(rows)} transcripts are of files with wrong headers" in " ".join(done.stderr.split())
     assert len(rows) == len(list(folder.iterdir()))
     for row in rows:
         seconds, text = RIGHT[row["utt_id"].partition(".")[0]]

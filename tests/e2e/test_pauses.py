@@ -14,7 +14,7 @@ def test_orders_with_pauses_and_the_ends_of_digits(local_ray, tmp_path):
     orders, ends = pauses.measure(SHARED, tmp_path, orders=16, digits=20, seed=5)
     assert orders.keys() == pauses.NOISES_DBFS.keys()
     for figures in orders.values():
-        assert figures.wer <= 0.05  # of about 170 words; the full hour is below 0.015 in silence, 0.02 and 0.03 in noise
+        assert figures.wer <= 0.05  # of about 170 words; the hour is below 0.03
         assert figures.longest_word_s <= 2.0
         assert 0.5 < figures.skipped / figures.minutes < 0.9
     assert len(ends) >= 60

@@ -234,7 +234,11 @@ def test_totals_count_transcripts_by_engine_and_fallbacks_by_reason(run):
     """A resume on another machine; the first start's commits are rolled up already."""
     put(run, *(first := [make_commit(chunk=0), make_commit(chunk=1)]))
     roll_up(run, content(*first))
-    put(run, make_commit(chunk=2, last=True, engines=(FALLEN,)), make_commit("ab", last=True, utterances=0, splits=5))
+    put(
+        run,
+        make_commit(chunk=2, last=True, engines=(FALLEN,)),
+        make_commit("ab", last=True, utterances=0, splits=5, warned=3),
+    )
     totals = Totals.from_ledger(ledger(run))
     assert totals.engines == {str(FALLEN): 9, str(PACKED): 18}
     assert totals.fallbacks == {"no compiler": 9}
@@ -242,20 +246,23 @@ def test_totals_count_transcripts_by_engine_and_fallbacks_by_reason(run):
     assert totals.warnings == [
         "9 of 27 transcripts, or their labels, were computed by a fallback: no compiler",
         "a batch was halved 8 times because memory ran out",
+        "3 of 27 transcripts are of files with wrong headers or bytes that are no audio: see the column `warning`",
     ]
 
 
 def without_engines(commit):
     """The content of the commit, as versions wrote it that did not record engines."""
     values = json.loads(encode_commit(commit))
-    del values["engines"], values["splits"]
+    del values["engines"], values["splits"], values["warned"]
     return json.dumps(values).encode()
 
 
 def test_commits_of_versions_without_engines_are_read_as_objects_and_rolled_up(run):
     """Both the columns of the file and the contents in it are of such a version."""
     old = [without_engines(make_commit(chunk=0)), without_engines(make_commit(chunk=1))]
-    named = [field for field in ledger_module._ROLLED_UP_FILE if field.name not in ("engine", "fallback", "splits")]
+    named = [
+        field for field in ledger_module._ROLLED_UP_FILE if field.name not in ("engine", "fallback", "splits", "warned")
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ledger_module, "_ROLLED_UP_FILE", pa.schema(named))
         roll_up(run, old[:1])
@@ -275,11 +282,15 @@ def test_commits_of_versions_without_engines_are_read_as_objects_and_rolled_up(r
     assert totals == sum((Totals.from_commit(commit) for commit in read_commits(run)), Totals())
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.sets(st.sampled_from([PACKED, FALLEN])), st.integers(0, 3))))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2), st.sets(st.sampled_from([PACKED, FALLEN])), st.integers(0, 3), st.integers(0, 2))
+    )
+)
 def test_totals_of_a_ledger_are_the_sums_of_its_chunks(made):
     commits = [
-        make_commit(chunk=chunk, utterances=number, engines=tuple(engines), splits=splits)
-        for chunk, (number, engines, splits) in enumerate(made)
+        make_commit(chunk=chunk, utterances=number, engines=tuple(engines), splits=splits, warned=warned)
+        for chunk, (number, engines, splits, warned) in enumerate(made)
     ]
     totals = Totals.from_ledger(ledger_table(commits))
     assert totals == sum(map(Totals.from_commit, commits), Totals())

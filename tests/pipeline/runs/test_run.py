@@ -32,6 +32,7 @@ TOTALS = st.builds(
     engines=st.dictionaries(st.sampled_from(["packed", "clip by clip", "unknown"]), st.integers(1, 9)),
     fallbacks=st.dictionaries(st.sampled_from(["no int8", "no compiler"]), st.integers(1, 9)),
     splits=st.integers(0, 9),
+    warned=st.integers(0, 9),
 )
 
 
