@@ -202,6 +202,8 @@ def _demuxer_of_frames(head: bytes, source: Source, position: int) -> str | None
         name = "aac"
     elif len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and _is_mpeg(head, source, position):
         name = "mp3"
+    elif frames.is_gsm(head):
+        name = "gsm"
     return name
 
 
@@ -233,6 +235,7 @@ _WALKS: Final[dict[str, Callable[[Source], Contents]]] = {
     "avi": headers.avi,
     "aac": frames.adts,
     "amr": frames.amr,
+    "gsm": frames.gsm,
     "ac3": frames.ac3,
     "eac3": frames.ac3,
     "wv": frames.wavpack,

@@ -16,6 +16,7 @@ _AMR_BYTES: Final = {  # of a frame, by its type
 }
 _AC3_KBIT: Final = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
 _AC3_RATES: Final = (48_000, 44_100, 32_000)
+_GSM_BYTES = 33  # of a frame of 160 samples
 _WINDOW = 1 << 18
 
 
@@ -61,6 +62,30 @@ def amr(source: Source) -> Contents:
         frames += 1
     _cut("AMR frame", position, source)
     return Contents(position, frames * (320 if is_wide else 160), 16_000 if is_wide else 8_000, 0)
+
+
+def is_gsm(head: bytes) -> bool:
+    """Whether a file that begins with `head` is GSM 06.10 without a header: each of its frames begins with 1101."""
+    firsts = head[::_GSM_BYTES]
+    return len(firsts) >= 4 and all(first >> 4 == 0xD for first in firsts)
+
+
+def gsm(source: Source) -> Contents:
+    """GSM 06.10 without a header, as telephone systems store it; always at 8 kHz.
+
+    Raises:
+        AudioError: UNDECODABLE where a frame does not begin as one; TRUNCATED where the last one is cut.
+    """
+    num_frames = -(-source.size // _GSM_BYTES)
+    step = _WINDOW // _GSM_BYTES * _GSM_BYTES
+    for start in range(0, source.size, step):
+        firsts = source.read_at(start, step)[::_GSM_BYTES]
+        for number, first in enumerate(firsts):
+            if first >> 4 != 0xD:
+                message = f"byte {start + number * _GSM_BYTES} does not begin a GSM frame"
+                raise AudioError(ErrorCode.UNDECODABLE, message)
+    _cut("GSM frame", num_frames * _GSM_BYTES, source)
+    return Contents(source.size, num_frames * 160, 8_000, 0)
 
 
 def ac3(source: Source) -> Contents:

@@ -454,3 +454,17 @@ def test_views_and_patches_of_an_open_file_equal_those_of_bytes(junk, tmp_path):
         path.write_bytes(data)
         with path.open("rb") as file:
             np.testing.assert_array_equal(read_single_segment(file).samples, read_single_segment(data).samples)
+
+
+# ---- GSM without a header
+
+
+def test_gsm_without_a_header_is_found_by_its_frames_and_decoded_as_libsndfile_does():
+    data = encode(speech_like(2.02, 8000), 8000, "RAW", "GSM610")
+    (segment,) = read_segments(data, AudioSettings(8000, "mix"))
+    options = {"format": "RAW", "subtype": "GSM610", "samplerate": 8000, "channels": 1}
+    expected, _ = soundfile.read(io.BytesIO(data), dtype="float32", **options)
+    np.testing.assert_array_equal(to_float32(segment.samples), expected)
+    assert error_code_of(data[:-1]) is ErrorCode.TRUNCATED
+    assert error_code_of(data[: 33 * 20] + b"\0" + data[33 * 20 + 1 :]) is ErrorCode.UNDECODABLE
+    assert error_code_of(data[:99]) is ErrorCode.UNDECODABLE  # three frames may be an accident
