@@ -77,7 +77,8 @@ class Layout:
             `limit` utterances are planned. Does not raise for broken data: reading it makes an error row.
             What it passes over it adds to `Listing.left_out`.
         read: the utterances of a part, in order; `Part.limit` is applied by the caller.
-        in_directories: its objects are found below directories and by globs; else INPUT must name them.
+        in_directories: whether an object with this URI is read where it is found below a directory or by a glob; else
+            INPUT must name it.
         plans_keys: `plan` fills `Part.keys`, so duplicate ids are found in the whole plan; else within a part, by
             reading it.
     """
@@ -86,7 +87,7 @@ class Layout:
     claims: Callable[[str], bool]
     plan: Callable[[Listing, int, int | None], Iterator[Part]]
     read: Callable[[Part], Iterator[Utterance]]
-    in_directories: bool = True
+    in_directories: Callable[[str], bool] = lambda uri: True
     plans_keys: bool = False
 
 

@@ -12,6 +12,12 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstrain
 from pipeline.corpus.naming import relative_id
 from pipeline.errors import AudioError, ErrorCode
 
+# Bytes that a second of audio counts for when parts are sized: 16 bits at 16 kHz.
+BYTES_PER_SECOND = 32_000
+# A row without `duration` counts for ten seconds.
+UNKNOWN_ROW_BYTES = 10 * BYTES_PER_SECOND
+MAX_ROW_SECONDS = 1e6  # an upper bound on a stated duration, which may be nonsense
+
 Name = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00]+$")]
 
 
@@ -114,6 +120,13 @@ def split_rows(data: bytes, start: int) -> Iterator[tuple[int, bytes]]:
 def manifest_utt_id(row: ManifestRow, base: str) -> str:
     """The row's own id, else the path of its audio relative to `base`, the manifest's directory, without extension."""
     return row.utt_id if row.utt_id is not None else relative_id(row.audio_filepath, base)
+
+
+def estimated_bytes(row: UtteranceMeta) -> int:
+    """Bytes that the audio of a row counts for when parts are sized, by the duration that it states."""
+    if row.duration is None:
+        return UNKNOWN_ROW_BYTES
+    return int(min(max(row.duration, 0.0), MAX_ROW_SECONDS) * BYTES_PER_SECOND)
 
 
 def unique_key(utt_id: str, meta: UtteranceMeta) -> str:

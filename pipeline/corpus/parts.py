@@ -20,6 +20,7 @@ MAX_PART_ITEMS = 10_000  # files or manifest rows
 _TABLE_BATCH_ITEMS = 1 << 16  # parts and files
 
 T = TypeVar("T")
+_Bytes = bytes  # `Part` has a field of that name
 
 ITEM = pa.struct(
     [
@@ -41,14 +42,15 @@ PLAN = pa.schema(
     [
         pa.field("part_id", pa.string(), nullable=False),
         pa.field("ordinal", pa.int32(), nullable=False),
-        _field("kind", pa.string(), "the input layout: files, manifest, tar or parquet", nullable=False),
+        _field("kind", pa.string(), "the input layout: files, manifest, table, tar or parquet", nullable=False),
         _field("uri", pa.string(), "the manifest, shard or Parquet file; null for files"),
-        _field("name", pa.string(), "path of `uri` relative to its INPUT, without extension"),
+        _field("name", pa.string(), "path of a shard or Parquet file relative to its INPUT, without extension"),
         _field("version", pa.string(), "size and ETag or mtime of `uri`; null for a manifest"),
-        _field("start", pa.int64(), "first byte of a manifest, first row group of a Parquet file"),
-        _field("end", pa.int64(), "one past the last byte or row group"),
+        _field("start", pa.int64(), "first byte of a manifest, row of a table, or row group of a Parquet file"),
+        _field("end", pa.int64(), "one past the last byte, row or row group"),
         _field("items", pa.list_(ITEM), "the files, where `kind` is files", nullable=False),
         _field("rows", pa.int64(), "number of utterances, where known without reading the part"),
+        _field("lines", pa.binary(), "the rows of a table as JSON lines, compressed by zlib, where `kind` is table"),
         _field("limit", pa.int64(), "read no more utterances than this"),
         _field("bytes", pa.int64(), "size, measured or estimated", nullable=False, unit="bytes"),
         _field("duplicates", pa.list_(DUPLICATE), "rows whose utt_id an earlier row of the plan has", nullable=False),
@@ -116,6 +118,7 @@ class Part:
     end: int | None = None
     items: tuple[Item, ...] = ()
     rows: int | None = None
+    lines: _Bytes = field(default=b"", repr=False)
     limit: int | None = None
     duplicates: tuple[Duplicate, ...] = ()
     part_id: str = ""
@@ -153,6 +156,7 @@ class Part:
             end=row["end"],
             items=tuple(Item(**item) for item in row["items"]),
             rows=row["rows"],
+            lines=row.get("lines") or b"",  # plans of version 0.1.0 have no such column
             limit=row["limit"],
             duplicates=tuple(Duplicate(**duplicate) for duplicate in row["duplicates"]),
             part_id=row["part_id"],
@@ -161,7 +165,11 @@ class Part:
 
     def row_location(self, row: int) -> str:
         """While planning, where row `row` is, worded as `Utterance.where` words it."""
-        return self.items[row].uri if self.items else manifest_row_location(self.uri, self.offsets[row])
+        if self.items:
+            return self.items[row].uri
+        if self.offsets:
+            return manifest_row_location(self.uri, self.offsets[row])
+        return table_row_location(self.uri, (self.start or 0) + row)
 
 
 def plan_table(parts: Sequence[Part]) -> pa.Table:
@@ -174,6 +182,7 @@ def plan_table(parts: Sequence[Part]) -> pa.Table:
             "ordinal": range(ordinal, ordinal + len(group)),
             "uri": [part.uri or None for part in group],
             "name": [part.name or None for part in group],
+            "lines": [part.lines or None for part in group],
             "items": [_as_dicts(part.items) for part in group],
             "duplicates": [_as_dicts(part.duplicates) for part in group],
         }
@@ -192,6 +201,11 @@ def _as_dicts(rows: tuple[Item, ...] | tuple[Duplicate, ...]) -> Sequence[dict[s
 def manifest_row_location(manifest: str, offset: int) -> str:
     """Where a row of a manifest is, in words."""
     return f"{manifest}, row at byte {offset}"
+
+
+def table_row_location(table: str, row: int) -> str:
+    """Where a row of a table is, in words; `row` counts from 0."""
+    return f"{table}, row {row + 1}"
 
 
 def manifest_content(rows: Iterable[bytes]) -> str:

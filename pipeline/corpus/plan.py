@@ -14,10 +14,14 @@ import pyarrow as pa
 
 from pipeline.corpus.layout import Layout, Listing, chain_parts, odd_texts
 from pipeline.corpus.layouts.files import FILES, reference_uri
+from pipeline.corpus.layouts.manifest import MANIFEST
+from pipeline.corpus.layouts.table import TABLE, audio_of, kind_of
 from pipeline.corpus.left_out import LeftOut
 from pipeline.corpus.naming import is_hidden, relative_path, suffix
 from pipeline.corpus.parts import Duplicate, Part, plan_table
 from pipeline.corpus.registry import layout_of
+from pipeline.corpus.tables.kaldi import KALDI_FILES
+from pipeline.corpus.tables.lhotse import LHOTSE
 from pipeline.corpus.unknown import check_known
 from pipeline.errors import StorageError, UsageError
 from pipeline.storage import globs, objects, uris
@@ -99,7 +103,7 @@ def _listings(uri: str, left_out: LeftOut, count_texts: bool) -> Iterator[tuple[
             raise UsageError(f"{uri} {why}" if why else f"no such file or directory: {uri}") from error
         matched, beside = globs.expand_glob(uri)
         layout = layout_of(uri)
-        if layout is not None and not layout.in_directories:
+        if layout is not None and not layout.in_directories(uri):
             yield layout, Listing(globs.glob_root(uri), matched, left_out=left_out)
         else:
             yield from _by_layout(matched, beside, globs.glob_root(uri), left_out, count_texts)
@@ -111,6 +115,8 @@ def _listings(uri: str, left_out: LeftOut, count_texts: bool) -> Iterator[tuple[
     if layout is None:
         check_known(named)
         layout = FILES  # a single audio file needs no extension
+    elif layout is MANIFEST and kind_of(named) is LHOTSE:
+        layout = TABLE
     yield layout, Listing(posixpath.dirname(uri), [named], left_out=left_out)
 
 
@@ -131,10 +137,11 @@ def _by_layout(
         if is_hidden(relative_path(item.uri, root)):
             if layout is FILES:
                 left_out.hidden += 1
-        elif layout is None or not layout.in_directories:
+        elif layout is None or not layout.in_directories(item.uri):
             others.append(item.uri)
         elif layout is FILES or not any(item.uri.startswith(f"{run}/") for run in runs):
             claimed.append((layout, item))
+    claimed = _without_audio_of_tables(claimed, left_out)
     audio = [item for layout, item in claimed if layout is FILES]
     texts = odd_texts(listed, (item.uri for item in audio))
     for layout, group in itertools.groupby(claimed, key=lambda pair: pair[0]):
@@ -143,10 +150,31 @@ def _by_layout(
     if count_texts:
         listing = Listing(root, audio, listed, left_out, texts)
         used = frozenset(filter(None, (reference_uri(item.uri, listing) for item in audio)))
+    kaldi = {posixpath.dirname(item.uri) for layout, item in claimed if posixpath.basename(item.uri) == "wav.scp"}
     for uri in others:
         is_text = suffix(uri) == "txt"
+        if posixpath.dirname(uri) in kaldi and posixpath.basename(uri) in KALDI_FILES:
+            continue
         if not any(uri.startswith(f"{run}/") for run in runs) and uri not in used and (count_texts or not is_text):
             left_out.add_file(uri)
+
+
+def _without_audio_of_tables(claimed: list[tuple[Layout, Object]], left_out: LeftOut) -> list[tuple[Layout, Object]]:
+    """The objects without audio files that a table among them names, and without tables that name no audio."""
+    named: set[str] = set()
+    unread: set[str] = set()
+    for layout, item in claimed:
+        if layout is TABLE:
+            try:
+                named |= audio_of(item)
+            except UsageError as error:
+                left_out.note(f"passed over {error}")
+                unread.add(item.uri)
+    return [
+        (layout, item)
+        for layout, item in claimed
+        if not ((layout is FILES and item.uri in named) or (layout is TABLE and item.uri in unread))
+    ]
 
 
 def _runs_in(listed: frozenset[str]) -> list[str]:

@@ -8,10 +8,11 @@ from pipeline.corpus.layout import Layout
 from pipeline.corpus.layouts.files import FILES
 from pipeline.corpus.layouts.manifest import MANIFEST
 from pipeline.corpus.layouts.parquet import PARQUET
+from pipeline.corpus.layouts.table import TABLE
 from pipeline.corpus.layouts.tar import TAR
 
 # The first that claims an object has it.
-LAYOUTS = MappingProxyType({layout.kind: layout for layout in (TAR, PARQUET, FILES, MANIFEST)})
+LAYOUTS = MappingProxyType({layout.kind: layout for layout in (TAR, PARQUET, FILES, TABLE, MANIFEST)})
 
 
 def layout_of(uri: str) -> Layout | None:

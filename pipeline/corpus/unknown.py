@@ -16,7 +16,7 @@ _MANIFEST = "write a .jsonl manifest: one JSON object a line, with audio_filepat
 _RENAME = "it is read under its own suffix, {}"
 _HEAD_BYTES = 4096
 
-_TABLES = "csv tsv psv txt text scp lst list tab json5 xml yaml yml toml ini md rst html htm pdf xls xlsx ods odt docx"
+_TABLES = "psv txt text scp lst list tab json5 xml yaml yml toml ini md rst html htm pdf xls xlsx ods odt docx"
 _DATA = (
     "arrow feather orc avro pkl pickle npy npz pt pth h5 hdf5 mat db sqlite sqlite3 duckdb lmdb mdb tfrecord msgpack"
 )
@@ -69,8 +69,8 @@ def check_known(named: Object) -> None:
     *_, last = name.rpartition(".")
     inner = posixpath.splitext(name.rpartition(".")[0])[1].removeprefix(".")
     if "." in name and last in _KIND_OF:
-        if inner in _TEXT_SUFFIXES:
-            raise UsageError(f"{named.uri} is a compressed manifest, which is not read: unpack it")
+        if inner in _TEXT_SUFFIXES and last != "gz":
+            raise UsageError(f"{named.uri}: manifests are read plain or compressed by gzip: compress it as .{inner}.gz")
         if inner == "tar":
             raise UsageError(f"{named.uri}: tar archives are read plain or compressed by gzip: repack it as .tar.gz")
         raise _refusal(named.uri, last)

@@ -38,6 +38,7 @@ class Utterance:
         meta: what the source states about it.
         fixed_id: the source gives the id, so that no #start-end is added to it.
         problem: what is wrong with it, if the source already shows it; then `open` is not called.
+        channel: the channel that the source names, from 0; None: those that the run reads.
         source_location: where the source describes it, if that is not the audio itself: "m.jsonl, row at byte 0".
     """
 
@@ -50,6 +51,7 @@ class Utterance:
     meta: UtteranceMeta = field(default_factory=UtteranceMeta)
     fixed_id: bool = False
     problem: AudioError | None = None
+    channel: int | None = None
     source_location: str = ""
 
     @property

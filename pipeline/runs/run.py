@@ -124,7 +124,9 @@ class Run:
         """
         with self._open_plan() as file:
             batches = pq.ParquetFile(file).iter_batches(batch_size=1 << 16)
-            remaining = [batch.filter(pc.invert(pc.is_in(batch["part_id"], done))) for batch in batches]
+            remaining = [
+                _with_added_columns(batch.filter(pc.invert(pc.is_in(batch["part_id"], done)))) for batch in batches
+            ]
             return pa.Table.from_batches(remaining, schema=PLAN)
 
     def part_ids(self) -> list[str]:
@@ -245,6 +247,14 @@ def open_files(uri: str, table: str, paths: Sequence[str]) -> pads.Dataset:
         return pads.dataset(TABLES[table].empty_table())
     fs, root = uris.filesystem(uri)
     return pads.dataset([uris.join(root, path) for path in paths], TABLES[table], "parquet", filesystem=fs)
+
+
+def _with_added_columns(plan: pa.RecordBatch) -> pa.RecordBatch:
+    """The columns of `PLAN`; those that an earlier version did not write are null."""
+    columns = [
+        plan[field.name] if field.name in plan.schema.names else pa.nulls(len(plan), field.type) for field in PLAN
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=PLAN)
 
 
 def write_plan(uri: str, plan: pa.Table) -> None:

@@ -12,9 +12,6 @@ without text and label is no reference.
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import io
 import json
 import posixpath
 import re
@@ -31,6 +28,7 @@ from pydantic import AliasChoices, Field
 from pipeline.corpus.class_labels import ClassNames, class_names, with_class_names
 from pipeline.corpus.metadata import UtteranceMeta, parse_meta, split_rows
 from pipeline.corpus.naming import composed, relative_id, stem
+from pipeline.corpus.tables.fields import SURPLUS, csv_rows, tsv_rows
 from pipeline.errors import AudioError, UsageError
 from pipeline.storage import objects, uris
 
@@ -173,7 +171,7 @@ def load_references(uri: str) -> References:
                 (duplicates if is_equal else conflicts)[utt_id] = None
     except FileNotFoundError as error:
         raise UsageError(f"there are no references at {uri}") from error
-    except (AudioError, ValueError, ArithmeticError, csv.Error, pa.ArrowException) as error:
+    except (AudioError, ValueError, ArithmeticError, pa.ArrowException) as error:
         raise UsageError(f"cannot read the references {uri}: {error}") from error
     if conflicts:
         raise UsageError(
@@ -206,7 +204,7 @@ def _read_references(uri: str) -> Iterator[_Reference]:
         yield from (_reference(row, uri) for row in _json_rows(data))
     elif extension in _DELIMITERS:
         text = objects.fetch(uri).decode("utf-8-sig")
-        yield from _from_table(_tsv_rows(text) if extension == ".tsv" else _csv_rows(text), uri)
+        yield from _from_table(tsv_rows(text) if extension == ".tsv" else csv_rows(text), uri)
     else:
         # Split at line feeds only: the other line separators of Unicode are part of a text.
         for line in objects.fetch(uri).decode("utf-8-sig").split("\n"):
@@ -237,54 +235,6 @@ def _json_rows(data: bytes) -> Iterator[_ReferenceRow]:
         yield parse_meta(row, f"row {number}", _ReferenceRow)
 
 
-def _csv_rows(text: str) -> Iterator[dict[Any, Any]]:
-    """Rows of a table whose fields are quoted where they hold commas, quotes or line feeds."""
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    number = 0
-    try:
-        for number, row in enumerate(reader, 1):  # noqa: B007 - used in the message
-            yield row
-    except csv.Error as error:
-        raise ValueError(f"row {number + 1}: {error}") from error
-
-
-def _tsv_rows(text: str) -> Iterable[dict[Any, Any]]:
-    """Rows of a table in which tabs and line feeds divide fields.
-
-    Tables of Common Voice quote nothing: a quotation mark is part of a text. Those of pandas and spreadsheets quote
-    some fields. A field that is quoted as a whole is the same text in both. Quotes hold a line feed or tab only if the
-    lines do not fit the header without them, and do with them.
-    """
-    # A table may end its lines as Windows does; other separators of Unicode are part of a text.
-    lines = [line.removesuffix("\r").split("\t") for line in text.split("\n")]
-    header, *rows = lines
-    rows = [row for row in rows if row != [""]]
-    if any(len(row) != len(header) for row in rows):
-        with contextlib.suppress(csv.Error):
-            quoted = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True))
-            filled = [row for row in quoted if row]
-            if filled and all(len(row) == len(filled[0]) for row in filled):
-                return [dict(zip(filled[0], row, strict=True)) for row in filled[1:]]
-    names = [_unquoted(name) for name in header]
-    return [_fields(names, row) for row in rows]
-
-
-def _fields(names: Sequence[str], row: Sequence[str]) -> dict[Any, Any]:
-    """A row by column, as `csv.DictReader` makes it: missing fields are None, and surplus ones have the key None."""
-    values: dict[Any, Any] = dict.fromkeys(names)
-    values.update(zip(names, map(_unquoted, row), strict=False))
-    if len(row) > len(names):
-        values[None] = list(row[len(names) :])
-    return values
-
-
-def _unquoted(field: str) -> str:
-    """A field without the quotes around it, if each quotation mark between them is doubled."""
-    inner = field[1:-1]
-    is_quoted = len(field) > 1 and field[0] == field[-1] == '"' and '"' not in inner.replace('""', "")
-    return inner.replace('""', '"') if is_quoted else field
-
-
 def _row_dicts(table: pa.Table, classes: ClassNames) -> Iterator[dict[str, Any]]:
     for batch in table.to_batches(_BATCH_ROWS):
         for row in batch.to_pylist():
@@ -296,7 +246,7 @@ def _row_dicts(table: pa.Table, classes: ClassNames) -> Iterator[dict[str, Any]]
 
 def _from_table(rows: Iterable[dict[Any, Any]], uri: str) -> Iterator[_Reference]:
     for number, row in enumerate(rows, 1):
-        if None in row:  # the key of surplus fields in `csv`: an unquoted text with a comma would be cut
+        if SURPLUS in row:  # an unquoted text with a comma would be cut
             raise UsageError(f"{uri}: row {number} has more fields than the header")
         values = {key: value for key, value in row.items() if value is not None}
         yield _reference(parse_meta(values, f"row {number}", _ReferenceRow), uri)

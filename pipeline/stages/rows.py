@@ -165,7 +165,10 @@ def utterance_rows(utterance: Utterance, settings: RowSettings, last: LastRecord
         audio = utterance.open()
         stage = "decode"
         with contextlib.nullcontext(audio) if isinstance(audio, bytes) else contextlib.closing(audio):
-            segments = read_segments(audio, settings.audio, offset_s=offset_s, duration_s=duration_s, last=last)
+            wanted = settings.audio
+            if utterance.channel is not None:  # `last` keeps recordings that are read with the same settings
+                wanted, last = replace(wanted, channels=utterance.channel), None
+            segments = read_segments(audio, wanted, offset_s=offset_s, duration_s=duration_s, last=last)
             for segment in segments:
                 yield _segment_row(utterance, segment, settings)
     except AudioError as error:

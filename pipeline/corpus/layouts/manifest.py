@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from pipeline.corpus.layout import Layout, Listing, chain_parts
 from pipeline.corpus.left_out import LeftOut
-from pipeline.corpus.metadata import ManifestRow, manifest_utt_id, parse_meta, split_rows, unique_key
+from pipeline.corpus.metadata import ManifestRow, estimated_bytes, manifest_utt_id, parse_meta, split_rows, unique_key
 from pipeline.corpus.naming import resolve, suffix
 from pipeline.corpus.parts import Part, cut_to_parts, key_digest, manifest_content, manifest_row_location
 from pipeline.corpus.utterances import ObjectCache, Utterance, broken_utterance, fetch_planned, share
@@ -25,12 +25,6 @@ from pipeline.errors import AudioError, InputChangedError, UsageError
 from pipeline.storage import objects, uris
 
 MANIFEST_SUFFIXES = ("jsonl", "json", "ndjson")
-
-# Bytes that a second of audio counts for when parts are sized: 16 bits at 16 kHz.
-BYTES_PER_SECOND = 32_000
-# A row without `duration` counts for ten seconds.
-UNKNOWN_ROW_BYTES = 10 * BYTES_PER_SECOND
-MAX_ROW_SECONDS = 1e6  # an upper bound on a stated duration, which may be nonsense
 
 
 class _PlannedRow(NamedTuple):
@@ -81,7 +75,7 @@ def _planned_rows(uri: str, left_out: LeftOut) -> Iterator[_PlannedRow]:
             yield _PlannedRow(offset, line, key_digest(f"\0{manifest_row_location(uri, offset)}"), 0)
         else:
             key = key_digest(unique_key(manifest_utt_id(row, base), row))
-            yield _PlannedRow(offset, line, key, _estimated_bytes(row))
+            yield _PlannedRow(offset, line, key, estimated_bytes(row))
 
 
 def _lines(uri: str) -> Iterator[tuple[int, bytes]]:
@@ -117,12 +111,6 @@ def _check_first_row(uri: str, line: bytes) -> None:
                     f"{uri} is the manifest of a NeMo tarred data set: its rows name members of tar shards, not files "
                     f"(no {audio}). Give the .tar shards as INPUT, and this file to sewd evaluate --refs"
                 )
-
-
-def _estimated_bytes(row: ManifestRow) -> int:
-    if row.duration is None:
-        return UNKNOWN_ROW_BYTES
-    return int(min(max(row.duration, 0.0), MAX_ROW_SECONDS) * BYTES_PER_SECOND)
 
 
 def read_manifest(part: Part) -> Iterator[Utterance]:
@@ -169,6 +157,6 @@ MANIFEST = Layout(
     claims=lambda uri: suffix(uri) in MANIFEST_SUFFIXES,
     plan=plan_manifests,
     read=read_manifest,
-    in_directories=False,  # below a directory, `.json` files describe single audio files
+    in_directories=lambda uri: False,  # below a directory, `.json` files describe single audio files
     plans_keys=True,
 )

@@ -375,12 +375,8 @@ def test_what_was_left_out_survives_json():
 # INPUTs of unknown kinds
 
 UNKNOWN = {
-    "train.csv": b"path,text\na.wav,x\n",
-    "train.TSV": b"path\ttext\n",
     "list.txt": b"a.wav\n",
-    "wav.scp": b"a /data/a.wav\n",
-    "m.jsonl.gz": gzip.compress(b"{}"),
-    "m.json.gz": gzip.compress(b"{}"),
+    "feats.scp": b"a /data/a.ark:1\n",
     "m.jsonl.zst": b"x",
     "clips.zip": b"PK\x03\x04",
     "clips.7z": b"7z",

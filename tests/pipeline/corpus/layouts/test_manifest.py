@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.corpus import parts as parts_module
-from pipeline.corpus.layouts import manifest as manifest_layout
 from pipeline.corpus.left_out import LeftOut
+from pipeline.corpus.metadata import BYTES_PER_SECOND
 from pipeline.corpus.plan import plan
 from pipeline.corpus.read import read_part
 from pipeline.errors import StorageError, UsageError
@@ -23,7 +23,7 @@ from tests.support.inputs import manifest, outcome, outcomes, ranges, read, writ
 def test_a_manifest_is_cut_by_its_stated_durations(tmp_path):
     rows = [{"audio_filepath": f"{i}.wav", "duration": 10} for i in range(10)]
     path = manifest(tmp_path / "m.jsonl", *rows)
-    found = parts_of(path, part_bytes=3 * 10 * manifest_layout.BYTES_PER_SECOND)
+    found = parts_of(path, part_bytes=3 * 10 * BYTES_PER_SECOND)
     assert [part.rows for part in found] == [3, 3, 3, 1]
     data = Path(path).read_bytes()
     assert b"".join(data[start:end] for start, end in ranges(found)) == data
@@ -75,7 +75,7 @@ def test_parts_cover_the_rows_of_a_manifest_in_order(tmp_path_factory, durations
 
 def test_a_manifest_that_grows_keeps_its_full_parts(tmp_path):
     rows = [{"audio_filepath": f"{i}.wav", "duration": 1} for i in range(10)]
-    options = {"part_bytes": 2 * manifest_layout.BYTES_PER_SECOND}
+    options = {"part_bytes": 2 * BYTES_PER_SECOND}
     before = parts_of(manifest(tmp_path / "m.jsonl", *rows[:6]), **options)
     after = parts_of(manifest(tmp_path / "m.jsonl", *rows), **options)
     assert [part.part_id for part in after[:3]] == [part.part_id for part in before]

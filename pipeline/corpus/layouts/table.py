@@ -1,0 +1,201 @@
+"""Tables of utterances that other programs write: Kaldi, lhotse, CSV and TSV, audiofolder, JSON lines in gzip.
+
+A table is read whole while the run is planned, and its rows are stored in the plan, with the keys of a manifest: a part
+holds its rows, so that readers need neither the table nor the files beside it.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import posixpath
+import zlib
+from array import array
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+from pydantic import AliasChoices, Field
+
+from pipeline.corpus.layout import Layout, Listing, chain_parts
+from pipeline.corpus.left_out import LeftOut
+from pipeline.corpus.metadata import ManifestRow, Name, estimated_bytes, manifest_utt_id, parse_meta, unique_key
+from pipeline.corpus.naming import resolve
+from pipeline.corpus.parts import Part, cut_to_parts, key_digest, manifest_content, table_row_location
+from pipeline.corpus.tables.csv_files import CSV
+from pipeline.corpus.tables.json_lines import JSON_LINES
+from pipeline.corpus.tables.kaldi import KALDI
+from pipeline.corpus.tables.kind import Row, TableKind, audio_base, head_of, table_name
+from pipeline.corpus.tables.lhotse import LHOTSE
+from pipeline.corpus.utterances import ObjectCache, Utterance, broken_utterance, share
+from pipeline.errors import AudioError, ErrorCode, UsageError
+from pipeline.storage.objects import Object
+
+KINDS: Final = (KALDI, LHOTSE, CSV, JSON_LINES)  # the first that recognises a table has it
+IN_DIRECTORIES: Final = frozenset({"wav.scp", "metadata.csv", "metadata.tsv", "metadata.jsonl"})
+_SUFFIXES: Final = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".ndjson.gz", ".json.gz")
+AUDIO_KEYS: Final = (
+    *("audio_filepath", "path", "file_name", "filename", "file", "audio_path", "audio_file", "wav_filename", "wav"),
+    *("wav_path", "audio"),
+)
+
+
+class TableRow(ManifestRow):
+    """A row of a table: its audio under any of the names that are in use, and the channel that it is in."""
+
+    audio_filepath: Name = Field(validation_alias=AliasChoices(*AUDIO_KEYS))
+    channel: int | None = None
+
+
+class _PlannedRow(NamedTuple):
+    """A row: as a JSON line, digest of what must be unique, and the estimated size of its audio in bytes."""
+
+    line: bytes
+    key: int
+    size: int
+
+
+def plan_tables(listing: Listing, part_bytes: int, limit: int | None) -> Iterator[Part]:
+    """Parts of tables; see `Layout.plan`."""
+    planners = (functools.partial(_plan_table, table, part_bytes, listing) for table in listing.objects)
+    return chain_parts(planners, limit)
+
+
+def _plan_table(table: Object, part_bytes: int, listing: Listing, limit: int | None) -> Iterator[Part]:
+    planned = itertools.islice(_planned_rows(table, listing.left_out), limit)
+    start = 0
+    for group in cut_to_parts(planned, lambda row: row.size, part_bytes):
+        yield Part(
+            kind=TABLE.kind,
+            bytes=sum(row.size for row in group),
+            uri=table.uri,
+            version=table.version,
+            start=start,
+            end=start + len(group),
+            rows=len(group),
+            lines=zlib.compress(b"\n".join(row.line for row in group)),
+            content=manifest_content(row.line for row in group),
+            keys=array("Q", [row.key for row in group]),
+        )
+        start += len(group)
+
+
+def audio_of(table: Object) -> frozenset[str]:
+    """The URIs of the audio that a table names."""
+    found = set()
+    for row in rows_of(table):
+        if not isinstance(row, AudioError):
+            try:
+                found.add(parse_meta(row, "", TableRow).audio_filepath)
+            except AudioError:  # an error row, which names no audio
+                continue
+    return frozenset(found)
+
+
+def rows_of(table: Object) -> Iterator[Row]:
+    """The rows of a table, the paths in them as URIs.
+
+    Raises:
+        UsageError: it is none of the kinds that are read, or has no column of audio.
+        StorageError: it could not be reached.
+    """
+    kind = kind_of(table)
+    first, rows = itertools.tee(kind.rows(table.uri))
+    first_rows = list(itertools.islice(first, 1000))
+    del first
+    _check_columns(table.uri, first_rows)
+    paths = (str(path) for row in first_rows if isinstance(row, dict) and (path := _path(row)) is not None)
+    base = audio_base(table.uri, paths, kind)
+    for row in rows:
+        path = _path(row) if isinstance(row, dict) else None
+        yield row if path is None else {**_without_audio(row), "audio_filepath": resolve(str(path), base)}
+
+
+def kind_of(table: Object) -> TableKind:
+    """The kind of a table.
+
+    Raises:
+        UsageError: it is none that is read.
+    """
+    head = head_of(table.uri, table.size)
+    for kind in KINDS:
+        if kind.recognises(table_name(table.uri), head):
+            return kind
+    raise UsageError(f"{table.uri} is no table of a kind that is read: {', '.join(kind.name for kind in KINDS)}")
+
+
+def _path(row: Mapping[str, Any]) -> Any:
+    return next((row[name] for name in AUDIO_KEYS if row.get(name) not in (None, "")), None)
+
+
+def _without_audio(row: Row) -> dict[str, Any]:
+    name = next(name for name in AUDIO_KEYS if row.get(name) not in (None, ""))  # type: ignore[union-attr]
+    return {key: value for key, value in row.items() if key != name}  # type: ignore[union-attr]
+
+
+def _check_columns(uri: str, rows: list[Row]) -> None:
+    if not rows:
+        raise UsageError(f"{uri} has no rows")
+    values = [row for row in rows if isinstance(row, dict)]
+    if values and all(_path(row) is None for row in values):
+        raise UsageError(
+            f"{uri} has no column of audio files; its columns are {', '.join(map(str, values[0]))}, and one of these "
+            f"is needed: {', '.join(AUDIO_KEYS)}"
+        )
+
+
+def _planned_rows(table: Object, left_out: LeftOut) -> Iterator[_PlannedRow]:
+    base = posixpath.dirname(table.uri)
+    for number, values in enumerate(rows_of(table)):
+        location = table_row_location(table.uri, number)
+        try:
+            if isinstance(values, AudioError):
+                raise AudioError(values.code, f"{location}: {values.message}")
+            row = parse_meta(values, location, TableRow)
+        except AudioError as error:
+            problem = json.dumps({"problem": [error.code.value, error.message]}, ensure_ascii=False)
+            yield _PlannedRow(problem.encode(), key_digest(f"\0{location}"), 0)
+            continue
+        left_out.texts += row.text is not None
+        left_out.labels_only += row.text is None and row.label is not None
+        line = json.dumps({"row": values}, ensure_ascii=False, default=str).encode()
+        yield _PlannedRow(line, key_digest(unique_key(manifest_utt_id(row, base), row)), estimated_bytes(row))
+
+
+def read_table(part: Part) -> Iterator[Utterance]:
+    """The utterances of a part of a table; see `Layout.read`. The table itself is not read again."""
+    base = posixpath.dirname(part.uri)
+    cache = ObjectCache()
+    lines = zlib.decompress(part.lines).split(b"\n") if part.rows else []
+    for index, line in enumerate(lines):
+        number = (part.start or 0) + index
+        size = share(part.bytes, index, len(lines))
+        stored = json.loads(line)
+        if "problem" in stored:
+            code, message = stored["problem"]
+            problem = AudioError(ErrorCode(code), message)
+            yield broken_utterance(f"{part.uri}[{number}]", part.uri, problem, size)
+            continue
+        location = table_row_location(part.uri, number)
+        row = parse_meta(stored["row"], location, TableRow)
+        uri = row.audio_filepath
+        yield Utterance(
+            utt_id=manifest_utt_id(row, base),
+            uri=uri,
+            open=functools.partial(cache.open, uri),
+            size=size,
+            meta=row,
+            fixed_id=row.utt_id is not None,
+            channel=row.channel,
+            source_location=location,
+        )
+
+
+TABLE = Layout(
+    kind="table",
+    claims=lambda uri: table_name(uri) in IN_DIRECTORIES or uri.lower().endswith(_SUFFIXES),
+    plan=plan_tables,
+    read=read_table,
+    in_directories=lambda uri: table_name(uri) in IN_DIRECTORIES,
+    plans_keys=True,
+)

@@ -1,0 +1,31 @@
+"""JSON lines compressed by gzip, and audiofolder's `metadata.jsonl`: rows of a manifest, or with other keys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from pipeline.corpus.tables.kind import Row, TableKind, read_text
+from pipeline.errors import AudioError, ErrorCode
+
+SUFFIXES = (".jsonl", ".ndjson", ".json")
+
+
+def objects_of(uri: str) -> Iterator[Row]:
+    """The objects in a file of JSON lines, in order; an error for a line that is none."""
+    for line in read_text(uri).split("\n"):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield AudioError(ErrorCode.BAD_ROW, f"it is not JSON: {error}")
+            continue
+        yield row if isinstance(row, dict) else AudioError(ErrorCode.BAD_ROW, "it is not a JSON object")
+
+
+JSON_LINES = TableKind(
+    name="JSON lines",
+    recognises=lambda name, head: name.endswith(SUFFIXES),
+    rows=objects_of,
+)
