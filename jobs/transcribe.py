@@ -44,7 +44,8 @@ def transcribe(
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="Audio files, directories, globs, .jsonl manifests, .tar shards, .parquet files; any fsspec URI.",
+            help="Audio files, directories, globs, .jsonl manifests, .tar shards, .parquet files, CSV and TSV tables, "
+            "directories of Kaldi, manifests of lhotse; any fsspec URI.",
         ),
     ],
     output: Annotated[
@@ -82,6 +83,15 @@ def transcribe(
     normalizer: Annotated[
         str, typer.Option(help="How both texts are normalised before errors are counted.", rich_help_panel=AUDIO)
     ] = default_of(RunConfig, "normalizer"),
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=NAME",
+            help="Column NAME of tables and manifests holds KEY: audio, id, text, speaker, label, offset or duration. "
+            "Can be repeated.",
+            rich_help_panel=AUDIO,
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Transcribe only the first N utterances.")] = None,
     actors: Annotated[
         str | None,
@@ -179,6 +189,7 @@ def transcribe(
         skip_silence=skip_silence,
         word_gap_s=word_gap,
         normalizer=normalizer,
+        columns=tuple(column or ()),
         limit=limit,
         part_mib=part_mib,
         chunk_s=chunk_seconds,

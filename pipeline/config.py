@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import posixpath
+from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -28,6 +29,9 @@ def _path_to_text(value: Any) -> Any:
 Uri = Annotated[str, Field(min_length=1), BeforeValidator(_path_to_text)]
 
 
+_COLUMN_KEYS: Final = {"audio": "audio_filepath", "id": "utt_id"}
+
+
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class RunConfig:
     """A transcription run.
@@ -45,6 +49,8 @@ class RunConfig:
         word_gap_s: a word ends where no token follows for this long, also if the model writes no delimiter there; in
             seconds; 0: only delimiters end words.
         normalizer: how references and hypotheses are normalised before errors are counted.
+        columns: names of columns in tables and manifests, each `KEY=NAME`, where KEY is `audio`, `id`, `text`,
+            `speaker`, `label`, `offset`, `duration` or a name for a tag.
         limit: transcribe only the first utterances, at most this many; None: all.
         part_mib: size of a part, the unit of planning, in MiB of input.
         chunk_s: most audio in a chunk, the unit of commit, in seconds.
@@ -74,6 +80,7 @@ class RunConfig:
     skip_silence: bool = True
     word_gap_s: Annotated[float, Field(ge=0, le=60)] = 0.5
     normalizer: str = DEFAULT_NORMALIZER
+    columns: tuple[str, ...] = ()
     limit: Annotated[int, Field(ge=1)] | None = None
     part_mib: Annotated[float, Field(gt=0, le=4096)] = 32.0
     chunk_s: Annotated[float, Field(gt=0, le=1800)] = 1200.0
@@ -95,6 +102,18 @@ class RunConfig:
     def _normalizer_is_known(cls, value: str) -> str:
         if value not in NORMALIZERS:
             raise ValueError(f"must be one of {', '.join(NORMALIZERS)}")
+        return value
+
+    @field_validator("columns")
+    @classmethod
+    def _columns_are_pairs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        keys = [pair.partition("=")[0] for pair in value]
+        for pair in value:
+            key, equals, name = pair.partition("=")
+            if not (key and equals and name):
+                raise ValueError(f"{pair!r} is not KEY=NAME, for example text=sentence")
+            if keys.count(key) > 1:
+                raise ValueError(f"{key} has two names")
         return value
 
     @model_validator(mode="after")
@@ -123,6 +142,12 @@ class RunConfig:
         return uri_by_task
 
 
+def column_names(pairs: Iterable[str]) -> dict[str, str]:
+    """The names of columns by the keys of a manifest, from `RunConfig.columns`."""
+    split = (pair.split("=", 1) for pair in pairs)
+    return {_COLUMN_KEYS.get(key, key): name for key, name in split}
+
+
 # Names of the command line that differ from those of the fields.
 OPTIONS: Final = {
     "chunk_s": "chunk-seconds",
@@ -130,6 +155,7 @@ OPTIONS: Final = {
     "word_gap_s": "word-gap",
     "deadline_s": "deadline",
     "classifiers": "classifier",
+    "columns": "column",
     "min_actors": "actors",
 }
 

@@ -31,6 +31,7 @@ class Listing:
         listed: URIs of all objects in the directories that were listed, which may hold references beside audio; None
             if INPUT names one object, whose directory was not listed.
         left_out: counts what planning passes over.
+        columns: names that tables have for keys of a manifest, by these keys.
         odd_texts: listed texts that no audio finds by its exact name, by their folded names; see `find`.
     """
 
@@ -38,6 +39,7 @@ class Listing:
     objects: Sequence[Object]
     listed: frozenset[str] | None = None
     left_out: LeftOut = field(default_factory=LeftOut, compare=False)
+    columns: Mapping[str, str] = field(default_factory=dict, compare=False)
     odd_texts: Mapping[str, Sequence[OddText]] = field(default_factory=dict, repr=False, compare=False)
 
     def exists(self, uri: str) -> bool:

@@ -6,8 +6,9 @@ import contextlib
 import functools
 import itertools
 import posixpath
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ import pyarrow as pa
 from pipeline.corpus.layout import Layout, Listing, chain_parts, odd_texts
 from pipeline.corpus.layouts.files import FILES, reference_uri
 from pipeline.corpus.layouts.manifest import MANIFEST
+from pipeline.corpus.layouts.parquet import PARQUET
 from pipeline.corpus.layouts.table import TABLE, audio_of, kind_of
 from pipeline.corpus.left_out import LeftOut
 from pipeline.corpus.naming import is_hidden, relative_path, suffix
@@ -45,13 +47,16 @@ def check_inputs(inputs: Iterable[str]) -> None:
                     check_known(named)
 
 
-def plan(inputs: Iterable[str], part_bytes: int, limit: int | None = None) -> pa.Table:
+def plan(
+    inputs: Iterable[str], part_bytes: int, limit: int | None = None, columns: Mapping[str, str] = MappingProxyType({})
+) -> pa.Table:
     """List every INPUT and cut it into parts of about `part_bytes`.
 
     Args:
         inputs: files, directories, globs, manifests (.jsonl), tar shards, Parquet files; any fsspec URI.
         part_bytes: a part is closed at this size; a shard, or a row group of a Parquet file, is never divided.
         limit: plan only the first `limit` utterances.
+        columns: names that tables and manifests have for keys of a manifest, by these keys.
 
     Returns:
         A table of schema `PLAN`, in the order of the inputs and of the paths below each. Among files and manifests,
@@ -70,7 +75,7 @@ def plan(inputs: Iterable[str], part_bytes: int, limit: int | None = None) -> pa
             break
         is_empty = True
         noted = len(left_out.notes)
-        for part in _input_parts(uri, part_bytes, remaining, left_out):
+        for part in _input_parts(uri, part_bytes, remaining, left_out, columns):
             is_empty = False
             read_id = part.unlimited_id
             if read_id in parts:
@@ -81,19 +86,36 @@ def plan(inputs: Iterable[str], part_bytes: int, limit: int | None = None) -> pa
         if is_empty:
             why = "".join(f"; {note}" for note in left_out.notes[noted:][:MAX_REASONS])
             raise UsageError(
-                f"no audio in {uri}: looked for audio files, .tar shards, .parquet files and .jsonl manifests{why}"
+                f"no audio in {uri}: looked for audio files, .tar shards, .parquet files, manifests and tables{why}"
             )
     table = plan_table(_with_duplicates(list(parts.values())))
     return table.replace_schema_metadata({**(table.schema.metadata or {}), **left_out.to_metadata()})
 
 
-def _input_parts(uri: str, part_bytes: int, limit: int | None, left_out: LeftOut) -> Iterator[Part]:
-    listings = _listings(uri, left_out, count_texts=limit is None)
+def _input_parts(
+    uri: str, part_bytes: int, limit: int | None, left_out: LeftOut, columns: Mapping[str, str]
+) -> Iterator[Part]:
+    listings = _with_columns(_listings(uri, left_out, columns, count_texts=limit is None), columns)
     planners = (functools.partial(layout.plan, listing, part_bytes) for layout, listing in listings)
     yield from chain_parts(planners, limit)
 
 
-def _listings(uri: str, left_out: LeftOut, count_texts: bool) -> Iterator[tuple[Layout, Listing]]:
+def _with_columns(
+    listings: Iterable[tuple[Layout, Listing]], columns: Mapping[str, str]
+) -> Iterator[tuple[Layout, Listing]]:
+    """The listings with the names of columns; manifests are read as tables where they have other names."""
+    for layout, listing in listings:
+        if columns and layout is PARQUET:
+            raise UsageError(
+                f"{listing.objects[0].uri}: other names of columns are read from CSV, TSV and JSON lines, not from "
+                "Parquet: rename its columns"
+            )
+        yield (TABLE if columns and layout is MANIFEST else layout), replace(listing, columns=columns)
+
+
+def _listings(
+    uri: str, left_out: LeftOut, columns: Mapping[str, str], count_texts: bool
+) -> Iterator[tuple[Layout, Listing]]:
     """The objects that one INPUT names, in path order; a listing ends where the layout changes."""
     try:
         named = objects.stat(uri)
@@ -106,10 +128,10 @@ def _listings(uri: str, left_out: LeftOut, count_texts: bool) -> Iterator[tuple[
         if layout is not None and not layout.in_directories(uri):
             yield layout, Listing(globs.glob_root(uri), matched, left_out=left_out)
         else:
-            yield from _by_layout(matched, beside, globs.glob_root(uri), left_out, count_texts)
+            yield from _by_layout(matched, beside, globs.glob_root(uri), left_out, columns, count_texts)
         return
     if named is None:
-        yield from _by_layout(objects.list_objects(uri), [], uri, left_out, count_texts)
+        yield from _by_layout(objects.list_objects(uri), [], uri, left_out, columns, count_texts)
         return
     layout = layout_of(uri)
     if layout is None:
@@ -121,7 +143,12 @@ def _listings(uri: str, left_out: LeftOut, count_texts: bool) -> Iterator[tuple[
 
 
 def _by_layout(
-    found: Sequence[Object], beside: Sequence[Object], root: str, left_out: LeftOut, count_texts: bool
+    found: Sequence[Object],
+    beside: Sequence[Object],
+    root: str,
+    left_out: LeftOut,
+    columns: Mapping[str, str],
+    count_texts: bool,
 ) -> Iterator[tuple[Layout, Listing]]:
     """Listings of the visible objects that have a layout; others are counted, unless they are references of audio."""
     listed = frozenset(item.uri for item in (*found, *beside))
@@ -141,14 +168,14 @@ def _by_layout(
             others.append(item.uri)
         elif layout is FILES or not any(item.uri.startswith(f"{run}/") for run in runs):
             claimed.append((layout, item))
-    claimed = _without_audio_of_tables(claimed, left_out)
+    claimed = _without_audio_of_tables(claimed, left_out, columns)
     audio = [item for layout, item in claimed if layout is FILES]
     texts = odd_texts(listed, (item.uri for item in audio))
     for layout, group in itertools.groupby(claimed, key=lambda pair: pair[0]):
-        yield layout, Listing(root, [item for _, item in group], listed, left_out, texts)
+        yield layout, Listing(root, [item for _, item in group], listed, left_out, odd_texts=texts)
     used = frozenset[str]()
     if count_texts:
-        listing = Listing(root, audio, listed, left_out, texts)
+        listing = Listing(root, audio, listed, left_out, odd_texts=texts)
         used = frozenset(filter(None, (reference_uri(item.uri, listing) for item in audio)))
     kaldi = {posixpath.dirname(item.uri) for layout, item in claimed if posixpath.basename(item.uri) == "wav.scp"}
     for uri in others:
@@ -159,14 +186,16 @@ def _by_layout(
             left_out.add_file(uri)
 
 
-def _without_audio_of_tables(claimed: list[tuple[Layout, Object]], left_out: LeftOut) -> list[tuple[Layout, Object]]:
+def _without_audio_of_tables(
+    claimed: list[tuple[Layout, Object]], left_out: LeftOut, columns: Mapping[str, str]
+) -> list[tuple[Layout, Object]]:
     """The objects without audio files that a table among them names, and without tables that name no audio."""
     named: set[str] = set()
     unread: set[str] = set()
     for layout, item in claimed:
         if layout is TABLE:
             try:
-                named |= audio_of(item)
+                named |= audio_of(item, columns)
             except UsageError as error:
                 left_out.note(f"passed over {error}")
                 unread.add(item.uri)

@@ -32,7 +32,7 @@ _ADVICE = {
     "a table or list": _MANIFEST,
     "a data file": f"convert it to .parquet with a column `audio`, or {_MANIFEST}",
     "a list or annotation": _MANIFEST,
-    "a compressed file or archive": "unpack it, or pack its files as .tar or .tar.gz",
+    "a compressed file or archive": "unpack it, or pack its files as .tar, .tar.gz or .tar.zst",
 }
 _MAGIC = (
     (0, b"PK\x03\x04", "zip", ""),
@@ -72,7 +72,7 @@ def check_known(named: Object) -> None:
         if inner in _TEXT_SUFFIXES and last != "gz":
             raise UsageError(f"{named.uri}: manifests are read plain or compressed by gzip: compress it as .{inner}.gz")
         if inner == "tar":
-            raise UsageError(f"{named.uri}: tar archives are read plain or compressed by gzip: repack it as .tar.gz")
+            raise UsageError(f"{named.uri}: tar archives are read plain, in gzip or in zstd: repack it as .tar.gz")
         raise _refusal(named.uri, last)
     if not named.size:
         return

@@ -8,7 +8,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, column_names
 from pipeline.corpus.plan import plan
 from pipeline.errors import StorageError, UsageError
 from pipeline.runs.run import Run
@@ -62,7 +62,7 @@ def corpus_changes(run: Run, config: RunConfig) -> CorpusChanges:
     """Plan the INPUTs again, and compare. Nothing is raised: what the run holds is there, whatever became of them."""
     try:
         stored = _contents(run.plan(list(_COLUMNS)))
-        now = _contents(plan(config.inputs, int(config.part_mib * 2**20), config.limit))
+        now = _contents(plan(config.inputs, int(config.part_mib * 2**20), config.limit, column_names(config.columns)))
     except (UsageError, StorageError, FileNotFoundError, pa.ArrowException) as error:
         return CorpusChanges(problem=str(error))
     return CorpusChanges(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, column_names
 from pipeline.schemas import SCHEMA_VERSION
 from pipeline.storage.checkpoints import checkpoint_digest
 
@@ -33,6 +33,7 @@ def fingerprint(config: RunConfig) -> dict[str, Any]:
         "model": checkpoint_digest(config.model),
         "classifiers": {task: checkpoint_digest(uri) for task, uri in config.tasks.items()},
         "dtype": config.dtype,
+        **({"columns": column_names(config.columns)} if config.columns else {}),
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, column_names
 from pipeline.corpus.left_out import LeftOut
 from pipeline.corpus.plan import plan
 from pipeline.errors import InputChangedError, LeaseLostError, StorageError, UsageError
@@ -72,7 +72,7 @@ def plan_new_run(config: RunConfig) -> pa.Table:
     foreign = any(uri not in leftovers and not objects.is_temporary(uri) for uri in stored)
     if foreign and uris.join(config.output, RECORD) not in stored:
         raise UsageError(f"{config.output} is not empty and holds no run")
-    return plan(config.inputs, int(config.part_mib * 2**20), config.limit)
+    return plan(config.inputs, int(config.part_mib * 2**20), config.limit, column_names(config.columns))
 
 
 def create_run(config: RunConfig, fingerprint: Mapping[str, Any], parts: pa.Table) -> Run:

@@ -27,6 +27,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.config import column_names
 from pipeline.corpus.plan import plan
 from pipeline.errors import DamagedRunError, UsageError
 from pipeline.runs.commit import (
@@ -155,8 +156,9 @@ def _repair_plan(result: Repair, commits: Iterable[Commit]) -> None:
         problem = str(error)
     config = run.record.config
     try:
-        parts = plan(config["inputs"], int(config["part_mib"] * 2**20), config.get("limit"))
-    except (UsageError, KeyError, TypeError) as error:
+        names = column_names(config.get("columns", ()))
+        parts = plan(config["inputs"], int(config["part_mib"] * 2**20), config.get("limit"), names)
+    except (UsageError, KeyError, TypeError, ValueError) as error:
         result.impossible.append(f"{PLAN_FILE}: {problem}; the inputs cannot be listed again: {error}")
         return
     ids = set(parts["part_id"].to_pylist())

@@ -59,6 +59,7 @@ SET_BY: dict[Any, dict[str, tuple[type, str]]] = {
         "word_gap": (RunConfig, "word_gap_s"),
         "chunk_seconds": (RunConfig, "chunk_s"),
         "deadline": (RunConfig, "deadline_s"),
+        "column": (RunConfig, "columns"),
     },
     finetune: {
         **{

@@ -181,6 +181,7 @@ def test_a_checkpoint_that_must_not_be_read_is_not_reported_as_missing(monkeypat
     "changes",
     [
         {"inputs": ("other",)},
+        {"columns": ("text=sentence",)},
         {"limit": 5},
         {"channels": "split"},
         {"max_segment_s": 30.0},
@@ -236,6 +237,7 @@ def test_every_field_is_in_one_of_the_two_lists_above():
         "classifiers",
         "model",
         "dtype",
+        "columns",
     }
     ignored = {
         *("output", "part_mib", "max_error_rate", "strict", "deadline_s", "existing", "address"),

@@ -18,7 +18,6 @@ from typing import Any, Final, NamedTuple
 from pydantic import AliasChoices, Field
 
 from pipeline.corpus.layout import Layout, Listing, chain_parts
-from pipeline.corpus.left_out import LeftOut
 from pipeline.corpus.metadata import ManifestRow, Name, estimated_bytes, manifest_utt_id, parse_meta, unique_key
 from pipeline.corpus.naming import resolve
 from pipeline.corpus.parts import Part, cut_to_parts, key_digest, manifest_content, table_row_location
@@ -62,7 +61,7 @@ def plan_tables(listing: Listing, part_bytes: int, limit: int | None) -> Iterato
 
 
 def _plan_table(table: Object, part_bytes: int, listing: Listing, limit: int | None) -> Iterator[Part]:
-    planned = itertools.islice(_planned_rows(table, listing.left_out), limit)
+    planned = itertools.islice(_planned_rows(table, listing), limit)
     start = 0
     for group in cut_to_parts(planned, lambda row: row.size, part_bytes):
         yield Part(
@@ -80,10 +79,10 @@ def _plan_table(table: Object, part_bytes: int, listing: Listing, limit: int | N
         start += len(group)
 
 
-def audio_of(table: Object) -> frozenset[str]:
+def audio_of(table: Object, columns: Mapping[str, str]) -> frozenset[str]:
     """The URIs of the audio that a table names."""
     found = set()
-    for row in rows_of(table):
+    for row in rows_of(table, columns):
         if not isinstance(row, AudioError):
             try:
                 found.add(parse_meta(row, "", TableRow).audio_filepath)
@@ -92,21 +91,27 @@ def audio_of(table: Object) -> frozenset[str]:
     return frozenset(found)
 
 
-def rows_of(table: Object) -> Iterator[Row]:
+def rows_of(table: Object, columns: Mapping[str, str]) -> Iterator[Row]:
     """The rows of a table, the paths in them as URIs.
 
+    Args:
+        table: the table.
+        columns: names that it has for keys of a manifest, by these keys.
+
     Raises:
-        UsageError: it is none of the kinds that are read, or has no column of audio.
+        UsageError: it is none of the kinds that are read, has no column of audio, or none of a name in `columns`.
         StorageError: it could not be reached.
     """
     kind = kind_of(table)
-    first, rows = itertools.tee(kind.rows(table.uri))
-    first_rows = list(itertools.islice(first, 1000))
-    del first
+    rows = kind.rows(table.uri)
+    first_rows = list(itertools.islice(rows, 1000))
+    _check_renamed(table.uri, first_rows, columns)
+    rows = (_renamed(row, columns) for row in itertools.chain(first_rows, rows))
+    first_rows = list(itertools.islice(rows, 1000))
     _check_columns(table.uri, first_rows)
     paths = (str(path) for row in first_rows if isinstance(row, dict) and (path := _path(row)) is not None)
     base = audio_base(table.uri, paths, kind)
-    for row in rows:
+    for row in itertools.chain(first_rows, rows):
         path = _path(row) if isinstance(row, dict) else None
         yield row if path is None else {**_without_audio(row), "audio_filepath": resolve(str(path), base)}
 
@@ -122,6 +127,21 @@ def kind_of(table: Object) -> TableKind:
         if kind.recognises(table_name(table.uri), head):
             return kind
     raise UsageError(f"{table.uri} is no table of a kind that is read: {', '.join(kind.name for kind in KINDS)}")
+
+
+def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
+    """The row with the keys of a manifest for its own names; what it has under these keys is replaced."""
+    if isinstance(row, AudioError) or not columns:
+        return row
+    values = {key: value for key, value in row.items() if key not in columns.values()}
+    return {**values, **{key: row[name] for key, name in columns.items() if name in row}}
+
+
+def _check_renamed(uri: str, rows: list[Row], columns: Mapping[str, str]) -> None:
+    values = [row for row in rows if isinstance(row, dict)]
+    for name in columns.values():
+        if values and not any(name in row for row in values):
+            raise UsageError(f"{uri} has no column {name}; its columns are {', '.join(map(str, values[0]))}")
 
 
 def _path(row: Mapping[str, Any]) -> Any:
@@ -144,9 +164,10 @@ def _check_columns(uri: str, rows: list[Row]) -> None:
         )
 
 
-def _planned_rows(table: Object, left_out: LeftOut) -> Iterator[_PlannedRow]:
+def _planned_rows(table: Object, listing: Listing) -> Iterator[_PlannedRow]:
     base = posixpath.dirname(table.uri)
-    for number, values in enumerate(rows_of(table)):
+    left_out = listing.left_out
+    for number, values in enumerate(rows_of(table, listing.columns)):
         location = table_row_location(table.uri, number)
         try:
             if isinstance(values, AudioError):

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field, replace
 from tarfile import HeaderError, ReadError
 from typing import Any, BinaryIO, NamedTuple, Self, cast
 
+import pyarrow as pa
+
 from pipeline.corpus.layout import Layout, Listing, chain_parts
 from pipeline.corpus.metadata import UtteranceMeta, parse_meta
 from pipeline.corpus.naming import AUDIO_SUFFIXES, composed, is_hidden, relative_path, stem, suffix
@@ -37,8 +39,9 @@ from pipeline.errors import AudioError, ErrorCode
 from pipeline.storage import objects
 from pipeline.storage.objects import Object
 
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst")
 TAR_BUFFER_BYTES = 2**20
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 # Members are held in memory, since shards are read as streams.
 MAX_MEMBER_BYTES = 2 * 2**30
 
@@ -164,6 +167,19 @@ class _StrictTarInfo(tarfile.TarInfo):
 _MAX_FILE_BYTES = 2**62
 
 
+class _ZstdFile:
+    """What zstd compressed, read from its start."""
+
+    def __init__(self, file: Any) -> None:
+        self._stream = pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd")
+
+    def read(self, size: int) -> bytes:
+        try:
+            return bytes(self._stream.read(size))
+        except OSError as error:
+            raise ReadError(f"damaged or truncated: {error}") from error
+
+
 class OpenShard(NamedTuple):
     """An open shard, and whether it is compressed."""
 
@@ -177,11 +193,14 @@ def open_tar(file: BinaryIO) -> OpenShard:
     Raises:
         tarfile.TarError: it is not a tar archive.
     """
-    compressed = file.read(2) == b"\x1f\x8b"
+    magic = file.read(4)
+    compressed = magic[:2] == _GZIP or magic == _ZSTD
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     buffered = io.BufferedReader(file, TAR_BUFFER_BYTES)  # type: ignore[type-var]  # tarfile reads 10 KiB at a time
-    plain = gzip.GzipFile(fileobj=buffered, mode="rb") if compressed else buffered
+    plain: Any = buffered
+    if compressed:
+        plain = gzip.GzipFile(fileobj=buffered, mode="rb") if magic != _ZSTD else _ZstdFile(buffered)
     forward: Any = _ForwardFile(cast(BinaryIO, plain), None if compressed else size)  # it has all that tarfile calls
     archive = tarfile.open(  # noqa: SIM115 - the caller closes it
         fileobj=forward,

@@ -382,7 +382,6 @@ UNKNOWN = {
     "clips.7z": b"7z",
     "shard.tar.bz2": b"BZh",
     "shard.tar.xz": b"x",
-    "shard.tar.zst": b"x",
     "a.wav.gz": gzip.compress(b"RIFF"),
     "table.xlsx": b"PK",
     "data.arrow": b"ARROW1",

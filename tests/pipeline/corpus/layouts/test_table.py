@@ -16,7 +16,7 @@ from pipeline.corpus.plan import plan
 from pipeline.corpus.read import read_part
 from pipeline.errors import UsageError
 from tests.support.corpora import parts_of
-from tests.support.inputs import outcomes, read, write, write_files
+from tests.support.inputs import outcomes, parquet, read, write, write_files
 
 ROWS = [
     {"path": "a.wav", "sentence": 'she said "yes", twice', "speaker_id": "s1", "locale": "en"},
@@ -195,3 +195,32 @@ def test_any_damage_to_a_table_ends_in_rows_or_a_usage_error(tmp_path_factory, d
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(UsageError):
         assert outcomes(write(folder / name, bytes(whole)))
+
+
+# Other names of columns
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl.gz", "t.jsonl"])
+def test_columns_have_other_names(tmp_path, name):
+    rows = [
+        {"clip": "a.wav", "said": "one", "who": "ann", "text": "raw", "key": "x"},
+        {"clip": "d/b.wav", "said": "two", "who": "bob", "text": "raw", "key": "y"},
+    ]
+    path = write_table(tmp_path, name, rows)
+    columns = {"audio_filepath": "clip", "text": "said", "speaker": "who", "utt_id": "key"}
+    parts = [Part.from_row(row) for row in plan([str(path)], 1, columns=columns).to_pylist()]
+    found = [utterance for part in parts for utterance in read_part(part)]
+    assert [(u.utt_id, u.open(), u.meta.text, u.meta.speaker) for u in found] == [
+        ("x", b"A", "one", "ann"),
+        ("y", b"B", "two", "bob"),
+    ]
+
+
+def test_a_name_that_no_column_has_is_a_usage_error(tmp_path):
+    path = write_table(tmp_path, "t.csv")
+    with pytest.raises(
+        UsageError, match=r"t\.csv has no column words; its columns are path, sentence, speaker_id, locale"
+    ):
+        plan([str(path)], 1, columns={"text": "words"})
+    with pytest.raises(UsageError, match="not from Parquet"):
+        plan([str(parquet(tmp_path / "t.parquet", [{"audio": b"A"}]))], 1, columns={"text": "words"})
