@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from pipeline.runs.commit import COMMITS, Commit, CommitName, commit_objects, parse_commit, parse_commit_name
 from pipeline.runs.damage import NOT_PARQUET, damaged
 from pipeline.schemas import field
-from pipeline.storage import objects, uris
+from pipeline.storage import clients, objects, uris
 from pipeline.storage.parquet import encode_table
 
 ROLLED_UP: Final = f"{COMMITS}/rolled"
@@ -217,7 +217,7 @@ def rolled_up_files(run: str) -> list[str]:
 
 def fetch_commit_objects(paths: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
     """Each URI and the content of its object; None if the object was removed, as it is once it is rolled up."""
-    with ThreadPoolExecutor(uris.MAX_CONNECTIONS) as pool:
+    with ThreadPoolExecutor(clients.MAX_CONNECTIONS) as pool:
         for start in range(0, len(paths), READ_AHEAD):
             batch = paths[start : start + READ_AHEAD]
             yield from zip(batch, pool.map(_fetch, batch), strict=True)
@@ -231,7 +231,7 @@ def _fetch(uri: str) -> bytes | None:
 
 
 def _read_files(files: Sequence[str], columns: Sequence[str]) -> list[pa.Table]:
-    with ThreadPoolExecutor(uris.MAX_CONNECTIONS) as pool:
+    with ThreadPoolExecutor(clients.MAX_CONNECTIONS) as pool:
         return list(pool.map(lambda uri: _read_file(uri, columns), files))
 
 

@@ -38,7 +38,7 @@ from pipeline.errors import ErrorCode
 from pipeline.runs.damage import damaged
 from pipeline.runs.run import QUARANTINE
 from pipeline.stages.steps import Position, Skipped
-from pipeline.storage import objects, uris
+from pipeline.storage import clients, objects, uris
 
 DEATHS: Final = 2
 
@@ -113,7 +113,7 @@ def read_records(run: str) -> dict[str, str]:
     """
     found = objects.list_directory(uris.join(run, QUARANTINE))
     files = [item.uri for item in found if not objects.is_temporary(item.uri)]
-    with ThreadPoolExecutor(uris.MAX_CONNECTIONS) as pool:
+    with ThreadPoolExecutor(clients.MAX_CONNECTIONS) as pool:
         contents = pool.map(objects.fetch, files)
         return {_part_of(uri): _checked(run, uri, content) for uri, content in zip(files, contents, strict=True)}
 

@@ -21,9 +21,10 @@ from typing import Any, BinaryIO, cast
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import StorageError
+from pipeline.storage.clients import MAX_CONNECTIONS, S3_SCHEMES
 from pipeline.storage.deadline import deadline_paused
 from pipeline.storage.retry import is_missing, is_transient, retried, transient_types, with_retries
-from pipeline.storage.uris import MAX_CONNECTIONS, S3_SCHEMES, escaped, filesystem, uri_of
+from pipeline.storage.uris import escaped, filesystem, uri_of
 
 LINES_BLOCK_BYTES = 8 * 2**20
 ABSENT = "absent"  # the version of a local name that is listed and cannot be read
@@ -122,7 +123,8 @@ def walk(fs: Any, path: str, ancestors: frozenset[str] = frozenset()) -> Iterato
     Not retried, unlike the functions that take a URI. `ancestors` are the real paths of the local directories above.
     """
     if not _FLAT_PROTOCOLS.isdisjoint([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol):
-        infos = fs.find(path, detail=True).values()
+        found = fs.find(path, detail=True)
+        infos = found.values() if isinstance(found, dict) else map(fs.info, found)  # adlfs, where `path` is an object
         yield from (_object(fs, info) for info in infos if info["type"] == "file" and not info["name"].endswith("/"))
         return
     if isinstance(fs, LocalFileSystem):
@@ -320,7 +322,8 @@ def put(uri: str, data: bytes) -> None:
     try:
         _put(uri, data)
     except FileNotFoundError as error:
-        raise StorageError(f"cannot write {uri}: {error}") from error
+        reason = str(error).removeprefix(f"{uri}: ")
+        raise StorageError(f"cannot write {uri}: {reason}") from error
 
 
 @retried

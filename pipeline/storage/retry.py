@@ -7,12 +7,11 @@ then raised as `StorageError`, which fails the run. An expired key must never wr
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
-import importlib
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
@@ -32,32 +31,37 @@ _MISSING_TYPES = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 # Paths that no file can have: an error in a manifest, not in the storage.
 _IMPOSSIBLE_PATHS = (errno.ENAMETOOLONG, errno.ELOOP)
 _HTTP_MISSING = (404, 410)
+_AZURE_NAME = "InvalidResourceName"  # how Azure calls a name that no container can have
+_GOOGLE_NAME = "Invalid bucket name"
+_GOOGLE_REFUSED = "Forbidden: "  # gcsfs drops the status
+_AZURE_DETAILS = "\nRequestId:"  # begins what only Azure's support can use
 _REFUSED = (401, 403)
 _CREDENTIALS = "access was refused: check the credentials, whether they have expired, and what they may read and write"
 
 
-def _installed(*names: str) -> Iterator[type[BaseException]]:
-    for name in names:
-        module, _, attribute = name.rpartition(".")
-        with contextlib.suppress(ImportError):
-            yield getattr(importlib.import_module(module), attribute)
+def _loaded(*names: str) -> tuple[type[BaseException], ...]:
+    """Return the exception types of clients that are in use: only these can have been raised."""
+    paths = [name.rpartition(".") for name in names]
+    return tuple(getattr(sys.modules[module], name) for module, _, name in paths if module in sys.modules)
 
 
-@functools.cache
 def transient_types() -> tuple[type[BaseException], ...]:
-    """Return the exception types of storage: OSError, and those of the object stores' clients that are installed.
+    """Return the exception types of storage: OSError, and those of the object stores' clients that are in use.
 
     Some of their instances mean a missing object; `is_transient` tells which.
     """
     names = ["aiohttp.ClientError", "botocore.exceptions.BotoCoreError", "botocore.exceptions.ClientError"]
     names += ["google.auth.exceptions.GoogleAuthError", "azure.core.exceptions.AzureError"]
-    return (OSError, *_installed(*names))
+    names += ["gcsfs.retry.HttpError", "gcsfs.retry.ChecksumError", "gcsfs.retry.NonRetryableError"]
+    return (OSError, *_loaded(*names))
 
 
-@functools.cache
-def _invalid_uri_types() -> tuple[type[BaseException], ...]:
-    """Return what the clients raise for a URI that no object can have, such as `s3://my bucket/`."""
-    return tuple(_installed("botocore.exceptions.ParamValidationError"))
+def _names_nothing(error: BaseException) -> bool:
+    """Return whether a client raised `error` for a URI that no object can have, such as `s3://my bucket/`."""
+    if isinstance(error, _loaded("gcsfs.retry.HttpError")):
+        return str(error).startswith(_GOOGLE_NAME)
+    is_invalid = isinstance(error, _loaded("botocore.exceptions.ParamValidationError"))
+    return is_invalid or getattr(error, "error_code", None) == _AZURE_NAME
 
 
 def is_transient(error: BaseException) -> bool:
@@ -67,9 +71,10 @@ def is_transient(error: BaseException) -> bool:
 
 def is_missing(error: BaseException) -> bool:
     """Return whether the error means that there is no object of that name."""
-    if isinstance(error, _invalid_uri_types()) or (isinstance(error, OSError) and error.errno in _IMPOSSIBLE_PATHS):
+    if _names_nothing(error) or (isinstance(error, OSError) and error.errno in _IMPOSSIBLE_PATHS):
         return True
-    return isinstance(error, _MISSING_TYPES) and not _is_transient_reported_as_missing(error)
+    missing = (*_MISSING_TYPES, *_loaded("azure.core.exceptions.ResourceNotFoundError"))
+    return isinstance(error, missing) and not _is_transient_reported_as_missing(error)
 
 
 def _is_transient_reported_as_missing(error: BaseException) -> bool:
@@ -89,11 +94,14 @@ def is_refused(error: BaseException | None) -> bool:
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
     # Of aiohttp, and of the clients of Google and Azure.
     statuses = (status, *(vars(error).get(name) for name in ("status", "code", "status_code") if error is not None))
-    types = (*_installed("botocore.exceptions.NoCredentialsError", "google.auth.exceptions.GoogleAuthError"),)
-    types += (
-        *_installed("azure.core.exceptions.ClientAuthenticationError", "botocore.exceptions.PartialCredentialsError"),
+    types = _loaded(
+        *("botocore.exceptions.NoCredentialsError", "botocore.exceptions.PartialCredentialsError"),
+        *("google.auth.exceptions.GoogleAuthError", "gcsfs.retry.NonRetryableError"),
+        "azure.core.exceptions.ClientAuthenticationError",
     )
-    return isinstance(error, (PermissionError, *types)) or any(value in (*_REFUSED, "401", "403") for value in statuses)
+    if isinstance(error, (PermissionError, *types)) or any(value in (*_REFUSED, "401", "403") for value in statuses):
+        return True
+    return type(error) is OSError and str(error).startswith(_GOOGLE_REFUSED)
 
 
 def _give_up(state: RetryCallState) -> bool:
@@ -123,10 +131,14 @@ def with_retries(where: str, call: Callable[[], T]) -> T:
         if is_transient(error):
             reported = error.__cause__ if isinstance(error, _MISSING_TYPES) and error.__cause__ else error
             hint = f" ({_CREDENTIALS})" if is_refused(reported) else ""
-            raise StorageError(f"{where}: {type(reported).__name__}: {reported}{hint}") from error
+            raise StorageError(f"{where}: {type(reported).__name__}: {_text(reported)}{hint}") from error
         if isinstance(error, FileNotFoundError):
             raise
-        raise FileNotFoundError(f"{where}: {error}") from error
+        raise FileNotFoundError(f"{where}: {_text(error)}") from error
+
+
+def _text(error: BaseException) -> str:
+    return str(error).partition(_AZURE_DETAILS)[0]
 
 
 def _retry(first_failure: BaseException, call: Callable[[], T]) -> T:

@@ -8,14 +8,12 @@ import re
 from pathlib import Path
 from typing import Any, cast
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import UsageError
+from pipeline.storage import clients
 from pipeline.storage.retry import with_retries
 
-MAX_CONNECTIONS = 32  # to an object store, at the same time
-S3_SCHEMES = ("s3", "s3a")
 _ESCAPED_BYTE = re.compile(rb"\\x([89a-f][0-9a-f])")
 
 
@@ -78,15 +76,6 @@ def _unescaped(path: str) -> str:
     return os.fsdecode(raw)
 
 
-def _s3_options() -> dict[str, Any]:
-    # `pipeline.storage.retry` is the layer that retries: botocore's five attempts inside s3fs's five inside it would
-    # take minutes to report a refused connection. And botocore's ten connections are fewer than the threads that fetch
-    # small objects.
-    configured = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
-    defaults = {"retries": {"total_max_attempts": 2, "mode": "standard"}, "max_pool_connections": MAX_CONNECTIONS}
-    return {"config_kwargs": defaults | configured}
-
-
 def filesystem(uri: str) -> tuple[Any, str]:
     """Return the fsspec file system of `uri`, and the path of `uri` in it.
 
@@ -96,30 +85,22 @@ def filesystem(uri: str) -> tuple[Any, str]:
     """
     if "://" not in uri:
         return LocalFileSystem(), _unescaped(uri)
-    scheme = uri.partition("://")[0]
     if "::" in uri:
         raise UsageError(f"cannot open {uri}: chained URIs are not supported")
-    # No cache of listings: it would hide what other workers have written since, and it grows without bound.
-    options: dict[str, Any] = {"use_listings_cache": False}
-    if scheme in S3_SCHEMES:
-        options |= _s3_options()
     try:
         # Some file systems connect to their server here.
-        fs, path = with_retries(uri, lambda: _open(uri, options))
+        return with_retries(uri, lambda: _open(uri))
     except FileNotFoundError as error:
         raise UsageError(f"cannot open {uri}: {error}") from error
     except ImportError as error:
         raise UsageError(f"cannot open {uri}: {error}") from error
     except (ValueError, TypeError) as error:  # an unknown scheme; or one that needs more than a URI to open
         raise UnknownSchemeError(f"cannot open {uri}: {error}") from error
-    if scheme in S3_SCHEMES:
-        fs.retries = 1
-    return fs, path
 
 
-def _open(uri: str, options: dict[str, Any]) -> tuple[Any, str]:
+def _open(uri: str) -> tuple[Any, str]:
     try:
-        fs, path = fsspec.core.url_to_fs(uri, **options)
+        return clients.open_filesystem(uri)
     except OSError as error:
         if _NO_JAVA.search(str(error)):
             raise UsageError(
@@ -127,12 +108,16 @@ def _open(uri: str, options: dict[str, Any]) -> tuple[Any, str]:
                 "CLASSPATH, or use WebHDFS (webhdfs://)"
             ) from error
         raise
-    return fs, path
 
 
 def uri_of(fs: Any, path: str) -> str:
     """Return the URI of a path in an fsspec file system."""
-    return cast(str, fs.unstrip_protocol(path))
+    uri = cast(str, fs.unstrip_protocol(path))
+    if (account := clients.account_of(fs)) is None:
+        return uri
+    scheme, _, rest = uri.partition("://")
+    container, slash, name = rest.partition("/")
+    return f"{scheme}://{container}@{account}{slash}{name}"
 
 
 def parent_exists(uri: str) -> bool:

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from pipeline.errors import StorageError, UsageError
-from pipeline.storage import objects, retry, uris
+from pipeline.storage import clients, objects, retry, uris
 from tests.support import s3
 
 
@@ -69,7 +69,7 @@ def test_hadoop_without_java_is_a_usage_error(monkeypatch, waits):
     def no_java(*_, **__):
         raise OSError("Unable to load libjvm: libjvm.so: cannot open shared object file: No such file or directory")
 
-    monkeypatch.setattr(uris.fsspec.core, "url_to_fs", no_java)
+    monkeypatch.setattr(clients.fsspec.core, "url_to_fs", no_java)
     with pytest.raises(UsageError, match="JAVA_HOME"):
         uris.absolute("hdfs://namenode/a.wav")
     assert waits.retry == []

@@ -1,0 +1,62 @@
+"""The clients of the object stores: their options, and no retries of their own.
+
+`pipeline.storage.retry` is the layer that retries. With the retries of a client inside it, a refused connection would
+take minutes to report: botocore makes five attempts inside s3fs's five, gcsfs six in half a minute, and Azure's client
+four in a minute.
+"""
+
+from __future__ import annotations
+
+import os
+from types import MethodType
+from typing import Any
+
+import fsspec
+
+MAX_CONNECTIONS = 32  # to an object store, at the same time
+S3_SCHEMES = ("s3", "s3a")
+GOOGLE_SCHEMES = ("gs", "gcs")
+AZURE_SCHEMES = ("abfs", "abfss", "az")
+_AZURE_HOST = "dfs.core.windows.net"
+
+# gcsfs reads it when it is imported. By default it asks over gRPC, before its first request to a bucket, whether the
+# bucket is zonal, and where gRPC does not get through it waits for a minute at each request. Users of zonal buckets set
+# it to true.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+
+
+def options(scheme: str) -> dict[str, Any]:
+    """Return the options of the file system that serves `scheme`."""
+    # No cache of listings: it would hide what other workers have written since, and it grows without bound.
+    chosen: dict[str, Any] = {"use_listings_cache": False}
+    if scheme in S3_SCHEMES:
+        # botocore's ten connections are fewer than the threads that fetch small objects.
+        configured = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+        defaults = {"retries": {"total_max_attempts": 2, "mode": "standard"}, "max_pool_connections": MAX_CONNECTIONS}
+        chosen["config_kwargs"] = defaults | configured
+    return chosen
+
+
+def open_filesystem(uri: str) -> tuple[Any, str]:
+    """Return the fsspec file system of `uri`, which does not retry, and the path of `uri` in it."""
+    scheme = uri.partition("://")[0]
+    if scheme in GOOGLE_SCHEMES:
+        # Not `url_to_fs`: it takes `#1` at the end of a name for the version of an object, and drops it.
+        fs = fsspec.filesystem(scheme, **options(scheme))
+        path = fs._strip_protocol(uri)
+    else:
+        fs, path = fsspec.core.url_to_fs(uri, **options(scheme))
+    if scheme in S3_SCHEMES:
+        fs.retries = 1
+    elif scheme in GOOGLE_SCHEMES:
+        fs._request = MethodType(getattr(type(fs)._request, "__wrapped__", type(fs)._request), fs)
+    elif scheme in AZURE_SCHEMES:
+        fs.service_client._config.retry_policy.total_retries = 0
+    return fs, path
+
+
+def account_of(fs: Any) -> str | None:
+    """Return the host of the storage account that a URI of Azure named, as in `abfss://container@HOST/path`."""
+    if "abfs" not in fs.protocol or "account_name" not in fs.storage_options:
+        return None
+    return f"{fs.storage_options['account_name']}.{_AZURE_HOST}"
