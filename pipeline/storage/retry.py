@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -34,7 +35,7 @@ _HTTP_MISSING = (404, 410)
 _AZURE_NAME = "InvalidResourceName"  # how Azure calls a name that no container can have
 _GOOGLE_NAME = "Invalid bucket name"
 _GOOGLE_REFUSED = "Forbidden: "  # gcsfs drops the status
-_AZURE_DETAILS = "\nRequestId:"  # begins what only Azure's support can use
+_AZURE_DETAILS = re.compile(r"\n(RequestId|Content):.*", re.DOTALL)  # of use to Azure's support only
 _REFUSED = (401, 403)
 _CREDENTIALS = "access was refused: check the credentials, whether they have expired, and what they may read and write"
 
@@ -73,7 +74,7 @@ def is_missing(error: BaseException) -> bool:
     """Return whether the error means that there is no object of that name."""
     if _names_nothing(error) or (isinstance(error, OSError) and error.errno in _IMPOSSIBLE_PATHS):
         return True
-    missing = (*_MISSING_TYPES, *_loaded("azure.core.exceptions.ResourceNotFoundError"))
+    missing: tuple[type[BaseException], ...] = (*_MISSING_TYPES, *_loaded("azure.core.exceptions.ResourceNotFoundError"))
     return isinstance(error, missing) and not _is_transient_reported_as_missing(error)
 
 
@@ -138,7 +139,7 @@ def with_retries(where: str, call: Callable[[], T]) -> T:
 
 
 def _text(error: BaseException) -> str:
-    return str(error).partition(_AZURE_DETAILS)[0]
+    return " ".join(_AZURE_DETAILS.sub("", str(error)).split())
 
 
 def _retry(first_failure: BaseException, call: Callable[[], T]) -> T:

@@ -1,17 +1,23 @@
-"""Runs against real S3 servers on loopback: corpus, model and run in buckets, and denied permissions."""
+"""Runs against S3 servers, Google's and Azure's on loopback: all in buckets, denied permissions, a killed driver."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 
 import pytest
 
 import pipeline
-from tests.support import corpora, s3
+from pipeline.storage import objects
+from tests.faults.stand_in import MARKS, SECONDS
+from tests.faults.world import END_S, ROOT, wait_for_commits, write_corpus
+from tests.support import clouds, corpora, s3
 from tests.support.command import sewd
 
 
@@ -139,3 +145,51 @@ def test_permissions_revoked_after_listing_fail_the_run_without_error_rows(tmp_p
         assert done.returncode == 0, done.stderr
     assert len(corpora.rows_of(tmp_path / "run")) == 12
     assert corpora.rows_of(tmp_path / "run", "errors") == []
+
+
+def slowed_transcribe(corpus: object, output: object, model: object) -> list[str]:
+    """The command line of a driver whose stages take a while for each chunk."""
+    return [
+        *(sys.executable, "-m", "tests.faults.drive", "transcribe", str(corpus), "--output", str(output)),
+        *("--model", str(model), "--chunk-rows", "2", "--part-mib", "0.15"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, small_ctc):
+    """A corpus on disk, and its run without faults."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    corpus = write_corpus(folder / "in", 24)
+    environment = os.environ | {SECONDS: "0", MARKS: str(folder)}
+    command = slowed_transcribe(corpus, folder / "run", small_ctc)
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT, env=environment)
+    return corpus, folder / "run"
+
+
+@pytest.mark.parametrize("scheme", clouds.SERVERS)
+def test_a_driver_killed_on_a_cloud_resumes_and_has_the_rows_of_an_undisturbed_run(
+    scheme, tmp_path, small_ctc, undisturbed
+):
+    corpus, expected = undisturbed
+    with clouds.SERVERS[scheme]():
+        bucket = clouds.make_bucket(scheme, "speech")
+        for folder, name in ((corpus, "corpus"), (small_ctc, "model")):
+            for path in folder.iterdir():
+                objects.put(f"{bucket}/{name}/{path.name}", path.read_bytes())
+        run = f"{bucket}/run"
+        command = slowed_transcribe(f"{bucket}/corpus", run, f"{bucket}/model")
+        environment = os.environ | {SECONDS: "0.3", MARKS: str(tmp_path)}
+        with (tmp_path / "output").open("wb") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=output, cwd=ROOT, env=environment)
+        wait_for_commits(run, 2, process)
+        process.kill()
+        process.wait(END_S)
+        assert pipeline.Run.open(run).status == "running"
+
+        resumed = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+        assert (resumed.returncode, resumed.stderr) == (0, ""), resumed.stderr
+        verified = sewd("verify", run)
+        assert (verified.returncode, verified.stderr) == (0, ""), verified.stderr
+        drop = ("uri", "part_id", "chunk")
+        assert corpora.rows_of(pipeline.Run.open(run), drop=drop) == corpora.rows_of(expected, drop=drop)
+        assert len(pipeline.Run.open(run).record.attempts) == 2

@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
-import subprocess
 import sysconfig
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,9 +16,10 @@ from unittest import mock
 
 import s3fs
 
+from tests.support.servers import free_port, server_process
+
 KEY = "AKIATESTTESTTESTTEST"  # rclone refuses keys that do not have AWS's length
 SECRET = "secretsecretsecretsecretsecretsecretsecr"
-START_DEADLINE_S = 20
 
 
 def environment(endpoint: str) -> dict[str, str]:
@@ -49,13 +47,6 @@ def use_endpoint(endpoint: str) -> Iterator[str]:
     s3fs.S3FileSystem.clear_instance_cache()
 
 
-def free_port() -> int:
-    """Return a port of 127.0.0.1 on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @contextlib.contextmanager
 def rclone_server(directory: Path) -> Iterator[str]:
     """Run `rclone serve s3`: each folder of `directory` is a bucket. Yields the endpoint.
@@ -73,23 +64,8 @@ def rclone_server(directory: Path) -> Iterator[str]:
         f"--auth-key={KEY},{SECRET}",
         "--config=/dev/null",
     ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        _wait_for(port, process)
-        with use_endpoint(f"http://127.0.0.1:{port}") as endpoint:
-            yield endpoint
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def _wait_for(port: int, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + START_DEADLINE_S
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(ConnectionError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        time.sleep(0.02)
-    raise RuntimeError(f"no server on port {port}: exit status {process.poll()}")
+    with server_process(command, port), use_endpoint(f"http://127.0.0.1:{port}") as endpoint:
+        yield endpoint
 
 
 @contextlib.contextmanager
@@ -135,6 +111,7 @@ class ForbiddenHandler(BaseHTTPRequestHandler):
         self.rfile.read(length)
         body = f"<Error><Code>{self.code}</Code><Message>Access Denied</Message></Error>".encode()
         self.send_response(self.status)
+        self.send_header("Content-Type", "application/xml")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":

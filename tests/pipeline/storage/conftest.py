@@ -1,4 +1,4 @@
-"""Storage to test on: a local directory, and buckets on two S3 servers; and a retry layer that records its waits."""
+"""Storage to test on: a local directory, and buckets on two S3 servers, Google's and Azure's; and recorded waits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from botocore.retries.standard import ExponentialBackoff
 
 from pipeline.storage import retry
-from tests.support import s3
+from tests.support import clouds, s3
 
 
 @pytest.fixture(scope="package")
@@ -21,19 +21,39 @@ def servers(tmp_path_factory):
             yield {"rclone": rclone, "moto": moto}
 
 
-@pytest.fixture(scope="module", params=["local", "rclone", "moto"])
-def store(request, servers):
+@pytest.fixture(scope="package")
+def google():
+    """The endpoint of a server of Google's protocol, with an empty bucket `bucket`."""
+    with clouds.google_server() as endpoint:
+        clouds.make_bucket(clouds.GOOGLE, "bucket")
+        yield endpoint
+
+
+@pytest.fixture(scope="package")
+def azure():
+    """The endpoint of a server of Azure's protocol, with an empty container `bucket`."""
+    with clouds.azure_server() as endpoint:
+        clouds.make_bucket(clouds.AZURE, "bucket")
+        yield endpoint
+
+
+@pytest.fixture(scope="module", params=["local", "rclone", "moto", "google", "azure"])
+def store(request):
     if request.param == "local":
         yield request.param
-    else:
-        with s3.use_endpoint(servers[request.param]):
+    elif request.param in ("rclone", "moto"):
+        with s3.use_endpoint(request.getfixturevalue("servers")[request.param]):
             yield request.param
+    else:
+        request.getfixturevalue(request.param)  # the server of its kind that runs is the one in use
+        yield request.param
 
 
 @pytest.fixture
 def base(store, tmp_path):
     """An empty directory or prefix on each kind of storage."""
-    return str(tmp_path) if store == "local" else f"s3://bucket/{tmp_path.name}"
+    schemes = {"google": clouds.GOOGLE, "azure": clouds.AZURE}
+    return str(tmp_path) if store == "local" else f"{schemes.get(store, 's3')}://bucket/{tmp_path.name}"
 
 
 class Waits(NamedTuple):

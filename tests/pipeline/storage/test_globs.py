@@ -1,4 +1,4 @@
-"""Glob patterns on local disks and on two S3 servers."""
+"""Glob patterns on local disks, two S3 servers, Google's and Azure's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Objects: read, write, list and delete them, on local disks and on two S3 servers."""
+"""Objects: read, write, list and delete them, on local disks, two S3 servers, Google's and Azure's."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 import s3fs
 
 from pipeline.errors import StorageError
-from pipeline.storage import globs, objects
-from tests.support import s3
+from pipeline.storage import globs, objects, uris
+from tests.support import clouds, s3
 
 
 def names(objects, base):
@@ -76,6 +76,8 @@ def write_as_another_process(uri, data):
     if uri.startswith("s3://"):
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         s3.client().put_object(Bucket=bucket, Key=key, Body=data)
+    elif "://" in uri:
+        clouds.put_as_another_process(uri, data)
     else:
         Path(uri).write_bytes(data)
 
@@ -135,6 +137,61 @@ def test_large_objects_are_written_whole(base):
     data = os.urandom(1 << 20) * 12
     objects.put(f"{base}/large", data)
     assert objects.fetch(f"{base}/large") == data
+
+
+@pytest.mark.parametrize("name", ["take#1", "take#1.wav", "a?b=c", "100% & more", "[a]*"])
+def test_names_with_characters_of_urls_are_names(base, name):
+    objects.put(f"{base}/{name}", b"x")
+    assert names(objects.list_objects(base), base) == [name]
+    assert uris.absolute(f"{base}/{name}") == f"{base}/{name}"
+    assert objects.fetch(f"{base}/{name}") == b"x"
+
+
+# ---- On Google's and Azure's stores only.
+
+
+@pytest.fixture(params=[clouds.GOOGLE, clouds.AZURE])
+def cloud(request):
+    """The scheme of a store that is in use."""
+    request.getfixturevalue({clouds.GOOGLE: "google", clouds.AZURE: "azure"}[request.param])
+    return request.param
+
+
+def test_a_missing_bucket_of_a_cloud_lists_no_objects_and_cannot_be_written(cloud, waits):
+    bucket = f"{cloud}://no-such-bucket"
+    with pytest.raises(FileNotFoundError):
+        objects.stat(f"{bucket}/a.wav")
+    assert objects.list_objects(f"{bucket}/d") == objects.list_directory(f"{bucket}/d") == []
+    assert globs.expand_glob(f"{bucket}/*") == ([], [])
+    assert not objects.exists(bucket)
+    with pytest.raises(StorageError, match=f"^cannot write {bucket}/a: ") as error:
+        objects.put(f"{bucket}/a", b"x")
+    assert str(error.value).count(bucket) == 1
+    assert len(str(error.value).splitlines()) == 1
+    assert waits.retry == []
+
+
+def test_an_invalid_bucket_name_of_a_cloud_is_a_missing_object(cloud, waits):
+    with pytest.raises(FileNotFoundError):
+        objects.stat(f"{cloud}://my bucket!/a.wav")
+    assert waits.retry == []
+
+
+def test_the_list_below_an_object_does_not_fail(cloud):
+    objects.put(f"{cloud}://bucket/{cloud}/a", b"x")
+    assert [item.uri for item in objects.list_objects(f"{cloud}://bucket/{cloud}/a")] in (
+        [],
+        [f"{cloud}://bucket/{cloud}/a"],
+    )
+
+
+def test_the_account_that_a_uri_of_azure_names_is_kept(azure, tmp_path):
+    base = f"abfs://bucket@{clouds.ACCOUNT}.dfs.core.windows.net/{tmp_path.name}"
+    objects.put(f"{base}/d/a", b"x")
+    assert uris.absolute(base.replace("abfs:", "abfss:")) == base
+    assert names(objects.list_objects(base), base) == names(globs.expand_glob(f"{base}/**").matched, base) == ["d/a"]
+    assert objects.stat(f"{base}/d/a").uri == f"{base}/d/a"
+    assert objects.exists(f"abfs://bucket/{tmp_path.name}/d/a")
 
 
 # ---- On S3 only.

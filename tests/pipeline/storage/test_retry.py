@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import socket
 from http.server import BaseHTTPRequestHandler
 
 import pytest
+from gcsfs.retry import HttpError
 
 from pipeline.errors import StorageError
 from pipeline.storage import globs, objects, retry
-from tests.support import s3
+from tests.support import clouds, s3
 
 READS = {
     "stat": objects.stat,
@@ -91,6 +93,64 @@ def test_throttling_is_retried_by_one_layer_and_not_by_nested_ones(name, waits):
     assert_waits(waits, retry.MAX_ATTEMPTS)
     assert len(waits.client) <= retry.MAX_ATTEMPTS
     assert all(wait <= 1 for wait in waits.client)
+
+
+@pytest.fixture(params=[clouds.GOOGLE, clouds.AZURE])
+def scheme(request):
+    return request.param
+
+
+@pytest.mark.parametrize("name", [*READS, *WRITES])
+def test_access_that_a_cloud_refuses_is_a_storage_error_after_few_attempts(name, scheme, waits):
+    with s3.web_server(s3.ForbiddenHandler) as server:
+        with (
+            clouds.use_endpoint(scheme, f"http://127.0.0.1:{server.server_port}"),
+            pytest.raises(StorageError, match=rf"{scheme}://bucket/dir.*check the credentials") as error,
+        ):
+            (READS | WRITES)[name](f"{scheme}://bucket/dir")
+        # gcsfs looks for an object and then, in two requests, for a directory of this name.
+        assert retry.REFUSED_ATTEMPTS <= len(server.requests) <= 3 * retry.REFUSED_ATTEMPTS
+    assert clouds.KEY not in str(error.value)
+    assert_waits(waits, retry.REFUSED_ATTEMPTS)
+
+
+@pytest.mark.parametrize("name", ["stat", "list_objects", "put"])
+def test_throttling_by_a_cloud_is_retried_by_one_layer(name, scheme, waits):
+    with s3.web_server(SlowDownHandler) as server:
+        with (
+            clouds.use_endpoint(scheme, f"http://127.0.0.1:{server.server_port}"),
+            pytest.raises(StorageError, match=f"{scheme}://bucket/dir"),
+        ):
+            (READS | WRITES)[name](f"{scheme}://bucket/dir")
+        assert retry.MAX_ATTEMPTS <= len(server.requests) <= 3 * retry.MAX_ATTEMPTS
+    assert_waits(waits, retry.MAX_ATTEMPTS)
+
+
+def test_a_cloud_that_refuses_connections_is_a_storage_error_after_bounded_waits(scheme, waits):
+    with (
+        clouds.use_endpoint(scheme, f"http://127.0.0.1:{s3.free_port()}"),
+        pytest.raises(StorageError, match=rf"{scheme}://bucket/a\.wav: "),
+    ):
+        objects.stat(f"{scheme}://bucket/a.wav")
+    assert_waits(waits, retry.MAX_ATTEMPTS)
+
+
+def test_a_cloud_whose_name_is_unknown_is_a_storage_error(scheme, waits, monkeypatch):
+    def unknown(*_, **__):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with (
+        clouds.use_endpoint(scheme, "http://nowhere.invalid"),
+        pytest.raises(StorageError, match=r"nowhere\.invalid.*not known"),
+    ):
+        objects.stat(f"{scheme}://bucket/a.wav")
+    assert_waits(waits, retry.MAX_ATTEMPTS)
+
+
+def test_a_name_that_no_bucket_of_google_can_have_is_missing():
+    assert retry.is_missing(HttpError({"code": 400, "message": "Invalid bucket name: 'my bucket!'"}))
+    assert retry.is_transient(HttpError({"code": 400, "message": "Bad request"}))
 
 
 @pytest.mark.parametrize("uri", ["s3://bucket/a.wav", "http://127.0.0.1:{port}/a.wav"])
