@@ -1,8 +1,9 @@
-"""What libraries in C and C++ write to standard error: it goes to the log, and not to the terminal.
+"""What libraries write to standard error by themselves: it goes to the log, and not to the terminal.
 
-Ray's core, Hadoop's loader and others write to file descriptor 2 by themselves. Inside `native_output_to_log` that
-descriptor is a temporary file, and Python's `sys.stderr` is the terminal. At the end the lines are logged. A bug, which
-is raised with a traceback, shows them too.
+Ray's core, Hadoop's loader and others write to file descriptor 2. Inside `native_output_to_log` that descriptor is a
+temporary file, and Python's `sys.stderr` is the terminal. Warnings, and log records for which nobody has set a handler,
+such as those of the object stores' clients, go to the same file. At the end the lines are logged. A bug, which is
+raised with a traceback, shows them too.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ def native_output_to_log(*expected: type[BaseException]) -> Iterator[None]:
         os.dup2(spool.fileno(), STDERR)
         is_bug = False
         try:
-            yield
+            with _records_to_descriptor():
+                yield
         except expected:
             raise
         except Exception:
@@ -52,6 +54,25 @@ def native_output_to_log(*expected: type[BaseException]) -> Iterator[None]:
             os.dup2(terminal, STDERR)
             os.close(terminal)
             _report(spool, is_bug)
+
+
+@contextlib.contextmanager
+def _records_to_descriptor() -> Iterator[None]:
+    """Write Python's warnings, and log records without a handler, to the descriptor in place of `sys.stderr`."""
+    with open(STDERR, "w", closefd=False, encoding="utf-8", errors="backslashreplace") as stream:
+        handler = logging.StreamHandler(stream)
+        handler.setLevel(logging.WARNING)
+        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+        warnings_log = logging.getLogger("py.warnings")  # of captureWarnings, which else drops them
+        before, logging.lastResort = logging.lastResort, handler
+        warnings_log.addHandler(handler)
+        logging.captureWarnings(True)
+        try:
+            yield
+        finally:
+            logging.captureWarnings(False)
+            warnings_log.removeHandler(handler)
+            logging.lastResort = before
 
 
 def _is_standard_error(stream: object) -> bool:

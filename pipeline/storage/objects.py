@@ -323,6 +323,8 @@ def put(uri: str, data: bytes) -> None:
         _put(uri, data)
     except FileNotFoundError as error:
         reason = str(error).removeprefix(f"{uri}: ")
+        if "://" in uri:
+            reason = f"no such bucket ({reason})"
         raise StorageError(f"cannot write {uri}: {reason}") from error
 
 

@@ -35,7 +35,8 @@ _HTTP_MISSING = (404, 410)
 _AZURE_NAME = "InvalidResourceName"  # how Azure calls a name that no container can have
 _GOOGLE_NAME = "Invalid bucket name"
 _GOOGLE_REFUSED = "Forbidden: "  # gcsfs drops the status
-_AZURE_DETAILS = re.compile(r"\n(RequestId|Content):.*", re.DOTALL)  # of use to Azure's support only
+_AZURE_DETAILS = re.compile(r"\n(RequestId|Content|Attempted credentials):.*", re.DOTALL)  # a page of them
+_SECRET = re.compile(r"\b(access_token|sig)=[^&\s'\")]+")  # in URLs of Google and Azure
 _REFUSED = (401, 403)
 _CREDENTIALS = "access was refused: check the credentials, whether they have expired, and what they may read and write"
 
@@ -74,7 +75,10 @@ def is_missing(error: BaseException) -> bool:
     """Return whether the error means that there is no object of that name."""
     if _names_nothing(error) or (isinstance(error, OSError) and error.errno in _IMPOSSIBLE_PATHS):
         return True
-    missing: tuple[type[BaseException], ...] = (*_MISSING_TYPES, *_loaded("azure.core.exceptions.ResourceNotFoundError"))
+    missing: tuple[type[BaseException], ...] = (
+        *_MISSING_TYPES,
+        *_loaded("azure.core.exceptions.ResourceNotFoundError"),
+    )
     return isinstance(error, missing) and not _is_transient_reported_as_missing(error)
 
 
@@ -139,7 +143,8 @@ def with_retries(where: str, call: Callable[[], T]) -> T:
 
 
 def _text(error: BaseException) -> str:
-    return " ".join(_AZURE_DETAILS.sub("", str(error)).split())
+    """Return the message of `error` as one line, without secrets."""
+    return " ".join(_SECRET.sub(r"\1=...", _AZURE_DETAILS.sub("", str(error))).split())
 
 
 def _retry(first_failure: BaseException, call: Callable[[], T]) -> T:

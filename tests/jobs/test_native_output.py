@@ -1,4 +1,4 @@
-"""What libraries in C write to standard error reaches the log, and the terminal only if a bug is raised."""
+"""What libraries write to standard error by themselves reaches the log, and the terminal only if a bug is raised."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import pytest
 
 PROGRAM = """
-import os, sys
+import logging, os, sys, warnings
 from pathlib import Path
 from jobs.console import err
 from jobs.logs import log_to
@@ -18,6 +18,8 @@ log_to(Path(sys.argv[1]))
 with native_output_to_log(KeyError):
     os.write(2, b"core_worker.cc: noise" + bytes([10]))
     os.system("echo loader noise >&2")
+    logging.getLogger("azure.identity").warning("no token\\nin %d places", 8)
+    warnings.warn("no project")
     err.print("a message of sewd")
     {}
 """
@@ -33,5 +35,8 @@ def test_native_output_goes_to_the_log(ending, status, shown, tmp_path):
     assert done.returncode == status
     assert done.stderr.splitlines()[0] == "a message of sewd"
     assert ("core_worker.cc: noise" in done.stderr) == shown
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [line["line"] for line in lines] == ["core_worker.cc: noise", "loader noise"]
+    assert ("no token" in done.stderr, "no project" in done.stderr) == (shown, shown)
+    lines = [json.loads(line)["line"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines[:4] == ["core_worker.cc: noise", "loader noise", "WARNING azure.identity: no token", "in 8 places"]
+    assert lines[4].startswith("WARNING py.warnings: ")
+    assert "UserWarning: no project" in lines[4]

@@ -237,3 +237,13 @@ def test_a_read_that_keeps_failing_is_a_storage_error_and_not_the_end_of_the_fil
     assert file.read(4) == b"0123"
     with pytest.raises(StorageError, match="s3://b/k"):
         file.read(4)
+
+
+def test_errors_are_one_line_without_secrets(waits):
+    @retry.retried
+    def refused(uri):
+        raise PermissionError("no /tokeninfo?access_token=ya29.secret&x=1\nAttempted credentials:\n\tnone of 8")
+
+    with pytest.raises(StorageError) as error:
+        refused("gs://bucket/a")
+    assert str(error.value).startswith("gs://bucket/a: PermissionError: no /tokeninfo?access_token=...&x=1 (access")
