@@ -160,7 +160,7 @@ def _check_columns(uri: str, rows: list[Row]) -> None:
     if values and all(_path(row) is None for row in values):
         raise UsageError(
             f"{uri} has no column of audio files; its columns are {', '.join(map(str, values[0]))}, and one of these "
-            f"is needed: {', '.join(AUDIO_KEYS)}"
+            f"is needed: {', '.join(AUDIO_KEYS)}; or say which by --column audio=NAME"
         )
 
 
