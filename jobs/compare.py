@@ -134,8 +134,8 @@ def _pairing(comparison: Comparison) -> str:
     left_out = [
         f"{number:,} {why}"
         for number, why in (
-            (comparison.only_in_run, "only in a"),
-            (comparison.only_in_baseline, "only in b"),
+            (comparison.only_in_run, "scored only in a"),
+            (comparison.only_in_baseline, "scored only in b"),
             (comparison.reference_differs, "with different references"),
         )
         if number

@@ -116,6 +116,8 @@ def _find_start(source: Source) -> tuple[int, str | None, str]:
     for skipped in range(padding, max(0, padding - 8), -1):  # some formats begin with zeros
         if (demuxer := _demuxer(head[skipped : skipped + 256], source, start + skipped)) is not None:
             return start + skipped, demuxer, f"{skipped} bytes of padding are in front of the audio"
+    if not start and frames.is_gsm(source):
+        return 0, "gsm", ""
     # A tag may be longer or shorter than it says.
     first = find_mpeg(source, 10 if start else 0)
     if first is not None:
@@ -202,8 +204,6 @@ def _demuxer_of_frames(head: bytes, source: Source, position: int) -> str | None
         name = "aac"
     elif len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and _is_mpeg(head, source, position):
         name = "mp3"
-    elif frames.is_gsm(head):
-        name = "gsm"
     return name
 
 
@@ -285,8 +285,12 @@ def _check_joined(view: Source, end: int, positions: tuple[int, ...], besides: s
 
 
 def _skip_zeros(view: Source, position: int) -> int:
-    data = view.read_at(position, 1 << 16)
-    return position + len(data) - len(data.lstrip(b"\0"))
+    while data := view.read_at(position, 1 << 16):
+        zeros = len(data) - len(data.lstrip(b"\0"))
+        position += zeros
+        if zeros < len(data):
+            break
+    return position
 
 
 def _is_recording(view: Source, begin: int, demuxer: str) -> bool:

@@ -64,28 +64,26 @@ def amr(source: Source) -> Contents:
     return Contents(position, frames * (320 if is_wide else 160), 16_000 if is_wide else 8_000, 0)
 
 
-def is_gsm(head: bytes) -> bool:
-    """Whether a file that begins with `head` is GSM 06.10 without a header: each of its frames begins with 1101."""
-    firsts = head[::_GSM_BYTES]
-    return len(firsts) >= 4 and all(first >> 4 == 0xD for first in firsts)
+def is_gsm(source: Source) -> bool:
+    """Whether a file is GSM 06.10 without a header: every frame of 33 bytes begins with 1101, and not all are equal.
+
+    The whole file is looked at, since other data hold such bytes by chance, and silence in A-law is made of them.
+    """
+    if source.size % _GSM_BYTES or source.size < 4 * _GSM_BYTES:
+        return False
+    step = _WINDOW // _GSM_BYTES * _GSM_BYTES
+    seen: set[int] = set()
+    for start in range(0, source.size, step):
+        data = source.read_at(start, step)
+        if any(first >> 4 != 0xD for first in data[::_GSM_BYTES]):
+            return False
+        seen.update(data)
+    return any(byte >> 4 != 0xD for byte in seen)
 
 
 def gsm(source: Source) -> Contents:
-    """GSM 06.10 without a header, as telephone systems store it; always at 8 kHz.
-
-    Raises:
-        AudioError: UNDECODABLE where a frame does not begin as one; TRUNCATED where the last one is cut.
-    """
-    num_frames = -(-source.size // _GSM_BYTES)
-    step = _WINDOW // _GSM_BYTES * _GSM_BYTES
-    for start in range(0, source.size, step):
-        firsts = source.read_at(start, step)[::_GSM_BYTES]
-        for number, first in enumerate(firsts):
-            if first >> 4 != 0xD:
-                message = f"byte {start + number * _GSM_BYTES} does not begin a GSM frame"
-                raise AudioError(ErrorCode.UNDECODABLE, message)
-    _cut("GSM frame", num_frames * _GSM_BYTES, source)
-    return Contents(source.size, num_frames * 160, 8_000, 0)
+    """GSM 06.10 without a header, as telephone systems store it; always at 8 kHz."""
+    return Contents(source.size, source.size // _GSM_BYTES * 160, 8_000, 0)
 
 
 def ac3(source: Source) -> Contents:

@@ -7,10 +7,10 @@ A pause is a stretch of at least `MIN_PAUSE_S` that is either
   second of it the level varies by at most `STEADY_DB`. What is `FLOOR_DB` below the loud parts counts as steady.
 
 Loudness alone cannot tell: the noise of one room may be louder than a speaker who is far away. Speech is never steady:
-its syllables, four or five a second, raise and lower the level by more than that, also in noise of its own level. So a
-quiet voice beside a loud one is kept, and what is not steady (music, other voices, breathing) is kept also where it is
-quiet. A recording that is steady as a whole, a tone or nothing but noise, has no loud part to be compared with and is
-kept as well. Only ratios of levels count: a recording and the same recording amplified have the same pauses.
+its syllables, four or five a second, raise and lower the level by more than that, also in noise that is 3 dB below it.
+So a quiet voice beside a loud one is kept, and what is not steady (music, other voices, breathing) is kept also where
+it is quiet. A recording that is steady as a whole, a tone or nothing but noise, has no loud part to be compared with
+and is kept as well. Only ratios of levels count: a recording and the same recording amplified have the same pauses.
 
 Of each pause, `MARGIN_S` next to sound is kept, less where louder noise begins (`MIN_MARGIN_S`, at least): soft
 consonants begin and end there, and models hear the beginning and end of an utterance better with silence around it.
@@ -33,6 +33,7 @@ MIN_MARGIN_S: Final = 0.4
 BELOW_LOUD_DB: Final = 12.0
 STEADY_DB: Final = 6.0
 FLOOR_DB: Final = 60.0
+_STEADY_TOKENS_DB = 3.0  # in `steady_noise`: white noise varies by 1.5 dB, and speech in noise of its level by more
 _FRAME_S = 0.020  # levels are measured in frames of this length,
 _SMOOTHED = 3  # averaged over this many: the level of rumbling noise varies from frame to frame
 _WINDOW = 25  # frames within which noise is steady
@@ -160,7 +161,8 @@ def steady_noise(levels: np.ndarray) -> np.ndarray:
     """Return whether half a second around each level holds nothing but noise, steady and far below speech.
 
     So what is marked lies a quarter of a second or more from any sound. Pauses of any length are found, from half a
-    second on; nothing is marked in a signal that is steady as a whole.
+    second on; nothing is marked in a signal that is steady as a whole. Noise must be steadier than in the long pauses
+    that are not computed, since speech may be as quiet as the noise around it.
 
     Args:
         levels: (n,) of a signal, see `levels`.
@@ -178,7 +180,7 @@ def steady_noise(levels: np.ndarray) -> np.ndarray:
     smooth = sliding_window_view(powers, smoothed).mean(axis=1)
     windows = sliding_window_view(np.maximum(smooth, loud * 10 ** (-FLOOR_DB / 10)), window)
     quietest, loudest = windows.min(axis=1), windows.max(axis=1)
-    steady = (loudest <= quietest * 10 ** (STEADY_DB / 10)) & (loudest <= loud * 10 ** (-BELOW_LOUD_DB / 10))
+    steady = (loudest <= quietest * 10 ** (_STEADY_TOKENS_DB / 10)) & (loudest <= loud * 10 ** (-BELOW_LOUD_DB / 10))
     middle = (window + smoothed - 1) // 2
     noise[middle : middle + len(steady)] = steady
     return noise

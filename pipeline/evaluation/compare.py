@@ -19,7 +19,7 @@ from pipeline.errors import UsageError
 from pipeline.evaluation.context import run_context
 from pipeline.evaluation.intervals import PairedBootstrap, paired_bootstrap
 from pipeline.evaluation.reading import rebatch, scan_batches
-from pipeline.evaluation.references import run_references
+from pipeline.evaluation.references import text_references
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.evaluation.significance import SignificanceTest, matched_pairs, mcnemar
 from pipeline.evaluation.sums import row_summands
@@ -61,8 +61,8 @@ class Comparison:
 
     Attributes:
         utterances: number of pairs.
-        only_in_run: scored utterances that the baseline does not have.
-        only_in_baseline: scored utterances that the run does not have.
+        only_in_run: utterances that are scored in the run, and not in the baseline.
+        only_in_baseline: utterances that are scored in the baseline, and not in the run.
         reference_differs: utterances that both have, with different references.
         failed_in_run: rows of errors of the run, which has no transcript for them.
         failed_in_baseline: rows of errors of the baseline.
@@ -162,7 +162,7 @@ def _scored(run: Run, scoring: Scoring, unit: str) -> pa.Table:
     Raises:
         UsageError: there is no scored utterance, or an id occurs twice and the runs cannot be paired by it.
     """
-    references = run_references(run, scoring.references)
+    references, scoring = text_references(run, scoring)
     scored = run.read(lambda files: _score_files(run, files["transcripts"], scoring, references, unit))
     if not scored.num_rows:
         raise UsageError(f"{run.uri} has no scored utterance")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -19,7 +19,7 @@ from pipeline.evaluation.context import RunContext, run_context
 from pipeline.evaluation.examples import sampled_rows
 from pipeline.evaluation.group_keys import COLUMNS, is_own_key
 from pipeline.evaluation.reading import scan_batches
-from pipeline.evaluation.references import run_references
+from pipeline.evaluation.references import text_references
 from pipeline.evaluation.results import Evaluation, IdSummary, ReferenceProblems
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.evaluation.summary import evaluation_from_tallies
@@ -49,9 +49,7 @@ def evaluate_run(run: Run, settings: EvaluationSettings | None = None, address: 
     """
     settings = settings or EvaluationSettings()
     scoring = settings.scoring or Scoring(run.record.normalizer)
-    references = run_references(run, scoring.references)
-    if not any(any(text is not None for text in file.texts) for file in references):  # the files have only labels
-        references, scoring = [], replace(scoring, references=())
+    references, scoring = text_references(run, scoring)
     evaluation = run.read(lambda files: _evaluate_files(run, files, settings, scoring, references, address))
     for grouping in evaluation.groupings:
         if is_own_key(grouping.by) and grouping.groups and all(group.key is None for group in grouping.groups):

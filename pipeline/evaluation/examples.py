@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from pipeline.evaluation.references import run_references
+from pipeline.evaluation.references import text_references
 from pipeline.runs.commit import DataFile
 from pipeline.runs.run import Run, open_files
 from pipeline.scoring.references import References
@@ -54,7 +54,8 @@ def rows_by_id(run: Run, utt_ids: Sequence[str], columns: Sequence[str], scoring
     Raises:
         UsageError: a file of references does not exist or cannot be read.
     """
-    stored_normalizer, references = run.record.normalizer, run_references(run, scoring.references)
+    stored_normalizer = run.record.normalizer
+    references, scoring = text_references(run, scoring)
     names = list(dict.fromkeys(["utt_id", "text", *columns, *scoring.source_columns(stored_normalizer, texts=True)]))
     ids = pa.array(utt_ids, pa.string())  # typed, for an empty list
     is_requested = pads.field("utt_id").isin(ids)
@@ -93,7 +94,8 @@ def wrong_rows(run: Run, scoring: Scoring, rows: int, seed: int = 0) -> list[Nor
     Raises:
         UsageError: a file of references does not exist or cannot be read.
     """
-    stored_normalizer, references = run.record.normalizer, run_references(run, scoring.references)
+    stored_normalizer = run.record.normalizer
+    references, scoring = text_references(run, scoring)
     columns = list(dict.fromkeys(["utt_id", *scoring.source_columns(stored_normalizer, texts=True)]))
 
     def only_wrong(group: pa.Table) -> pa.Table:

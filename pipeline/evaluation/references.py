@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from pipeline.evaluation.reading import scan_batches
 from pipeline.runs.run import Run
 from pipeline.scoring.references import References, load_references
+from pipeline.scoring.rules import Scoring
 
 
 def run_references(run: Run, uris: Sequence[str]) -> list[References]:
@@ -21,6 +23,20 @@ def run_references(run: Run, uris: Sequence[str]) -> list[References]:
         return references
     utterances = list(run.read(lambda files: list(_utterances(run, [f.path for f in files["transcripts"]]))))
     return [file.with_names(utterances) for file in references]
+
+
+def text_references(run: Run, scoring: Scoring) -> tuple[list[References], Scoring]:
+    """The files of references of `scoring` for a run, and the rules to score with.
+
+    Files that hold labels only replace no text: the stored references are then scored.
+
+    Raises:
+        UsageError: a file does not exist or cannot be read.
+    """
+    references = run_references(run, scoring.references)
+    if any(text is not None for file in references for text in file.texts):
+        return references, scoring
+    return [], replace(scoring, references=())
 
 
 def _utterances(run: Run, paths: Sequence[str]) -> Iterator[tuple[str, str | None]]:

@@ -7,17 +7,21 @@ equal errors and equal length share one key with a multiplicity, so a corpus of 
 
 from __future__ import annotations
 
+import re
 from typing import Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.corpus.layouts.tar import TAR_SUFFIXES
 from pipeline.evaluation.intervals import Interval, rate_interval
 from pipeline.evaluation.sums import as_array
 
 UNITS: Final = ("speaker", "recording", "utterance")
 _SPEAKER, _RECORDING, _UTTERANCE = (pa.scalar(index, pa.int8()) for index in range(3))
+# Of shards, which hold many recordings: the suffixes of the layouts `tar` and `parquet`.
+_SHARD: Final = r"(?i)\.(" + "|".join(re.escape(suffix[1:]) for suffix in (*TAR_SUFFIXES, ".parquet")) + ")$"
 _PIECE: Final = r"#(c\d+|\d+-\d+)(#\d+-\d+)?$"  # suffix that the pipeline appends to a recording's id for a piece of it
 
 
@@ -120,4 +124,4 @@ def _object_uris(uris: pa.ChunkedArray) -> pa.Array:
     """The objects that store the utterances; null for shards, which hold many recordings."""
     encoded = as_array(uris).dictionary_encode()
     objects = encoded.dictionary
-    return pc.if_else(pc.match_substring_regex(objects, r"\.(tar|parquet)$"), None, objects).take(encoded.indices)
+    return pc.if_else(pc.match_substring_regex(objects, _SHARD), None, objects).take(encoded.indices)

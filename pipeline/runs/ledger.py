@@ -59,7 +59,7 @@ LEDGER: Final = pa.schema(
         field("fallback", _FEW_STRINGS, "why that is not the requested or the fastest engine; null where it is"),
         field("splits", pa.int64(), "times that a batch was halved because memory ran out; null: not recorded"),
         field("skipped_s", pa.float64(), "silence that the model did not compute; null: not recorded", "s"),
-        field("warned", pa.int64(), "transcripts with a warning about their file; null: not recorded"),
+        field("warned", pa.int64(), "transcripts with a warning about their file; 0 or null: perhaps not recorded"),
     ]
 )
 # Files of earlier versions lack them.

@@ -23,6 +23,7 @@ from pipeline.errors import DamagedRunError, UsageError
 from pipeline.runs.commit import Commit, DataFile
 from pipeline.runs.compact import read_compaction
 from pipeline.runs.damage import NOT_PARQUET, damaged, first_damaged_file, first_lost_file
+from pipeline.runs.fingerprint import has_earlier_rules
 from pipeline.runs.lease import is_lease_free
 from pipeline.runs.ledger import parts_done, read_commits, read_committed_chunks, read_ledger
 from pipeline.runs.record import RunRecord
@@ -169,8 +170,9 @@ class Run:
         with self._open_plan() as file:
             ids = pa.array(sorted(part_ids), pa.string())
             batches = pq.ParquetFile(file).iter_batches(batch_size=1 << 16)
+            earlier = has_earlier_rules(self.record.fingerprint)
             return [
-                Part.from_row(row)
+                Part.from_row(row, earlier)
                 for batch in batches
                 for row in batch.filter(pc.is_in(batch["part_id"], ids)).to_pylist()
             ]

@@ -95,6 +95,8 @@ def _is_transient_reported_as_missing(error: BaseException) -> bool:
 
 def is_refused(error: BaseException | None) -> bool:
     """Return whether the storage refused the caller: no credentials, or no permission."""
+    if isinstance(error, _MISSING_TYPES) and error.__cause__ is not None:  # as fsspec's HTTP file system reports it
+        error = error.__cause__
     response = getattr(error, "response", None)
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
     # Of aiohttp, and of the clients of Google and Azure.

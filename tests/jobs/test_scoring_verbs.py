@@ -250,7 +250,7 @@ def test_a_gate_against_a_baseline_uses_paired_and_lost_utterances(sewd, tmp_pat
     assert code == 4
     assert "wer > baseline + 0.2: the value is 50.00, the limit 0.20" in err
     assert "lost > 0: the value is 50.00" in err
-    assert "20 only in b" in " ".join(out.split())  # a long path wraps the line
+    assert "20 scored only in b" in " ".join(out.split())  # a long path wraps the line
     code, _, err = sewd("report", tmp_path / "new", "--baseline", tmp_path / "base", *gate)
     assert code == 4
     assert "the value is 50.00, the limit 0.20" in err

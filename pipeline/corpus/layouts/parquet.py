@@ -280,10 +280,25 @@ def _numbers(samples: pa.Array) -> np.ndarray:
     if not np.issubdtype(values.dtype, np.number):
         raise ValueError(f"audio.array holds {samples.type}")
     if np.issubdtype(values.dtype, np.integer):
-        half = 2.0 ** (8 * values.dtype.itemsize - 1)
-        silence = half if np.issubdtype(values.dtype, np.unsignedinteger) else 0.0  # as in WAV files of 8 bits
-        values = (values.astype(np.float64) - silence) / half
+        bits = _bits(values)
+        silence = 2.0 ** (bits - 1) if np.issubdtype(values.dtype, np.unsignedinteger) else 0.0  # as in WAV of 8 bits
+        values = (values.astype(np.float64) - silence) / 2.0 ** (bits - 1)
     return values.astype(np.float32)
+
+
+def _bits(values: np.ndarray) -> int:
+    """Bits of the full scale: those of the type, or 16 where all values fit: Python's integers become 64 bits."""
+    bits = 8 * values.dtype.itemsize
+    if bits <= 16:
+        return bits
+    if np.issubdtype(values.dtype, np.unsignedinteger):
+        raise ValueError(f"audio.array holds {values.dtype}, whose full scale is not known")
+    most = int(max(values.max(initial=0), -1 - values.min(initial=0)))
+    if most < 2**15:
+        return 16
+    if most >= 2**31:
+        raise ValueError(f"audio.array holds {most}, whose full scale is not known")
+    return 32
 
 
 PARQUET = Layout(

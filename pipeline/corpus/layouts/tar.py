@@ -284,7 +284,7 @@ class _Unused:
         what = f"{self.texts:,} texts and {self.members - self.texts:,} other members"
         if not self.audio:
             return AudioError(ErrorCode.MISSING, f"no audio in the shard: it holds {what}: {names}")
-        return AudioError(ErrorCode.MISSING, f"{what} belong to no audio: {names}")
+        return AudioError(ErrorCode.MISSING, f"{what} belong to no audio, or several to one: {names}")
 
 
 class _AudioMember(NamedTuple):

@@ -248,6 +248,15 @@ def test_reference_files_replace_the_references_of_both_runs(tmp_path):
     )
 
 
+def test_reference_files_with_labels_only_replace_no_text(tmp_path):
+    run = written(tmp_path / "a", rows_by_id(u=("x", "x"), v=("y", "c")))
+    baseline = written(tmp_path / "b", rows_by_id(u=("x", "a"), v=("y", "y")))
+    (tmp_path / "labels.csv").write_text("utt_id,label\nu,yes\n")
+    comparison = compare_runs(run, baseline, Scoring("basic", (str(tmp_path / "labels.csv"),)))
+    assert comparison.utterances == 2
+    assert comparison.rates == compare_runs(run, baseline, Scoring("basic")).rates
+
+
 def test_different_best_alternatives_of_the_runs_count_as_the_same_reference(tmp_path):
     run = written(tmp_path / "a", rows_by_id(u=(None, "color"), v=(None, "a")))
     baseline = written(tmp_path / "b", rows_by_id(u=(None, "colour"), v=(None, "a")))

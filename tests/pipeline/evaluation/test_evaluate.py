@@ -249,7 +249,8 @@ def test_pieces_of_a_recording_are_one_unit_where_speakers_are_unknown():
     assert (plain.unit, plain.intervals["wer"].units) == ("utterance", 300)
 
 
-def test_pieces_of_one_object_in_a_manifest_are_one_unit_unless_it_is_a_shard(tmp_path):
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tgz", "tar.zst", "TAR", "parquet"])
+def test_pieces_of_one_object_in_a_manifest_are_one_unit_unless_it_is_a_shard(tmp_path, suffix):
     rows = runs.random_rows(300, speakers=0)
     for index, row in enumerate(rows):
         row |= {"utt_id": f"own-{index}", "uri": f"tapes/{index % 30}.wav", "start_s": float(index // 30)}
@@ -257,7 +258,7 @@ def test_pieces_of_one_object_in_a_manifest_are_one_unit_unless_it_is_a_shard(tm
     assert (evaluation.unit, evaluation.intervals["wer"].units) == ("recording", 30)
     assert evaluation.intervals["wer"] == rate_interval(*by_unit(rows, lambda row: row["uri"]))
     for row in rows:
-        row["uri"] = "shards/0.tar"
+        row["uri"] = f"shards/0.{suffix}"
     evaluation = evaluate_run(runs.write_run(tmp_path / "b", runs.transcripts(rows)))
     assert (evaluation.unit, evaluation.intervals["wer"].units) == ("utterance", 300)
 

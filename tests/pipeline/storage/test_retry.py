@@ -75,9 +75,10 @@ def test_refused_access_is_a_storage_error_after_few_attempts(name, waits):
 
 @pytest.mark.parametrize("name", ["stat", "fetch", "open_read", "exists"])
 def test_refused_access_over_http_is_a_storage_error(name, waits):
-    with s3.web_server(s3.ForbiddenHandler) as server, pytest.raises(StorageError, match="403"):
+    with s3.web_server(s3.ForbiddenHandler) as server, pytest.raises(StorageError, match="403") as error:
         READS[name](f"http://127.0.0.1:{server.server_port}/a.wav")
-    assert len(waits.retry) > 0
+    assert retry.is_refused(error.value.__cause__)
+    assert 0 < len(waits.retry) < retry.REFUSED_ATTEMPTS
 
 
 class SlowDownHandler(s3.ForbiddenHandler):

@@ -243,7 +243,9 @@ def test_an_array_beside_a_path_is_the_audio(tmp_path, kind):
         (pa.uint16(), [40_960, 16_384, 32_768]),
         (pa.int8(), [32, -64, 0]),
         (pa.int32(), [2**29, -(2**30), 0]),
-        (pa.uint32(), [2**31 + 2**29, 2**30, 2**31]),
+        (pa.int32(), [8192, -16_384, 0]),
+        (pa.int64(), [8192, -16_384, 0]),
+        (pa.int64(), [2**29, -(2**30), 0]),
     ],
 )
 def test_integers_have_the_scale_and_the_middle_of_their_type(tmp_path, kind, samples):

@@ -68,7 +68,7 @@ def test_neighbouring_members_of_one_name_are_one_sample(tmp_path):
     *found, unused = read(path)
     assert [outcome(u) for u in found] == [("d/a", b"A"), ("d/b.c", b"B"), ("mine", b"E")]
     assert outcome(unused) == ("s", "MISSING")
-    assert unused.problem.message == "1 texts and 0 other members belong to no audio: orphan.txt"
+    assert unused.problem.message == "1 texts and 0 other members belong to no audio, or several to one: orphan.txt"
     assert [u.meta.text for u in found] == ["from txt", None, None]
     assert (found[0].meta.speaker, found[0].meta.tags) == ("s", '{"x": 1}')
     assert [u.fixed_id for u in found] == [False, False, True]
@@ -143,7 +143,7 @@ def test_texts_behind_all_audio_are_counted_and_named(tmp_path):
     *found, unused = read(path := tar_of(tmp_path / "s.tar", *names))
     assert [outcome(u)[1] for u in found] == [b"abc"] * 15
     message = unused.problem.message
-    assert message.startswith("15 texts and 1 other members belong to no audio: 0.txt, 1.txt,")
+    assert message.startswith("15 texts and 1 other members belong to no audio, or several to one: 0.txt, 1.txt,")
     assert message.endswith("9.txt, ...")
     for limit in (3, 15, 16, 99):
         assert [part.rows for part in parts_of(path, limit=limit)] == [min(limit, 16)]
@@ -171,11 +171,15 @@ def test_members_that_are_equal_up_to_the_first_dot_are_one_sample(tmp_path, nam
 @pytest.mark.parametrize(
     ("names", "text", "unused"),
     [
-        (("v1.0001.wav", "v1.0002.txt"), None, "1 texts and 0 other members belong to no audio: v1.0002.txt"),
+        (("v1.0001.wav", "v1.0002.txt"), None, "1 texts and 0 other members belong"),
         (("v1.0001.wav", "v1.0001.txt", "v1.0002.txt"), "v1.0001.txt", "1 texts and 0 other members belong"),
-        (("John.Smith.wav", "John.Doe.txt"), None, "1 texts and 0 other members belong to no audio: John.Doe.txt"),
-        (("John.Smith.wav", "John.txt"), None, "1 texts and 0 other members belong to no audio: John.txt"),
-        (("u.wav", "u.norm.txt", "u.raw.txt"), None, "2 texts and 0 other members belong to no audio: u.norm.txt, u."),
+        (("John.Smith.wav", "John.Doe.txt"), None, "1 texts and 0 other members belong"),
+        (("John.Smith.wav", "John.txt"), None, "1 texts and 0 other members belong"),
+        (
+            ("u.wav", "u.norm.txt", "u.raw.txt"),
+            None,
+            "2 texts and 0 other members belong to no audio, or several to one: u.norm.txt, u.",
+        ),
         (("u.norm.txt", "u.wav", "u.raw.txt", "u.txt"), "u.txt", None),
         (("u.wav", "u.norm.txt"), "u.norm.txt", None),
         (("u.wav", "u.words.npy", "u.0.npy"), None, None),
@@ -207,7 +211,7 @@ def test_dots_in_the_names_of_several_recordings_do_not_mix_their_texts(tmp_path
     assert [u.utt_id for u in found] == [f"v1.{i:03}" for i in range(300)]
     assert [u.meta.text for u in found] == [f"v1.{i:03}.txt" if i % 3 else None for i in range(300)]
     assert (last.utt_id, last.meta.text) == ("v1.y", None)
-    assert unused.problem.message == "1 texts and 0 other members belong to no audio: v1.x.txt"
+    assert unused.problem.message == "1 texts and 0 other members belong to no audio, or several to one: v1.x.txt"
 
 
 def test_composed_and_decomposed_names_are_one_sample(tmp_path):
