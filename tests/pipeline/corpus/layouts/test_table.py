@@ -97,6 +97,7 @@ def test_broken_rows_are_error_rows_and_cost_no_other(tmp_path):
         ("t.csv", "", "has no rows"),
         ("t.csv", "path,text\n", "has no rows"),
     ],
+    ids=["no audio", "open quote", "not UTF-8", "not gzip", "truncated gzip", "empty", "header only"],
 )
 def test_a_table_that_cannot_be_read_is_a_usage_error_in_a_line(tmp_path, name, content, message):
     write(tmp_path / name, content)
