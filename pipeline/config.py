@@ -45,7 +45,7 @@ class RunConfig:
         channels: `mix` downmixes, `split` makes an utterance of each channel, a number selects that channel, from 0.
         max_segment_s: longer audio is cut into segments no longer than this, at its quietest frames; in seconds.
         skip_silence: do not compute long pauses: digital silence, and steady noise far below the loud parts of the
-            recording. What is skipped is counted as skipped seconds. Tokens read into such noise are dropped.
+            recording. What is skipped is counted as skipped seconds; tokens beside it that lie in noise are dropped.
         word_gap_s: a word ends where no token follows for this long, also if the model writes no delimiter there; in
             seconds; 0: only delimiters end words.
         normalizer: how references and hypotheses are normalised before errors are counted.

@@ -97,7 +97,6 @@ def configure_stages(run: Run, config: RunConfig, models: ModelInfo, resources: 
             frame_s=models.frame_s,
             word_gap_s=0.0 if earlier else config.word_gap_s,
             extend_words=not earlier,
-            drop_noise=config.skip_silence and not earlier,
             normalizer=config.normalizer,
             classifiers=models.classifiers,
         ),

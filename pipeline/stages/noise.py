@@ -1,7 +1,7 @@
 """Tokens that a model reads into noise: CTC models trained on speech spell something where nobody speaks.
 
-They are dropped by the rule by which long pauses are not computed at all (`pipeline.audio.silence`), in pauses of any
-length from half a second on.
+In a row with long pauses, which are not computed (`pipeline.audio.silence`), they are dropped from what remains of
+these pauses, and from shorter ones. A row without a long pause has every token of the model.
 """
 
 from __future__ import annotations

@@ -44,7 +44,6 @@ class WriteSettings:
         frame_s: seconds per frame.
         word_gap_s: a word ends where no token follows for this long; 0: only where the model ends it.
         extend_words: take the end of a word from the level of the sound, see `pipeline.stages.word_ends`.
-        drop_noise: drop tokens that the model read into noise, see `pipeline.stages.noise`.
         normalizer: normalisation of references and hypotheses before they are compared.
         classifiers: (task, labels by index) of each classification head, in the run's order.
     """
@@ -55,7 +54,6 @@ class WriteSettings:
     frame_s: float
     word_gap_s: float
     extend_words: bool
-    drop_noise: bool
     normalizer: str
     classifiers: tuple[tuple[str, tuple[str, ...]], ...]
 
@@ -126,9 +124,12 @@ def _write(chunk: pa.Table, settings: WriteSettings) -> dict[str, Any]:
 def transcripts(rows: pa.Table, settings: WriteSettings) -> pa.Table:
     """Rows of `RECOGNIZED_ROW` without errors, with part and chunk, as a table of schema `TRANSCRIPTS`."""
     texts, word_lists, confidences = [], [], []
-    names = ("token_ids", "start_frames", "end_frames", "probabilities", "num_frames", "start_s", "levels")
+    names = (
+        *("token_ids", "start_frames", "end_frames", "probabilities", "num_frames"),
+        *("start_s", "skipped_s", "levels"),
+    )
     columns = (rows[name].to_pylist() for name in names)
-    for token_ids, starts, ends, probabilities, num_frames, start_s, level in zip(*columns, strict=True):
+    for token_ids, starts, ends, probabilities, num_frames, start_s, skipped_s, level in zip(*columns, strict=True):
         path = GreedyPath(
             np.asarray(token_ids, np.int64),
             np.asarray(starts, np.int64),
@@ -137,7 +138,7 @@ def transcripts(rows: pa.Table, settings: WriteSettings) -> pa.Table:
             num_frames,
         )
         levels = None if level is None else np.frombuffer(level, np.int8)
-        if settings.drop_noise and levels is not None:
+        if skipped_s and levels is not None:  # without long pauses a text is that of the model on the clip alone
             path = without_noise(path, levels, settings.frame_s, settings.tokenizer.delimiter_id)
         text, found = _text_and_words(path, settings)
         ends_s = [word.end_s for word in found]
