@@ -323,10 +323,10 @@ def test_a_signal_stops_the_command_cleanly(signum, tmp_path, corpus, small_ctc)
     out, err = process.communicate(timeout=120)
 
     run = pipeline.Run.open(str(tmp_path / "run"))
-    assert "stopping" in err
     assert "Traceback" not in err
-    # On a fast machine the last chunk may have been in the model.
+    # The last chunk may have been in the model, or the run done when the signal came.
     assert (process.returncode, run.status) in [(128 + signum, "stopped"), (0, "done")], out + err
+    assert "stopping" in err or process.returncode == 0
 
 
 def wait_for_a_commit(process: subprocess.Popen, output: Path) -> None:
