@@ -310,7 +310,11 @@ def test_a_signal_stops_the_command_cleanly(signum, tmp_path, corpus, small_ctc)
         "--part-mib",
         0.2,
     )
+    before = signal.signal(
+        signum, signal.default_int_handler
+    )  # in a shell's background it is ignored, also by children
     process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    signal.signal(signum, before)
     wait_for_a_commit(process, tmp_path / "run")
     if signum == signal.SIGTERM:  # a second command is refused meanwhile
         os.kill(process.pid, signal.SIGSTOP)
@@ -323,10 +327,10 @@ def test_a_signal_stops_the_command_cleanly(signum, tmp_path, corpus, small_ctc)
     out, err = process.communicate(timeout=120)
 
     run = pipeline.Run.open(str(tmp_path / "run"))
+    assert "stopping" in err
     assert "Traceback" not in err
-    # The last chunk may have been in the model, or the run done when the signal came.
+    # On a fast machine the last chunk may have been in the model.
     assert (process.returncode, run.status) in [(128 + signum, "stopped"), (0, "done")], out + err
-    assert "stopping" in err or process.returncode == 0
 
 
 def wait_for_a_commit(process: subprocess.Popen, output: Path) -> None:
