@@ -99,7 +99,7 @@ def rows_of(table: Object, columns: Mapping[str, str]) -> Iterator[Row]:
         columns: names that it has for keys of a manifest, by these keys.
 
     Raises:
-        UsageError: it is none of the kinds that are read, has no column of audio, or none of a name in `columns`.
+        UsageError: its kind is not read, it has no column of audio, or it lacks a column that `columns` names.
         StorageError: it could not be reached.
     """
     kind = kind_of(table)
@@ -109,11 +109,9 @@ def rows_of(table: Object, columns: Mapping[str, str]) -> Iterator[Row]:
     rows = (_renamed(row, columns) for row in itertools.chain(first_rows, rows))
     first_rows = list(itertools.islice(rows, 1000))
     _check_columns(table.uri, first_rows)
-    paths = (str(path) for row in first_rows if isinstance(row, dict) and (path := _path(row)) is not None)
-    base = audio_base(table.uri, paths, kind)
+    base = audio_base(table.uri, _paths(first_rows), kind)
     for row in itertools.chain(first_rows, rows):
-        path = _path(row) if isinstance(row, dict) else None
-        yield row if path is None else {**_without_audio(row), "audio_filepath": resolve(str(path), base)}
+        yield _with_uri(row, base)
 
 
 def kind_of(table: Object) -> TableKind:
@@ -144,20 +142,29 @@ def _check_renamed(uri: str, rows: list[Row], columns: Mapping[str, str]) -> Non
             raise UsageError(f"{uri} has no column {name}; its columns are {', '.join(map(str, values[0]))}")
 
 
-def _path(row: Mapping[str, Any]) -> Any:
-    return next((row[name] for name in AUDIO_KEYS if row.get(name) not in (None, "")), None)
+def _audio_key(row: Mapping[str, Any]) -> str | None:
+    return next((name for name in AUDIO_KEYS if row.get(name) not in (None, "")), None)
 
 
-def _without_audio(row: Row) -> dict[str, Any]:
-    name = next(name for name in AUDIO_KEYS if row.get(name) not in (None, ""))  # type: ignore[union-attr]
-    return {key: value for key, value in row.items() if key != name}  # type: ignore[union-attr]
+def _paths(rows: list[Row]) -> Iterator[str]:
+    for row in rows:
+        if not isinstance(row, AudioError) and (key := _audio_key(row)) is not None:
+            yield str(row[key])
+
+
+def _with_uri(row: Row, base: str) -> Row:
+    """The row with the URI of its audio at `audio_filepath`; a row without audio as it is."""
+    if isinstance(row, AudioError) or (key := _audio_key(row)) is None:
+        return row
+    values = {name: value for name, value in row.items() if name != key}
+    return {**values, "audio_filepath": resolve(str(row[key]), base)}
 
 
 def _check_columns(uri: str, rows: list[Row]) -> None:
     if not rows:
         raise UsageError(f"{uri} has no rows")
     values = [row for row in rows if isinstance(row, dict)]
-    if values and all(_path(row) is None for row in values):
+    if values and all(_audio_key(row) is None for row in values):
         raise UsageError(
             f"{uri} has no column of audio files; its columns are {', '.join(map(str, values[0]))}, and one of these "
             f"is needed: {', '.join(AUDIO_KEYS)}; or say which by --column audio=NAME"
