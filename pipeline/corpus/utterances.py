@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import BinaryIO, NoReturn
 
-from pipeline.corpus.metadata import UtteranceMeta
-from pipeline.corpus.naming import spellings
+from pipeline.corpus.metadata import ManifestRow, UtteranceMeta, manifest_utt_id
+from pipeline.corpus.naming import resolve, spellings
 from pipeline.corpus.parts import Part
 from pipeline.errors import AudioError, ErrorCode, InputChangedError
 from pipeline.storage import objects, uris
@@ -134,6 +135,28 @@ class ObjectCache:
         if isinstance(opened, bytes):
             self._uri, self._data = uri, opened
         return opened
+
+
+def row_utterance(row: ManifestRow, base: str, cache: ObjectCache, size: int, location: str) -> Utterance:
+    """The utterance of a row of a manifest or table.
+
+    Args:
+        row: the row.
+        base: the directory that relative paths and ids begin in.
+        cache: opens the audio.
+        size: planned bytes.
+        location: where the row is, in words.
+    """
+    uri = resolve(row.audio_filepath, base)
+    return Utterance(
+        utt_id=manifest_utt_id(row, base),
+        uri=uri,
+        open=functools.partial(cache.open, uri),
+        size=size,
+        meta=row,
+        fixed_id=row.utt_id is not None,
+        source_location=location,
+    )
 
 
 def fetch_planned(uri: str, start: int | None = None, end: int | None = None) -> bytes:

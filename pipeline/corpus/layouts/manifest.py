@@ -20,7 +20,7 @@ from pipeline.corpus.left_out import LeftOut
 from pipeline.corpus.metadata import ManifestRow, estimated_bytes, manifest_utt_id, parse_meta, split_rows, unique_key
 from pipeline.corpus.naming import resolve, suffix
 from pipeline.corpus.parts import Part, cut_to_parts, key_digest, manifest_content, manifest_row_location
-from pipeline.corpus.utterances import ObjectCache, Utterance, broken_utterance, fetch_planned, share
+from pipeline.corpus.utterances import ObjectCache, Utterance, broken_utterance, fetch_planned, row_utterance, share
 from pipeline.errors import AudioError, InputChangedError, UsageError
 from pipeline.storage import objects, uris
 
@@ -129,16 +129,7 @@ def read_manifest(part: Part) -> Iterator[Utterance]:
             broken = broken_utterance(f"{part.uri}[{start}:{end}]", part.uri, error, size)
             yield replace(broken, byte_start=start, byte_end=end)
             continue
-        uri = resolve(row.audio_filepath, base)
-        yield Utterance(
-            utt_id=manifest_utt_id(row, base),
-            uri=uri,
-            open=functools.partial(cache.open, uri),
-            size=size,
-            meta=row,
-            fixed_id=row.utt_id is not None,
-            source_location=location,
-        )
+        yield row_utterance(row, base, cache, size, location)
 
 
 def _check_rows(part: Part, rows: Iterable[bytes]) -> None:

@@ -13,6 +13,7 @@ import posixpath
 import zlib
 from array import array
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from pydantic import AliasChoices, Field
@@ -26,7 +27,7 @@ from pipeline.corpus.tables.json_lines import JSON_LINES
 from pipeline.corpus.tables.kaldi import KALDI
 from pipeline.corpus.tables.kind import Row, TableKind, audio_base, head_of, table_name
 from pipeline.corpus.tables.lhotse import LHOTSE
-from pipeline.corpus.utterances import ObjectCache, Utterance, broken_utterance, share
+from pipeline.corpus.utterances import ObjectCache, Utterance, broken_utterance, row_utterance, share
 from pipeline.errors import AudioError, ErrorCode, UsageError
 from pipeline.storage.objects import Object
 
@@ -206,17 +207,7 @@ def read_table(part: Part) -> Iterator[Utterance]:
             continue
         location = table_row_location(part.uri, number)
         row = parse_meta(stored["row"], location, TableRow)
-        uri = row.audio_filepath
-        yield Utterance(
-            utt_id=manifest_utt_id(row, base),
-            uri=uri,
-            open=functools.partial(cache.open, uri),
-            size=size,
-            meta=row,
-            fixed_id=row.utt_id is not None,
-            channel=row.channel,
-            source_location=location,
-        )
+        yield replace(row_utterance(row, base, cache, size, location), channel=row.channel)
 
 
 TABLE = Layout(
