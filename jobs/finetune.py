@@ -130,6 +130,14 @@ def finetune(
             rich_help_panel=DATA,
         ),
     ] = None,
+    allow_any_path: Annotated[
+        bool,
+        typer.Option(
+            "--allow-any-path",
+            help="Read what a remote manifest names outside its own bucket or host, local files included.",
+            rich_help_panel=DATA,
+        ),
+    ] = False,
     errors_ok: Annotated[
         bool, typer.Option("--errors-ok", help="Exit with 0 although rows failed.", rich_help_panel=DATA)
     ] = False,
@@ -188,6 +196,7 @@ def finetune(
         save_dtype=save_dtype,
         threads=max(1, (os.cpu_count() or 1) // workers) if threads is None else threads,
         max_error_rate=max_error_rate,
+        allow_any_path=allow_any_path,
     )
     try:
         result = run(settings, placement, lambda line: err.print(line, markup=False))

@@ -92,6 +92,14 @@ def transcribe(
             rich_help_panel=AUDIO,
         ),
     ] = None,
+    allow_any_path: Annotated[
+        bool,
+        typer.Option(
+            "--allow-any-path",
+            help="Read what a remote manifest names outside its own bucket or host, local files included.",
+            rich_help_panel=FAILURES,
+        ),
+    ] = False,
     limit: Annotated[int | None, typer.Option(help="Transcribe only the first N utterances.")] = None,
     actors: Annotated[
         str | None,
@@ -190,6 +198,7 @@ def transcribe(
         word_gap_s=word_gap,
         normalizer=normalizer,
         columns=tuple(column or ()),
+        allow_any_path=allow_any_path,
         limit=limit,
         part_mib=part_mib,
         chunk_s=chunk_seconds,

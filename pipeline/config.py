@@ -51,6 +51,7 @@ class RunConfig:
         normalizer: how references and hypotheses are normalised before errors are counted.
         columns: names of columns in tables and manifests, each `KEY=NAME`, where KEY is `audio`, `id`, `text`,
             `speaker`, `label`, `offset`, `duration` or a name for a tag.
+        allow_any_path: a manifest, table or Parquet file may name objects outside the store that it is in.
         limit: transcribe only the first utterances, at most this many; None: all.
         part_mib: size of a part, the unit of planning, in MiB of input.
         chunk_s: most audio in a chunk, the unit of commit, in seconds.
@@ -81,6 +82,7 @@ class RunConfig:
     word_gap_s: Annotated[float, Field(ge=0, le=60)] = 0.5
     normalizer: str = DEFAULT_NORMALIZER
     columns: tuple[str, ...] = ()
+    allow_any_path: bool = False
     limit: Annotated[int, Field(ge=1)] | None = None
     part_mib: Annotated[float, Field(gt=0, le=4096)] = 32.0
     chunk_s: Annotated[float, Field(gt=0, le=1800)] = 1200.0

@@ -37,7 +37,7 @@ class ErrorCode(StrEnum):
     OUT_OF_RANGE = "OUT_OF_RANGE"  # offset or duration is outside the recording
     CRASHED = "CRASHED"  # it kills its process: the decoder or the model crashes or runs out of memory
     HUNG = "HUNG"  # the decoder or the model exceeds the deadline, repeatedly
-    BAD_ROW = "BAD_ROW"  # a manifest line, Parquet row or sidecar file lacks a required value
+    BAD_ROW = "BAD_ROW"  # a manifest line, Parquet row or sidecar file lacks a required value, or names what it may not
     BAD_ARCHIVE = "BAD_ARCHIVE"  # a tar shard is damaged; the members before the damage are transcribed
     DUPLICATE_ID = "DUPLICATE_ID"  # an earlier utterance has the same utt_id
 

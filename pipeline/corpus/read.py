@@ -8,14 +8,19 @@ from dataclasses import replace
 
 from pipeline.corpus.librispeech import place_of
 from pipeline.corpus.metadata import unique_key
+from pipeline.corpus.named_paths import check_named
 from pipeline.corpus.parts import Part
 from pipeline.corpus.registry import LAYOUTS
 from pipeline.corpus.utterances import Utterance
 from pipeline.errors import AudioError, ErrorCode
 
 
-def read_part(part: Part) -> Iterator[Utterance]:
+def read_part(part: Part, allow_any_path: bool = False) -> Iterator[Utterance]:
     """The utterances of a part, in order.
+
+    Args:
+        part: the part.
+        allow_any_path: a manifest may name objects outside the store that it is in.
 
     Yields:
         Utterances whose audio is not opened yet. One that is broken, or whose id an earlier one has, comes with its
@@ -28,7 +33,8 @@ def read_part(part: Part) -> Iterator[Utterance]:
     layout = LAYOUTS[part.kind]
     planned_duplicates = {duplicate.row: duplicate.first for duplicate in part.duplicates}
     seen: dict[str, str] = {}
-    for row, utterance in enumerate(map(_with_speaker, itertools.islice(layout.read(part), part.limit))):
+    for row, found in enumerate(map(_with_speaker, itertools.islice(layout.read(part), part.limit))):
+        utterance = found if allow_any_path else _checked(found, part)
         earlier = planned_duplicates.get(row)
         if earlier is None and not layout.plans_keys:
             key = unique_key(utterance.utt_id, utterance.meta)
@@ -39,6 +45,16 @@ def read_part(part: Part) -> Iterator[Utterance]:
             yield replace(utterance, problem=AudioError(ErrorCode.DUPLICATE_ID, message))
         else:
             yield utterance
+
+
+def _checked(utterance: Utterance, part: Part) -> Utterance:
+    """The utterance, with a problem if its part may not name the object that it is in."""
+    if part.uri and utterance.uri != part.uri and utterance.problem is None:
+        try:
+            check_named(utterance.uri, part.uri)
+        except AudioError as error:
+            return replace(utterance, problem=error)
+    return utterance
 
 
 def _with_speaker(utterance: Utterance) -> Utterance:

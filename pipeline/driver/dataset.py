@@ -76,6 +76,7 @@ def configure_stages(run: Run, config: RunConfig, models: ModelInfo, resources: 
         read=ReadSettings(
             audio=replace(models.audio, skip_silence=config.skip_silence and not earlier),
             min_samples=models.min_samples,
+            allow_any_path=config.allow_any_path,
             chunk_s=config.chunk_s,
             chunk_rows=config.chunk_rows,
             earlier_rules=earlier,

@@ -31,7 +31,7 @@ from pipeline.storage import objects
 from pipeline.storage.deadline import with_deadline
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReadSettings(RowSettings):
     """How parts become chunks.
 

@@ -26,10 +26,12 @@ class RowSettings:
     Attributes:
         audio: sample rate, channels, longest segment, limits.
         min_samples: fewest samples that the models can use; shorter utterances are TOO_SHORT.
+        allow_any_path: a manifest may name objects outside the store that it is in.
     """
 
     audio: AudioSettings
     min_samples: int
+    allow_any_path: bool = False
 
 
 class RowError(NamedTuple):
@@ -103,7 +105,7 @@ def part_steps(
         items = (item._replace(reference_uri=None) if i in skipped else item for i, item in enumerate(part.items))
         part = replace(part, items=tuple(items))
         skipped = {i: replace(s, position=Position(i, max(0, s.position.row))) for i, s in skipped.items()}
-    utterances = read_part(part)
+    utterances = read_part(part, settings.allow_any_path)
     with contextlib.closing(LastRecording()) as last:
         uri = ""
         for index in itertools.count():

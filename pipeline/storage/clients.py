@@ -17,6 +17,13 @@ MAX_CONNECTIONS = 32  # to an object store, at the same time
 S3_SCHEMES = ("s3", "s3a")
 GOOGLE_SCHEMES = ("gs", "gcs")
 AZURE_SCHEMES = ("abfs", "abfss", "az")
+# Schemes by which one store has two names.
+SAME_SCHEMES = {
+    **dict.fromkeys(S3_SCHEMES, "s3"),
+    **dict.fromkeys(GOOGLE_SCHEMES, "gs"),
+    **dict.fromkeys(AZURE_SCHEMES, "abfs"),
+    "https": "http",
+}
 _AZURE_HOST = "dfs.core.windows.net"
 
 # gcsfs reads it when it is imported. By default it asks over gRPC, before its first request to a bucket, whether the

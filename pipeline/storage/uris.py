@@ -80,13 +80,13 @@ def filesystem(uri: str) -> tuple[Any, str]:
     """Return the fsspec file system of `uri`, and the path of `uri` in it.
 
     Raises:
-        UnknownSchemeError: no file system serves the scheme.
-        UsageError: the package that serves it is not installed, or the URI is a chain of several.
+        UnknownSchemeError: no file system serves the scheme, or the URI is a chain of several.
+        UsageError: the package that serves it is not installed.
     """
     if "://" not in uri:
         return LocalFileSystem(), _unescaped(uri)
     if "::" in uri:
-        raise UsageError(f"cannot open {uri}: chained URIs are not supported")
+        raise UnknownSchemeError(f"cannot open {uri}: chained URIs are not supported")
     try:
         # Some file systems connect to their server here.
         return with_retries(uri, lambda: _open(uri))
@@ -118,6 +118,25 @@ def uri_of(fs: Any, path: str) -> str:
     scheme, _, rest = uri.partition("://")
     container, slash, name = rest.partition("/")
     return f"{scheme}://{container}@{account}{slash}{name}"
+
+
+def store_of(uri: str) -> str:
+    """Return what holds an object: `s3://bucket`, a host, the repository of a hub; empty for a local file.
+
+    Two names of one scheme, as `s3a` and `s3`, and the two of the web, are one.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        return ""
+    names = rest.split("/")
+    if scheme == "hf":  # hf://datasets/OWNER/NAME@REVISION/path
+        return f"hf://{'/'.join(names[:3]).partition('@')[0]}"
+    scheme = clients.SAME_SCHEMES.get(scheme.lower(), scheme.lower())
+    container, at, host = names[0].lower().partition("@")
+    if scheme == "abfs":
+        account = host.partition(".")[0] or os.environ.get("AZURE_STORAGE_ACCOUNT_NAME", "").lower()
+        return f"abfs://{container}@{account}" if account else f"abfs://{container}"
+    return f"{scheme}://{container}{at}{host}"
 
 
 def parent_exists(uri: str) -> bool:

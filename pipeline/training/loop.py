@@ -459,8 +459,10 @@ def _prepare(settings: TrainSettings, worker: Worker, report: Callable[[str], No
     if settings.threads:
         torch.set_num_threads(settings.threads)
     check_settings(settings)
-    train_set = read_set("train", settings.train)
-    valid_sets = {name: read_set(f"valid {name}", [(uri, 1.0)]) for name, uri in settings.valid.items()}
+    train_set = read_set("train", settings.train, settings.allow_any_path)
+    valid_sets = {
+        name: read_set(f"valid {name}", [(uri, 1.0)], settings.allow_any_path) for name, uri in settings.valid.items()
+    }
     sets = [train_set, *valid_sets.values()]
     if worker.rank == 0:
         errors_uri = uris.join(settings.output, ERRORS_FILE)
@@ -707,7 +709,8 @@ def check_settings(settings: TrainSettings) -> None:
     uri = uris.join(settings.output, SETTINGS_FILE)
     if not objects.exists(uri) or not _checkpoint_uris(settings.output):
         return
-    values, old = _as_json(settings), json.loads(objects.fetch(uri))
+    values = _as_json(settings)
+    old = {"allow_any_path": False, **json.loads(objects.fetch(uri))}  # version 0.1.0 wrote no such entry
     differ = sorted(key for key in values.keys() | old.keys() if values.get(key) != old.get(key))
     differ = [key for key in differ if key not in _CHANGEABLE]
     if differ:

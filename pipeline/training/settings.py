@@ -89,6 +89,7 @@ class TrainSettings:
         threads: torch threads; None: torch's default.
         prefetch: batches that a thread makes in advance.
         max_error_rate: largest share of the rows of a set that may fail; None: 5 %, for sets of 1,000 rows or more.
+        allow_any_path: a manifest, table or Parquet file may name objects outside the store that it is in.
     """
 
     train: tuple[tuple[str, float], ...]
@@ -117,6 +118,7 @@ class TrainSettings:
     threads: Count | None = None
     prefetch: Annotated[int, _between(0, 1000)] = 4
     max_error_rate: Share | None = None
+    allow_any_path: bool = False
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:

@@ -82,8 +82,10 @@ def check_inputs(inputs: Sequence[str]) -> None:
         plan([uri], _PART_BYTES, limit=1)
 
 
-def read_set(name: str, inputs: Sequence[tuple[str, float]]) -> ClipSet:
+def read_set(name: str, inputs: Sequence[tuple[str, float]], allow_any_path: bool = False) -> ClipSet:
     """Read the INPUTs of one set: (URI, how often an epoch takes each of its rows).
+
+    Manifests in a store may name objects outside it under `allow_any_path`.
 
     A row is used with its text, its label, or both. Ids may repeat: a training has no results to tell apart.
 
@@ -97,7 +99,7 @@ def read_set(name: str, inputs: Sequence[tuple[str, float]]) -> ClipSet:
     for uri, weight in inputs:
         parts = [Part.from_row(row) for row in plan([uri], _PART_BYTES).to_pylist()]
         with ThreadPoolExecutor(_READERS, thread_name_prefix="read") as pool:
-            for read in pool.map(lambda part: list(_read_part(part)), parts):
+            for read in pool.map(lambda part: list(_read_part(part, allow_any_path)), parts):
                 for clip in read:
                     if isinstance(clip, _Decoded):
                         clips.append(replace(clip.clip, weight=weight))
@@ -157,13 +159,13 @@ class _Decoded:
     samples: NDArray[np.int16]
 
 
-def _read_part(part: Part) -> Iterator[_Decoded | dict[str, Any]]:
+def _read_part(part: Part, allow_any_path: bool) -> Iterator[_Decoded | dict[str, Any]]:
     """A clip, or the row of an error, for each utterance of a part."""
     audio = AudioSettings(max_segment_s=600.0, max_duration_s=_MAX_CLIP_S)
     settings = RowSettings(audio, min_samples=1)  # the model's shortest clip is made of a shorter one by padding
     with contextlib.closing(LastRecording()) as last:
         uri = ""
-        for utterance in read_part(part):
+        for utterance in read_part(part, allow_any_path):
             if utterance.problem is None and utterance.uri != uri:
                 last.close()  # before the next recording is fetched
                 uri = utterance.uri

@@ -51,6 +51,7 @@ SET_BY: dict[Any, dict[str, tuple[type, str]]] = {
                     "gpus_per_actor",
                 ),
                 *("cpus_per_actor", "threads", "dtype", "chunk_rows", "part_mib", "max_error_rate", "strict"),
+                "allow_any_path",
                 "address",
             )
         },
@@ -75,6 +76,7 @@ SET_BY: dict[Any, dict[str, tuple[type, str]]] = {
                     "save_dtype",
                     "threads",
                     "max_error_rate",
+                    "allow_any_path",
                 ),
             )
         },

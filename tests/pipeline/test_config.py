@@ -183,6 +183,7 @@ def test_a_checkpoint_that_must_not_be_read_is_not_reported_as_missing(monkeypat
         {"inputs": ("other",)},
         {"columns": ("text=sentence",)},
         {"limit": 5},
+        {"allow_any_path": True},
         {"channels": "split"},
         {"max_segment_s": 30.0},
         {"skip_silence": False},

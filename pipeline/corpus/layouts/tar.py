@@ -213,14 +213,14 @@ def open_tar(file: BinaryIO) -> OpenShard:
 
 
 def tar_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The files and links that are not hidden, in order.
+    """The members that are neither directories nor hidden, in order.
 
     Raises:
         tarfile.TarError: the archive is damaged or truncated.
     """
     while (member := archive.next()) is not None:
         archive.members.clear()  # type: ignore[attr-defined]  # else it keeps them all: 1 GB for a shard of a million
-        if (member.isfile() or member.islnk() or member.issym()) and not is_hidden(member.name):
+        if not member.isdir() and not is_hidden(member.name):
             yield member
 
 
@@ -414,7 +414,9 @@ def _member_bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 def _member_opener(archive: tarfile.TarFile, member: tarfile.TarInfo) -> AudioOpener:
     if not member.isfile():
-        message = f"{member.name} is a link to {member.linkname}: links cannot be followed in a stream"
+        is_link = member.islnk() or member.issym()
+        kind = f"a link to {member.linkname}: links cannot be followed in a stream" if is_link else "no regular file"
+        message = f"{member.name} is {kind}"
         return failing_opener(AudioError(ErrorCode.UNSUPPORTED, message))
     if member.size > MAX_MEMBER_BYTES:
         message = f"{member.name} has {member.size} bytes, and a member of a shard may have {MAX_MEMBER_BYTES}"

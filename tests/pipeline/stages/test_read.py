@@ -32,7 +32,15 @@ def folder(tmp_path_factory):
 
 
 def settings_for(folder, chunk_s=600.0, chunk_rows=2000, **audio):
-    return ReadSettings(AudioSettings(**audio), 720, chunk_s, chunk_rows, str(folder / "stop"), str(folder), 600)
+    return ReadSettings(
+        AudioSettings(**audio),
+        720,
+        chunk_s=chunk_s,
+        chunk_rows=chunk_rows,
+        stop_uri=str(folder / "stop"),
+        run=str(folder),
+        deadline_s=600,
+    )
 
 
 def part_of(folder):

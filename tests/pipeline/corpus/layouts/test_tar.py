@@ -100,7 +100,7 @@ def test_compressed_shards_are_read_whatever_their_extension(tmp_path, compress,
         assert [(u.byte_start, u.byte_end) for u in found] == [(None, None)] * 2
 
 
-def test_directories_are_ignored_and_links_are_error_rows(tmp_path):
+def test_directories_are_ignored_and_what_is_no_file_is_an_error_row(tmp_path):
     path = tar(
         tmp_path / "s.tar",
         ("d.wav", b"", {"type": tarfile.DIRTYPE}),
@@ -109,6 +109,7 @@ def test_directories_are_ignored_and_links_are_error_rows(tmp_path):
         ("soft.wav", b"", {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}),
         ("soft.txt", b"", {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}),
         ("pipe.wav", b"", {"type": tarfile.FIFOTYPE}),
+        ("device.wav", b"", {"type": tarfile.CHRTYPE}),
         ("b.wav", b"B"),
     )
     found = read(path)
@@ -116,6 +117,8 @@ def test_directories_are_ignored_and_links_are_error_rows(tmp_path):
         ("d.wav/a", b"A"),
         ("hard", "UNSUPPORTED"),
         ("soft", "UNSUPPORTED"),
+        ("pipe", "UNSUPPORTED"),
+        ("device", "UNSUPPORTED"),
         ("b", b"B"),
     ]
     assert all(u.meta.text is None for u in found)
