@@ -239,6 +239,7 @@ def test_every_field_is_in_one_of_the_two_lists_above():
         "model",
         "dtype",
         "columns",
+        "allow_any_path",
     }
     ignored = {
         *("output", "part_mib", "max_error_rate", "strict", "deadline_s", "existing", "address"),
