@@ -116,7 +116,7 @@ def make_run(run: Path, chunks: int) -> None:
 def compact(run: str) -> None:
     """Compact the run, but keep the small files for the next measurement."""
     files = [file for commit in read_commits(run) for file in commit.files]
-    write_compaction(run, [compact_group(run, table, group) for table, group in compaction_groups(files)])
+    write_compaction(run, [compact_group(run, *group) for group in compaction_groups(files)])
 
 
 if __name__ == "__main__":

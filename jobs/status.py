@@ -63,7 +63,8 @@ def check_objects(run: Run) -> None:
     """
     if run.record.parts:
         run.plan_size()
-    if (lost := first_lost_file(run.uri, read_compaction(run.uri) or [])) is not None:
+    compaction = read_compaction(run.uri)
+    if compaction is not None and (lost := first_lost_file(run.uri, compaction.files)) is not None:
         raise lost
 
 

@@ -1,7 +1,8 @@
 """A part: the unit of planning and retry, as the planner makes it and as it is stored in the plan.
 
 The id of a part is a digest of what it reads (URI, range, size and version), so a stored plan states exactly what was
-meant, and an object that has changed since is noticed when it is read.
+meant, and an object that has changed since is noticed when it is read. A part that an update of the run planned has the
+number of the update behind the digest: what is done again has another id than what it replaces.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ PLAN = pa.schema(
         _field("limit", pa.int64(), "read no more utterances than this"),
         _field("bytes", pa.int64(), "size, measured or estimated", nullable=False, unit="bytes"),
         _field("duplicates", pa.list_(DUPLICATE), "rows whose utt_id an earlier row of the plan has", nullable=False),
+        _field("update", pa.int32(), "number of the update that planned it; null: planned when the run was created"),
     ],
     metadata={"sewd.table": "plan"},
 )
@@ -101,7 +103,9 @@ class Part:
         bytes: size, measured or estimated.
         uri: the container; empty for files.
         name: path of `uri` relative to its INPUT, without extension; empty for files and manifests.
-        part_id: digest of what the part reads. Computed when a part is planned; a part of a stored plan keeps its own.
+        part_id: digest of what the part reads, and the number of the update. Computed when a part is planned; a part of
+            a stored plan keeps its own.
+        update: number of the update that planned it; 0: it was planned when the run was created.
         content: while planning, digest of the rows of a manifest.
         keys: while planning, a 64-bit digest of each row's unique key, where ids are known without reading the part.
         offsets: while planning, the first byte of each row of a manifest. With `keys` 16 bytes a row, so that millions
@@ -122,6 +126,7 @@ class Part:
     limit: int | None = None
     duplicates: tuple[Duplicate, ...] = ()
     part_id: str = ""
+    update: int = 0
     content: str = field(default="", repr=False, compare=False)
     keys: array[int] = field(default_factory=lambda: _NO_KEYS, repr=False, compare=False)
     offsets: array[int] = field(default_factory=lambda: _NO_KEYS, repr=False, compare=False)
@@ -136,7 +141,18 @@ class Part:
         values = (self.kind, self.uri or None, self.version, self.start, self.end, self.limit, self.content)
         text = "".join(f"{value}\0" for value in values)
         items = "".join("\0".join(map(str, item)) + "\n" for item in self.items)
-        return hashlib.sha256((text + items).encode()).hexdigest()[:20]
+        digest = hashlib.sha256((text + items).encode()).hexdigest()[:20]
+        return f"{digest}{self.update:x}" if self.update else digest
+
+    @property
+    def content_id(self) -> str:
+        """The id without the number of the update: equal for parts that read the same."""
+        return self.part_id.removesuffix(f"{self.update:x}") if self.update else self.part_id
+
+    def planned_by(self, update: int) -> Part:
+        """The same part, planned by the update of this number, under an id of its own."""
+        part_id = f"{self.content_id}{update:x}" if update else self.content_id
+        return replace(self, part_id=part_id, update=update)
 
     @property
     def unlimited_id(self) -> str:
@@ -160,6 +176,7 @@ class Part:
             limit=row["limit"],
             duplicates=tuple(Duplicate(**duplicate) for duplicate in row["duplicates"]),
             part_id=row["part_id"],
+            update=row.get("update") or 0,  # plans of versions without updates have no such column
             earlier_rules=earlier_rules,
         )
 
@@ -185,6 +202,7 @@ def plan_table(parts: Sequence[Part]) -> pa.Table:
             "lines": [part.lines or None for part in group],
             "items": [_as_dicts(part.items) for part in group],
             "duplicates": [_as_dicts(part.duplicates) for part in group],
+            "update": [part.update or None for part in group],
         }
         for name in PLAN.names:
             if name not in columns:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.runs.ledger import chunks_by_part, parts_done, read_ledger
+from pipeline.runs.ledger import chunks_by_part, of_parts, parts_done, read_ledger
 from pipeline.runs.run import Run
 from pipeline.runs.totals import Totals
 from pipeline.stages.quarantine import read_records
@@ -40,7 +40,7 @@ def find_remaining(run: Run) -> Remaining:
     ids = plan["part_id"].combine_chunks()
     plan = plan.append_column("committed", _values_of(ids, chunks_by_part(table, ids), pa.list_(pa.int32()), []))
     plan = plan.append_column("record", _values_of(ids, read_records(run.uri), pa.string(), None))
-    return Remaining(Totals.from_ledger(table), plan, commits)
+    return Remaining(Totals.from_ledger(of_parts(table, run.counted_parts())), plan, commits)
 
 
 def _values_of(ids: pa.Array, known: Mapping[str, Any], value_type: pa.DataType, default: Any) -> pa.Array:

@@ -15,7 +15,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import ray
 from ray.exceptions import RayError
@@ -32,10 +32,9 @@ from pipeline.driver.stop import stop_marker, stop_uri
 from pipeline.errors import RunFailedError, StorageError, UsageError
 from pipeline.runs.changes import CorpusChanges, corpus_changes
 from pipeline.runs.commit import DataFile
-from pipeline.runs.compact import compact_group
+from pipeline.runs.compact import FileGroup, compact_group
 from pipeline.runs.fingerprint import fingerprint
 from pipeline.runs.lease import hold_lease, require_lease
-from pipeline.runs.ledger import read_ledger
 from pipeline.runs.lifecycle import (
     count_unfinished_parts,
     create_run,
@@ -49,6 +48,7 @@ from pipeline.runs.record import Attempt
 from pipeline.runs.run import Run, now
 from pipeline.runs.status import RunStatus
 from pipeline.runs.totals import Totals
+from pipeline.runs.update import follow_plan
 
 COMPACT_CPUS: Final = 0.5
 _RECORDED_PACKAGES: Final = ("sewd-pipeline", "ray", "torch", "pyarrow", "soundfile", "soxr", "numpy")
@@ -98,6 +98,7 @@ def transcribe(
         run = find_existing_run(config, expected)
         if run is None:
             run = create_run(config, expected, plan_new_run(config) if parts is None else parts)
+        run = follow_plan(run)
         if run.status == RunStatus.DONE:
             return run
         if stop is not None and stop.is_set():
@@ -151,7 +152,7 @@ def _is_loss_of_ray(error: Exception) -> bool:
 
 def _stopped(run: Run) -> Run:
     """Record a stop before the work of this start was summed up."""
-    return run.save(status=RunStatus.STOPPED, totals=Totals.from_ledger(read_ledger(run.uri).table))
+    return run.save(status=RunStatus.STOPPED, totals=Totals.from_ledger(run.ledger()))
 
 
 def _new_attempt(attempt: str) -> Attempt:
@@ -161,8 +162,8 @@ def _new_attempt(attempt: str) -> Attempt:
     )
 
 
-def _compact_on_ray(run: str, groups: Sequence[tuple[str, list[DataFile]]]) -> list[DataFile]:
+def _compact_on_ray(run: str, groups: Sequence[FileGroup]) -> list[DataFile]:
     """Write each group of files as one, in a Ray task for each."""
-    task = ray.remote(compact_group).options(num_cpus=COMPACT_CPUS, max_retries=MAX_DEATHS)
+    task: Any = ray.remote(compact_group).options(num_cpus=COMPACT_CPUS, max_retries=MAX_DEATHS)
     with project_errors():
-        return ray.get([task.remote(run, table, group) for table, group in groups])
+        return ray.get([task.remote(run, *group) for group in groups])

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -105,13 +105,13 @@ def roll_up(run: str, contents: Iterable[bytes]) -> None:
     rows = sorted((_row(parse_commit(data)) | {"content": data.decode()} for data in contents), key=_name)
     if not rows:
         return
-    put_rolled_up(run, rows)
+    put_rolled_up(run, pa.Table.from_pylist(rows, schema=_ROLLED_UP_FILE))
     objects.delete([uris.join(run, parse_commit(row["content"].encode()).path) for row in rows])
 
 
-def put_rolled_up(run: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def put_rolled_up(run: str, rows: pa.Table) -> None:
     """Put one file of rolled-up commits; `rows` have the columns of `LEDGER` and `content`."""
-    data = encode_table(pa.Table.from_pylist(rows, schema=_ROLLED_UP_FILE))
+    data = encode_table(rows.cast(_ROLLED_UP_FILE))
     objects.put(uris.join(run, ROLLED_UP, f"{hashlib.sha256(data).hexdigest()[:16]}.parquet"), data)
 
 
@@ -126,6 +126,30 @@ def read_rolled_up(uri: str) -> list[dict[str, Any]]:
         raise ValueError("was changed after it was written: its SHA-256 differs")
     rows: list[dict[str, Any]] = _rolled_up_table(data, _ROLLED_UP_FILE.names).to_pylist()
     return rows
+
+
+def remove_commits(run: str, is_removed: Callable[[pa.Table], pa.Array]) -> None:
+    """Remove commits, whether they are objects of their own or were rolled up.
+
+    Args:
+        run: the run.
+        is_removed: given a table of schema `COMMITTED_CHUNKS`, whether each row is a commit to remove.
+    """
+    remove_rolled_up(run, is_removed)
+    named = [(uri, name) for uri in commit_objects(run) if (name := parse_commit_name(uri)) is not None]
+    table = pa.Table.from_pylist([name._asdict() for _, name in named], schema=COMMITTED_CHUNKS)
+    objects.delete([uri for (uri, _), remove in zip(named, is_removed(table).to_pylist(), strict=True) if remove])
+
+
+def remove_rolled_up(run: str, is_removed: Callable[[pa.Table], pa.Array]) -> None:
+    """Remove rolled-up commits; see `remove_commits`. A file of them is removed when another holds those that stay."""
+    for uri in rolled_up_files(run):
+        table = _read_file(uri, _ROLLED_UP_FILE.names)
+        kept = table.filter(pc.invert(is_removed(table.select(COMMITTED_CHUNKS.names))))
+        if len(kept) < len(table):
+            if len(kept):
+                put_rolled_up(run, kept)
+            objects.delete([uri])
 
 
 def ledger_table(commits: Iterable[Commit]) -> pa.Table:
@@ -275,6 +299,11 @@ def _check_rolled_up(removed: Sequence[str], table: pa.Table) -> None:
 
 
 # --------------------------------------------------------------------------------------------------- queries
+def of_parts(table: pa.Table, parts: pa.Array | None) -> pa.Table:
+    """The rows of a ledger, or of committed chunks, whose parts are among `parts`; all of them where it is None."""
+    return table if parts is None else table.filter(pc.is_in(table["part_id"], parts))
+
+
 def parts_done(table: pa.Table) -> pa.Array:
     """Ids of the parts whose chunks 0..last are all in `table`, which has the columns of `COMMITTED_CHUNKS`."""
     if not table.num_rows:

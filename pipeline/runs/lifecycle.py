@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+import posixpath
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -14,12 +15,19 @@ from pipeline.config import RunConfig, column_names
 from pipeline.corpus.left_out import LeftOut
 from pipeline.corpus.plan import plan
 from pipeline.errors import InputChangedError, LeaseLostError, StorageError, UsageError
-from pipeline.runs.commit import COMMITS, remove_orphans
-from pipeline.runs.compact import COMPACTION, CompactGroups, compact_files, read_compaction, write_compaction
+from pipeline.runs.commit import COMMITS, Commit, DataFile, remove_orphans
+from pipeline.runs.compact import (
+    COMPACTION,
+    CompactGroups,
+    compact_again,
+    compact_files,
+    read_compaction,
+    write_compaction,
+)
 from pipeline.runs.damage import damaged, first_lost_file
 from pipeline.runs.fingerprint import differences
 from pipeline.runs.lease import LEASE
-from pipeline.runs.ledger import non_contiguous_chunks, parts_done, read_committed_chunks, read_ledger
+from pipeline.runs.ledger import non_contiguous_chunks, parts_done, read_committed_chunks, remove_commits
 from pipeline.runs.record import RunRecord
 from pipeline.runs.run import PLAN_FILE, QUARANTINE, RECORD, RECORD_COPY, Run, now, write_plan
 from pipeline.runs.status import RunStatus
@@ -53,7 +61,8 @@ def find_existing_run(config: RunConfig, fingerprint: Mapping[str, Any]) -> Run 
         raise UsageError(
             f"{run.uri} holds a different run; choose another --output. It differs in " + "; ".join(different)
         )
-    if run.status == RunStatus.DONE and (lost := first_lost_file(run.uri, read_compaction(run.uri) or [])):
+    compaction = read_compaction(run.uri) if run.status == RunStatus.DONE else None
+    if compaction is not None and (lost := first_lost_file(run.uri, compaction.files)) is not None:
         raise lost
     return run
 
@@ -142,10 +151,11 @@ def count_unfinished_parts(run: Run) -> int:
 
 
 def finish_run(run: Run, check_lease: Callable[[], None], compact_groups: CompactGroups) -> Run:
-    """Check that every part is committed, compact the data files, remove orphans, and set the status to done.
+    """Check that every part is committed, compact the data, remove what does not count, and set the status to done.
 
-    Compaction takes minutes, during which another driver may have taken over the run: the lease is checked before each
-    step that changes what readers see.
+    What does not count are orphaned files, and commits of parts that left the plan (`pipeline.runs.update`). Compaction
+    takes minutes, during which another driver may have taken over the run: the lease is checked before each step that
+    changes what readers see.
 
     Raises:
         LeaseLostError: another driver took over.
@@ -154,18 +164,46 @@ def finish_run(run: Run, check_lease: Callable[[], None], compact_groups: Compac
     """
     if missing := count_unfinished_parts(run):
         raise RuntimeError(f"{run.uri}: {missing} parts of the plan are not completely committed after the last wave")
-    table = read_ledger(run.uri).table
+    table = run.ledger()
     check_contiguous(run, table)
-    files = read_compaction(run.uri)
-    if files is None:
-        committed = [file for commit in run.commits() for file in commit.files]
-        files = compact_files(run.uri, committed, compact_groups)
+    update = run.plan_update()
+    number = update.number if update else 0
+    compaction = read_compaction(run.uri)
+    if compaction is not None and compaction.update == number:
+        files = list(compaction.files)
+    else:
+        if compaction is None:
+            files = compact_files(run.uri, _committed_files(run.commits()), compact_groups)
+        else:
+            parts = run.plan(["part_id", "update"])
+            later = frozenset(parts.filter(pc.greater(parts["update"], compaction.update))["part_id"].to_pylist())
+            new = _committed_files(commit for commit in run.commits() if commit.part_id in later)
+            stored = parts["part_id"].combine_chunks()
+            files = compact_again(run.uri, compaction.files, stored, new, compact_groups)
         check_lease()
-        write_compaction(run.uri, files)
+        write_compaction(run.uri, files, number)
+    if update is not None:
+        check_lease()
+        _remove_left(run)
     check_lease()
     remove_orphans(run.uri, files)
     check_lease()
     return run.save(status=RunStatus.DONE, finished=now(), totals=Totals.from_ledger(table), reason=None)
+
+
+def _committed_files(commits: Iterable[Commit]) -> list[DataFile]:
+    return [file for commit in commits for file in commit.files]
+
+
+def _remove_left(run: Run) -> None:
+    """Remove the commits and quarantine records of parts that left the plan."""
+    parts = run.plan(["part_id"])["part_id"].combine_chunks()
+    remove_commits(run.uri, lambda commits: pc.invert(pc.is_in(commits["part_id"], parts)))
+    records = [item.uri for item in objects.list_directory(uris.join(run.uri, QUARANTINE))]
+    if records:
+        of = pa.array([posixpath.basename(uri).partition(".")[0].partition("-")[0] for uri in records], pa.string())
+        stays = pc.is_in(of, parts).to_pylist()
+        objects.delete([uri for uri, keep in zip(records, stays, strict=True) if not keep])
 
 
 def check_contiguous(run: Run, table: pa.Table) -> None:

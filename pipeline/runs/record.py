@@ -51,6 +51,41 @@ class WorkSummary:
     recognizers_replaced: int = 0
 
 
+@dataclass(frozen=True)
+class PlanUpdate:
+    """A change of the plan of a run after it was created, see `pipeline.runs.update`.
+
+    Attributes:
+        number: 1 for the first one of the run.
+        at: when: UTC, ISO 8601.
+        added: number of objects that the plan did not name before.
+        changed: number of objects that it named as they were before.
+        removed: number of objects that it does not name any more.
+    """
+
+    number: int
+    at: str
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+
+    def to_metadata(self) -> dict[bytes, bytes]:
+        """As the metadata of the plan holds it."""
+        return {_UPDATE_KEY: json.dumps(dataclasses.asdict(self)).encode()}
+
+    @staticmethod
+    def from_metadata(metadata: Mapping[bytes, bytes] | None) -> PlanUpdate | None:
+        """The update that wrote the plan with this metadata; None if it is the plan that created the run."""
+        stored = (metadata or {}).get(_UPDATE_KEY)
+        return None if stored is None else PlanUpdate.from_json(json.loads(stored))
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> PlanUpdate:
+        """The update that these values describe; keys that this version does not know are ignored."""
+        return PlanUpdate(**{f.name: values[f.name] for f in dataclasses.fields(PlanUpdate) if f.name in values})
+
+
+_UPDATE_KEY = b"sewd.update"
 _WORK_KEYS = frozenset(f.name for f in dataclasses.fields(WorkSummary))
 
 
@@ -81,6 +116,14 @@ class _Work(BaseModel):
     recognizers_replaced: int = 0
 
 
+class _Update(BaseModel):
+    number: int
+    at: _Time
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+
+
 class _Totals(BaseModel):
     chunks: int = 0
     utterances: int = 0
@@ -103,6 +146,7 @@ class _Record(BaseModel):
     fingerprint: _Fingerprint | None = None
     config: dict[str, Any] | None = None
     attempts: list[_Work] | None = None
+    updates: list[_Update] | None = None
     totals: _Totals | None = None
 
 
@@ -251,6 +295,16 @@ class RunRecord:
         return tuple(map(Attempt, self.values.get("attempts") or ()))
 
     @property
+    def updates(self) -> tuple[PlanUpdate, ...]:
+        """Every update of the plan, first to last."""
+        return tuple(map(PlanUpdate.from_json, self.values.get("updates") or ()))
+
+    @property
+    def last_update(self) -> PlanUpdate | None:
+        """The last update of the plan; None if there was none."""
+        return self.updates[-1] if self.updates else None
+
+    @property
     def totals(self) -> Totals | None:
         """The totals when the run last ended; None if it never did."""
         totals = self.values.get("totals")
@@ -268,7 +322,7 @@ def _required(values: Mapping[str, Any], name: str, key: str) -> str:
 def _to_json(value: Any) -> Any:
     if isinstance(value, Attempt):
         return dict(value.values)
-    if isinstance(value, Totals):
+    if isinstance(value, Totals | PlanUpdate):
         return dataclasses.asdict(value)
     if isinstance(value, list | tuple):
         return [_to_json(item) for item in value]

@@ -15,12 +15,13 @@ compaction is removed when every commit that has its rows names files of its own
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -37,26 +38,34 @@ from pipeline.runs.commit import (
     commit_objects,
     encode_commit,
     parse_commit,
-    parse_commit_name,
     put_data_file,
     remove_orphans,
 )
-from pipeline.runs.compact import COMPACTION, compact_group, compaction_groups, read_compaction, write_compaction
+from pipeline.runs.compact import (
+    COMPACTION,
+    Compaction,
+    compact_group,
+    compaction_groups,
+    read_compaction,
+    write_compaction,
+)
 from pipeline.runs.damage import NOT_PARQUET
 from pipeline.runs.lease import hold_lease
 from pipeline.runs.ledger import (
     fetch_commit_objects,
     ledger_table,
     parts_done,
-    put_rolled_up,
     read_rolled_up,
+    remove_commits,
+    remove_rolled_up,
     rolled_up_files,
 )
 from pipeline.runs.record import RunRecord
 from pipeline.runs.run import PLAN_FILE, QUARANTINE, RECORD, RECORD_COPY, Run, write_plan
 from pipeline.runs.status import RunStatus
 from pipeline.runs.totals import Totals
-from pipeline.runs.verify import ChunkOfTable, check_file, committed_rows
+from pipeline.runs.update import follow_plan
+from pipeline.runs.verify import ChunkOfTable, check_file, committed_rows, current_files
 from pipeline.schemas import TABLES
 from pipeline.storage import objects, uris
 from pipeline.storage.parquet import encode_table
@@ -103,6 +112,8 @@ def repair(uri: str) -> Repair:
     _require_run(uri)
     with hold_lease(uri, uuid.uuid4().hex[:12]):
         result = _repaired_record(uri)
+        with contextlib.suppress(DamagedRunError):
+            result.run = follow_plan(result.run)
         if result.run.status == RunStatus.OVERWRITTEN:
             raise UsageError(f"{uri} holds the rest of a run that was being overwritten; repeat the overwrite")
         if result.run.status == RunStatus.UNKNOWN:
@@ -112,6 +123,15 @@ def repair(uri: str) -> Repair:
         _repair_plan(result, commits)
         _repair_data(result, commits)
         return result
+
+
+def _plan_of(run: Run) -> tuple[dict[str, int], int]:
+    """For each part of the plan the number of the update that planned it, and that of the plan; empty if it is lost."""
+    try:
+        update = run.plan_update()
+        return run.part_updates(), update.number if update else 0
+    except DamagedRunError:
+        return {}, 0
 
 
 # ------------------------------------------------------------------------------------------------ record and plan
@@ -143,17 +163,20 @@ def _repaired_record(uri: str) -> Repair:
 
 def _status_without_record(uri: str) -> RunStatus:
     """A run that was not finished gets the status from which the same command resumes it."""
-    return RunStatus.DONE if objects.exists(uris.join(uri, COMPACTION)) else RunStatus.STOPPED
+    return RunStatus.DONE if objects.exists(uris.join(uri, COMPACTION)) else RunStatus.STOPPED  # see `follow_plan`
 
 
 def _repair_plan(result: Repair, commits: Iterable[Commit]) -> None:
     run = result.run
     try:
-        if len(run.part_ids()) == run.record.parts:
+        if len(run.part_updates()) == run.record.parts:
             return
         problem = f"it has another number of parts than the record ({run.record.parts})"
     except DamagedRunError as error:
         problem = str(error)
+    if run.record.updates:
+        result.impossible.append(f"{PLAN_FILE}: {problem}; the plan of a run that was updated cannot be made again")
+        return
     config = run.record.config
     try:
         names = column_names(config.get("columns", ()))
@@ -218,34 +241,33 @@ def _parsed(content: bytes | None) -> Commit | None:
 
 
 def _remove_commits(run: Run, lost: Sequence[Commit]) -> None:
-    """Remove commits, whether they are objects of their own or were rolled up."""
-    names = {_key(commit) for commit in lost}
-    _remove_rolled_up(run, names)
-    found = ((uri, parse_commit_name(uri)) for uri in commit_objects(run.uri))
-    objects.delete([uri for uri, name in found if name is not None and (name.part_id, name.chunk) in names])
+    remove_commits(run.uri, _is_among({_key(commit) for commit in lost}))
 
 
-def _remove_rolled_up(run: Run, names: Collection[tuple[str, int]]) -> None:
-    """Remove the rolled-up commits of chunks, given by part and number."""
-    for uri in rolled_up_files(run.uri):
-        rows = read_rolled_up(uri)
-        kept = [row for row in rows if (row["part_id"], row["chunk"]) not in names]
-        if len(kept) < len(rows):
-            if kept:
-                put_rolled_up(run.uri, kept)
-            objects.delete([uri])
+def _is_among(names: Collection[tuple[str, int]]) -> Callable[[pa.Table], pa.Array]:
+    """Whether each row of a table is a chunk among `names`, given by part and number."""
+
+    def is_among(table: pa.Table) -> pa.Array:
+        keys = zip(table["part_id"].to_pylist(), table["chunk"].to_pylist(), strict=True)
+        return pa.array([key in names for key in keys], pa.bool_())
+
+    return is_among
 
 
 # ------------------------------------------------------------------------------------------------------------ data
 def _repair_data(result: Repair, commits: list[Commit]) -> None:
     run = result.run
-    compacted, compaction_is_damaged = _compaction(run)
+    updates, number = _plan_of(run)
+    if number:
+        commits = [commit for commit in commits if commit.part_id in updates]
+    compaction, compaction_is_damaged = _compaction(run)
+    is_updating = compaction is not None and compaction.update < number
     own = [file for commit in commits for file in commit.files]
-    named = own if compacted is None else compacted
+    named = current_files(commits, compaction, updates)
     stored = list(_sound_files(run, named))
     sound = {each.file.path for each in stored}
     broken = [file.path for file in named if file.path not in sound]
-    if compacted is None and (broken or compaction_is_damaged):
+    if compaction is None and (broken or compaction_is_damaged):
         # If the run was compacted, and only the object that says so is lost, the rows are in files that it named.
         stored += _sound_files(run, _compacted_files(run, {file.path for file in own}))
     homes = _homes(commits, stored, len(run.record.classifier_digests))
@@ -255,11 +277,11 @@ def _repair_data(result: Repair, commits: list[Commit]) -> None:
         len(run.record.classifier_digests) * sum(commit.utterances for commit in commits)
     )
     open_parts = run.record.parts - len(parts_done(ledger_table(commits)))
-    was_finished = run.status == RunStatus.DONE or compacted is not None or compaction_is_damaged
+    was_finished = run.status == RunStatus.DONE or compaction_is_damaged or (compaction is not None and not is_updating)
     complete = not lost and not open_parts and committed_only
     if was_finished and complete and (broken or compaction_is_damaged):
-        _write_compaction(result, used, {file.path for file in own})
-    elif lost or (was_finished and not complete):
+        _write_compaction(result, used, {file.path for file in own}, number)
+    elif lost or (was_finished and not complete) or (is_updating and broken):
         _uncompact(result, commits, homes)
         _remove_commits(run, lost)
         result.chunks = len(lost)
@@ -274,20 +296,21 @@ def _repair_status(result: Repair, commits: Sequence[Commit], *, finished: bool)
         if run.status in (RunStatus.DONE, RunStatus.RUNNING):
             result.run = run.save(status=RunStatus.STOPPED, reason=None)
         return
-    remove_orphans(run.uri, read_compaction(run.uri) or [])
+    compaction = read_compaction(run.uri)
+    remove_orphans(run.uri, compaction.files if compaction else ())
     totals = Totals.from_ledger(ledger_table(commits))
     if run.record.totals != totals:
         result.made.append("the totals in the record were made again from the commits")
         result.run = run.save(totals=totals)
 
 
-def _compaction(run: Run) -> tuple[list[DataFile] | None, bool]:
+def _compaction(run: Run) -> tuple[Compaction | None, bool]:
     """The compacted files, and whether the object that names them must be made again."""
     try:
-        files = read_compaction(run.uri)
+        compaction = read_compaction(run.uri)
     except DamagedRunError:
         return None, True
-    return files, files is None and run.status == RunStatus.DONE
+    return compaction, compaction is None and run.status == RunStatus.DONE
 
 
 def _sound_files(run: Run, files: Iterable[DataFile]) -> Iterator[_Stored]:
@@ -332,11 +355,11 @@ def _homes(
     return homes
 
 
-def _write_compaction(result: Repair, files: Sequence[DataFile], own: set[str]) -> None:
+def _write_compaction(result: Repair, files: Sequence[DataFile], own: set[str], update: int) -> None:
     """Name the files that hold all rows, compacted if they are still those of the commits."""
     if any(file.path in own for file in files):
-        files = [compact_group(result.run.uri, table, group) for table, group in compaction_groups(files)]
-    write_compaction(result.run.uri, files)
+        files = [compact_group(result.run.uri, *group) for group in compaction_groups(files)]
+    write_compaction(result.run.uri, files, update)
     result.made.append(f"{COMPACTION} was made again: it names {len(files)} files")
 
 
@@ -358,7 +381,7 @@ def _uncompact(result: Repair, commits: Sequence[Commit], homes: dict[tuple[str,
             files = [file for file in homes[key] if file.path in own] + parts[key]
             renewed = replace(commit, files=tuple(files))
             objects.put(uris.join(run.uri, renewed.path), encode_commit(renewed))
-    _remove_rolled_up(run, parts.keys())  # once the renewed commits are rolled up too, either could count
+    remove_rolled_up(run.uri, _is_among(parts.keys()))  # once the renewed commits are rolled up too, either could count
     objects.delete([uris.join(run.uri, COMPACTION)])
 
 

@@ -1,14 +1,15 @@
 """A RUN: the directory or prefix that holds the results of a corpus, and how to read it.
 
 `run.json` holds configuration, fingerprint, versions, totals and status; `plan.parquet` holds the parts; the data files
-are those that the commits name (`pipeline.runs.commit`).
+are those that the commits of these parts name (`pipeline.runs.commit`). Commits of other parts, which an update of the
+plan left behind (`pipeline.runs.update`), do not count.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, Final, TypeVar
@@ -25,8 +26,8 @@ from pipeline.runs.compact import read_compaction
 from pipeline.runs.damage import NOT_PARQUET, damaged, first_damaged_file, first_lost_file
 from pipeline.runs.fingerprint import has_earlier_rules
 from pipeline.runs.lease import is_lease_free
-from pipeline.runs.ledger import parts_done, read_commits, read_committed_chunks, read_ledger
-from pipeline.runs.record import RunRecord
+from pipeline.runs.ledger import of_parts, parts_done, read_commits, read_committed_chunks, read_ledger
+from pipeline.runs.record import PlanUpdate, RunRecord
 from pipeline.runs.status import RunStatus
 from pipeline.runs.totals import Totals
 from pipeline.schemas import TABLES
@@ -37,6 +38,7 @@ T = TypeVar("T")
 RECORD: Final = "run.json"
 RECORD_COPY: Final = "control/run.json"  # as it was when the driver was started last
 PLAN_FILE: Final = "plan.parquet"
+_PLAN_BATCH: Final = 1 << 16
 QUARANTINE: Final = "quarantine"  # one object for each part that `pipeline.stages.quarantine` keeps a record of
 
 
@@ -117,6 +119,40 @@ class Run:
             table = pq.read_table(file, columns=columns)
             return table.select(columns) if columns else table
 
+    def plan_batches(self) -> Iterator[pa.RecordBatch]:
+        """The parts, of schema `PLAN`, some thousands at a time.
+
+        Raises:
+            DamagedRunError: the plan is lost or cannot be read.
+        """
+        with self._open_plan() as file:
+            yield from map(_with_added_columns, pq.ParquetFile(file).iter_batches(batch_size=_PLAN_BATCH))
+
+    def plan_update(self) -> PlanUpdate | None:
+        """The update that wrote the stored plan; None if it is the one that created the run. Reads its footer only.
+
+        Raises:
+            DamagedRunError: the plan is lost or cannot be read.
+        """
+        return PlanUpdate.from_metadata(self.plan_metadata())
+
+    def plan_metadata(self) -> Mapping[bytes, bytes]:
+        """The metadata of the stored plan; reads its footer only.
+
+        Raises:
+            DamagedRunError: the plan is lost or cannot be read.
+        """
+        with self._open_plan() as file:
+            return pq.read_schema(file).metadata or {}
+
+    def counted_parts(self) -> pa.Array | None:
+        """Ids of the parts whose commits count; None if all do: the plan was never updated.
+
+        Raises:
+            DamagedRunError: the plan is lost or cannot be read.
+        """
+        return None if self.plan_update() is None else self.plan(["part_id"])["part_id"].combine_chunks()
+
     def plan_without(self, done: pa.Array) -> pa.Table:
         """The parts whose ids are not among `done`; a plan of millions of parts is never whole in memory.
 
@@ -124,23 +160,24 @@ class Run:
             DamagedRunError: the plan is lost or cannot be read.
         """
         with self._open_plan() as file:
-            batches = pq.ParquetFile(file).iter_batches(batch_size=1 << 16)
+            batches = pq.ParquetFile(file).iter_batches(batch_size=_PLAN_BATCH)
             remaining = [
                 _with_added_columns(batch.filter(pc.invert(pc.is_in(batch["part_id"], done)))) for batch in batches
             ]
             return pa.Table.from_batches(remaining, schema=PLAN)
 
-    def part_ids(self) -> list[str]:
-        """The ids of all parts; reads every column of the plan.
+    def part_updates(self) -> dict[str, int]:
+        """The id of each part, and the number of the update that planned it; reads every column of the plan.
 
         Raises:
             DamagedRunError: the plan is lost or cannot be read.
         """
         with self._open_plan() as file:
-            ids: list[str] = []
-            for batch in pq.ParquetFile(file).iter_batches(batch_size=1 << 16):
-                ids += batch["part_id"].to_pylist()
-            return ids
+            found: dict[str, int] = {}
+            for batch in map(_with_added_columns, pq.ParquetFile(file).iter_batches(batch_size=_PLAN_BATCH)):
+                numbers = batch["update"].fill_null(0).to_pylist()
+                found.update(zip(batch["part_id"].to_pylist(), numbers, strict=True))
+            return found
 
     def plan_size(self) -> int:
         """Number of parts in the stored plan; reads its footer only.
@@ -169,7 +206,7 @@ class Run:
         """
         with self._open_plan() as file:
             ids = pa.array(sorted(part_ids), pa.string())
-            batches = pq.ParquetFile(file).iter_batches(batch_size=1 << 16)
+            batches = pq.ParquetFile(file).iter_batches(batch_size=_PLAN_BATCH)
             earlier = has_earlier_rules(self.record.fingerprint)
             return [
                 Part.from_row(row, earlier)
@@ -178,24 +215,41 @@ class Run:
             ]
 
     def commits(self) -> Iterator[Commit]:
-        """Every commit."""
-        return read_commits(self.uri)
+        """Every commit that counts.
+
+        Raises:
+            DamagedRunError: a commit or the plan cannot be read.
+        """
+        parts = self.counted_parts()
+        counted = None if parts is None else frozenset(parts.to_pylist())
+        return (commit for commit in read_commits(self.uri) if counted is None or commit.part_id in counted)
+
+    def ledger(self) -> pa.Table:
+        """A row of schema `LEDGER` for each commit that counts.
+
+        Raises:
+            DamagedRunError: a commit or the plan cannot be read.
+        """
+        return of_parts(read_ledger(self.uri).table, self.counted_parts())
 
     def totals(self) -> Totals:
         """Sums over the commits. A finished run has them in its record."""
         if self.status == RunStatus.DONE and self.record.totals is not None:
             return self.record.totals
-        return Totals.from_ledger(read_ledger(self.uri).table)
+        return Totals.from_ledger(self.ledger())
 
     def parts_done(self) -> set[str]:
         """Ids of the parts whose chunks are all committed."""
-        return set(parts_done(read_committed_chunks(self.uri)).to_pylist())
+        return set(parts_done(of_parts(read_committed_chunks(self.uri), self.counted_parts())).to_pylist())
 
     def files(self) -> dict[str, list[DataFile]]:
         """The files that hold the committed rows, by table (`transcripts`, `labels`, `errors`)."""
-        files = read_compaction(self.uri)
-        if files is None:
+        compaction = read_compaction(self.uri)
+        if compaction is None:
             files = [file for commit in self.commits() for file in commit.files]
+            compaction = read_compaction(self.uri)  # finishing a run removes commits after it has stored this
+        if compaction is not None:
+            files = list(compaction.files)
         return {table: [file for file in files if file.table == table] for table in TABLES}
 
     def read(self, call: Callable[[dict[str, list[DataFile]]], T]) -> T:
@@ -260,6 +314,11 @@ def _with_added_columns(plan: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def write_plan(uri: str, plan: pa.Table) -> None:
-    """Store the plan. It is written before `run.json`: a run that has a record has its plan."""
+    """Store the plan. It is written before `run.json`: a run that has a record has its plan.
+
+    Args:
+        uri: of the run.
+        plan: of schema `PLAN`; its metadata is stored, too.
+    """
     schema = PLAN.with_metadata({**PLAN.metadata, **(plan.schema.metadata or {})})  # with what was left out
     objects.put(uris.join(uri, PLAN_FILE), encode_table(plan.cast(schema)))

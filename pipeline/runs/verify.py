@@ -5,6 +5,9 @@ its content, it belongs to a part of the plan, and its chunk follows the chunks 
 file (those of the commits, or the compacted ones once the run has them) is stored whole, with the bytes of its SHA-256;
 and it has as many rows of each chunk as the commits say. For a run that is done, in addition: every part of the plan is
 committed to its last chunk, the totals of the record are the sums of the commits, and there are no orphaned data files.
+
+In a run whose update has not ended (`pipeline.runs.update`) there may be commits of parts that left the plan. Its
+current data files are the compacted ones of before, with rows of these parts, and those of the commits of new parts.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -22,7 +25,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import DamagedRunError
 from pipeline.runs.commit import Commit, CommitName, DataFile, commit_objects, is_orphan, parse_commit
-from pipeline.runs.compact import COMPACTION, read_compaction
+from pipeline.runs.compact import COMPACTION, Compaction, read_compaction
 from pipeline.runs.damage import NOT_PARQUET, content_problem
 from pipeline.runs.ledger import (
     fetch_commit_objects,
@@ -103,27 +106,33 @@ def verify(run: Run) -> Verification:
 
 def _verify(run: Run) -> Verification:
     problems: list[Problem] = []
-    commits, commit_problems = _read_commits(run)
+    all_commits, commit_problems = _read_commits(run)
     plan, plan_problems = _read_plan(run)
-    problems += [*commit_problems, *plan_problems, *_check_commits(commits, set(plan))]
+    counted = [commit for commit in all_commits if commit.part_id in plan.updates]
+    has_left = plan.number > 0 and run.status != RunStatus.DONE
+    commits = counted if has_left else all_commits
+    problems += [*commit_problems, *plan_problems, *_check_commits(commits, plan.updates)]
+    compaction: Compaction | None
     try:
-        compacted = read_compaction(run.uri)
+        compaction = read_compaction(run.uri)
     except DamagedRunError as error:
         problems.append(Problem(COMPACTION, f"cannot be read: {error.__cause__}"))
-        compacted = []
-    files = compacted if compacted is not None else [file for commit in commits for file in commit.files]
+        compaction = Compaction((), plan.number)
+    files = current_files(commits, compaction, plan.updates)
     stored = _RowCounts()
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         checks = pool.map(lambda file: check_file(run.uri, file), files)
         for file, (messages, counts) in zip(files, checks, strict=True):
             problems += [Problem(file.path, message) for message in messages]
             stored += counts
+    if compaction is not None and compaction.update < plan.number:
+        stored = _RowCounts({key: rows for key, rows in stored.items() if key.part_id in plan.updates})
     problems += _check_counts(commits, stored, len(run.record.classifier_digests))
     if run.status == RunStatus.DONE:
-        problems += _check_done(run, commits, plan, files)
+        problems += _check_done(run, commits, plan.updates, files)
     done = len(parts_done(ledger_table(commits)))
     rows, size = sum(file.rows for file in files), sum(file.size for file in files)
-    return Verification(tuple(problems), len(plan), done, len(commits), len(files), rows, size)
+    return Verification(tuple(problems), len(plan.updates), done, len(commits), len(files), rows, size)
 
 
 def _read_commits(run: Run) -> tuple[list[Commit], list[Problem]]:
@@ -163,23 +172,49 @@ def _rolled_up_commits(run: Run) -> Iterator[tuple[str, bytes | Problem]]:
             yield path, row["content"].encode()
 
 
-def _read_plan(run: Run) -> tuple[list[str], list[Problem]]:
-    """The ids of the parts; none if the plan cannot be read."""
+class _Plan(NamedTuple):
+    """The stored plan: for each part, by its id, the number of the update that planned it; and its own number."""
+
+    updates: Mapping[str, int]
+    number: int
+
+
+def _read_plan(run: Run) -> tuple[_Plan, list[Problem]]:
+    """The plan; without parts if it cannot be read."""
     try:
-        ids = run.part_ids()
+        updates = run.part_updates()
+        update = run.plan_update()
     except DamagedRunError as error:
         is_lost = isinstance(error.__cause__, FileNotFoundError)
-        return [], [Problem(PLAN_FILE, "is lost" if is_lost else f"cannot be read: {error.__cause__}")]
-    if len(ids) != run.record.parts:
-        return ids, [Problem(PLAN_FILE, f"has {len(ids)} parts, but the record says {run.record.parts}")]
-    return ids, []
+        return _Plan({}, 0), [Problem(PLAN_FILE, "is lost" if is_lost else f"cannot be read: {error.__cause__}")]
+    plan = _Plan(updates, update.number if update else 0)
+    # The record of a run that was killed at the start of an update is that of the plan before.
+    if len(updates) != run.record.parts and update == run.record.last_update:
+        return plan, [Problem(PLAN_FILE, f"has {len(updates)} parts, but the record says {run.record.parts}")]
+    return plan, []
+
+
+def current_files(
+    commits: Iterable[Commit], compaction: Compaction | None, updates: Mapping[str, int]
+) -> list[DataFile]:
+    """The files that hold the rows of commits, and in a run that is being updated those of the state before.
+
+    Args:
+        commits: those that count.
+        compaction: of the run; None if it has none.
+        updates: the number of the update that planned each part, by id.
+    """
+    if compaction is None:
+        return [file for commit in commits for file in commit.files]
+    later = (commit for commit in commits if updates.get(commit.part_id, 0) > compaction.update)
+    return [*compaction.files, *(file for commit in later for file in commit.files)]
 
 
 def _relative_path(run: Run, uri: str) -> str:
     return uri.removeprefix(run.uri.rstrip("/") + "/")
 
 
-def _check_commits(commits: Sequence[Commit], plan: set[str]) -> Iterator[Problem]:
+def _check_commits(commits: Sequence[Commit], plan: Container[str]) -> Iterator[Problem]:
     for commit in commits:
         if commit.part_id not in plan:
             yield Problem(commit.path, f"the plan has no part {commit.part_id}")
@@ -240,7 +275,7 @@ def committed_rows(commit: Commit, classifiers: int) -> Counter[ChunkOfTable]:
 
 
 def _check_done(
-    run: Run, commits: Sequence[Commit], plan: Sequence[str], files: Sequence[DataFile]
+    run: Run, commits: Sequence[Commit], plan: Iterable[str], files: Sequence[DataFile]
 ) -> Iterator[Problem]:
     table = ledger_table(commits)
     done = set(parts_done(table).to_pylist())

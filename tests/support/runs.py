@@ -135,7 +135,7 @@ def _commit(part: str, chunk: int, rows: pa.Table, errors: pa.Table | None, firs
 def compact(run: Run) -> Run:
     """Compact the files of a run, as finishing it does."""
     files = [file for commit in read_commits(run.uri) for file in commit.files]
-    write_compaction(run.uri, [compact_group(run.uri, table, group) for table, group in compaction_groups(files)])
+    write_compaction(run.uri, [compact_group(run.uri, *group) for group in compaction_groups(files)])
     return run
 
 

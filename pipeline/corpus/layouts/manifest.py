@@ -138,7 +138,8 @@ def _check_rows(part: Part, rows: Iterable[bytes]) -> None:
     Raises:
         InputChangedError: they have changed.
     """
-    found = Part(MANIFEST.kind, 0, part.uri, start=part.start, end=part.end, content=manifest_content(rows))
+    content = manifest_content(rows)
+    found = Part(MANIFEST.kind, 0, part.uri, start=part.start, end=part.end, content=content, update=part.update)
     if found.part_id != part.part_id:
         raise InputChangedError(f"{part.uri}: bytes {part.start} to {part.end} have changed since they were planned")
 

@@ -524,7 +524,7 @@ def test_a_run_that_is_compacted_during_the_evaluation_is_read_again(tmp_path):
         calls.append(len(files["transcripts"]))
         if len(calls) == 1:
             runs.compact(run)
-            remove_orphans(run.uri, read_compaction(run.uri))
+            remove_orphans(run.uri, read_compaction(run.uri).files)
         return reading.open_files(run.uri, "transcripts", [f.path for f in files["transcripts"]]).count_rows()
 
     assert run.read(read) == 60

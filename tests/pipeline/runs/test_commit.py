@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.corpus.parts import plan_table
 from pipeline.runs.commit import (
     Commit,
     commit_objects,
@@ -21,7 +22,7 @@ from pipeline.runs.commit import (
 )
 from pipeline.runs.ledger import read_commits
 from pipeline.runs.record import RunRecord
-from pipeline.runs.run import Run
+from pipeline.runs.run import PLAN_FILE, Run, write_plan
 from pipeline.schemas import ERRORS, TRANSCRIPTS
 from pipeline.storage import objects
 from sewd_model.engine_status import EngineStatus
@@ -77,11 +78,18 @@ def tables(*texts):
 
 def visible_texts(run):
     """The transcripts that a reader sees."""
-    return sorted(Run(run, RunRecord({})).dataset("transcripts").to_table()["text"].to_pylist())
+    return sorted(planned(run).dataset("transcripts").to_table()["text"].to_pylist())
+
+
+def planned(run):
+    """The run, which has a plan."""
+    write_plan(run, plan_table([]))
+    return Run(run, RunRecord({}))
 
 
 def stored_paths(run):
-    return sorted(found.uri.removeprefix(f"{run}/") for found in objects.list_objects(run))
+    stored = (found.uri.removeprefix(f"{run}/") for found in objects.list_objects(run))
+    return sorted(path for path in stored if path != PLAN_FILE)
 
 
 def test_a_chunk_is_read_as_it_was_written(run):
@@ -99,7 +107,7 @@ def test_a_chunk_is_read_as_it_was_written(run):
 
 def test_a_chunk_without_rows_is_committed(run):
     write_chunk(run, make_commit(last=True, utterances=0), tables())
-    assert Run(run, RunRecord({})).parts_done() == {PART}
+    assert planned(run).parts_done() == {PART}
     assert stored_paths(run) == [f"commits/ab/{PART}-00000.last.json"]
     assert visible_texts(run) == []
 
@@ -128,7 +136,7 @@ def test_a_chunk_that_is_killed_at_any_put_is_not_committed_and_not_visible(run,
     # The next start processes the chunk again; finishing the run removes the files of the first attempt.
     write_chunk(run, make_commit(1, last=True), {"transcripts": transcripts("again"), "errors": errors})
     assert visible_texts(run) == ["again", "before"]
-    assert Run(run, RunRecord({})).parts_done() == {PART}
+    assert planned(run).parts_done() == {PART}
     removed = remove_orphans(run, [file for commit in read_commits(run) for file in commit.files])
     assert removed == (1 if killed_at > 1 else 0)  # `errors` has equal bytes, hence the same name: it is not an orphan
     assert visible_texts(run) == ["again", "before"]
@@ -187,7 +195,7 @@ def test_only_orphans_and_temporary_files_are_removed(run):
     for name in litter + kept:
         objects.put(f"{run}/{name}", b"x")
     assert remove_orphans(run, commit.files) == len(litter)
-    assert stored_paths(run) == sorted([*kept, commit.path, commit.files[0].path])
+    assert stored_paths(run) == sorted({*kept, commit.path, commit.files[0].path} - {PLAN_FILE})
     assert remove_orphans(run, commit.files) == 0
 
 
@@ -201,7 +209,7 @@ def test_the_name_of_a_commit_holds_its_part_its_chunk_and_whether_it_is_the_las
 
 
 def test_a_run_without_commits_has_no_parts_and_no_orphans(run):
-    assert Run(run, RunRecord({})).parts_done() == set()
+    assert planned(run).parts_done() == set()
     assert list(read_commits(run)) == []
     assert remove_orphans(run, []) == 0
 

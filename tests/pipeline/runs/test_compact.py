@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 import pipeline
 from pipeline.runs import compact as compact_module
 from pipeline.runs.commit import DataFile, remove_orphans
-from pipeline.runs.compact import COMPACTION, compact_group, compaction_groups, read_compaction, write_compaction
+from pipeline.runs.compact import (
+    COMPACTION,
+    Compaction,
+    compact_group,
+    compaction_groups,
+    read_compaction,
+    write_compaction,
+)
 from pipeline.runs.ledger import read_commits
 from pipeline.schemas import TABLES
 from tests.support import runs
@@ -28,7 +35,7 @@ def committed_files(run):
 
 
 def files_of(run, table):
-    return [file for file in read_compaction(run.uri) or () if file.table == table]
+    return [file for file in read_compaction(run.uri).files if file.table == table]
 
 
 def write_run(path, rows=ROWS, chunk=CHUNK):
@@ -101,7 +108,7 @@ def test_a_small_run_is_one_row_group(run):
 
 def test_compaction_json_describes_its_files(run, tmp_path):
     runs.compact(run)
-    for file in read_compaction(run.uri):
+    for file in read_compaction(run.uri).files:
         data = (tmp_path / "run" / file.path).read_bytes()
         assert (file.size, file.sha256) == (len(data), hashlib.sha256(data).hexdigest())
         assert file.path == f"{file.table}/all-{file.sha256[:16]}.parquet"
@@ -118,7 +125,7 @@ def test_compacting_again_makes_the_same_files(run):
 def test_commits_are_not_changed(run, tmp_path):
     before = {path: path.read_bytes() for path in (tmp_path / "run/commits").rglob("*.json")}
     runs.compact(run)
-    remove_orphans(run.uri, read_compaction(run.uri))
+    remove_orphans(run.uri, read_compaction(run.uri).files)
     assert {path: path.read_bytes() for path in (tmp_path / "run/commits").rglob("*.json")} == before
 
 
@@ -128,8 +135,8 @@ def test_commits_are_not_changed(run, tmp_path):
 @pytest.mark.parametrize("done", range(4))
 def test_readers_of_a_run_killed_before_compaction_json_see_the_rows_of_the_commits(run, tmp_path, done):
     before, files = read_tables(run), on_disk(run, tmp_path / "run")
-    for table, group in list(compaction_groups(committed_files(run)))[:done]:
-        compact_group(run.uri, table, group)
+    for group in list(compaction_groups(committed_files(run)))[:done]:
+        compact_group(run.uri, *group)
     assert read_compaction(run.uri) is None
     after = read_tables(run)
     assert all(after[name].equals(before[name]) for name in TABLES)
@@ -142,9 +149,9 @@ def test_readers_of_a_run_killed_after_compaction_json_see_every_row_once(run, t
     runs.compact(run)
     for orphans in (small, 0):
         assert all(read_tables(run)[name].equals(before[name]) for name in TABLES)
-        assert remove_orphans(run.uri, read_compaction(run.uri)) == orphans
+        assert remove_orphans(run.uri, read_compaction(run.uri).files) == orphans
     assert all(read_tables(run)[name].equals(before[name]) for name in TABLES)
-    assert on_disk(run, tmp_path / "run") == sorted(file.path for file in read_compaction(run.uri))
+    assert on_disk(run, tmp_path / "run") == sorted(file.path for file in read_compaction(run.uri).files)
 
 
 def test_compaction_json_is_put_after_the_last_file(run, tmp_path, monkeypatch):
@@ -163,7 +170,7 @@ def test_a_run_without_rows(tmp_path):
     run = runs.write_run(tmp_path / "run", runs.transcripts([]))
     assert read_compaction(run.uri) is None
     runs.compact(run)
-    assert read_compaction(run.uri) == []
+    assert read_compaction(run.uri).files == ()
     assert all(table.num_rows == 0 and table.schema.equals(TABLES[name]) for name, table in read_tables(run).items())
 
 
@@ -203,7 +210,7 @@ def test_groups_split_the_files_of_each_table_in_order_and_are_as_large_as_allow
         patch.setattr(compact_module, "FILE_BYTES", 100)
         groups = list(compaction_groups(files))
     for table in TABLES:
-        of_table = [group for name, group in groups if name == table]
+        of_table = [group.files for group in groups if group.table == table]
         assert [file for group in of_table for file in group] == [file for file in files if file.table == table]
         for group in of_table:
             assert len(group) == 1 or sum(file.size for file in group) <= 100
@@ -214,4 +221,4 @@ def test_groups_split_the_files_of_each_table_in_order_and_are_as_large_as_allow
 def test_compaction_json_is_read_as_it_was_written(tmp_path):
     files = [DataFile("errors", "errors/all-1.parquet", 3, 99, "f" * 64), DataFile("labels", "labels/ü", 1, 2, "0")]
     write_compaction(str(tmp_path), iter(files))
-    assert read_compaction(str(tmp_path)) == files
+    assert read_compaction(str(tmp_path)) == Compaction(tuple(files))

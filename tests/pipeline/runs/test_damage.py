@@ -56,7 +56,7 @@ def made(tmp_path_factory) -> dict[str, Path]:
 
 
 def compact_groups(run, groups):
-    return [compact_group(run, table, files) for table, files in groups]
+    return [compact_group(run, *group) for group in groups]
 
 
 def commit_part(run: Run, part: str, number: int, chunks: tuple[int, ...] = (0, 1)) -> None:

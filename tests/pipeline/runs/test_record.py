@@ -6,9 +6,10 @@ import json
 
 import pytest
 
+from pipeline.corpus.parts import plan_table
 from pipeline.errors import UsageError
 from pipeline.runs.record import Attempt, RunRecord, WorkSummary
-from pipeline.runs.run import Run
+from pipeline.runs.run import Run, write_plan
 from pipeline.runs.status import RunStatus
 from pipeline.runs.totals import Totals
 
@@ -73,6 +74,7 @@ def test_a_status_of_another_version_is_unknown_and_is_kept(tmp_path, status):
     run = Run.open(tmp_path)
     assert run.status is RunStatus.UNKNOWN
     assert not run.is_interrupted()
+    write_plan(run.uri, plan_table([]))
     assert run.totals() == Totals()
     run.save(reason="why")
     assert json.loads((tmp_path / "run.json").read_text()) == {"status": status, "reason": "why"}
