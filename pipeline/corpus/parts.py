@@ -47,11 +47,12 @@ PLAN = pa.schema(
         _field("uri", pa.string(), "the manifest, shard or Parquet file; null for files"),
         _field("name", pa.string(), "path of a shard or Parquet file relative to its INPUT, without extension"),
         _field("version", pa.string(), "size and ETag or mtime of `uri`; null for a manifest"),
-        _field("start", pa.int64(), "first byte of a manifest, row of a table, or row group of a Parquet file"),
-        _field("end", pa.int64(), "one past the last byte, row or row group"),
+        _field("start", pa.int64(), "first byte of a manifest or shard, row of a table, row group of a Parquet file"),
+        _field("end", pa.int64(), "one past the last byte, row or row group; null: to the end"),
         _field("items", pa.list_(ITEM), "the files, where `kind` is files", nullable=False),
         _field("rows", pa.int64(), "number of utterances, where known without reading the part"),
         _field("lines", pa.binary(), "the rows of a table as JSON lines, compressed by zlib, where `kind` is table"),
+        _field("state", pa.string(), "what reading a shard from `start` on depends on besides its bytes, as JSON"),
         _field("limit", pa.int64(), "read no more utterances than this"),
         _field("bytes", pa.int64(), "size, measured or estimated", nullable=False, unit="bytes"),
         _field("duplicates", pa.list_(DUPLICATE), "rows whose utt_id an earlier row of the plan has", nullable=False),
@@ -110,6 +111,7 @@ class Part:
         keys: while planning, a 64-bit digest of each row's unique key, where ids are known without reading the part.
         offsets: while planning, the first byte of each row of a manifest. With `keys` 16 bytes a row, so that millions
             of rows fit into memory.
+        ranges: while planning, the first byte of each row of a shard, and one past its last.
         earlier_rules: while reading, make ids and rows as version 0.1.0 did, which began the run.
     """
 
@@ -123,6 +125,7 @@ class Part:
     items: tuple[Item, ...] = ()
     rows: int | None = None
     lines: _Bytes = field(default=b"", repr=False)
+    state: str = field(default="", repr=False)
     limit: int | None = None
     duplicates: tuple[Duplicate, ...] = ()
     part_id: str = ""
@@ -130,6 +133,7 @@ class Part:
     content: str = field(default="", repr=False, compare=False)
     keys: array[int] = field(default_factory=lambda: _NO_KEYS, repr=False, compare=False)
     offsets: array[int] = field(default_factory=lambda: _NO_KEYS, repr=False, compare=False)
+    ranges: array[int] = field(default_factory=lambda: _NO_KEYS, repr=False, compare=False)
     earlier_rules: bool = field(default=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -172,7 +176,8 @@ class Part:
             end=row["end"],
             items=tuple(Item(**item) for item in row["items"]),
             rows=row["rows"],
-            lines=row.get("lines") or b"",  # plans of version 0.1.0 have no such column
+            lines=row.get("lines") or b"",  # plans of version 0.1.0 have no such columns
+            state=row.get("state") or "",
             limit=row["limit"],
             duplicates=tuple(Duplicate(**duplicate) for duplicate in row["duplicates"]),
             part_id=row["part_id"],
@@ -186,6 +191,8 @@ class Part:
             return self.items[row].uri
         if self.offsets:
             return manifest_row_location(self.uri, self.offsets[row])
+        if self.ranges:
+            return byte_range_location(self.uri, *self.ranges[2 * row : 2 * row + 2])
         return table_row_location(self.uri, (self.start or 0) + row)
 
 
@@ -200,6 +207,7 @@ def plan_table(parts: Sequence[Part]) -> pa.Table:
             "uri": [part.uri or None for part in group],
             "name": [part.name or None for part in group],
             "lines": [part.lines or None for part in group],
+            "state": [part.state or None for part in group],
             "items": [_as_dicts(part.items) for part in group],
             "duplicates": [_as_dicts(part.duplicates) for part in group],
             "update": [part.update or None for part in group],
@@ -219,6 +227,11 @@ def _as_dicts(rows: tuple[Item, ...] | tuple[Duplicate, ...]) -> Sequence[dict[s
 def manifest_row_location(manifest: str, offset: int) -> str:
     """Where a row of a manifest is, in words."""
     return f"{manifest}, row at byte {offset}"
+
+
+def byte_range_location(uri: str, start: int, end: int) -> str:
+    """Where a range of an object is, in words."""
+    return f"{uri}[{start}:{end}]"
 
 
 def table_row_location(table: str, row: int) -> str:

@@ -54,7 +54,8 @@ def plan(
 
     Args:
         inputs: files, directories, globs, manifests (.jsonl), tar shards, Parquet files; any fsspec URI.
-        part_bytes: a part is closed at this size; a shard, or a row group of a Parquet file, is never divided.
+        part_bytes: a part is closed at this size; a row group of a Parquet file, or a shard that is compressed, small,
+            or one of many, is not divided.
         limit: plan only the first `limit` utterances.
         columns: names that tables and manifests have for keys of a manifest, by these keys.
 

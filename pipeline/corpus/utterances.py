@@ -11,7 +11,7 @@ from typing import BinaryIO, NoReturn
 
 from pipeline.corpus.metadata import ManifestRow, UtteranceMeta, manifest_utt_id
 from pipeline.corpus.naming import resolve, spellings
-from pipeline.corpus.parts import Part
+from pipeline.corpus.parts import Part, byte_range_location
 from pipeline.errors import AudioError, ErrorCode, InputChangedError
 from pipeline.storage import objects, uris
 from pipeline.storage.objects import Object
@@ -58,9 +58,9 @@ class Utterance:
     @property
     def where(self) -> str:
         """Where it is found, for messages."""
-        if self.source_location or self.byte_start is None:
+        if self.source_location or self.byte_start is None or self.byte_end is None:
             return self.source_location or self.uri
-        return f"{self.uri}[{self.byte_start}:{self.byte_end}]"
+        return byte_range_location(self.uri, self.byte_start, self.byte_end)
 
 
 def broken_utterance(utt_id: str, uri: str, problem: AudioError, size: int = 0) -> Utterance:

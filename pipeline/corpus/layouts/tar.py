@@ -2,8 +2,13 @@
 
 `KEY.wav` (or any audio extension) with `KEY.txt`, its reference, and `KEY.json`, its metadata. Where only one of the
 neighbours that are equal up to the first dot of their names is audio, they are one sample too, as WebDataset has it,
-if what stands between the dots is a role: `KEY.audio.wav` with `KEY.meta.json`. A shard is read as a stream, from its
-start, and never divided: its headers are spread over the whole object.
+if what stands between the dots is a role: `KEY.audio.wav` with `KEY.meta.json`.
+
+A shard is read as a stream. A large one that is not compressed is cut into parts between its samples, so that several
+tasks can read it. Where its samples begin is found by reading its headers, from the first one on, when the run is
+planned: bytes in the middle of an archive may look like a header and not be one (audio, or an archive in an archive),
+so a search from the middle would be a guess. What a part depends on besides its bytes is stored with it (`_Start`), so
+that the parts together give the rows that the whole shard gives.
 """
 
 from __future__ import annotations
@@ -11,21 +16,24 @@ from __future__ import annotations
 import functools
 import gzip
 import io
+import itertools
+import json
 import posixpath
 import re
 import tarfile
 import zlib
+from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from tarfile import HeaderError, ReadError
 from typing import Any, BinaryIO, NamedTuple, Self, cast
 
 import pyarrow as pa
 
 from pipeline.corpus.layout import Layout, Listing, chain_parts
-from pipeline.corpus.metadata import UtteranceMeta, parse_meta
+from pipeline.corpus.metadata import UtteranceMeta, parse_meta, unique_key
 from pipeline.corpus.naming import AUDIO_SUFFIXES, composed, is_hidden, relative_path, stem, suffix
-from pipeline.corpus.parts import Part
+from pipeline.corpus.parts import Part, key_digest
 from pipeline.corpus.utterances import (
     MAX_TEXT_BYTES,
     AudioOpener,
@@ -37,10 +45,19 @@ from pipeline.corpus.utterances import (
 )
 from pipeline.errors import AudioError, ErrorCode
 from pipeline.storage import objects
+from pipeline.storage.concurrently import ordered_map
+from pipeline.storage.forward import ForwardReader
 from pipeline.storage.objects import Object
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst")
 TAR_BUFFER_BYTES = 2**20
+HEADER_BUFFER_BYTES = 4096
+# Shards of at least this many parts are cut, unless there are so many shards that their number keeps workers busy: to
+# find the samples costs a request for each, or where they are small as much as reading the shard.
+CUT_PARTS = 32
+CUT_SHARDS = 128
+SHARDS_AT_A_TIME = 4
+MAX_STATE_BYTES = 64 * 2**10  # of a part, in the plan
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 # Members are held in memory, since shards are read as streams.
 MAX_MEMBER_BYTES = 2 * 2**30
@@ -70,42 +87,149 @@ _PAX_HEADERS = _EXTENDED_HEADERS[:3]
 
 
 def plan_shards(listing: Listing, part_bytes: int, limit: int | None) -> Iterator[Part]:
-    """A part for each shard; see `Layout.plan`."""
-    planners = (functools.partial(_plan_shard, shard, listing.root) for shard in listing.objects)
-    return chain_parts(planners, limit)
+    """A part for each shard, or several for a large one; see `Layout.plan`."""
+    least_cut = CUT_PARTS * part_bytes if len(listing.objects) <= CUT_SHARDS else _MAX_FILE_BYTES
+
+    def plan_shard(shard: Object, limit: int | None) -> Iterator[Part]:
+        name = stem(relative_path(shard.uri, listing.root))
+        whole = Part(TAR.kind, shard.size, shard.uri, name, shard.version, limit=limit)
+        return _cut(whole, part_bytes) if shard.size >= least_cut else iter([_counted(whole)])
+
+    if limit is None:
+        width = SHARDS_AT_A_TIME if any(shard.size >= least_cut for shard in listing.objects) else 1
+        for parts in ordered_map(lambda shard: list(plan_shard(shard, None)), listing.objects, width):
+            yield from parts
+    else:
+        yield from chain_parts((functools.partial(plan_shard, shard) for shard in listing.objects), limit)
 
 
-def _plan_shard(shard: Object, root: str, limit: int | None) -> Iterator[Part]:
-    # The number of utterances is needed under a limit only: to count them, the whole object has to be read.
-    rows = None if limit is None else _count_audio(shard.uri, limit)
-    name = stem(relative_path(shard.uri, root))
-    yield Part(TAR.kind, shard.size, shard.uri, name, shard.version, rows=rows, limit=limit)
-
-
-def _count_audio(uri: str, enough: int) -> int:
-    """Number of rows that a shard makes, error rows included, counted up to `enough`."""
+def _counted(shard: Part) -> Part:
+    """The part with its number of rows, error rows included, up to its limit; without a limit they are not counted."""
+    if shard.limit is None:
+        return shard
     count = 0
     unused = _Unused()
     try:
-        with objects.open_read(uri) as file, open_tar(file).archive as archive:
-            for sample in _samples(archive, load=False):
-                count += len(sample.audio)
-                unused.add(sample)
-                if count >= enough:
-                    return enough
+        with _open_headers(shard) as file, open_tar(file, HEADER_BUFFER_BYTES).archive as archive:
+            for group in _groups(archive, _Start(), load=False):
+                for sample in group.samples:
+                    count += len(sample.audio)
+                    unused.add(sample)
+                if count >= shard.limit:
+                    break
+        count += unused.problem is not None
     except (*TAR_ERRORS, FileNotFoundError):
-        return min(count + 1, enough)
-    return min(count + (unused.problem is not None), enough)
+        count += 1
+    return replace(shard, rows=min(count, shard.limit))
+
+
+def _open_headers(shard: Part) -> BinaryIO:
+    """The shard as a file whose headers are read, with as little as possible of what is between them."""
+    if "://" not in shard.uri:
+        return objects.open_read(shard.uri)
+    return cast(BinaryIO, ForwardReader(shard.uri, shard.bytes))
+
+
+def _cut(shard: Part, part_bytes: int) -> Iterator[Part]:
+    """Parts of at least `part_bytes`, between samples, up to the limit of rows; the whole shard if it is compressed."""
+    planned = _PlannedPart(shard, _Start(), _Unused(), shard.limit)
+    try:
+        with _open_headers(shard) as file:
+            archive, compressed = open_tar(file, HEADER_BUFFER_BYTES)
+            with archive:
+                for group in () if compressed else _groups(archive, _Start(), load=False):
+                    if group.start.offset - planned.start.offset >= part_bytes:
+                        following = planned.following(group.start)
+                        if len(following.state) <= MAX_STATE_BYTES:
+                            yield planned.part(group.start.offset)
+                            planned = following
+                            if planned.limit == 0:
+                                return
+                    planned.add(group)
+        damaged = False
+    except (*TAR_ERRORS, FileNotFoundError):
+        damaged = True
+    if planned.start.offset:
+        yield planned.last_part(damaged)
+    else:
+        yield _counted(shard)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """A place between two samples, from which a shard can be read.
+
+    Attributes:
+        offset: its byte.
+        pax_headers: the global headers before it, which hold for all members behind them.
+        several: dots in the names divide recordings; see `_groups`.
+    """
+
+    offset: int = 0
+    pax_headers: dict[str, str] = field(default_factory=dict)
+    several: bool = False
+
+    @staticmethod
+    def of(part: Part) -> _Start:
+        """Where a part begins."""
+        state = json.loads(part.state) if part.state else {}
+        return _Start(part.start or 0, state.get("pax_headers", {}), state.get("several", False))
+
+
+class _PlannedPart:
+    """A part of a shard while its samples are found."""
+
+    def __init__(self, shard: Part, start: _Start, before: _Unused, limit: int | None) -> None:
+        self.start, self.limit = start, limit
+        self.state = _state(start, before)
+        self._shard, self._unused = shard, replace(before, names=[*before.names])
+        self._keys, self._ranges = array("Q"), array("Q")
+
+    def add(self, group: _Group) -> None:
+        for sample in group.samples:
+            self._unused.add(sample)
+            for utterance in _sample_utterances(sample, self._shard.uri):
+                # With the shard's name: equal ids are found within a shard only, as if it was read whole.
+                key = unique_key(utterance.utt_id, utterance.meta)
+                self._keys.append(key_digest(f"{self._shard.uri}\0{key}"))
+                self._ranges.extend((utterance.byte_start or 0, utterance.byte_end or 0))
+
+    def part(self, end: int | None, more_rows: int = 0) -> Part:
+        rows = len(self._keys) + more_rows
+        return replace(
+            self._shard,
+            bytes=(self._shard.bytes if end is None else end) - self.start.offset,
+            start=self.start.offset,
+            end=end,
+            state=self.state,
+            rows=rows if self.limit is None else min(rows, self.limit),
+            limit=self.limit,
+            keys=self._keys,
+            ranges=self._ranges,
+            part_id="",
+        )
+
+    def last_part(self, damaged: bool) -> Part:
+        return self.part(None, more_rows=damaged or self._unused.problem is not None)
+
+    def following(self, start: _Start) -> _PlannedPart:
+        limit = None if self.limit is None else max(0, self.limit - len(self._keys))
+        return _PlannedPart(self._shard, start, self._unused, limit)
+
+
+def _state(start: _Start, before: _Unused) -> str:
+    """What reading from `start` depends on besides the bytes there, as JSON."""
+    return json.dumps({"pax_headers": start.pax_headers, "several": start.several, "unused": asdict(before)})
 
 
 class _ForwardFile:
     """A file that `tarfile` reads from its start to its end; it may look ahead, but never goes back."""
 
-    def __init__(self, file: BinaryIO, size: int | None) -> None:
+    def __init__(self, file: BinaryIO, size: int | None, position: int = 0) -> None:
         """`size` is that of the file; None for a compressed one, in which skipping is reading."""
-        self._file, self._size = file, size
+        self._file, self.size = file, size
         self._ahead = b""
-        self._position = 0
+        self._position = position
 
     def tell(self) -> int:
         return self._position
@@ -126,9 +250,9 @@ class _ForwardFile:
     def seek(self, position: int) -> None:
         if position < self._position:
             raise ReadError(f"a header at byte {self._position} leads back to byte {position}")
-        if self._size is not None and position > self._position + len(self._ahead):
+        if self.size is not None and position > self._position + len(self._ahead):
             self._ahead = b""
-            self._position = min(position, self._size)
+            self._position = min(position, self.size)
             self._file.seek(self._position)
         while self._position < position and self.read(min(position - self._position, TAR_BUFFER_BYTES)):
             pass
@@ -187,33 +311,41 @@ class OpenShard(NamedTuple):
     compressed: bool
 
 
-def open_tar(file: BinaryIO) -> OpenShard:
+def open_tar(file: BinaryIO, buffer_bytes: int = TAR_BUFFER_BYTES, start: _Start | None = None) -> OpenShard:
     """Open the shard in `file` as a stream. The caller closes the archive.
+
+    Args:
+        file: the shard.
+        buffer_bytes: read from `file` at a time; `tarfile` reads 10 KiB or less.
+        start: where to begin in a shard that is not compressed; None: at its first byte.
 
     Raises:
         tarfile.TarError: it is not a tar archive.
     """
-    magic = file.read(4)
+    start = start or _Start()
+    magic = b"" if start.offset else file.read(4)
     compressed = magic[:2] == _GZIP or magic == _ZSTD
     size = file.seek(0, io.SEEK_END)
-    file.seek(0)
-    buffered = io.BufferedReader(file, TAR_BUFFER_BYTES)  # type: ignore[type-var]  # tarfile reads 10 KiB at a time
+    file.seek(start.offset)
+    buffered = io.BufferedReader(file, buffer_bytes)  # type: ignore[type-var]
     plain: Any = buffered
     if compressed:
         plain = gzip.GzipFile(fileobj=buffered, mode="rb") if magic != _ZSTD else _ZstdFile(buffered)
-    forward: Any = _ForwardFile(cast(BinaryIO, plain), None if compressed else size)  # it has all that tarfile calls
+    forward: Any = _ForwardFile(cast(BinaryIO, plain), None if compressed else size, start.offset)
     archive = tarfile.open(  # noqa: SIM115 - the caller closes it
-        fileobj=forward,
+        fileobj=forward,  # it has all that tarfile calls
         mode="r:",
         tarinfo=_StrictTarInfo,
         encoding="utf-8",
         errors="backslashreplace",  # of a name that is not UTF-8: Arrow holds UTF-8 only
+        format=tarfile.PAX_FORMAT,  # with another one `pax_headers` are ignored
+        pax_headers=dict(start.pax_headers),
     )
     return OpenShard(archive, compressed)
 
 
-def tar_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The members that are neither directories nor hidden, in order.
+def tar_members(archive: tarfile.TarFile, end: int | None = None) -> Iterator[tarfile.TarInfo]:
+    """The members that are neither directories nor hidden, in order, up to the one that begins at byte `end`.
 
     Raises:
         tarfile.TarError: the archive is damaged or truncated.
@@ -222,19 +354,24 @@ def tar_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         archive.members.clear()  # type: ignore[attr-defined]  # else it keeps them all: 1 GB for a shard of a million
         if not member.isdir() and not is_hidden(member.name):
             yield member
+        if end is not None and archive.offset >= end:
+            return
 
 
 def read_shard(part: Part) -> Iterator[Utterance]:
-    """The utterances of a shard; see `Layout.read`. Members that belong to no audio are one error row, at the end."""
-    read_bytes = 0
-    unused = _Unused()
+    """The utterances of a shard or of a part of one; see `Layout.read`.
+
+    Members that belong to no audio are one error row, at the end of the shard.
+    """
+    read_bytes = part.start or 0
+    unused = _Unused.before(part)
     damage: AudioError | None = None
     try:
         check_version(part)
         with objects.open_read(part.uri) as file:
-            archive, compressed = open_tar(file)
+            archive, compressed = open_tar(file, start=_Start.of(part))
             with archive:
-                for sample in _samples(archive, merges=not part.earlier_rules):
+                for sample in _samples(archive, part):
                     unused.add(sample)
                     for utterance in _sample_utterances(sample, part.uri):
                         end = utterance.byte_end or read_bytes
@@ -249,7 +386,7 @@ def read_shard(part: Part) -> Iterator[Utterance]:
         damage = error
     except TAR_ERRORS as error:
         damage = AudioError(ErrorCode.BAD_ARCHIVE, str(error) or type(error).__name__)
-    problem = unused.problem
+    problem = unused.problem if part.end is None else None
     if damage is not None:
         problem = (
             damage
@@ -257,15 +394,30 @@ def read_shard(part: Part) -> Iterator[Utterance]:
             else AudioError(damage.code, f"{damage.message}; before it: {problem.message}")
         )
     if problem is not None and (damage is not None or not part.earlier_rules):
-        yield broken_utterance(part.name, part.uri, problem, size=max(part.bytes - read_bytes, 0))
+        rest = max((part.start or 0) + part.bytes - read_bytes, 0)
+        yield broken_utterance(part.name, part.uri, problem, size=rest)
 
 
+@dataclass
 class _Unused:
-    """Counts the members of a shard that belong to no audio, and names the first."""
+    """Counts the members of a shard that belong to no audio, and names the first.
 
-    def __init__(self) -> None:
-        self.audio = self.members = self.texts = 0
-        self._names: list[str] = []
+    Attributes:
+        audio: audio files, to which members may belong.
+        members: those that belong to none.
+        texts: the texts among them.
+        names: the first of them.
+    """
+
+    audio: int = 0
+    members: int = 0
+    texts: int = 0
+    names: list[str] = field(default_factory=list)
+
+    @staticmethod
+    def before(part: Part) -> _Unused:
+        """The count at the start of a part."""
+        return _Unused(**json.loads(part.state)["unused"]) if part.state else _Unused()
 
     def add(self, sample: _Sample) -> None:
         self.audio += len(sample.audio)
@@ -273,14 +425,14 @@ class _Unused:
             return
         self.members += len(sample.names)
         self.texts += sum(suffix(name) == "txt" for name in sample.names)
-        self._names += sample.names[: NAMED - len(self._names)]
+        self.names += sample.names[: NAMED - len(self.names)]
 
     @property
     def problem(self) -> AudioError | None:
         """What is wrong, once the shard is read; None if there is audio, and all belongs to it."""
         if not self.members:
             return None if self.audio else AudioError(ErrorCode.MISSING, "no audio in the shard: it is empty")
-        names = ", ".join(self._names) + (", ..." if self.members > len(self._names) else "")
+        names = ", ".join(self.names) + (", ..." if self.members > len(self.names) else "")
         what = f"{self.texts:,} texts and {self.members - self.texts:,} other members"
         if not self.audio:
             return AudioError(ErrorCode.MISSING, f"no audio in the shard: it holds {what}: {names}")
@@ -310,12 +462,12 @@ class _Sample:
         kind = suffix(member.name)
         if kind in AUDIO_SUFFIXES:
             start = member.offset_data
-            opener = _member_opener(archive, member) if load else bytes
+            opener = _member_opener(archive, member, load)
             self.audio.append(_AudioMember(_normal_stem(member.name), opener, start, start + member.size))
         elif kind == "txt" and member.isfile():
-            self.text = _text_bytes(archive, member) if load else b""
+            self.text = _text_bytes(archive, member, load)
         elif kind == "json" and member.isfile():
-            self.meta = _text_bytes(archive, member) if load else b""
+            self.meta = _text_bytes(archive, member)
         self.names.append(member.name)
 
 
@@ -323,40 +475,64 @@ def _normal_stem(name: str) -> str:
     return posixpath.normpath(stem(name)).lstrip("/")
 
 
-def _samples(archive: tarfile.TarFile, load: bool = True, merges: bool = True) -> Iterator[_Sample]:
+class _Group(NamedTuple):
+    """Samples that are read together: their members may be mixed. A shard can be cut at their start."""
+
+    start: _Start
+    samples: list[_Sample]
+
+
+def _samples(archive: tarfile.TarFile, part: Part) -> Iterator[_Sample]:
+    """The samples of a part; raises as `_groups`."""
+    groups = _groups(archive, _Start.of(part), part.end, merges=not part.earlier_rules)
+    return itertools.chain.from_iterable(group.samples for group in groups)
+
+
+def _groups(
+    archive: tarfile.TarFile, start: _Start, end: int | None = None, load: bool = True, merges: bool = True
+) -> Iterator[_Group]:
     """The samples: neighbouring members whose names are equal but for the last extension, or as `_merged` says.
 
     Args:
         archive: the open shard.
-        load: read the members; else only what is where.
+        start: where it was opened.
+        end: where the part ends; None: with the shard.
+        load: read audio and texts; else only what is where, and metadata, which may hold ids.
         merges: as `_merged` says; else only members whose names are equal but for the last extension are one sample.
 
     Raises:
         tarfile.TarError: the archive is damaged or truncated; raised after the last sample before that place.
     """
     group: list[_Sample] = []
-    prefix = ""
-    several = not merges
+    prefix: str | None = None
+    several = start.several or not merges  # the dots of these names divide recordings, not the members of one
     damage: Exception | None = None
+    members = tar_members(archive, end)
     try:
-        for member in tar_members(archive):
+        while True:
+            offset, pax_headers = archive.offset, dict(archive.pax_headers)
+            if (member := next(members, None)) is None:
+                break
             key = composed(_normal_stem(member.name))
-            if _first_dot(key) != prefix:
-                yield from _merged(group, several)
-                group, prefix, several = [], _first_dot(key), not merges
+            if prefix is not None and _first_dot(key) != prefix:
+                yield _Group(start, _merged(group, several))
+                group, several = [], not merges
             sample = next((sample for sample in group if sample.key == key), None)
             if sample is None:
-                # The dots of these names divide recordings, not the members of one.
                 several = several or sum(bool(sample.audio) for sample in group) > 1 or len(group) >= MAX_GROUP
-                if several:
-                    yield from group
+                if several and group:
+                    yield _Group(start, group)
                     group = []
+                if not group and prefix is not None:
+                    start = _Start(offset, pax_headers, several)
                 sample = _Sample(key)
                 group.append(sample)
+            prefix = _first_dot(key)
             sample.add(archive, member, load)
     except TAR_ERRORS as error:
         damage = error
-    yield from _merged(group, several)
+    if group:
+        yield _Group(start, _merged(group, several))
     if damage is not None:
         raise damage
 
@@ -397,22 +573,29 @@ def _role(key: str) -> str:
     return posixpath.basename(key).partition(".")[2].lower()
 
 
-def _text_bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | AudioError:
+def _text_bytes(archive: tarfile.TarFile, member: tarfile.TarInfo, load: bool = True) -> bytes | AudioError:
     if member.size > MAX_TEXT_BYTES:
         message = f"{member.name} has {member.size} bytes, and a text may have {MAX_TEXT_BYTES}"
         return AudioError(ErrorCode.BAD_ROW, message)
-    return _member_bytes(archive, member)
+    return _member_bytes(archive, member, load)
 
 
-def _member_bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = archive.extractfile(member)
-    data = file.read() if file else b""
-    if len(data) < member.size:
+def _member_bytes(archive: tarfile.TarFile, member: tarfile.TarInfo, load: bool) -> bytes:
+    """The bytes of a member; where they are not to be loaded only whether they are there."""
+    data = b""
+    if load:
+        file = archive.extractfile(member)
+        data = file.read() if file else b""
+        is_whole = len(data) == member.size
+    else:
+        size = cast(_ForwardFile, archive.fileobj).size
+        is_whole = size is None or member.issparse() or member.offset_data + member.size <= size
+    if not is_whole:
         raise tarfile.ReadError(f"unexpected end of data in {member.name}")
     return data
 
 
-def _member_opener(archive: tarfile.TarFile, member: tarfile.TarInfo) -> AudioOpener:
+def _member_opener(archive: tarfile.TarFile, member: tarfile.TarInfo, load: bool) -> AudioOpener:
     if not member.isfile():
         is_link = member.islnk() or member.issym()
         kind = f"a link to {member.linkname}: links cannot be followed in a stream" if is_link else "no regular file"
@@ -421,7 +604,7 @@ def _member_opener(archive: tarfile.TarFile, member: tarfile.TarInfo) -> AudioOp
     if member.size > MAX_MEMBER_BYTES:
         message = f"{member.name} has {member.size} bytes, and a member of a shard may have {MAX_MEMBER_BYTES}"
         return failing_opener(AudioError(ErrorCode.TOO_LARGE, message))
-    return functools.partial(bytes, _member_bytes(archive, member))
+    return functools.partial(bytes, _member_bytes(archive, member, load))
 
 
 def _sample_utterances(sample: _Sample, uri: str) -> Iterator[Utterance]:
