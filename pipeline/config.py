@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
+from pipeline.corpus.lists import expanded
 from pipeline.errors import UsageError
 from pipeline.scoring.normalize import DEFAULT_NORMALIZER, NORMALIZERS
 from pipeline.settings import checked
@@ -172,7 +173,7 @@ def make_config(**values: Any) -> RunConfig:
     _ = config.tasks  # checks the names of the classifiers
     return dataclasses.replace(
         config,
-        inputs=tuple(uris.absolute(uri) for uri in config.inputs),
+        inputs=tuple(uris.absolute(uri) for names in config.inputs for uri in expanded(names)),
         output=uris.absolute(config.output),
         model=model_uri(config.model),
     )

@@ -43,15 +43,15 @@ PLAN = pa.schema(
     [
         pa.field("part_id", pa.string(), nullable=False),
         pa.field("ordinal", pa.int32(), nullable=False),
-        _field("kind", pa.string(), "the input layout: files, manifest, table, tar or parquet", nullable=False),
+        _field("kind", pa.string(), "input layout: files, manifest, table, tar, tar_rows or parquet", nullable=False),
         _field("uri", pa.string(), "the manifest, shard or Parquet file; null for files"),
-        _field("name", pa.string(), "path of a shard or Parquet file relative to its INPUT, without extension"),
+        _field("name", pa.string(), "path of `uri` relative to its INPUT, without extension; tar_rows: their manifest"),
         _field("version", pa.string(), "size and ETag or mtime of `uri`; null for a manifest"),
         _field("start", pa.int64(), "first byte of a manifest or shard, row of a table, row group of a Parquet file"),
         _field("end", pa.int64(), "one past the last byte, row or row group; null: to the end"),
         _field("items", pa.list_(ITEM), "the files, where `kind` is files", nullable=False),
         _field("rows", pa.int64(), "number of utterances, where known without reading the part"),
-        _field("lines", pa.binary(), "the rows of a table as JSON lines, compressed by zlib, where `kind` is table"),
+        _field("lines", pa.binary(), "rows as JSON lines, compressed by zlib, where `kind` is table or tar_rows"),
         _field("state", pa.string(), "what reading a shard from `start` on depends on besides its bytes, as JSON"),
         _field("limit", pa.int64(), "read no more utterances than this"),
         _field("bytes", pa.int64(), "size, measured or estimated", nullable=False, unit="bytes"),
@@ -103,14 +103,15 @@ class Part:
         kind: the name of its input layout.
         bytes: size, measured or estimated.
         uri: the container; empty for files.
-        name: path of `uri` relative to its INPUT, without extension; empty for files and manifests.
+        name: path of `uri` relative to its INPUT, without extension; empty for files and manifests; where the rows of a
+            manifest name members of `uri`, the URI of the manifest.
         part_id: digest of what the part reads, and the number of the update. Computed when a part is planned; a part of
             a stored plan keeps its own.
         update: number of the update that planned it; 0: it was planned when the run was created.
         content: while planning, digest of the rows of a manifest.
         keys: while planning, a 64-bit digest of each row's unique key, where ids are known without reading the part.
-        offsets: while planning, the first byte of each row of a manifest. With `keys` 16 bytes a row, so that millions
-            of rows fit into memory.
+        offsets: while planning, the first byte of each row of a manifest; where `lines` are rows of one, the number of
+            each. With `keys` 16 bytes a row, so that millions of rows fit into memory.
         ranges: while planning, the first byte of each row of a shard, and one past its last.
         earlier_rules: while reading, make ids and rows as version 0.1.0 did, which began the run.
     """
@@ -189,6 +190,8 @@ class Part:
         """While planning, where row `row` is, worded as `Utterance.where` words it."""
         if self.items:
             return self.items[row].uri
+        if self.offsets and self.lines:
+            return table_row_location(self.name, self.offsets[row])
         if self.offsets:
             return manifest_row_location(self.uri, self.offsets[row])
         if self.ranges:

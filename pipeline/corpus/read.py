@@ -35,7 +35,7 @@ def read_part(part: Part, allow_any_path: bool = False) -> Iterator[Utterance]:
     seen: dict[str, str] = {}
     for row, found in enumerate(map(_with_speaker, itertools.islice(layout.read(part), part.limit))):
         utterance = found if allow_any_path else _checked(found, part)
-        earlier = planned_duplicates.get(row)
+        earlier = planned_duplicates.get(row if utterance.row is None else utterance.row)
         if earlier is None and not layout.plans_keys:
             key = unique_key(utterance.utt_id, utterance.meta)
             earlier = seen.get(key)

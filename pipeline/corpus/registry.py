@@ -10,9 +10,10 @@ from pipeline.corpus.layouts.manifest import MANIFEST
 from pipeline.corpus.layouts.parquet import PARQUET
 from pipeline.corpus.layouts.table import TABLE
 from pipeline.corpus.layouts.tar import TAR
+from pipeline.corpus.layouts.tar_rows import TAR_ROWS
 
 # The first that claims an object has it.
-LAYOUTS = MappingProxyType({layout.kind: layout for layout in (TAR, PARQUET, FILES, TABLE, MANIFEST)})
+LAYOUTS = MappingProxyType({layout.kind: layout for layout in (TAR, PARQUET, FILES, TABLE, MANIFEST, TAR_ROWS)})
 
 
 def layout_of(uri: str) -> Layout | None:

@@ -41,6 +41,7 @@ class Utterance:
         problem: what is wrong with it, if the source already shows it; then `open` is not called.
         channel: the channel that the source names, from 0; None: those that the run reads.
         source_location: where the source describes it, if that is not the audio itself: "m.jsonl, row at byte 0".
+        row: its number in the part as planned; None: the utterances of the part are read in the order of the plan.
     """
 
     utt_id: str
@@ -54,6 +55,7 @@ class Utterance:
     problem: AudioError | None = None
     channel: int | None = None
     source_location: str = ""
+    row: int | None = None
 
     @property
     def where(self) -> str:

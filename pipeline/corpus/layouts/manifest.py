@@ -6,7 +6,6 @@ were planned are compared by their digest, which is in the part's id.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import posixpath
@@ -18,11 +17,11 @@ from typing import NamedTuple
 from pipeline.corpus.layout import Layout, Listing, chain_parts
 from pipeline.corpus.left_out import LeftOut
 from pipeline.corpus.metadata import ManifestRow, estimated_bytes, manifest_utt_id, parse_meta, split_rows, unique_key
-from pipeline.corpus.naming import resolve, suffix
+from pipeline.corpus.naming import suffix
 from pipeline.corpus.parts import Part, cut_to_parts, key_digest, manifest_content, manifest_row_location
 from pipeline.corpus.utterances import ObjectCache, Utterance, broken_utterance, fetch_planned, row_utterance, share
 from pipeline.errors import AudioError, InputChangedError, UsageError
-from pipeline.storage import objects, uris
+from pipeline.storage import objects
 
 MANIFEST_SUFFIXES = ("jsonl", "json", "ndjson")
 
@@ -89,7 +88,7 @@ def _check_first_row(uri: str, line: bytes) -> None:
     """Refuse what is no manifest in JSON lines, before every line of it becomes an error row.
 
     Raises:
-        UsageError: it is a JSON array or one object over several lines, or its audio is in tar shards.
+        UsageError: it is a JSON array or one object over several lines.
     """
     start = line.removeprefix(b"\xef\xbb\xbf").strip()
     if start.startswith(b"[") or start == b"{":
@@ -98,19 +97,6 @@ def _check_first_row(uri: str, line: bytes) -> None:
             f"{uri} is {kind}, and a manifest has one JSON object a line: convert it, for example by "
             f"jq -c '.[]' {posixpath.basename(uri)} > manifest.jsonl"
         )
-    try:
-        row = parse_meta(line, "", ManifestRow)
-    except AudioError:
-        return  # reading the row makes an error row of it
-    # What a NeMo tarred data set adds to each row.
-    if row.model_extra and "shard_id" in row.model_extra:
-        audio = resolve(row.audio_filepath, posixpath.dirname(uri))
-        with contextlib.suppress(uris.UnknownSchemeError):
-            if not objects.exists(audio):
-                raise UsageError(
-                    f"{uri} is the manifest of a NeMo tarred data set: its rows name members of tar shards, not files "
-                    f"(no {audio}). Give the .tar shards as INPUT, and this file to sewd evaluate --refs"
-                )
 
 
 def read_manifest(part: Part) -> Iterator[Utterance]:

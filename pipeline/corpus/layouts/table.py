@@ -23,7 +23,7 @@ from pipeline.corpus.metadata import ManifestRow, Name, estimated_bytes, manifes
 from pipeline.corpus.naming import resolve
 from pipeline.corpus.parts import Part, cut_to_parts, key_digest, manifest_content, table_row_location
 from pipeline.corpus.tables.csv_files import CSV
-from pipeline.corpus.tables.json_lines import JSON_LINES
+from pipeline.corpus.tables.json_lines import JSON_LINES, objects_in
 from pipeline.corpus.tables.kaldi import KALDI
 from pipeline.corpus.tables.kind import Row, TableKind, audio_base, head_of, table_name
 from pipeline.corpus.tables.lhotse import LHOTSE
@@ -80,10 +80,10 @@ def _plan_table(table: Object, part_bytes: int, listing: Listing, limit: int | N
         start += len(group)
 
 
-def audio_of(table: Object, columns: Mapping[str, str]) -> frozenset[str]:
-    """The URIs of the audio that a table names."""
+def audio_of(table: Object, columns: Mapping[str, str], kind: str = "") -> frozenset[str]:
+    """The URIs of the audio that a table names; see `rows_of`."""
     found = set()
-    for row in rows_of(table, columns):
+    for row in rows_of(table, columns, kind):
         if not isinstance(row, AudioError):
             try:
                 found.add(parse_meta(row, "", TableRow).audio_filepath)
@@ -92,18 +92,19 @@ def audio_of(table: Object, columns: Mapping[str, str]) -> frozenset[str]:
     return frozenset(found)
 
 
-def rows_of(table: Object, columns: Mapping[str, str]) -> Iterator[Row]:
+def rows_of(table: Object, columns: Mapping[str, str], key: str = "") -> Iterator[Row]:
     """The rows of a table, the paths in them as URIs.
 
     Args:
         table: the table.
         columns: names that it has for keys of a manifest, by these keys.
+        key: that of its kind; empty: it shows its kind.
 
     Raises:
         UsageError: its kind is not read, it has no column of audio, or it lacks a column that `columns` names.
         StorageError: it could not be reached.
     """
-    kind = kind_of(table)
+    kind = next((kind for kind in KINDS if kind.key == key), None) or kind_of(table)
     rows = kind.rows(table.uri)
     first_rows = list(itertools.islice(rows, 1000))
     _check_renamed(table.uri, first_rows, columns)
@@ -126,6 +127,14 @@ def kind_of(table: Object) -> TableKind:
         if kind.recognises(table_name(table.uri), head):
             return kind
     raise UsageError(f"{table.uri} is no table of a kind that is read: {', '.join(kind.name for kind in KINDS)}")
+
+
+def is_table(manifest: Object) -> bool:
+    """Whether JSON lines are lhotse's, or have their audio under another key than a manifest."""
+    if kind_of(manifest) is LHOTSE:
+        return True
+    first = next(iter(objects_in(head_of(manifest.uri, manifest.size))), None)
+    return isinstance(first, dict) and "audio_filepath" not in first and _audio_key(first) is not None
 
 
 def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
@@ -175,7 +184,7 @@ def _check_columns(uri: str, rows: list[Row]) -> None:
 def _planned_rows(table: Object, listing: Listing) -> Iterator[_PlannedRow]:
     base = posixpath.dirname(table.uri)
     left_out = listing.left_out
-    for number, values in enumerate(rows_of(table, listing.columns)):
+    for number, values in enumerate(rows_of(table, listing.columns, listing.kind)):
         location = table_row_location(table.uri, number)
         try:
             if isinstance(values, AudioError):

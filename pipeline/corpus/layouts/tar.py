@@ -462,7 +462,7 @@ class _Sample:
         kind = suffix(member.name)
         if kind in AUDIO_SUFFIXES:
             start = member.offset_data
-            opener = _member_opener(archive, member, load)
+            opener = member_opener(archive, member, load)
             self.audio.append(_AudioMember(_normal_stem(member.name), opener, start, start + member.size))
         elif kind == "txt" and member.isfile():
             self.text = _text_bytes(archive, member, load)
@@ -595,7 +595,8 @@ def _member_bytes(archive: tarfile.TarFile, member: tarfile.TarInfo, load: bool)
     return data
 
 
-def _member_opener(archive: tarfile.TarFile, member: tarfile.TarInfo, load: bool) -> AudioOpener:
+def member_opener(archive: tarfile.TarFile, member: tarfile.TarInfo, load: bool = True) -> AudioOpener:
+    """How the audio of the member is opened, at which the archive is; its bytes are read now, if `load`."""
     if not member.isfile():
         is_link = member.islnk() or member.issym()
         kind = f"a link to {member.linkname}: links cannot be followed in a stream" if is_link else "no regular file"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.corpus.tables.fields import SURPLUS, csv_rows, tsv_rows
-from pipeline.corpus.tables.kind import Row, TableKind, read_text
+from pipeline.corpus.tables.kind import Row, TableKind, read_text, table_name
 from pipeline.errors import AudioError, ErrorCode, UsageError
 
 
 def _rows(uri: str) -> Iterator[Row]:
     text = read_text(uri)
-    is_tabs = _is_tsv(uri)
+    is_tabs = _is_tsv(uri, text)
     found = tsv_rows(text) if is_tabs else csv_rows(text)
     del text
     try:
@@ -28,11 +28,14 @@ def _rows(uri: str) -> Iterator[Row]:
 _TEXTS = frozenset({"text", "transcription", "transcript", "sentence"})
 
 
-def _is_tsv(uri: str) -> bool:
-    return uri.lower().removesuffix(".gz").endswith(".tsv")
+def _is_tsv(uri: str, text: str) -> bool:
+    """Whether tabs divide the fields: by the name, else by the header."""
+    name = table_name(uri)
+    return name.endswith(".tsv") or (not name.endswith(".csv") and "\t" in text.partition("\n")[0])
 
 
 CSV = TableKind(
+    key="csv",
     name="CSV or TSV file",
     recognises=lambda name, head: name.endswith((".csv", ".tsv")),
     rows=_rows,

@@ -13,7 +13,13 @@ SUFFIXES = (".jsonl", ".ndjson", ".json")
 
 def objects_of(uri: str) -> Iterator[Row]:
     """The objects in a file of JSON lines, in order; an error for a line that is none."""
-    for line in read_text(uri).split("\n"):
+    return objects_in(read_text(uri))
+
+
+def objects_in(lines: str | bytes) -> Iterator[Row]:
+    """The objects in JSON lines, in order; an error for a line that is none."""
+    text = lines if isinstance(lines, str) else lines.decode("utf-8-sig", errors="replace")
+    for line in text.split("\n"):
         if not line.strip():
             continue
         try:
@@ -25,6 +31,7 @@ def objects_of(uri: str) -> Iterator[Row]:
 
 
 JSON_LINES = TableKind(
+    key="manifest",
     name="JSON lines",
     recognises=lambda name, head: name.endswith(SUFFIXES),
     rows=objects_of,

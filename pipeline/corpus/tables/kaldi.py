@@ -102,6 +102,7 @@ def _span(segment: str) -> dict[str, object] | AudioError:
 
 
 KALDI = TableKind(
+    key="kaldi",
     name="Kaldi data directory",
     recognises=lambda name, head: name == "wav.scp",
     rows=_rows,

@@ -17,6 +17,7 @@ Row = dict[str, Any] | AudioError
 """The values of an utterance by the keys of a manifest, or what is wrong with the row."""
 
 MAX_TABLE_BYTES = 4 * 2**30  # decompressed: a table is held in memory while it is planned
+_HEAD_BYTES = 2**20  # a line of lhotse's may hold the times of thousands of words
 _PARENTS = 4  # directories above a table in which its relative paths may begin
 
 
@@ -25,12 +26,14 @@ class TableKind:
     """One kind of table.
 
     Attributes:
+        key: its name for `--input-format`.
         name: as messages call it.
         recognises: (name of the object in lower case, without `.gz`; its first bytes, decompressed) -> is it one?
         rows: the rows of the table at a URI, in order. They have paths as the table writes them.
         fallback_to_parents: relative paths may begin in a directory above the table.
     """
 
+    key: str
     name: str
     recognises: Callable[[str, bytes], bool]
     rows: Callable[[str], Iterator[Row]]
@@ -70,11 +73,11 @@ def _decompressed(data: bytes, uri: str) -> bytes:
 
 def head_of(uri: str, size: int) -> bytes:
     """The first bytes of an object, decompressed if its name ends with `.gz`; fewer where it is damaged."""
-    data = objects.fetch(uri, 0, min(size, 1 << 16)) if size else b""
+    data = objects.fetch(uri, 0, min(size, _HEAD_BYTES)) if size else b""
     if not uri.lower().endswith(".gz"):
         return data
     try:
-        return zlib.decompressobj(wbits=31).decompress(data, 1 << 16)
+        return zlib.decompressobj(wbits=31).decompress(data, _HEAD_BYTES)
     except zlib.error:
         return b""
 

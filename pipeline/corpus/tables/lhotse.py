@@ -18,13 +18,14 @@ from pipeline.storage import objects, uris
 
 _CUTS = ("MonoCut", "MultiCut")
 _OTHER_CUTS = ("MixedCut", "PaddingCut")
+_NOT_CUSTOM = frozenset({"utt_id", "id", "offset", "duration", "channel", "audio_filepath"})  # have a meaning in a row
 
 
 def _kind(head: bytes) -> str:
     """`recordings`, `supervisions` or `cuts` by the first line of a file; empty for anything else."""
     try:
         first = json.loads(head.lstrip(b"\xef\xbb\xbf").split(b"\n", 1)[0])
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     if not isinstance(first, dict):
         return ""
@@ -86,6 +87,15 @@ def _of_supervision(supervision: Mapping[str, Any], recording: Mapping[str, Any]
 
 
 def _of_cut(cut: Row) -> Row:
+    values = cut_values(cut)
+    if isinstance(values, AudioError) or isinstance(cut, AudioError):
+        return values
+    span = {"offset": cut.get("start"), "duration": cut.get("duration")}
+    return _audio_of(cut["recording"], {**values, **span}, cut.get("channel"))
+
+
+def cut_values(cut: Row) -> Row:
+    """What a cut says about its utterance, without its audio and its span; an error for a cut that is not read."""
     if isinstance(cut, AudioError):
         return cut
     utt_id = str(cut.get("id"))
@@ -95,27 +105,45 @@ def _of_cut(cut: Row) -> Row:
         )
     if not isinstance(cut.get("recording"), dict):
         return AudioError(ErrorCode.MISSING, f"{utt_id}: the cut has no recording")
-    supervisions = [found for found in cut.get("supervisions") or [] if isinstance(found, dict)]
-    supervisions.sort(key=lambda found: found.get("start") or 0)
+    supervisions = [found for found in _list(cut.get("supervisions")) if isinstance(found, dict)]
+    supervisions.sort(key=_start)
     texts = [str(found["text"]) for found in supervisions if found.get("text") is not None]
     said = _said(supervisions[0]) if supervisions else {}
-    if len({found.get("speaker") for found in supervisions}) > 1:
+    if len({str(found.get("speaker")) for found in supervisions}) > 1:
         said.pop("speaker", None)
     if texts:
         said["text"] = " ".join(texts)
-    span = {"offset": cut.get("start"), "duration": cut.get("duration")}
-    return _audio_of(cut["recording"], {"utt_id": utt_id, **span, **said}, cut.get("channel"))
+    return {**_custom(cut), "utt_id": utt_id, **said}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _start(supervision: Mapping[str, Any]) -> float:
+    start = supervision.get("start")
+    return start if isinstance(start, int | float) else 0.0
 
 
 def _said(supervision: Mapping[str, Any]) -> dict[str, Any]:
     names = {"text": "text", "speaker": "speaker", "language": "lang", "gender": "gender"}
     values = {ours: supervision.get(theirs) for theirs, ours in names.items()}
-    return {key: value for key, value in values.items() if value is not None}
+    return {**_custom(supervision), **{key: value for key, value in values.items() if value is not None}}
+
+
+def _custom(item: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain values that users added to a cut or supervision. Arrays and recordings among them are not read."""
+    custom = item.get("custom")
+    values = custom.items() if isinstance(custom, dict) else ()
+    return {key: value for key, value in values if isinstance(value, str | int | float) and key not in _NOT_CUSTOM}
 
 
 def _audio_of(recording: Mapping[str, Any], values: dict[str, Any], channel: object = None) -> Row:
-    """A row of the recording's first source that is a file or a URL."""
-    sources = [source for source in recording.get("sources") or [] if isinstance(source, dict)]
+    """A row of the recording's source that has the channel, which is a file or a URL."""
+    sources = [source for source in _list(recording.get("sources")) if isinstance(source, dict)]
+    wanted = channel if isinstance(channel, list) else [] if channel is None else [channel]
+    if len(sources) > 1 and wanted:
+        sources = [source for source in sources if all(one in _list(source.get("channels")) for one in wanted)]
     if len(sources) != 1:
         message = f"{values['utt_id']}: the recording {recording.get('id')} has {len(sources)} sources, and one is read"
         return AudioError(ErrorCode.UNSUPPORTED, message)
@@ -123,14 +151,19 @@ def _audio_of(recording: Mapping[str, Any], values: dict[str, Any], channel: obj
     if source.get("type") not in ("file", "url"):
         message = f"{values['utt_id']}: a source of type {source.get('type')} is not read: save the audio as files"
         return AudioError(ErrorCode.UNSUPPORTED, message)
-    if len(source.get("channels") or [0]) > 1 and channel is not None:
-        values["channel"] = channel[0] if isinstance(channel, list) and len(channel) == 1 else channel
+    channels = _list(source.get("channels"))
+    if len(channels) > 1 and wanted and sorted(map(str, wanted)) != sorted(map(str, channels)):
+        if len(wanted) > 1 or wanted[0] not in channels:
+            message = f"{values['utt_id']}: channels {channel} of a source with the channels {channels} are not read"
+            return AudioError(ErrorCode.UNSUPPORTED, message)
+        values["channel"] = channels.index(wanted[0])
     return {
         key: value for key, value in {**values, "audio_filepath": source.get("source")}.items() if value is not None
     }
 
 
 LHOTSE = TableKind(
+    key="lhotse",
     name="lhotse manifest",
     recognises=lambda name, head: name.endswith(SUFFIXES) and bool(_kind(head)),
     rows=_rows,

@@ -14,6 +14,7 @@ from pipeline.storage import objects, uris
 from tests.support import s3
 from tests.support.corpora import add_member, parts_of
 from tests.support.inputs import read
+from tests.support.shards import json_lines, shar, shar_cut, tar_bytes
 
 UTTERANCES = {
     "u/a": ("hello world", "ann", b"RIFF-a"),
@@ -26,10 +27,6 @@ UTTERANCES = {
 def rows(path="audio_filepath", text="text", speaker="speaker", key="id"):
     for utt_id, (words, who, _) in UTTERANCES.items():
         yield {key: utt_id, path: f"audio/{utt_id}.wav", text: words, **({speaker: who} if who else {})}
-
-
-def json_lines(values):
-    return "".join(json.dumps(value) + "\n" for value in values).encode()
 
 
 def table(delimiter, **names):
@@ -92,6 +89,27 @@ def lhotse():
     }
 
 
+def shar_shards():
+    files = {}
+    for index, utt_ids in enumerate((("u/a", "u/b"), ("caf\u00e9", "with space"))):
+        cuts = [shar_cut(utt_id, UTTERANCES[utt_id][0], speaker=UTTERANCES[utt_id][1]) for utt_id in utt_ids]
+        files |= shar(cuts, {utt_id: UTTERANCES[utt_id][2] for utt_id in utt_ids}, f".{index:06d}")
+    return {f"shar/{name}": data for name, data in files.items()}
+
+
+def nemo_tarred():
+    """As NeMo's script names members, but for the ids, which it would make of their paths."""
+    rows, shards = [], {}
+    for index, (utt_id, (words, who, audio)) in enumerate(UTTERANCES.items()):
+        shards.setdefault(index % 2, []).append((f"{utt_id}.wav", audio))
+        rows.append({"audio_filepath": f"{utt_id}.wav", "duration": 1.0, "text": words, "shard_id": index % 2})
+        rows[-1] |= {"speaker": who} if who else {}
+    return {
+        "nemo/tarred_audio_manifest.json": json_lines(rows),
+        **{f"nemo/audio_{number}.tar": tar_bytes(members) for number, members in shards.items()},
+    }
+
+
 OBJECTS = {
     **{f"audio/{utt_id}.wav": data for utt_id, (_, _, data) in UTTERANCES.items()},
     "m.jsonl": json_lines(rows()),
@@ -107,12 +125,15 @@ OBJECTS = {
     "names.parquet": parquet(lambda utt_id, data: f"audio/{utt_id}.wav"),
     **kaldi(),
     **lhotse(),
+    **shar_shards(),
+    **nemo_tarred(),
     **{f"folder/{utt_id}.wav": data for utt_id, (_, _, data) in UTTERANCES.items()},
     "folder/metadata.jsonl": json_lines(
         {**row, "file_name": row["file_name"].removeprefix("audio/")} for row in rows(path="file_name")
     ),
 }
-INPUTS = [name for name in OBJECTS if not name.startswith(("audio/", "folder/", "kaldi/"))] + ["kaldi", "folder"]
+INPUTS = [name for name in OBJECTS if "/" not in name]
+INPUTS += ["kaldi", "folder", "shar", "shar/cuts.*.jsonl.gz", "nemo", "nemo/tarred_audio_manifest.json"]
 
 
 @pytest.fixture(scope="module", params=["local", "rclone", "moto"])

@@ -393,8 +393,6 @@ UNKNOWN = {
     "noname": gzip.compress(b"{}"),
     "noname2": b"PK\x03\x04....",
     "noname3": b"ARROW1\0\0",
-    "noname4": b"PAR1....",
-    "noname5": bytes(257) + b"ustar\0" + bytes(300),
     "half": ("a" * 4095 + "\u00e9").encode(),
 }
 
@@ -402,9 +400,18 @@ UNKNOWN = {
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_an_input_that_is_a_table_list_or_archive_is_refused_with_what_to_do(tmp_path, name):
     (tmp_path / name).write_bytes(UNKNOWN[name])
-    with pytest.raises(UsageError, match=f"{name}.*(manifest|unpack|repack|its own suffix)") as error:
+    with pytest.raises(UsageError, match=f"{name}.*(manifest|unpack|repack)") as error:
         parts_of(tmp_path / name)
     assert "\n" not in str(error.value)
+
+
+def test_shards_and_parquet_files_are_told_by_their_content(tmp_path):
+    tar_of(tmp_path / "shard", "a.wav", "b.wav")
+    parquet_of_bytes(tmp_path / "rows", 3)
+    assert [(part.kind, len(list(read_part(part)))) for part in parts_of(tmp_path / "shard", tmp_path / "rows")] == [
+        ("tar", 2),
+        ("parquet", 3),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -31,4 +31,4 @@ def test_at_most_one_layout_claims_an_object(uri):
 
 
 def test_the_stored_names_of_the_layouts_are_kept():
-    assert set(LAYOUTS) == {"files", "manifest", "table", "tar", "parquet"}
+    assert set(LAYOUTS) == {"files", "manifest", "table", "tar", "parquet", "tar_rows"}

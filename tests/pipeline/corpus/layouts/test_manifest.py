@@ -201,13 +201,18 @@ def test_a_json_array_or_object_over_lines_is_refused_in_one_line(tmp_path, data
     assert "\n" not in str(error.value)
 
 
-def test_the_manifest_of_a_nemo_tarred_data_set_says_what_it_is(tmp_path):
+def test_rows_with_the_number_of_a_shard_whose_audio_is_files_are_an_ordinary_manifest(tmp_path):
     rows = [{"audio_filepath": f"{i}.wav", "duration": 1.0, "text": "x", "shard_id": 0} for i in range(3)]
     path = manifest(tmp_path / "tarred_audio_manifest.json", *rows)
-    with pytest.raises(UsageError, match=r"NeMo tarred data set.*Give the \.tar shards as INPUT"):
-        parts_of(path)
-    write(tmp_path / "0.wav", b"A")  # the audio of the first row is a file: an ordinary manifest with such a key
-    assert [part.rows for part in parts_of(path)] == [3]
+    write(tmp_path / "0.wav", b"A")
+    assert [(part.kind, part.rows) for part in parts_of(path)] == [("manifest", 3)]
+
+
+def test_json_lines_with_their_audio_under_another_key_are_a_table(tmp_path):
+    write(tmp_path / "clips/a.wav", b"A")
+    path = manifest(tmp_path / "m.jsonl", {"path": "a.wav", "sentence": "hi"})
+    (found,) = read(path)
+    assert (found.utt_id, found.open(), found.meta.text) == ("clips/a", b"A", "hi")
 
 
 # Missing values, as pandas writes them
