@@ -240,10 +240,12 @@ def compare_texts(folder: Path, dtype: str, device: torch.device) -> dict[str, A
     """
     model, tokenizer = SEWDForCTC.from_pretrained(BUNDLED).eval(), CTCTokenizer.from_pretrained(BUNDLED)
     features = FeatureExtractor.from_pretrained(BUNDLED)
-    clips = [torch.from_numpy(features(piece)) for path in sorted(folder.glob("*.wav")) for piece in pieces(path)]
+    clips = [
+        torch.from_numpy(features.prepare(piece)) for path in sorted(folder.glob("*.wav")) for piece in pieces(path)
+    ]
 
     def text(logits: torch.Tensor) -> str:
-        return tokenizer.decode(greedy_path(logits, model.blank, tokenizer.drop_ids).token_ids)
+        return tokenizer.text(greedy_path(logits, model.blank, tokenizer.drop_ids).token_ids)
 
     with torch.inference_mode():
         expected = [text(model(clip[None]).logits[0]) for clip in clips]

@@ -51,7 +51,8 @@ def waveforms(lengths: str, number: int) -> list[torch.Tensor]:
         durations = np.full(max(2, round(number * MEDIAN_S / float(lengths))), float(lengths))
     features = FeatureExtractor()
     return [
-        torch.from_numpy(features(rng.standard_normal(round(RATE * duration), np.float32))) for duration in durations
+        torch.from_numpy(features.prepare(rng.standard_normal(round(RATE * duration), np.float32)))
+        for duration in durations
     ]
 
 

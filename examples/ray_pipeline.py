@@ -39,9 +39,9 @@ class Recognizer:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         """Columns `path` and `samples` in, `path` and `text` out, row for row."""
-        inputs = [torch.from_numpy(self.features(np.asarray(samples))) for samples in batch["samples"]]
+        inputs = [torch.from_numpy(self.features.prepare(np.asarray(samples))) for samples in batch["samples"]]
         texts = [
-            self.tokenizer.decode(greedy_path(output.logits[0], self.model.blank, self.tokenizer.drop_ids).token_ids)
+            self.tokenizer.text(greedy_path(output.logits[0], self.model.blank, self.tokenizer.drop_ids).token_ids)
             for output in self.packed.stream(inputs)
         ]
         return {"path": batch["path"], "text": texts}

@@ -8,14 +8,14 @@ Checkpoints have the Hugging Face layout, unchanged:
     tokenizer = CTCTokenizer.from_pretrained(directory_or_uri)
     output = model(*features.pad([waveform]))
     path = greedy_path(output.logits[0, : output.num_frames[0]], model.blank, tokenizer.drop_ids)
-    text = tokenizer.decode(path.token_ids)
+    text = tokenizer.text(path.token_ids)
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 from sewd_model.config import InputTooShortError, SEWDConfig
-from sewd_model.ctc import CTCTokenizer, GreedyPath, Word, greedy_path, split_at_gaps, words
+from sewd_model.ctc import CTCTokenizer, Decoded, GreedyPath, Word, greedy_path, split_at_gaps, words
 from sewd_model.engine_status import EngineStatus
 from sewd_model.files import CheckpointError
 
@@ -32,11 +32,13 @@ if TYPE_CHECKING:
         SEWDModel,
     )
     from sewd_model.packed.cpu import PackedModel, PackedOutput
+    from sewd_model.processor import Processor
 
 __all__ = [
     "BaseOutput",
     "CTCTokenizer",
     "CheckpointError",
+    "Decoded",
     "Engine",
     "EngineStatus",
     "FeatureExtractor",
@@ -46,6 +48,7 @@ __all__ = [
     "PackedModel",
     "PackedOutput",
     "Padding",
+    "Processor",
     "SEWDConfig",
     "SEWDForCTC",
     "SEWDForSequenceClassification",
@@ -68,6 +71,7 @@ _MODULES = {
     "PackedModel": "packed.cpu",
     "PackedOutput": "packed.cpu",
     "Padding": "model",
+    "Processor": "processor",
     "SEWDForCTC": "model",
     "SEWDForSequenceClassification": "model",
     "SEWDModel": "model",

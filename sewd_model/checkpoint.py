@@ -225,7 +225,8 @@ def load_into(model: nn.Module, location: Location, *, head_keys: tuple[str, ...
     )
     if problems:
         hint = ""
-        if any(key.split(".")[0] in head_keys for key in wanted.keys() - tensors.keys()):
+        unfit = (wanted.keys() - tensors.keys()) | {shape.split()[0] for shape in shapes}
+        if unfit and all(key.split(".")[0] in head_keys for key in unfit):
             hint = " (new_head=True loads the backbone only and initialises a head)"
         msg = f"the weights in {shown(location)} do not fit {type(model).__name__}: {problems}{hint}"
         raise CheckpointError(msg)

@@ -64,6 +64,17 @@ _FLAGS = (
 # Bounds that no trained model comes near. Without them a damaged file takes hours, or all memory, to be refused.
 _MAX_LAYERS = 1000
 _MAX_LABELS = 10**6
+_LABEL_KEYS = frozenset(("model_type", "id2label", "label2id", "num_labels"))
+# What transformers answers for keys that are not in a file. They are not written.
+_DEFAULTS_OF_EXTRA: Mapping[str, Any] = {
+    "output_hidden_states": False,
+    "output_attentions": False,
+    "return_dict": True,
+    "problem_type": None,
+    "architectures": None,
+    "dtype": None,
+    "diversity_loss_weight": 0.1,  # of pre-training, which this package does not do
+}
 _CONV_TUPLES = ("conv_dim", "conv_stride", "conv_kernel")
 _CHOICES = {
     "hidden_act": ACTIVATION_NAMES,
@@ -95,12 +106,13 @@ def _default_labels() -> dict[int, str]:
     return {0: "LABEL_0", 1: "LABEL_1"}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class SEWDConfig:
-    """All settings of a SEW-D model, checked at construction.
+    """All settings of a SEW-D model, checked at construction and at every assignment.
 
-    Keys of a `config.json` that this class does not know are kept in `extra` and written back, except for the few that
-    would change the arithmetic: these are rejected by name.
+    Keys that this class does not know are kept in `extra`, are attributes as well, and are written back, except for
+    the few that would change the arithmetic: these are rejected by name. A model reads the sizes when it is built, and
+    the rest (`ctc_loss_reduction`, `output_hidden_states`, ...) when it is called, as transformers' models do.
 
     Raises:
         ValueError: values contradict each other, are out of range or are not supported; the message names the
@@ -166,15 +178,66 @@ class SEWDConfig:
     id2label: Mapping[int, str] = field(default_factory=_default_labels)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        for name in (*_CONV_TUPLES, "pos_att_type", "eos_token_id"):
-            value = getattr(self, name)
-            if isinstance(value, list):
-                object.__setattr__(self, name, tuple(value))
+    def __init__(self, **values: Any) -> None:
+        """Set the fields, by name; the rest take their defaults.
+
+        Args:
+            values: fields of this class; `num_labels`, or `label2id` beside `id2label`; the keys that every
+                configuration of transformers has, and any others, which go to `extra`.
+        """
+        extra = dict(values.pop("extra", {}))
+        model_type = values.pop("model_type", MODEL_TYPE)
+        if model_type != MODEL_TYPE:
+            msg = f"model_type is {model_type!r}; only {MODEL_TYPE!r} is supported"
+            raise ValueError(msg)
+        labels = _read_labels(
+            values.pop("id2label", None), values.pop("label2id", None), values.pop("num_labels", None)
+        )
+        if labels is not None:
+            values["id2label"] = labels
+        if values.get("pos_att_type", ()) is None:
+            values["pos_att_type"] = ()
+        elif isinstance(values.get("pos_att_type"), str):  # the spelling of early DeBERTa configurations: "c2p|p2c"
+            values["pos_att_type"] = tuple(word.strip() for word in values["pos_att_type"].split("|") if word.strip())
+        settings: dict[str, Any] = {}
+        for item in dataclasses.fields(self):
+            if item.name in values:
+                value = values.pop(item.name)
+                settings[item.name] = tuple(value) if isinstance(value, list) else value
+            elif item.default is not dataclasses.MISSING:
+                settings[item.name] = item.default
+            elif item.default_factory is not dataclasses.MISSING:
+                settings[item.name] = item.default_factory()
+        self.__dict__.update(settings, extra={**extra, **values})
         _check_types(self)
         _check_ranges(self)
         _check_agreement(self)
         _check_extra(self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a field or a further key, with the checks of the constructor; nothing changes if they fail."""
+        if isinstance(getattr(type(self), name, None), property) and name not in _LABEL_KEYS:
+            msg = f"{name} follows from other values and cannot be set"
+            raise AttributeError(msg)
+        values = {**self.extra, **self._fields(), name: value}
+        if name in ("num_labels", "label2id"):
+            del values["id2label"]
+        if name == "label2id" and isinstance(value, Mapping):
+            values["id2label"] = {index: label for label, index in value.items()}
+        self.__dict__.update(type(self)(**values).__dict__)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a key of `extra`, or the default that transformers has for it."""
+        extra = self.__dict__.get("extra", {})  # absent while an instance is unpickled
+        if name in extra:
+            return extra[name]
+        if name in _DEFAULTS_OF_EXTRA:
+            return _DEFAULTS_OF_EXTRA[name]
+        msg = f"{type(self).__name__!r} object has no attribute {name!r}"
+        raise AttributeError(msg)
+
+    def _fields(self) -> dict[str, Any]:
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "extra"}
 
     # ---------------------------------------------------------------------------------------- derived numbers
     @property
@@ -213,6 +276,11 @@ class SEWDConfig:
         return math.prod(self.conv_stride)
 
     @property
+    def inputs_to_logits_ratio(self) -> int:
+        """`hop_length`, by its name in transformers."""
+        return self.hop_length
+
+    @property
     def min_samples(self) -> int:
         """The fewest samples for one squeezed frame (720 at the defaults)."""
         return self._samples_of(self.squeeze_factor)
@@ -248,6 +316,17 @@ class SEWDConfig:
         upsampling = hidden * hidden * self.squeeze_factor
         return convolutions + positional + self.num_hidden_layers * layer + positions + upsampling
 
+    def check_sizes(self) -> None:
+        """Check that a model of these sizes can be built. A configuration alone may be changed field by field.
+
+        Raises:
+            ValueError: a size is not a multiple of another; the message names both.
+        """
+        for name in ("num_attention_heads", "num_conv_pos_embedding_groups"):
+            if self.hidden_size % getattr(self, name):
+                msg = f"hidden_size {self.hidden_size} is not a multiple of {name} {getattr(self, name)}"
+                raise ValueError(msg)
+
     # ------------------------------------------------------------------------------------------------ reading
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -259,21 +338,9 @@ class SEWDConfig:
         Raises:
             ValueError: values contradict each other or are not supported; the message names the parameters.
         """
-        rest = dict(values)
-        model_type = rest.pop("model_type", MODEL_TYPE)
-        if model_type != MODEL_TYPE:
-            msg = f"model_type is {model_type!r}; only {MODEL_TYPE!r} is supported"
-            raise ValueError(msg)
-        labels = _read_labels(rest.pop("id2label", None), rest.pop("label2id", None), rest.pop("num_labels", None))
-        if labels is not None:
-            rest["id2label"] = labels
-        if rest.get("pos_att_type", ()) is None:
-            rest["pos_att_type"] = ()
-        elif isinstance(rest.get("pos_att_type"), str):  # the spelling of early DeBERTa configurations: "c2p|p2c"
-            rest["pos_att_type"] = tuple(word.strip() for word in rest["pos_att_type"].split("|") if word.strip())
-        names = {item.name for item in dataclasses.fields(cls)} - {"extra"}
-        known = {name: value for name, value in rest.items() if name in names}
-        return cls(**known, extra={name: value for name, value in rest.items() if name not in names})
+        names = {item.name for item in dataclasses.fields(cls)} | _LABEL_KEYS
+        known = {name: value for name, value in values.items() if name in names and name != "extra"}
+        return cls(**known, extra={name: value for name, value in values.items() if name not in known})
 
     @classmethod
     def from_pretrained(cls, location: Location) -> Self:
@@ -297,10 +364,7 @@ class SEWDConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `config.json`: JSON values only, `id2label` with string keys, `extra` merged in."""
         values: dict[str, Any] = dict(self.extra)
-        for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            if item.name != "extra":
-                values[item.name] = list(value) if isinstance(value, tuple) else value
+        values |= {name: list(value) if isinstance(value, tuple) else value for name, value in self._fields().items()}
         values["id2label"] = {str(index): label for index, label in sorted(self.id2label.items())}
         values["label2id"] = self.label2id
         values["model_type"] = MODEL_TYPE
@@ -426,10 +490,6 @@ def _check_agreement(config: SEWDConfig) -> None:
             map(str, lengths.values())
         )
         raise ValueError(msg)
-    for name in ("num_attention_heads", "num_conv_pos_embedding_groups"):
-        if config.hidden_size % getattr(config, name):
-            msg = f"hidden_size {config.hidden_size} is not a multiple of {name} {getattr(config, name)}"
-            raise ValueError(msg)
     if config.relative_attention and config.position_buckets > 0:
         # The logarithmic buckets range from offset `linear` to max_distance - 1. Otherwise the reference would compute
         # log(0), or the log of a ratio below 1, and use the result as an index.

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from sewd_model.encoding import Encoding, Padding, TensorType, in_type, padded, target_length
 from sewd_model.files import CheckpointError, Location, read_json, shown, write_json
 
 if TYPE_CHECKING:
@@ -28,6 +29,25 @@ SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 ADDED_TOKENS_FILE = "added_tokens.json"
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "word_delimiter_token")
+
+
+Offset = dict[str, Any]
+"""`char` or `word`, and the frames `start_offset` up to, without, `end_offset`."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Texts with the frames of their characters or words; of several rows, each attribute is a list of these.
+
+    Attributes:
+        text: the text.
+        char_offsets: of each character, spaces included; None if not requested.
+        word_offsets: of each word; None if not requested.
+    """
+
+    text: Any
+    char_offsets: list[Any] | None
+    word_offsets: list[Any] | None
 
 
 # -------------------------------------------------------------------------------------------------- tokenizer
@@ -194,7 +214,7 @@ class CTCTokenizer:
         spellings = [known[index] if index in known else self._unknown(index) for index in token_ids]
         return [space if spelling is None else spelling for spelling in spellings]
 
-    def decode(self, token_ids: Iterable[int]) -> str:
+    def text(self, token_ids: Iterable[int]) -> str:
         """Return the text of tokens that are collapsed already: equal neighbours are both kept.
 
         Blanks are dropped, and the delimiter becomes `replace_word_delimiter_char`. Spaces at the ends are stripped;
@@ -205,6 +225,94 @@ class CTCTokenizer:
         """
         text = "".join(self.spell(map(int, token_ids), self.replace_word_delimiter_char)).strip()
         return text.lower() if self.do_lower_case else text
+
+    def decode(
+        self,
+        token_ids: Any,
+        skip_special_tokens: bool = False,
+        *,
+        group_tokens: bool = True,
+        output_char_offsets: bool = False,
+        output_word_offsets: bool = False,
+    ) -> "str | Decoded":
+        """Return the text of the best token of each frame, as transformers' tokenizer does.
+
+        Args:
+            token_ids: `(T,)` integers: a list, an array or a tensor.
+            skip_special_tokens: leave out unknown tokens and starts and ends of sentences, after repeats are collapsed.
+                (transformers leaves them out before, and so loses double letters.)
+            group_tokens: collapse repeats.
+            output_char_offsets: return the frames of each character.
+            output_word_offsets: return the frames of each word.
+
+        Returns:
+            The text; with offsets, a `Decoded`.
+
+        Raises:
+            ValueError: an id is not in the vocabulary, and there is no unknown token.
+        """
+        ids = [int(index) for index in token_ids]
+        grouped = [(token, len(list(group))) for token, group in itertools.groupby(ids)]
+        runs = grouped if group_tokens else [(token, 1) for token in ids]
+        skipped = {self.bos_id, self.eos_id, self.unk_id} if skip_special_tokens else set()
+        chars: list[Offset] = []
+        start = 0
+        space = self.replace_word_delimiter_char
+        for (token, length), spelling in zip(runs, self.spell((run for run, _ in runs), space), strict=True):
+            if spelling and token not in skipped:
+                shown_as = spelling.lower() if self.do_lower_case else spelling
+                chars.append({"char": shown_as, "start_offset": start, "end_offset": start + length})
+            start += length
+        text = "".join(char["char"] for char in chars).strip()
+        if not (output_char_offsets or output_word_offsets):
+            return text
+        groups = itertools.groupby(chars, key=lambda char: char["char"] == space)
+        words_of = [list(group) for is_space, group in groups if not is_space]
+        word_offsets: list[Offset] = [
+            {
+                "word": "".join(char["char"] for char in word),
+                "start_offset": word[0]["start_offset"],
+                "end_offset": word[-1]["end_offset"],
+            }
+            for word in words_of
+        ]
+        return Decoded(text, chars if output_char_offsets else None, word_offsets if output_word_offsets else None)
+
+    def batch_decode(self, sequences: Iterable[Any], skip_special_tokens: bool = False, **options: bool) -> Any:
+        """Return `decode` of each row of `(B, T)`: a list of texts; with offsets, one `Decoded` of lists."""
+        results = [self.decode(row, skip_special_tokens, **options) for row in sequences]
+        texts = [result for result in results if isinstance(result, str)]
+        decoded = [result for result in results if isinstance(result, Decoded)]
+        if not decoded:
+            return texts
+        columns = ([getattr(row, item.name) for row in decoded] for item in dataclasses.fields(Decoded))
+        return Decoded(*(None if None in column else column for column in columns))
+
+    def __call__(
+        self,
+        text: str | Sequence[str],
+        *,
+        padding: Padding = False,
+        max_length: int | None = None,
+        return_tensors: TensorType = None,
+    ) -> Encoding:
+        """Return the ids of a text or of several, with the arguments and results of transformers' tokenizers.
+
+        Returns:
+            `input_ids` and `attention_mask`: lists of integers for one text, lists of these for several; with
+            `return_tensors` always `(B, L)`. Rows are padded with the id of `pad_token`, which no loss counts.
+
+        Raises:
+            ValueError: a character has no id, and there is no unknown token; or rows of one tensor differ in length.
+        """
+        rows = [np.array(self.encode(row), np.int64) for row in ([text] if isinstance(text, str) else text)]
+        length = target_length([len(row) for row in rows], padding, max_length)
+        masks = padded([np.ones(len(row), np.int64) for row in rows], length, 0)
+        columns = {"input_ids": padded(rows, length, self.pad_id or 0), "attention_mask": masks}
+        if return_tensors is None:
+            lists = {name: [row.tolist() for row in column] for name, column in columns.items()}
+            return Encoding({name: column[0] if isinstance(text, str) else column for name, column in lists.items()})
+        return Encoding({name: in_type(column, return_tensors) for name, column in columns.items()})
 
     @classmethod
     def from_pretrained(cls, location: Location, *, target_lang: str | None = None) -> Self:
@@ -395,7 +503,7 @@ class Word:
 def words(path: GreedyPath, tokenizer: CTCTokenizer, seconds_per_frame: float) -> list[Word]:
     """Group the tokens of a path into words: maximal runs without a delimiter.
 
-    Joined by single spaces, the words are `" ".join(tokenizer.decode(path.token_ids).split())` (if the delimiter
+    Joined by single spaces, the words are `" ".join(tokenizer.text(path.token_ids).split())` (if the delimiter
     becomes a space, as it does by default).
 
     Args:

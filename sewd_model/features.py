@@ -1,6 +1,7 @@
 """From a waveform to the input of the model: zero mean and unit variance over the clip's own samples."""
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sewd_model.encoding import Encoding, Padding, TensorType, in_type, padded, target_length
 from sewd_model.files import CheckpointError, Location, read_json, shown, write_json
 
 FEATURES_FILE = "preprocessor_config.json"
@@ -23,7 +25,8 @@ class FeatureExtractor:
         sampling_rate: samples per second of the audio that the model was trained on.
         do_normalize: scale each clip to zero mean and unit variance.
         padding_value: value of the samples that `pad` appends; with an attention mask they have no effect.
-        return_attention_mask: kept for the file only. `pad` always returns a mask: exact batches need it.
+        return_attention_mask: whether a call returns a mask also where nothing is padded. `pad` always does: exact
+            batches need it.
         extra: other keys of the file, written back unchanged.
 
     Raises:
@@ -50,7 +53,62 @@ class FeatureExtractor:
                 msg = f"{name} = {getattr(self, name, self.extra.get(name))!r} is not supported"
                 raise ValueError(msg)
 
-    def __call__(self, waveform: NDArray[np.float32]) -> NDArray[np.float32]:
+    def __call__(
+        self,
+        raw_speech: Any,
+        *,
+        sampling_rate: int | None = None,
+        padding: Padding = False,
+        max_length: int | None = None,
+        truncation: bool = False,
+        pad_to_multiple_of: int | None = None,
+        return_attention_mask: bool | None = None,
+        return_tensors: TensorType = None,
+    ) -> Encoding:
+        """Prepare one clip or several, with the arguments and results of transformers' Wav2Vec2FeatureExtractor.
+
+        Each clip is normalised over its own samples, with or without a mask. (transformers normalises over the padding
+        too if the file says `return_attention_mask: false`.)
+
+        Args:
+            raw_speech: `(N,)` array or list of numbers; several as a list of these, or `(B, N)`.
+            sampling_rate: that of `raw_speech`; without it a wrong rate goes unnoticed.
+            padding: how rows are padded on the right, see `sewd_model.encoding.target_length`.
+            max_length: see `padding` and `truncation`.
+            truncation: cut clips at `max_length`.
+            pad_to_multiple_of: see `padding`.
+            return_attention_mask: None: if the clips are padded, or if the file says so. (In transformers: only the
+                latter, which gives other results for padded clips.)
+            return_tensors: "pt" for torch, "np" for NumPy, None for a list of arrays.
+
+        Returns:
+            `input_values` (B, N) float32 and, if wanted, `attention_mask` (B, N) integers, 1 on samples.
+
+        Raises:
+            ValueError: the rate is not the model's, a clip is empty or not mono, or rows of a tensor differ in length.
+        """
+        if sampling_rate is not None and sampling_rate != self.sampling_rate:
+            msg = f"the audio has a sampling rate of {sampling_rate} Hz, but the model needs {self.sampling_rate} Hz"
+            raise ValueError(msg)
+        if sampling_rate is None:
+            warnings.warn("pass sampling_rate=..., so that audio of a wrong rate is an error", stacklevel=2)
+        several = getattr(raw_speech, "ndim", 1) > 1 or (
+            isinstance(raw_speech, list | tuple) and len(raw_speech) > 0 and np.ndim(raw_speech[0]) > 0
+        )
+        cut = slice(max_length if truncation else None)
+        clips = [np.asarray(clip)[cut] for clip in (raw_speech if several else [raw_speech])]
+        rows = [self.prepare(clip.astype(np.float32) if clip.dtype.kind in "iu" else clip) for clip in clips]
+        length = target_length([len(row) for row in rows], padding, max_length, pad_to_multiple_of)
+        encoding = Encoding(input_values=in_type(padded(rows, length, self.padding_value), return_tensors))
+        wants_mask = return_attention_mask
+        if wants_mask is None:
+            wants_mask = self.return_attention_mask or any(len(row) != length for row in rows if length is not None)
+        if wants_mask:
+            masks = padded([np.ones(len(row), np.int64) for row in rows], length, 0)
+            encoding["attention_mask"] = in_type(masks, return_tensors)
+        return encoding
+
+    def prepare(self, waveform: NDArray[np.float32]) -> NDArray[np.float32]:
         """Prepare one mono clip.
 
         Args:
@@ -76,13 +134,13 @@ class FeatureExtractor:
         """Prepare each clip, and pad all on the right to the longest.
 
         Args:
-            waveforms: `(N_b,)` each, as for `__call__`.
+            waveforms: `(N_b,)` each, as for `prepare`.
 
         Returns:
             `input_values` (B, N) float32 and `attention_mask` (B, N) int64, 1 on samples, in the order given.
 
         Raises:
-            ValueError: there is no waveform, or `__call__` rejects one.
+            ValueError: there is no waveform, or `prepare` rejects one.
         """
         if not waveforms:
             msg = "there is no waveform to pad"
@@ -91,7 +149,7 @@ class FeatureExtractor:
         values = torch.full((len(waveforms), width), float(self.padding_value))
         mask = torch.zeros(len(waveforms), width, dtype=torch.long)
         for row, waveform in enumerate(waveforms):
-            values[row, : len(waveform)] = torch.from_numpy(self(waveform))
+            values[row, : len(waveform)] = torch.from_numpy(self.prepare(waveform))
             mask[row, : len(waveform)] = 1
         return values, mask
 

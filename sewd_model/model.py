@@ -23,7 +23,10 @@ dict are those of a checkpoint.
   half-filled squeezed frame takes part in attention; a row then depends on the width of the batch.
 """
 
+import copy
 import math
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
@@ -31,11 +34,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
+from torch.utils import checkpoint as activations
 
 from sewd_model import checkpoint
 from sewd_model.activations import ACTIVATIONS
-from sewd_model.config import InputTooShortError, SEWDConfig
-from sewd_model.files import Location
+from sewd_model.config import CONFIG_FILE, InputTooShortError, SEWDConfig
+from sewd_model.files import CheckpointError, Location, shown
 from sewd_model.spec_augment import draw_mask
 
 Padding = Literal["exact", "transformers"]
@@ -45,14 +49,40 @@ IGNORED_LABEL = -100
 
 # ---------------------------------------------------------------------------------------------------- outputs
 class _Output:
-    """What the two outputs share: the tuple that `return_dict=False` returns."""
+    """What the two outputs share: like transformers' `ModelOutput`, they are read by name, by key and by index.
+
+    Keys are the fields in transformers' order, without those that are None; `output[0]` is the first of these.
+    """
 
     tuple_fields: ClassVar[tuple[str, ...]]
 
+    def keys(self) -> list[str]:
+        """Return the names of the fields that are not None."""
+        return [name for name in self.tuple_fields if getattr(self, name) is not None]
+
+    def values(self) -> list[Any]:
+        """Return the fields that are not None."""
+        return list(self.to_tuple())
+
+    def items(self) -> list[tuple[str, Any]]:
+        """Return names and fields that are not None."""
+        return list(zip(self.keys(), self.to_tuple(), strict=True))
+
     def to_tuple(self) -> tuple[Any, ...]:
-        """Return the fields in transformers' order, without those that are None."""
-        values = [getattr(self, name) for name in self.tuple_fields]
-        return tuple(value for value in values if value is not None)
+        """Return the fields that are not None: what `return_dict=False` returns."""
+        return tuple(getattr(self, name) for name in self.keys())
+
+    def __getitem__(self, key: str | int | slice) -> Any:
+        return dict(self.items())[key] if isinstance(key, str) else self.to_tuple()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.keys()
 
 
 @dataclass
@@ -376,6 +406,14 @@ class Layer(nn.Module):
         return self.output(self.intermediate(attended), attended), probabilities
 
 
+@dataclass(frozen=True)
+class _Checkpointing:
+    """Which layers are computed again for their gradients, and the options of torch's function that does it."""
+
+    every_n_layers: int
+    options: Mapping[str, Any]
+
+
 class Transformer(nn.Module):
     """The layers, and the relative position table that they share."""
 
@@ -383,6 +421,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.layer = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.checkpointing: _Checkpointing | None = None
         if config.relative_attention:
             self.rel_embeddings = nn.Embedding(2 * config.position_span, config.hidden_size)
         if config.normalizes_positions:
@@ -406,8 +445,12 @@ class Transformer(nn.Module):
             offsets = positions[:, None] - positions + length - 1  # (S, S)
             rows = (by_offset - first).to(hidden.device)[offsets]
         recorder.hidden_state(hidden)
-        for layer in self.layer:
-            hidden, probabilities = layer(hidden, key_mask, table, rows)
+        for number, layer in enumerate(self.layer):
+            if self.training and self.checkpointing is not None and number % self.checkpointing.every_n_layers == 0:
+                options = self.checkpointing.options
+                hidden, probabilities = activations.checkpoint(layer, hidden, key_mask, table, rows, **options)
+            else:
+                hidden, probabilities = layer(hidden, key_mask, table, rows)
             recorder.hidden_state(hidden)
             recorder.attention(probabilities)
         return hidden
@@ -484,7 +527,79 @@ class _PreTrained(nn.Module):
 
     def __init__(self, config: SEWDConfig) -> None:
         super().__init__()
+        config.check_sizes()
         self.config = config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first of the weights is."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type of the first of the weights."""
+        return next(self.parameters()).dtype
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """Return the number of weights.
+
+        Args:
+            only_trainable: count those that are being trained.
+            exclude_embeddings: leave out the table of relative positions.
+        """
+        tables = {id(module.weight) for module in self.modules() if isinstance(module, nn.Embedding)}
+        return sum(
+            weight.numel()
+            for weight in self.parameters()
+            if (weight.requires_grad or not only_trainable) and not (exclude_embeddings and id(weight) in tables)
+        )
+
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: Mapping[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """In training, compute transformer layers again for their gradients instead of keeping what they computed.
+
+        Args:
+            activation_checkpointing_kwargs: arguments of `torch.utils.checkpoint.checkpoint`; None:
+                `use_reentrant=False`.
+            every_n_layers: only every n-th layer, from the first.
+            offload: not supported: there is nothing to move on a CPU, and layers on a GPU are small.
+
+        Raises:
+            ValueError: `offload` is set.
+        """
+        if offload:
+            msg = "offload is not supported: leave it out"
+            raise ValueError(msg)
+        options = {"use_reentrant": False, **(activation_checkpointing_kwargs or {})}
+        self._transformer().checkpointing = _Checkpointing(every_n_layers, options)
+
+    def activation_checkpointing_disable(self) -> None:
+        """Keep what each layer computes again: more memory, less time."""
+        self._transformer().checkpointing = None
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
+        """`activation_checkpointing_enable`, by its name before transformers 5.20."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs)
+
+    def gradient_checkpointing_disable(self) -> None:
+        """`activation_checkpointing_disable`, by its earlier name."""
+        self.activation_checkpointing_disable()
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether layers are computed again for their gradients."""
+        return self._transformer().checkpointing is not None
+
+    def _transformer(self) -> Transformer:
+        return next(module for module in self.modules() if isinstance(module, Transformer))
+
+    def _get_feat_extract_output_lengths(self, input_lengths: Tensor | int) -> Tensor:
+        """Return `conv_lengths` of a number of samples, or of many; the name is that of transformers."""
+        return conv_lengths(torch.as_tensor(input_lengths), self.config)
 
     def _initialize(self, module: nn.Module) -> None:
         """Initialise the weights of one module as the reference does.
@@ -512,6 +627,7 @@ class _PreTrained(nn.Module):
         config: SEWDConfig | None = None,
         dtype: torch.dtype = torch.float32,
         new_head: bool = False,
+        **changes: Any,
     ) -> Self:
         """Load a checkpoint in the Hugging Face layout, in eval mode, on the CPU.
 
@@ -520,12 +636,20 @@ class _PreTrained(nn.Module):
             config: used instead of the checkpoint's `config.json`, e.g. with other labels and `new_head`.
             dtype: data type that the weights are converted to and the model computes in, whatever that of the file.
             new_head: load the backbone only, and initialise the head from torch's random generator.
+            changes: values of the configuration that replace those of the checkpoint, e.g. `num_labels=3`.
 
         Raises:
             CheckpointError: files are missing or malformed, or keys or shapes do not fit; the message names them.
             OSError: the store cannot be read.
         """
-        config = SEWDConfig.from_pretrained(location) if config is None else config
+        config = copy.deepcopy(config) if config else SEWDConfig.from_pretrained(location)
+        try:
+            for name, value in changes.items():
+                setattr(config, name, value)
+            config.check_sizes()
+        except ValueError as error:
+            msg = f"the configuration ({CONFIG_FILE}) of {shown(location)}: {error}"
+            raise CheckpointError(msg) from error
         checkpoint.check_size(config, 0 if new_head else cls._head_weights(config), location)
         model = cls(config)
         checkpoint.load_into(model, location, head_keys=cls.head_keys, new_head=new_head)
@@ -659,36 +783,42 @@ class SEWDModel(_PreTrained):
         attention_mask: Tensor | None = None,
         mask_time_indices: Tensor | None = None,
         *,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
-        return_dict: bool = True,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
         padding: Padding = "exact",
     ) -> BaseOutput | tuple[Any, ...]:
         """Encode clips.
 
         Args:
             input_values: `(B, N)` waveforms at the model's rate, normalised by `FeatureExtractor`. Not modified.
-            attention_mask: `(B, N)`, 1 on samples and 0 on padding, which must be on the right. None: no padding.
+            attention_mask: `(B, N)`, 1 on samples and 0 on padding, which is on the right. None: no padding. As in
+                transformers only the number of ones of each row counts; a zero before a one gives a warning.
             mask_time_indices: `(B, T)` bool, frames to replace by the mask vector, instead of those that SpecAugment
                 draws; also in eval mode, but not if `apply_spec_augment` is off.
-            output_hidden_states: return the transformer's input and each layer's output.
+            output_hidden_states: return the transformer's input and each layer's output; None: as the configuration
+                says, and so for the next two.
             output_attentions: return the attention probabilities.
             return_dict: False returns a tuple, without the fields that are None.
             padding: see the module's docstring.
 
         Raises:
             InputTooShortError: a clip has fewer than `config.min_samples` samples.
-            ValueError: shapes or dtypes are wrong, or the padding is not on the right.
+            ValueError: shapes or dtypes are wrong.
         """
         output = self.encode(
             input_values,
             attention_mask,
             mask_time_indices=mask_time_indices,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
+            output_hidden_states=_chosen(output_hidden_states, self.config.output_hidden_states),
+            output_attentions=_chosen(output_attentions, self.config.output_attentions),
             padding=padding,
         )
-        return output if return_dict else output.to_tuple()
+        return output if _chosen(return_dict, self.config.return_dict) else output.to_tuple()
+
+
+def _chosen(argument: bool | None, configured: bool) -> bool:
+    return configured if argument is None else argument
 
 
 def _check_input(input_values: Tensor, attention_mask: Tensor | None, padding: Padding, config: SEWDConfig) -> Tensor:
@@ -710,8 +840,11 @@ def _check_input(input_values: Tensor, attention_mask: Tensor | None, padding: P
             raise ValueError(msg)
         own = attention_mask.to(input_values.device, torch.bool)
         if bool((own[:, 1:] & ~own[:, :-1]).any()):
-            msg = "attention_mask must be 1 on a row's samples and 0 after them: padding must be on the right"
-            raise ValueError(msg)
+            # transformers takes such masks without a word, and its tests draw them at random.
+            warnings.warn(
+                "attention_mask has zeros before ones; only the number of ones counts: padding is on the right",
+                stacklevel=6,
+            )
         num_samples = own.sum(-1)
         shortest = int(num_samples.min())
     if shortest < config.min_samples:
@@ -751,12 +884,12 @@ class _Head(_PreTrained):
         self,
         input_values: Tensor,
         attention_mask: Tensor | None = None,
-        mask_time_indices: Tensor | None = None,
-        *,
         labels: Tensor | None = None,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
-        return_dict: bool = True,
+        *,
+        mask_time_indices: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
         padding: Padding = "exact",
     ) -> HeadOutput | tuple[Any, ...]:
         """Encode clips and apply the head; with `labels`, compute the loss too (see `loss`).
@@ -766,6 +899,7 @@ class _Head(_PreTrained):
         Raises:
             ValueError: the labels have the wrong shape or are out of range.
         """
+        output_hidden_states = _chosen(output_hidden_states, self.config.output_hidden_states)
         if labels is not None:
             self._check_labels(labels, input_values.shape[0])
         outputs = self.sew_d.encode(
@@ -773,7 +907,7 @@ class _Head(_PreTrained):
             attention_mask,
             mask_time_indices=mask_time_indices,
             output_hidden_states=output_hidden_states or self.needs_hidden_states,
-            output_attentions=output_attentions,
+            output_attentions=_chosen(output_attentions, self.config.output_attentions),
             padding=padding,
         )
         logits = self.head(outputs)
@@ -784,7 +918,7 @@ class _Head(_PreTrained):
             hidden_states=outputs.hidden_states if output_hidden_states else None,
             attentions=outputs.attentions,
         )
-        return output if return_dict else output.to_tuple()
+        return output if _chosen(return_dict, self.config.return_dict) else output.to_tuple()
 
     def _check_labels(self, labels: Tensor, rows: int) -> None:
         raise NotImplementedError
@@ -799,13 +933,20 @@ class SEWDForCTC(_Head):
 
     head_keys: ClassVar[tuple[str, ...]] = ("lm_head",)
 
-    def __init__(self, config: SEWDConfig) -> None:
+    def __init__(self, config: SEWDConfig, target_lang: str | None = None) -> None:
         """Initialise the weights.
 
+        Args:
+            config: of the model.
+            target_lang: must be None: no SEW-D checkpoint has adapters for languages.
+
         Raises:
-            ValueError: the configuration has no `pad_token_id`, which is the CTC blank.
+            ValueError: the configuration has no `pad_token_id`, which is the CTC blank; or a language is given.
         """
         super().__init__(config)
+        if target_lang is not None:
+            msg = f"target_lang {target_lang!r}: the model has no adapter for a language (adapter_attn_dim is not set)"
+            raise ValueError(msg)
         if config.pad_token_id is None:
             msg = "pad_token_id is null, but it is the CTC blank: set it to a token id"
             raise ValueError(msg)
@@ -911,6 +1052,10 @@ class SEWDForSequenceClassification(_Head):
     def _check_labels(self, labels: Tensor, rows: int) -> None:
         if labels.numel() != rows:
             msg = f"labels must be one per clip, {rows}, not {tuple(labels.shape)}"
+            raise ValueError(msg)
+        classes = self.config.num_labels
+        if classes > 1 and bool(((labels >= classes) | ((labels < 0) & (labels != IGNORED_LABEL))).any()):
+            msg = f"labels must be {IGNORED_LABEL}, or from 0 to below num_labels {classes}"
             raise ValueError(msg)
 
     def loss(self, logits: Tensor, labels: Tensor, num_frames: Tensor) -> Tensor:

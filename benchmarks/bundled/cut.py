@@ -42,7 +42,7 @@ def main() -> None:
         samples, rate = soundfile.read(string["audio_filepath"], dtype="float32")
         waveform = samples if rate == RATE else soxr.resample(samples, rate, RATE)
         with torch.inference_mode():
-            logits = model(torch.from_numpy(features(waveform))[None]).logits[0]
+            logits = model(torch.from_numpy(features.prepare(waveform))[None]).logits[0]
         path = greedy_path(logits, model.blank, tokenizer.drop_ids)
         recognized = words(path, tokenizer, model.config.hop_length / RATE)
         if " ".join(word.word for word in recognized).lower() == string["text"]:

@@ -280,7 +280,7 @@ class Recognizer:
     def _logits(self, encoder: _Encoder, waveforms: Sequence[np.ndarray]) -> list[Logits | Recognition]:
         """The logits of each clip, or its error."""
         with np.errstate(over="ignore", invalid="ignore"):
-            inputs = [torch.from_numpy(encoder.features(waveform)) for waveform in waveforms]
+            inputs = [torch.from_numpy(encoder.features.prepare(waveform)) for waveform in waveforms]
         results: list[Logits | Recognition] = [_BAD_FEATURES] * len(waveforms)
         usable = [index for index, values in enumerate(inputs) if torch.isfinite(values).all()]
         outputs = with_deadline(self.settings.deadline_s, iter(encoder.engine.encode([inputs[i] for i in usable])))

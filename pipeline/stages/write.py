@@ -174,7 +174,7 @@ def _text_and_words(path: GreedyPath, settings: WriteSettings) -> tuple[str, lis
     pieces = [path]
     if settings.word_gap_s:
         pieces = split_at_gaps(path, max(1, math.ceil(round(settings.word_gap_s / settings.frame_s, 6))))
-    texts = (tokenizer.decode(piece.token_ids) for piece in pieces)
+    texts = (tokenizer.text(piece.token_ids) for piece in pieces)
     text = tokenizer.replace_word_delimiter_char.join(filter(None, texts))
     return text, [word for piece in pieces for word in words(piece, tokenizer, settings.frame_s)]
 

@@ -300,7 +300,7 @@ def validate(model: TrainingModel, store: ClipStore, coding: Coding, device: tor
                 if row.text is None:
                     continue
                 path = greedy_path(logits[number, : int(outputs.num_frames[number])], model.ctc.blank, drop)
-                hypothesis = normalize(coding.tokenizer.decode(path.token_ids.tolist()), "basic")
+                hypothesis = normalize(coding.tokenizer.text(path.token_ids.tolist()), "basic")
                 words = (words or ErrorCounts.zero()) + word_counts(row.text, hypothesis)
                 characters = (characters or ErrorCounts.zero()) + char_counts(row.text, hypothesis)
         if model.classifier is not None and bool((batch.labels >= 0).any()):

@@ -1,12 +1,14 @@
 """The configuration: transformers' defaults, a lossless round trip, and contradictions refused by name."""
 
+import copy
 import dataclasses
 import json
+import pickle
 
 import pytest
 import transformers
 
-from sewd_model import SEWDConfig
+from sewd_model import CheckpointError, SEWDConfig, SEWDModel
 
 
 def test_defaults_are_those_of_transformers():
@@ -122,11 +124,6 @@ REFUSED = {
     "no convolutions": ({"conv_dim": [], "conv_stride": [], "conv_kernel": []}, ["conv_dim"]),
     "stride of 0": ({"conv_stride": [0] * 13}, ["conv_stride"]),
     "kernel that is no list": ({"conv_kernel": 3}, ["conv_kernel"]),
-    "heads that do not divide": ({"num_attention_heads": 7}, ["hidden_size", "num_attention_heads"]),
-    "groups that do not divide": (
-        {"num_conv_pos_embedding_groups": 7},
-        ["hidden_size", "num_conv_pos_embedding_groups"],
-    ),
     "unknown activation": ({"hidden_act": "gleu"}, ["hidden_act"]),
     "activation with weights": ({"hidden_act": "prelu"}, ["hidden_act"]),
     "activation that transformers only documents": (
@@ -251,6 +248,59 @@ def test_frame_counts_are_those_of_transformers(values):
     assert config.num_frames(16000 + 10 * config.hop_length) == config.num_frames(16000) + 10
 
 
-def test_config_cannot_be_changed():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        SEWDConfig().hidden_size = 3
+@pytest.mark.parametrize("name", ["num_attention_heads", "num_conv_pos_embedding_groups"])
+def test_sizes_that_do_not_divide_are_refused_where_a_model_is_built(name, tmp_path):
+    config = SEWDConfig(**{name: 7})
+    with pytest.raises(ValueError, match=f"hidden_size 768 is not a multiple of {name} 7"):
+        SEWDModel(config)
+    config.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=f"config.json.*hidden_size 768 is not a multiple of {name} 7"):
+        SEWDModel.from_pretrained(tmp_path)
+
+
+def test_keys_of_every_configuration_are_taken_kept_and_readable(tmp_path):
+    values = {"feat_extract_dropout": 0.0, "position_biased_input": False, "output_attentions": True, "layerdrop": 0.1}
+    config = SEWDConfig(num_labels=3, return_dict=False, **values)
+    assert config.num_labels == 3
+    assert {name: getattr(config, name) for name in values} == values
+    config.save_pretrained(tmp_path)
+    assert SEWDConfig.from_pretrained(tmp_path) == config
+    reference = transformers.SEWDConfig.from_pretrained(tmp_path)
+    assert (reference.layerdrop, reference.output_attentions, reference.num_labels) == (0.1, True, 3)
+    assert copy.deepcopy(config) == pickle.loads(pickle.dumps(config)) == config
+
+
+def test_keys_that_are_not_set_have_the_defaults_of_transformers():
+    config, reference = SEWDConfig(), transformers.SEWDConfig()
+    for name in ("output_hidden_states", "output_attentions", "return_dict", "problem_type", "inputs_to_logits_ratio"):
+        assert getattr(config, name) == getattr(reference, name), name
+    assert config.diversity_loss_weight == 0.1  # documented by transformers, which has no such attribute
+    assert "output_attentions" not in config.to_dict()
+    with pytest.raises(AttributeError, match="layer_drop"):
+        config.layer_drop  # noqa: B018
+
+
+def test_assigned_values_are_checked_and_a_refused_one_changes_nothing():
+    config = SEWDConfig()
+    config.ctc_loss_reduction = "sum"
+    config.layerdrop = 0.0
+    config.conv_dim = [1] * 13
+    assert (config.ctc_loss_reduction, config.layerdrop, config.conv_dim) == ("sum", 0.0, (1,) * 13)
+    config.num_labels = 5
+    assert config.id2label == dict(enumerate(["LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3", "LABEL_4"]))
+    config.id2label = {0: "yes", 1: "no"}
+    assert (config.num_labels, config.label2id) == (2, {"yes": 0, "no": 1})
+    config.label2id = {"on": 1, "off": 0}
+    assert config.id2label == {0: "off", 1: "on"}
+    before = copy.deepcopy(config)
+    for name, value in {
+        "ctc_loss_reduction": "median",
+        "conv_stride": [1],
+        "num_labels": 0,
+        "add_adapter": True,
+    }.items():
+        with pytest.raises(ValueError, match=name):
+            setattr(config, name, value)
+    with pytest.raises(AttributeError, match="hop_length"):
+        config.hop_length = 3
+    assert config == before

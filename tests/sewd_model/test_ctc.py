@@ -63,7 +63,7 @@ def logits_for(best, size=11, seed=0):
 )
 def test_greedy_path_gives_the_text_of_frames(tokenizer, frames, text):
     path = greedy_path(logits_for(ids(*frames.split())), PAD, tokenizer.drop_ids)
-    assert tokenizer.decode(path.token_ids) == text
+    assert tokenizer.text(path.token_ids) == text
     assert path.num_frames == len(frames.split())
 
 
@@ -71,7 +71,7 @@ def test_the_blank_is_dropped_after_collapsing_unlike_in_transformers(tokenizer,
     frames = ids("H", "E", "L", "<pad>", "L", "O")
     assert reference.decode(frames, skip_special_tokens=True) == "HELO"
     assert reference.decode(frames) == "HELLO"
-    assert tokenizer.decode(greedy_path(logits_for(frames), PAD).token_ids) == "HELLO"
+    assert tokenizer.text(greedy_path(logits_for(frames), PAD).token_ids) == "HELLO"
 
 
 def brute_force(scores, blank, drop):
@@ -156,7 +156,7 @@ FRAMES = st.lists(st.sampled_from([index for index in VOCAB.values() if index no
 @example(frames=ids("T", "O", "|", "<pad>", "|", "H", "E"))
 def test_text_equals_transformers_if_there_is_no_sentence_mark(tokenizer, reference, frames):
     path = greedy_path(logits_for(frames), PAD, tokenizer.drop_ids)
-    assert tokenizer.decode(path.token_ids) == reference.decode(frames)
+    assert tokenizer.text(path.token_ids) == reference.decode(frames)
 
 
 TEXT = st.text(st.sampled_from("EHLOT' |xé"), max_size=12)
@@ -174,7 +174,7 @@ def test_lower_case_text_on_an_upper_case_vocabulary(tmp_path_factory, text):
     tokenizer = CTCTokenizer(vocab=VOCAB, do_lower_case=True)
     spelled = tokenizer.encode(text)
     assert UNK not in spelled
-    assert tokenizer.decode(spelled) == text.strip()
+    assert tokenizer.text(spelled) == text.strip()
 
 
 def test_lower_casing_equals_transformers(tmp_path):
@@ -184,14 +184,14 @@ def test_lower_casing_equals_transformers(tmp_path):
     for text in ("hello to", "HELLO", "tooß", "to<unk>he"):
         assert tokenizer.encode(text) == reference(text).input_ids
     frames = ids("H", "E", "<pad>", "|", "<unk>", "T")
-    assert tokenizer.decode(greedy_path(logits_for(frames), PAD).token_ids) == reference.decode(frames) == "he <unk>t"
+    assert tokenizer.text(greedy_path(logits_for(frames), PAD).token_ids) == reference.decode(frames) == "he <unk>t"
 
 
 @settings(deadline=None, max_examples=100)
 @given(text=st.lists(st.text(st.sampled_from("EHLOT'"), min_size=1, max_size=6), max_size=5).map(" ".join))
 def test_decoding_reverses_encoding(text):
     tokenizer = CTCTokenizer(vocab=VOCAB)
-    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.text(tokenizer.encode(text)) == text
 
 
 def test_longest_token_is_taken_as_in_transformers(tmp_path):
@@ -211,7 +211,7 @@ def test_other_delimiters_equal_transformers(tmp_path):
     tokenizer = CTCTokenizer(vocab={**VOCAB, "_": 11}, **options)
     assert tokenizer.encode("TO HE|L") == reference("TO HE|L").input_ids
     frames = [9, 8, 11, 6, 5, 4, 7]
-    assert tokenizer.decode(frames) == reference.decode(frames) == "TO-HE|L"
+    assert tokenizer.text(frames) == reference.decode(frames) == "TO-HE|L"
 
 
 # ------------------------------------------------------------------------------------------------------------- words
@@ -221,7 +221,7 @@ def test_words_joined_by_spaces_are_the_text(frames, lower):
     tokenizer = CTCTokenizer(vocab=VOCAB, do_lower_case=lower)
     path = greedy_path(logits_for(frames), PAD, tokenizer.drop_ids)
     actual = words(path, tokenizer, 0.02)
-    assert " ".join(word.word for word in actual) == " ".join(tokenizer.decode(path.token_ids).split())
+    assert " ".join(word.word for word in actual) == " ".join(tokenizer.text(path.token_ids).split())
     for word, following in itertools.pairwise(actual):
         assert word.end_s <= following.start_s
     for word in actual:
@@ -246,7 +246,7 @@ def test_word_times_and_confidence():
 def test_token_with_a_space_inside_makes_two_words():
     tokenizer = CTCTokenizer(vocab={"<pad>": 0, "|": 1, "a": 2, "b c": 3, " ": 4, "<unk>": 5})
     path = greedy_path(logits_for([2, 3, 4, 2], size=6), 0)
-    assert [word.word for word in words(path, tokenizer, 1.0)] == tokenizer.decode(path.token_ids).split()
+    assert [word.word for word in words(path, tokenizer, 1.0)] == tokenizer.text(path.token_ids).split()
 
 
 # ------------------------------------------------------------------------------------------------------------- files
@@ -292,7 +292,7 @@ def test_files_of_transformers_give_its_ids(tmp_path, vocab, options):
         reference.eos_token_id,
     )
     everything = list(range(len(reference.get_vocab()) + 2))  # the last two ids are beyond the vocabulary: unknown
-    assert tokenizer.decode(everything) == reference.decode(everything, group_tokens=False)
+    assert tokenizer.text(everything) == reference.decode(everything, group_tokens=False)
     again = directory / "again"
     tokenizer.save_pretrained(again)
     assert CTCTokenizer.from_pretrained(again).ids == tokenizer.ids
@@ -361,7 +361,7 @@ def test_character_without_an_id_is_refused_without_an_unknown_token():
     with pytest.raises(ValueError, match="'z' is not in the vocabulary"):
         tokenizer.encode("az")
     with pytest.raises(ValueError, match="id 99 is not in the vocabulary"):
-        tokenizer.decode([99])
+        tokenizer.text([99])
 
 
 # -------------------------------------------------------------------------------------------------- gaps

@@ -30,7 +30,7 @@ CLIPS = {
 def test_clip_is_bit_equal_to_transformers(clip, normalize):
     reference = Wav2Vec2FeatureExtractor(do_normalize=normalize)
     before = clip.copy()
-    actual = FeatureExtractor(do_normalize=normalize)(clip)
+    actual = FeatureExtractor(do_normalize=normalize).prepare(clip)
     expected = reference(clip, sampling_rate=16_000).input_values[0]
     assert actual.dtype == expected.dtype == np.float32
     assert np.array_equal(actual, expected)
@@ -60,7 +60,7 @@ def test_padding_value_fills_the_padding():
 )
 def test_input_other_than_a_mono_float_waveform_is_refused(clip):
     with pytest.raises(ValueError, match="1-D floating point"):
-        FeatureExtractor()(clip)
+        FeatureExtractor().prepare(clip)
 
 
 def test_empty_batch_is_refused():

@@ -151,7 +151,7 @@ def test_inputs_are_not_modified(oracle):
     labels = torch.tensor([[4, -100], [1, 9]])
     copies = [tensor.clone() for tensor in (values, mask, hidden, labels)]
     for training in (False, True):
-        model.train(training)(values, mask, hidden, labels=labels)
+        model.train(training)(values, mask, labels, mask_time_indices=hidden)
         for tensor, copy in zip((values, mask, hidden, labels), copies, strict=True):
             assert torch.equal(tensor, copy)
 
@@ -219,12 +219,12 @@ def test_malformed_input_is_refused(oracle):
         ((values.long(),), "floating point"),
         ((values[:0],), "floating point"),
         ((values, mask[:, 1:]), "attention_mask must be"),
-        ((values, mask.flip(1)), "on the right"),
-        ((values, mask, torch.zeros(2, 60, dtype=torch.bool)), "mask_time_indices must be"),
     ]
     for arguments, message in refused:
         with pytest.raises(ValueError, match=message):
             model(*arguments)
+    with pytest.raises(ValueError, match="mask_time_indices must be"):
+        model(values, mask, mask_time_indices=torch.zeros(2, 60, dtype=torch.bool))
     with pytest.raises(ValueError, match="padding must be"):
         model(values, padding="left")
     with pytest.raises(ValueError, match="labels must be"):

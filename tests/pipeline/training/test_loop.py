@@ -116,7 +116,7 @@ def test_both_heads_are_read_from_one_directory_and_by_transformers_too(trained,
     row = json.loads(corpus.read_text().splitlines()[1])  # has two words
     waveform, _ = soundfile.read(corpus.parent / row["audio_filepath"], dtype="float32")
     features, tokenizer = FeatureExtractor.from_pretrained(trained), CTCTokenizer.from_pretrained(trained)
-    inputs = torch.from_numpy(features(waveform))[None]
+    inputs = torch.from_numpy(features.prepare(waveform))[None]
     ctc, classifier = SEWDForCTC.from_pretrained(trained), SEWDForSequenceClassification.from_pretrained(trained)
     their_ctc = transformers.SEWDForCTC.from_pretrained(trained, dtype=torch.float32).eval()
     their_classifier = transformers.SEWDForSequenceClassification.from_pretrained(trained, dtype=torch.float32).eval()
@@ -125,7 +125,7 @@ def test_both_heads_are_read_from_one_directory_and_by_transformers_too(trained,
         torch.testing.assert_close(logits, their_ctc(inputs).logits, rtol=1e-3, atol=1e-3)
         scores = classifier(inputs).logits
         torch.testing.assert_close(scores, their_classifier(inputs).logits, rtol=1e-3, atol=1e-3)
-    text = tokenizer.decode(greedy_path(logits[0], ctc.blank, tokenizer.drop_ids).token_ids.tolist())
+    text = tokenizer.text(greedy_path(logits[0], ctc.blank, tokenizer.drop_ids).token_ids.tolist())
     assert text == row["text"].upper()
     assert classifier.config.id2label[int(scores.argmax())] == "two"
     assert their_classifier.config.id2label == {0: "one", 1: "two"}
