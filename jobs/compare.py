@@ -14,6 +14,7 @@ from jobs.evaluate import new_table, percent
 from jobs.scoring import (
     DEFAULT_LEVEL,
     DEFAULT_UNIT,
+    Collar,
     Compounds,
     FailIf,
     Level,
@@ -29,6 +30,7 @@ from pipeline.evaluation.compare import Comparison, compare_runs, shared_scoring
 from pipeline.report.comparison import changed_utterances
 from pipeline.report.model import ChangedUtterance
 from pipeline.runs.status import RunStatus
+from pipeline.scoring.time_constrained import DEFAULT_COLLAR_S
 
 
 def compare(
@@ -37,6 +39,7 @@ def compare(
     refs: Refs = None,
     normalizer: Normalizer = None,
     compounds: Compounds = False,
+    collar: Collar = DEFAULT_COLLAR_S,
     unit: Unit = DEFAULT_UNIT,
     level: Level = DEFAULT_LEVEL,
     examples: Annotated[
@@ -49,7 +52,7 @@ def compare(
     Exit codes: 0 done, 1 failed, 2 usage, 4 a condition of --fail-if holds.
     """
     opened, opened_baseline = pipeline.Run.open(run), pipeline.Run.open(baseline)
-    settings = evaluation_settings(opened, refs, normalizer, compounds, None, unit, level)
+    settings = evaluation_settings(opened, refs, normalizer, compounds, None, unit, level, collar)
     conditions = parse_conditions(fail_if, has_baseline=True)
     scoring = shared_scoring(opened, opened_baseline, settings.scoring)
     settings = replace(settings, scoring=scoring)

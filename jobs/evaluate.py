@@ -16,6 +16,7 @@ from jobs.scoring import (
     DEFAULT_LEVEL,
     DEFAULT_UNIT,
     By,
+    Collar,
     Compounds,
     FailIf,
     Level,
@@ -29,10 +30,12 @@ from jobs.scoring import (
 from pipeline.evaluation.gate import gate_figures
 from pipeline.evaluation.intervals import Interval
 from pipeline.evaluation.labels import LabelEvaluation, evaluate_labels
-from pipeline.evaluation.results import Grouping, IdSummary
+from pipeline.evaluation.results import Grouping, IdSummary, RecordingFigures
 from pipeline.report.formats import duration, plural
 from pipeline.runs.status import RunStatus
 from pipeline.scoring.counts import ErrorCounts
+from pipeline.scoring.references import MAX_EXAMPLES
+from pipeline.scoring.time_constrained import DEFAULT_COLLAR_S
 
 ROWS_SHOWN = 30
 
@@ -42,6 +45,7 @@ def evaluate(
     refs: Refs = None,
     normalizer: Normalizer = None,
     compounds: Compounds = False,
+    collar: Collar = DEFAULT_COLLAR_S,
     by: By = None,
     unit: Unit = DEFAULT_UNIT,
     level: Level = DEFAULT_LEVEL,
@@ -57,7 +61,7 @@ def evaluate(
     """
     opened = pipeline.Run.open(run)
     conditions = parse_conditions(fail_if, has_baseline=False)
-    settings = evaluation_settings(opened, refs, normalizer, compounds, by, unit, level)
+    settings = evaluation_settings(opened, refs, normalizer, compounds, by, unit, level, collar)
     evaluation = pipeline.evaluate_run(opened, settings, address)
     labels = evaluate_labels(opened, settings)
     if evaluation.scored or evaluation.problems is not None:
@@ -106,6 +110,11 @@ def _corpus_table(evaluation: pipeline.Evaluation) -> Table:
             *_error_counts(counts, metric),
             f"{counts.reference:,}",
         )
+    recordings = evaluation.recordings
+    if recordings is not None and recordings.timed is not None:
+        timed = recordings.timed
+        rate, interval = percent(timed.error_rate), format_interval(recordings.interval)
+        table.add_row("tcWER", rate, interval, *_error_counts(timed, "tcwer"), f"{timed.reference:,}")
     for metric in ("mer", "wil"):
         table.add_row(metric.upper(), percent(evaluation.rates[metric]))
     return table
@@ -122,6 +131,8 @@ def print_coverage(evaluation: pipeline.Evaluation) -> None:
         f"coverage {percent(evaluation.coverage)}: {evaluation.scored:,} scored, "
         f"{evaluation.no_reference:,} without a reference, {evaluation.failed:,} failed"
     )
+    if evaluation.recordings is not None:
+        _print_recordings(evaluation.recordings)
     interval = evaluation.intervals["wer"]
     if interval is not None:
         out.print(
@@ -133,6 +144,20 @@ def print_coverage(evaluation: pipeline.Evaluation) -> None:
         _print_problem("utterances of the run have none and are not scored", evaluation.problems.missing)
         _print_problem("utterances are not in the run", evaluation.problems.unknown)
         _print_problem("utterances occur more than once, with the same reference", evaluation.problems.duplicate)
+
+
+def _print_recordings(figures: RecordingFigures) -> None:
+    line = (
+        f"recordings: {figures.scored:,} scored as wholes, {percent(figures.coverage)} of the "
+        f"{figures.reference_words:,} words of such references"
+    )
+    if figures.timed is not None:
+        line += f"; tcWER: within {figures.collar_s:g} s of the time of the reference"
+    out.print(line)
+    if figures.unscored.total:
+        names = ", ".join(figures.unscored.examples) + (", ..." if figures.unscored.total > MAX_EXAMPLES else "")
+        why = "nothing was transcribed, or the reference does not say which channel it is of"
+        out.print(f"recordings: {figures.unscored.total:,} not scored ({why}): {names}", markup=False, style="yellow")
 
 
 def _print_problem(problem: str, utterances: IdSummary) -> None:

@@ -14,6 +14,7 @@ from jobs.scoring import (
     DEFAULT_LEVEL,
     DEFAULT_UNIT,
     By,
+    Collar,
     Compounds,
     FailIf,
     Level,
@@ -32,6 +33,7 @@ from pipeline.report import render
 from pipeline.report.content import ReportSettings, build_report
 from pipeline.report.model import AudioMode, ReportContent
 from pipeline.report.summary import Cost
+from pipeline.scoring.time_constrained import DEFAULT_COLLAR_S
 from pipeline.settings import default_of
 from pipeline.storage import objects, uris
 
@@ -58,6 +60,7 @@ def report(
     refs: Refs = None,
     normalizer: Normalizer = None,
     compounds: Compounds = False,
+    collar: Collar = DEFAULT_COLLAR_S,
     by: By = None,
     unit: Unit = DEFAULT_UNIT,
     level: Level = DEFAULT_LEVEL,
@@ -85,7 +88,7 @@ def report(
     suffix = "." + target.rpartition(".")[2].lower()
     if suffix not in RENDERINGS:
         raise UsageError(f"cannot write a report to {target}: its name must end in {', '.join(RENDERINGS)}")
-    settings = evaluation_settings(opened, refs, normalizer, compounds, by, unit, level)
+    settings = evaluation_settings(opened, refs, normalizer, compounds, by, unit, level, collar)
     if other is not None:
         settings = replace(settings, scoring=shared_scoring(opened, other, settings.scoring))
     verdicts = []

@@ -16,6 +16,7 @@ from pipeline.evaluation.gate import Condition, Verdict, check_condition, gate_f
 from pipeline.evaluation.labels import evaluate_labels
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.runs.status import RunStatus
+from pipeline.scoring.time_constrained import DEFAULT_COLLAR_S
 from pipeline.settings import default_of
 
 DEFAULT_UNIT: Final[str] = default_of(EvaluationSettings, "unit")
@@ -26,13 +27,20 @@ Refs = Annotated[
     typer.Option(
         "--refs",
         metavar="FILE",
-        help="Score against the references in this file, by utt_id: .jsonl, .csv, .tsv, .parquet, or lines of "
-        "`ID text`. Repeat for alternatives: each utterance is scored against the one with the fewest errors.",
+        help="Score against the references in this file, by id of the utterance or recording: .jsonl, .csv, .tsv, "
+        ".parquet, .stm, or lines of `ID text`. Repeat for alternatives: each utterance is scored against the one "
+        "with the fewest errors.",
     ),
 ]
 Normalizer = Annotated[str | None, typer.Option(help="Normalizer of both texts (basic, none). Default: the run's own.")]
 Compounds = Annotated[
     bool, typer.Option("--compounds", help="Do not count as errors words that are only split or joined differently.")
+]
+Collar = Annotated[
+    float,
+    typer.Option(
+        help="Seconds by which a word may miss its time in the time-constrained error rate of references with times."
+    ),
 ]
 By = Annotated[
     str | None,
@@ -59,12 +67,13 @@ def evaluation_settings(
     by: str | None = None,
     unit: str = DEFAULT_UNIT,
     level: float = DEFAULT_LEVEL,
+    collar: float = DEFAULT_COLLAR_S,
 ) -> pipeline.EvaluationSettings:
     """The settings from the options. Without options about scoring, the run's own rules apply."""
     scoring = None
-    if refs or normalizer or compounds:
+    if refs or normalizer or compounds or collar != DEFAULT_COLLAR_S:
         name = normalizer or run.record.normalizer
-        scoring = pipeline.Scoring(name, tuple(refs or ()), compounds)
+        scoring = pipeline.Scoring(name, tuple(refs or ()), compounds, collar)
     names = tuple(name.strip() for name in (by or "").split(",") if name.strip())
     return pipeline.EvaluationSettings(scoring, names, unit, level)
 

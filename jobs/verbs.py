@@ -10,6 +10,7 @@ import typer
 from jobs.compare import compare
 from jobs.evaluate import evaluate
 from jobs.finetune import finetune
+from jobs.recordings import recordings
 from jobs.repair import repair
 from jobs.report import report
 from jobs.status import status
@@ -21,6 +22,7 @@ SUBMITTABLE: Final[tuple[Callable[..., int], ...]] = (
     evaluate,
     compare,
     report,
+    recordings,
     status,
     verify,
     repair,

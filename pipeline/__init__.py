@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.results import Evaluation
     from pipeline.evaluation.settings import EvaluationSettings
     from pipeline.evaluation.tables import write_metrics
+    from pipeline.runs.recordings import recordings
     from pipeline.scoring.rules import Scoring
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "StorageError",
     "UsageError",
     "evaluate_run",
+    "recordings",
     "transcribe",
     "write_metrics",
 ]
@@ -45,6 +47,7 @@ _MODULES = {
     "Progress": "driver.progress",
     "Scoring": "scoring.rules",
     "evaluate_run": "evaluation.evaluate",
+    "recordings": "runs.recordings",
     "transcribe": "driver.transcribe",
     "write_metrics": "evaluation.tables",
 }

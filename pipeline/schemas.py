@@ -57,13 +57,19 @@ _IDENTITY = (
     field("uri", pa.string(), "file or object that holds the audio", nullable=False),
     field("start_s", pa.float64(), "start of the utterance in its recording", "s"),
     field("duration_s", pa.float64(), "duration of the utterance", "s"),
-    field("channel", pa.int32(), "channel, from 0, where channels are split; else null"),
+    field("channel", pa.int32(), "channel, from 0, where channels are split or the source names one; else null"),
 )
 _LINEAGE = (
     field("speaker", pa.string(), "speaker, as the source names it"),
     field("tags", pa.string(), "all other keys of the source, as one JSON object"),
     field("part_id", pa.string(), "part of the plan that it was read in", nullable=False),
     field("chunk", pa.int32(), "ordinal of its chunk in the part", nullable=False),
+)
+_RECORDING_REFERENCE = field(
+    "recording_reference",
+    pa.string(),
+    "reference of the whole recording, in the row of the first of its segments; null in the others, and where the "
+    "utterance is the whole recording",
 )
 _WARNING = field(
     "warning", pa.string(), "what is wrong with the headers of the audio, all of which was read; else null"
@@ -89,6 +95,7 @@ TRANSCRIPTS = _schema(
     *_LINEAGE,
     _WARNING,
     field("skipped_s", pa.float64(), "silence in it that the model did not compute", "s"),
+    _RECORDING_REFERENCE,
 )
 
 LABELS = _schema(
@@ -123,10 +130,15 @@ ERRORS = _schema(
     field("code", pa.string(), "reason, a member of pipeline.errors.ErrorCode", nullable=False),
     field("message", pa.string(), "message of the decoder, or the values that disagree", nullable=False),
     *_LINEAGE,
+    field(
+        "recording_reference",
+        pa.string(),
+        "reference of what failed: of the utterance, or of the whole recording if its first segment failed",
+    ),
 )
 
 TABLES: dict[str, pa.Schema] = {"transcripts": TRANSCRIPTS, "labels": LABELS, "errors": ERRORS}
-ADDED_COLUMNS = frozenset({"warning", "skipped_s"})
+ADDED_COLUMNS = frozenset({"warning", "skipped_s", "recording_reference"})
 """Columns that runs of earlier versions lack; readers take them for null."""
 
 
@@ -156,6 +168,7 @@ _CARRIED = (
     field("byte_start", pa.int64(), "as in errors"),
     field("byte_end", pa.int64(), "as in errors"),
     field("reference", pa.string(), "as in transcripts"),
+    field("recording_reference", pa.string(), "as in transcripts and errors"),
     field("reference_label", pa.string(), "as in labels"),
     field("speaker", pa.string(), "as in transcripts"),
     field("tags", pa.string(), "as in transcripts"),

@@ -2,7 +2,8 @@
 
 Every difference is run - baseline, so a negative one is an improvement. Utterances that only one run has, or whose
 references differ, are counted and left out. So is an utterance that failed in either run, which is why a gate should
-check `failed` besides `wer`. Pairs are held in memory: about 100 bytes each.
+check `failed` besides `wer`. A recording that is scored as a whole is one pair: two runs may cut it differently. Pairs
+are held in memory: about 100 bytes each.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ from pipeline.errors import UsageError
 from pipeline.evaluation.context import run_context
 from pipeline.evaluation.intervals import PairedBootstrap, paired_bootstrap
 from pipeline.evaluation.reading import rebatch, scan_batches
-from pipeline.evaluation.references import text_references
+from pipeline.evaluation.recordings import ScoredRecordings, without_recordings
+from pipeline.evaluation.references import RunReferences, text_references
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.evaluation.significance import SignificanceTest, matched_pairs, mcnemar
 from pipeline.evaluation.sums import row_summands
 from pipeline.evaluation.tallies import required_columns
-from pipeline.evaluation.units import describe_units, row_units
+from pipeline.evaluation.units import UNITS, describe_units, row_units
 from pipeline.runs.commit import DataFile
+from pipeline.runs.recordings import IDENTITY
 from pipeline.runs.run import Run
-from pipeline.scoring.references import References
 from pipeline.scoring.rules import Scoring, score
 
 _COUNTS: Final = ("word_errors", "ref_words", "char_errors", "ref_chars", "sentence_errors", "sentences")
@@ -162,8 +164,8 @@ def _scored(run: Run, scoring: Scoring, unit: str) -> pa.Table:
     Raises:
         UsageError: there is no scored utterance, or an id occurs twice and the runs cannot be paired by it.
     """
-    references, scoring = text_references(run, scoring)
-    scored = run.read(lambda files: _score_files(run, files["transcripts"], scoring, references, unit))
+    references = text_references(run, scoring)
+    scored = run.read(lambda files: _score_files(run, files["transcripts"], references, unit))
     if not scored.num_rows:
         raise UsageError(f"{run.uri} has no scored utterance")
     if (distinct := pc.count_distinct(scored["utt_id"]).as_py()) != scored.num_rows:
@@ -173,21 +175,22 @@ def _scored(run: Run, scoring: Scoring, unit: str) -> pa.Table:
     return scored
 
 
-def _score_files(
-    run: Run, files: Sequence[DataFile], scoring: Scoring, references: Sequence[References], unit: str
-) -> pa.Table:
+def _score_files(run: Run, files: Sequence[DataFile], references: RunReferences, unit: str) -> pa.Table:
+    scoring, recordings = references.scoring, references.recordings
     stored_normalizer = run.record.normalizer
     settings = EvaluationSettings(unit=unit)
     context = run_context(run, files, settings)
     needed = required_columns(settings, scoring, stored_normalizer, context)
     columns = list(dict.fromkeys(["utt_id", *needed, *scoring.source_columns(stored_normalizer, texts=True)]))
-    tables = [_SCORED.empty_table()]
-    for rows in rebatch(scan_batches(run.uri, "transcripts", [file.path for file in files], columns)):
-        counts = score(rows, scoring, stored_normalizer, references)
+    columns = list(dict.fromkeys([*columns, *(IDENTITY if recordings else ())]))
+    batches = scan_batches(run.uri, "transcripts", [file.path for file in files], columns)
+    tables = [_SCORED.empty_table(), *([_recordings_table(recordings, references, unit)] if recordings else [])]
+    for rows in rebatch(without_recordings(batches, recordings and recordings.keys)):
+        counts = score(rows, scoring, stored_normalizer, references.files)
         summands = row_summands(rows, counts)
         units = row_units(rows, unit, context.objects_are_recordings)
         # Reference files are the same for both runs, even where each run is closest to a different alternative.
-        texts = [] if references else counts["normalized_reference"].to_pylist()
+        texts = [] if references.files else counts["normalized_reference"].to_pylist()
         hashes = [None if text is None else hash(text) for text in texts] or [0] * rows.num_rows
         table = pa.table(
             {
@@ -201,6 +204,29 @@ def _score_files(
         ).select(_SCORED.names)
         tables.append(table.filter(pc.is_valid(table["word_errors"])).cast(_SCORED))
     return pa.concat_tables(tables)
+
+
+def _recordings_table(recordings: ScoredRecordings, references: RunReferences, unit: str) -> pa.Table:
+    """The recordings that are scored as wholes, each as one row of `_SCORED`: two runs may cut them differently."""
+    rows = []
+    for each in recordings.scores:
+        is_speaker = bool(each.speaker) and unit in ("auto", "speaker")
+        own = unit in ("auto", "recording")
+        rows.append(
+            {
+                "utt_id": each.name,
+                "reference_hash": 0 if references.files else each.reference,
+                "word_errors": each.words.errors,
+                "ref_words": each.words.reference,
+                "char_errors": each.chars.errors,
+                "ref_chars": each.chars.reference,
+                "sentence_errors": int(each.words.errors > 0),
+                "sentences": 1,
+                "unit_kind": UNITS.index("speaker" if is_speaker else "recording" if own else "utterance"),
+                "unit": each.speaker if is_speaker else each.recording if own else None,
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=_SCORED)
 
 
 def _columns(metric: str) -> tuple[str, str, str]:

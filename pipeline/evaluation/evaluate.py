@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import UsageError
@@ -19,12 +20,14 @@ from pipeline.evaluation.context import RunContext, run_context
 from pipeline.evaluation.examples import sampled_rows
 from pipeline.evaluation.group_keys import COLUMNS, is_own_key
 from pipeline.evaluation.reading import scan_batches
-from pipeline.evaluation.references import text_references
+from pipeline.evaluation.recordings import ScoredRecordings, recording_figures, without_recordings
+from pipeline.evaluation.references import RunReferences, text_references
 from pipeline.evaluation.results import Evaluation, IdSummary, ReferenceProblems
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.evaluation.summary import evaluation_from_tallies
 from pipeline.evaluation.tallies import Tallies, match_references, required_columns, tally_batches
 from pipeline.runs.commit import DataFile
+from pipeline.runs.recordings import IDENTITY
 from pipeline.runs.run import Run, open_files
 from pipeline.scoring.references import MAX_EXAMPLES, References
 from pipeline.scoring.rules import Scoring
@@ -49,8 +52,8 @@ def evaluate_run(run: Run, settings: EvaluationSettings | None = None, address: 
     """
     settings = settings or EvaluationSettings()
     scoring = settings.scoring or Scoring(run.record.normalizer)
-    references, scoring = text_references(run, scoring)
-    evaluation = run.read(lambda files: _evaluate_files(run, files, settings, scoring, references, address))
+    references = text_references(run, scoring)
+    evaluation = run.read(lambda files: _evaluate_files(run, files, settings, references, address))
     for grouping in evaluation.groupings:
         if is_own_key(grouping.by) and grouping.groups and all(group.key is None for group in grouping.groups):
             raise UsageError(_unknown_key(run, grouping.by))
@@ -74,32 +77,48 @@ class _TallyJob:
     scoring: Scoring
     stored_normalizer: str
     context: RunContext
+    recordings: pa.Array | None
 
 
 def _evaluate_files(
     run: Run,
     files: Mapping[str, Sequence[DataFile]],
     settings: EvaluationSettings,
-    scoring: Scoring,
-    references: Sequence[References],
+    references: RunReferences,
     address: str | None,
 ) -> Evaluation:
     transcripts = files["transcripts"]
     context = run_context(run, transcripts, settings)
-    job = _TallyJob(run.uri, settings, scoring, run.record.normalizer, context)
+    scoring, recordings = references.scoring, references.recordings
+    keys = recordings.keys if recordings else None
+    job = _TallyJob(run.uri, settings, scoring, run.record.normalizer, context, keys)
     if address is None:
-        tallies = _tally_files(job, [file.path for file in transcripts], references)
+        tallies = _tally_files(job, [file.path for file in transcripts], references.files)
     else:
-        tallies = _tally_on_cluster(job, transcripts, references, address)
+        tallies = _tally_on_cluster(job, transcripts, references.files, address)
+    if recordings:
+        tallies += _tally_recordings(recordings, settings, scoring, context)
     failed = sum(file.rows for file in files["errors"])
-    problems = _reference_problems(run, tallies, references) if references else None
-    return evaluation_from_tallies(tallies, failed, settings, scoring, problems, context)
+    problems = _reference_problems(run, tallies, references) if references.files else None
+    evaluation = evaluation_from_tallies(tallies, failed, settings, scoring, problems, context)
+    figures = recording_figures(recordings, scoring, settings) if recordings else None
+    return replace(evaluation, recordings=figures)
 
 
 def _tally_files(job: _TallyJob, paths: Sequence[str], references: Sequence[References]) -> Tallies:
     columns = required_columns(job.settings, job.scoring, job.stored_normalizer, job.context)
-    batches = scan_batches(job.run_uri, "transcripts", paths, columns)
+    if job.recordings is not None:
+        columns = list(dict.fromkeys([*columns, *IDENTITY]))
+    batches = without_recordings(scan_batches(job.run_uri, "transcripts", paths, columns), job.recordings)
     return tally_batches(batches, job.settings, job.scoring, job.stored_normalizer, references, job.context)
+
+
+def _tally_recordings(
+    recordings: ScoredRecordings, settings: EvaluationSettings, scoring: Scoring, context: RunContext
+) -> Tallies:
+    counted = Scoring(scoring.normalizer)  # the rows have their counts
+    batches = recordings.batches(required_columns(settings, counted, scoring.normalizer, context))
+    return tally_batches(batches, settings, counted, scoring.normalizer, (), context)
 
 
 def _tally_on_cluster(
@@ -118,18 +137,21 @@ def _tally_on_cluster(
         return sum((ray.get(future) for future in futures), start=Tallies())
 
 
-def _reference_problems(run: Run, tallies: Tallies, references: Sequence[References]) -> ReferenceProblems:
+def _reference_problems(run: Run, tallies: Tallies, run_references: RunReferences) -> ReferenceProblems:
+    references, recordings = run_references.files, run_references.recordings
+    named = recordings.named if recordings else (frozenset[str](),) * len(references)
     failed = run.read(
         lambda files: open_files(run.uri, "errors", [file.path for file in files["errors"]]).to_table(["utt_id"])
     )
     failed_masks, _ = match_references(failed, references)
     no_masks = tuple(np.zeros(len(file.texts), bool) for file in references)
-    masks = zip(references, tallies.used_references or no_masks, failed_masks, strict=True)
+    masks = zip(references, named, tallies.used_references or no_masks, failed_masks, strict=True)
     unknown: dict[str, None] = {}
-    for file, transcribed, failed in masks:
+    for file, names, transcribed, failed in masks:
         unused_rows = np.flatnonzero(~(transcribed | failed))
         if unused_rows.size:
             utt_ids = {row: utt_id for utt_id, row in file.index.items()}
-            unknown |= dict.fromkeys(utt_ids[row] for row in unused_rows.tolist())
+            unknown |= dict.fromkeys(utt_ids[row] for row in unused_rows.tolist() if utt_ids[row] not in names)
+        unknown |= dict.fromkeys(name for name in file.recordings if name not in names)
     duplicate = dict.fromkeys(utt_id for file in references for utt_id in file.duplicates)
     return ReferenceProblems(tallies.missing, IdSummary.of(unknown), IdSummary.of(duplicate))

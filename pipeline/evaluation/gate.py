@@ -4,11 +4,11 @@
     OP:     >  >=  <  <=
     LIMIT:  NUMBER,  baseline,  baseline + NUMBER,  baseline - NUMBER,  baseline * NUMBER
 
-All figures are percentages (wer, cer, ser, mer, wil, coverage, failed; accuracy.TASK, macro_f1.TASK of a
-classifier), and a number added to a baseline is in percentage points: `wer > 8`, `wer > baseline + 0.2`, `failed > 1`,
-`accuracy.keyword < 97`. Against a baseline, wer, cer and ser are those of the pairs, and `lost` is the share of the
-baseline's scored utterances that the run has not scored. A figure that the run does not have, because nothing was
-scored, fails its condition: what cannot be checked must not pass.
+All figures are percentages (wer, cer, ser, mer, wil, tcwer, coverage, reference_coverage, failed; accuracy.TASK,
+macro_f1.TASK of a classifier), and a number added to a baseline is in percentage points: `wer > 8`,
+`wer > baseline + 0.2`, `failed > 1`, `accuracy.keyword < 97`. Against a baseline, wer, cer and ser are those of the
+pairs, and `lost` is the share of the baseline's scored utterances that the run has not scored. A figure that the run
+does not have, because nothing was scored, fails its condition: what cannot be checked must not pass.
 """
 
 from __future__ import annotations
@@ -125,6 +125,8 @@ def gate_figures(evaluation: Evaluation, labels: Sequence[LabelEvaluation]) -> d
     rows = evaluation.figures.utterances + evaluation.failed
     shares: dict[str, float | None] = dict(evaluation.rates)
     shares |= {"coverage": evaluation.coverage, "failed": evaluation.failed / rows if rows else None}
+    recordings = evaluation.recordings
+    shares |= {"tcwer": evaluation.tcwer, "reference_coverage": recordings.coverage if recordings else None}
     for task in labels:
         shares |= {f"accuracy.{task.task}": task.counts.accuracy, f"macro_f1.{task.task}": task.counts.macro_f1}
     return {name: None if share is None else 100 * share for name, share in shares.items()}

@@ -1,12 +1,14 @@
-"""The files of references of a scoring, with the utterances of a run that they name by their audio only."""
+"""The references of a run under a scoring: of utterances, also those named by their audio only, and of recordings."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from pipeline.evaluation.reading import scan_batches
+from pipeline.evaluation.recordings import ScoredRecordings, scored_recordings
 from pipeline.runs.run import Run
 from pipeline.scoring.references import References, load_references
 from pipeline.scoring.rules import Scoring
@@ -25,18 +27,32 @@ def run_references(run: Run, uris: Sequence[str]) -> list[References]:
     return [file.with_names(utterances) for file in references]
 
 
-def text_references(run: Run, scoring: Scoring) -> tuple[list[References], Scoring]:
-    """The files of references of `scoring` for a run, and the rules to score with.
+class RunReferences(NamedTuple):
+    """What the transcripts of a run are scored with.
+
+    Attributes:
+        files: the files of references, loaded; empty where the references that are stored with the run are used.
+        scoring: the rules to score with.
+        recordings: recordings that are scored as wholes; their rows replace those of the run.
+    """
+
+    files: list[References]
+    scoring: Scoring
+    recordings: ScoredRecordings | None
+
+
+def text_references(run: Run, scoring: Scoring) -> RunReferences:
+    """The references of a run under `scoring`.
 
     Files that hold labels only replace no text: the stored references are then scored.
 
     Raises:
         UsageError: a file does not exist or cannot be read.
     """
-    references = run_references(run, scoring.references)
-    if any(text is not None for file in references for text in file.texts):
-        return references, scoring
-    return [], replace(scoring, references=())
+    files = run_references(run, scoring.references)
+    if not any(file.has_texts for file in files):
+        files, scoring = [], replace(scoring, references=())
+    return RunReferences(files, scoring, scored_recordings(run, scoring, files))
 
 
 def _utterances(run: Run, paths: Sequence[str]) -> Iterator[tuple[str, str | None]]:

@@ -145,6 +145,60 @@ class ReferenceProblems:
     duplicate: IdSummary
 
 
+class RecordingScore(NamedTuple):
+    """The counts of one recording, or of one of its channels.
+
+    Attributes:
+        recording: id of the recording.
+        name: the same, with `#c<channel>` if the recording has several.
+        reference: digest of its normalised reference, valid within this process.
+        words: counts of words.
+        chars: counts of characters.
+        timed: counts of words under the time constraint; None if the reference has no times.
+        speaker: the only speaker, if there is one.
+    """
+
+    recording: str
+    name: str
+    reference: int
+    words: ErrorCounts
+    chars: ErrorCounts
+    timed: ErrorCounts | None
+    speaker: str | None
+
+
+@dataclass(frozen=True)
+class RecordingFigures:
+    """What is known of recordings that have a reference for the whole of them.
+
+    Their word errors are among the figures of the utterances, of which they consist.
+
+    Attributes:
+        scored: recordings that were scored, each channel with a reference of its own by itself.
+        unscored: those that were not: nothing was transcribed, or the reference does not say which channel it is of.
+        reference_words: words of all references of recordings, also of recordings that the run does not have.
+        scored_words: words of the references that were scored.
+        timed: word counts of the recordings whose references have times, under the time constraint; None without any.
+        interval: confidence interval of their rate; None where there are too few units.
+        collar_s: the constraint: how far from its time a word may be recognised, in seconds.
+        worst: the recordings with the most word errors, worst first.
+    """
+
+    scored: int
+    unscored: IdSummary
+    reference_words: int
+    scored_words: int
+    timed: ErrorCounts | None
+    interval: Interval | None
+    collar_s: float
+    worst: tuple[RecordingScore, ...] = ()
+
+    @property
+    def coverage(self) -> float | None:
+        """Scored words of the references / all their words."""
+        return self.scored_words / self.reference_words if self.reference_words else None
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Result of an evaluation of a run.
@@ -159,6 +213,7 @@ class Evaluation:
         worst_utterances: ids of the utterances with the most word errors, worst first; as many as the settings ask for.
         rate_histogram: number of scored utterances by their own word error rate, for each bin of `RATE_EDGES`.
         problems: mismatches of reference files and run; None without such files.
+        recordings: figures of recordings that were scored as wholes; None without any reference of a recording.
     """
 
     figures: Figures
@@ -170,11 +225,18 @@ class Evaluation:
     worst_utterances: tuple[str, ...] = ()
     rate_histogram: tuple[int, ...] = ()
     problems: ReferenceProblems | None = None
+    recordings: RecordingFigures | None = None
 
     @property
     def rates(self) -> dict[str, float | None]:
         """By metric: wer, cer, ser, mer, wil."""
         return self.figures.rates
+
+    @property
+    def tcwer(self) -> float | None:
+        """Time-constrained word error rate; None without a reference with times."""
+        timed = self.recordings and self.recordings.timed
+        return timed.error_rate if timed else None
 
     @property
     def wer(self) -> float | None:

@@ -11,6 +11,7 @@ from pipeline.evaluation.intervals import Interval
 from pipeline.evaluation.results import Evaluation, Figures
 from pipeline.runs.run import Run
 from pipeline.schemas import SCHEMA_VERSION, field
+from pipeline.scoring.counts import ErrorCounts
 from pipeline.storage import objects, uris
 from pipeline.storage.parquet import encode_table
 
@@ -18,7 +19,7 @@ METRICS_SCHEMA: Final = pa.schema(
     [
         field("scope", pa.string(), "corpus, or the grouping that the row's group belongs to", nullable=False),
         field("key", pa.string(), "name of the group; null for the corpus, and for the utterances without the key"),
-        field("metric", pa.string(), "wer (words), cer (characters) or ser (sentences)", nullable=False),
+        field("metric", pa.string(), "wer or tcwer (words), cer (characters) or ser (sentences)", nullable=False),
         field(
             "errors",
             pa.int64(),
@@ -66,6 +67,10 @@ METRICS_SCHEMA: Final = pa.schema(
 def metrics_table(evaluation: Evaluation) -> pa.Table:
     """The wer, cer and ser of the corpus and of each group, as `METRICS_SCHEMA`."""
     rows = list(_rows("corpus", None, evaluation.figures, evaluation.intervals, evaluation.failed))
+    recordings = evaluation.recordings
+    if recordings is not None and recordings.timed is not None:
+        row = _row("corpus", None, "tcwer", recordings.timed, recordings.interval, evaluation.figures)
+        rows.append(row | {"failed": evaluation.failed})
     for grouping in evaluation.groupings:
         for group in grouping.groups:
             rows += _rows(grouping.by, group.key, group.figures, {"wer": group.interval}, None)
@@ -77,26 +82,30 @@ def _rows(
 ) -> Iterator[dict[str, object]]:
     """A row of `METRICS_SCHEMA` for each metric, but for its normalizer."""
     for metric, counts in figures.counts.items():
-        interval = intervals.get(metric)
-        yield {
-            "scope": scope,
-            "key": key,
-            "metric": metric,
-            "errors": counts.errors,
-            "hits": counts.hits,
-            "substitutions": counts.substitutions,
-            "deletions": counts.deletions,
-            "insertions": counts.insertions,
-            "reference": counts.reference,
-            "rate": counts.error_rate,
-            "ci_low": interval and interval.low,
-            "ci_high": interval and interval.high,
-            "ci_units": interval and interval.units,
-            "utterances": figures.utterances,
-            "scored": figures.scored,
-            "failed": failed,
-            "audio_s": figures.audio_s,
-        }
+        yield _row(scope, key, metric, counts, intervals.get(metric), figures) | {"failed": failed}
+
+
+def _row(
+    scope: str, key: str | None, metric: str, counts: ErrorCounts, interval: Interval | None, figures: Figures
+) -> dict[str, object]:
+    return {
+        "scope": scope,
+        "key": key,
+        "metric": metric,
+        "errors": counts.errors,
+        "hits": counts.hits,
+        "substitutions": counts.substitutions,
+        "deletions": counts.deletions,
+        "insertions": counts.insertions,
+        "reference": counts.reference,
+        "rate": counts.error_rate,
+        "ci_low": interval and interval.low,
+        "ci_high": interval and interval.high,
+        "ci_units": interval and interval.units,
+        "utterances": figures.utterances,
+        "scored": figures.scored,
+        "audio_s": figures.audio_s,
+    }
 
 
 def write_metrics(run: Run, evaluation: Evaluation) -> str:

@@ -19,7 +19,7 @@ from pipeline.evaluation.gate import Verdict
 from pipeline.evaluation.group_keys import RATE_EDGES
 from pipeline.evaluation.label_counts import ClassScore
 from pipeline.evaluation.labels import LabelEvaluation, evaluate_labels
-from pipeline.evaluation.results import Evaluation, Figures, Group, Grouping, IdSummary
+from pipeline.evaluation.results import Evaluation, Figures, Group, Grouping, IdSummary, RecordingFigures
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.report import clips
 from pipeline.report.comparison import compare_with
@@ -39,6 +39,8 @@ from pipeline.report.model import (
     Histogram,
     Lineage,
     Listening,
+    RecordingRates,
+    Recordings,
     ReferenceProblem,
     ReferenceProblems,
     Reliability,
@@ -135,6 +137,24 @@ def build_report(
         lineage=_lineage(run),
         gate=[GateResult(each.condition, each.value, each.limit, each.failed) for each in gate],
         comparison=None if baseline is None or settings.corpus else compare_with(baseline, run, wanted),
+        recordings=_recordings(evaluation.recordings) if scored and evaluation.recordings else None,
+    )
+
+
+def _recordings(figures: RecordingFigures) -> Recordings:
+    return Recordings(
+        scored=figures.scored,
+        unscored=_reference_problem(figures.unscored),
+        reference_words=figures.reference_words,
+        scored_words=figures.scored_words,
+        coverage=figures.coverage,
+        collar_s=figures.collar_s,
+        rows=[
+            RecordingRates(
+                each.name, each.speaker, counts_of(each.words), None if each.timed is None else counts_of(each.timed)
+            )
+            for each in figures.worst
+        ],
     )
 
 

@@ -184,8 +184,41 @@ class ScoringRules:
 
 
 @dataclass(frozen=True)
+class RecordingRates:
+    """Error counts of a recording, or of one of its channels; `timed` is None if its reference has no times."""
+
+    name: str
+    speaker: str | None
+    words: Counts
+    timed: Counts | None
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """Recordings with a reference for the whole of them.
+
+    Attributes:
+        scored: recordings that were scored, each channel with a reference of its own by itself.
+        unscored: recordings with such a reference that were not.
+        reference_words: words of all such references.
+        scored_words: words of the references that were scored.
+        coverage: scored_words / reference_words.
+        collar_s: how far from its time in the reference a word may be recognised, for the time-constrained counts.
+        rows: those with the most errors, worst first.
+    """
+
+    scored: int
+    unscored: ReferenceProblem
+    reference_words: int
+    scored_words: int
+    coverage: float | None
+    collar_s: float
+    rows: Sequence[RecordingRates]
+
+
+@dataclass(frozen=True)
 class Headline:
-    """An error rate of the whole corpus. `metric` is wer, cer, ser, mer or wil; mer and wil have no counts."""
+    """An error rate of the whole corpus. `metric` is wer, tcwer, cer, ser, mer or wil; mer and wil have no counts."""
 
     metric: str
     rate: float | None
@@ -742,6 +775,7 @@ class ReportContent:
         lineage: model, inputs, settings and versions.
         gate: judged conditions of `--fail-if`.
         comparison: difference from a baseline.
+        recordings: recordings that were scored as wholes.
     """
 
     format: int = field(default=FORMAT, init=False)
@@ -764,6 +798,7 @@ class ReportContent:
     lineage: Lineage
     gate: Sequence[GateResult]
     comparison: ComparisonSection | None
+    recordings: Recordings | None = None
 
 
 def to_json(value: Any) -> Any:

@@ -29,6 +29,7 @@ _SECTIONS: Final = (
     _SectionBuilder("gate", "Gate", "Gate", comparison.gate),
     _SectionBuilder("comparison", "Comparison", "Comparison with the baseline", comparison.comparison),
     _SectionBuilder("speed", "Speed", "Speed and cost", run.speed),
+    _SectionBuilder("recordings", "Recordings", "Recordings scored as wholes", errors.recordings),
     _SectionBuilder("distribution", "Distribution", "Distribution of errors", errors.distribution),
     _SectionBuilder("groups", "Groups", "Error rates by group", errors.groups),
     _SectionBuilder("confidence", "Confidence", "Confidence and accuracy", errors.confidence),
@@ -41,11 +42,13 @@ _SECTIONS: Final = (
 )
 _METRICS: Final = {
     "wer": "Word error rate",
+    "tcwer": "Time-constrained word error rate",
     "cer": "Character error rate",
     "ser": "Sentence error rate",
     "mer": "Match error rate",
     "wil": "Word information lost",
 }
+_SHORT: Final = {"tcwer": "tcWER"}
 _METRICS_WITHOUT_INTERVAL: Final = frozenset({"mer", "wil"})
 _COUNTED: Final = {"wer": "word", "cer": "character", "ser": "sentence"}
 _UNFINISHED: Final = {
@@ -105,7 +108,7 @@ def _rate_scores(report: ReportContent) -> Iterator[Score]:
     for each in report.headline:
         yield Score(
             _METRICS.get(each.metric, each.metric.upper()),
-            each.metric.upper(),
+            _SHORT.get(each.metric, each.metric.upper()),
             percent(each.rate),
             interval_text(each.interval) or _no_interval(each, report.scoring.unit),
             _errors_in(each.counts, _COUNTED.get(each.metric, "word")),

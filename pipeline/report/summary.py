@@ -81,8 +81,8 @@ def coverage_of(evaluation: Evaluation) -> Coverage:
 
 def headline_of(evaluation: Evaluation) -> list[Headline]:
     """The error rates of the corpus, by metric."""
-    counts = evaluation.figures.counts
-    return [
+    counts, recordings = evaluation.figures.counts, evaluation.recordings
+    rates = [
         Headline(
             metric=metric,
             rate=rate,
@@ -91,6 +91,10 @@ def headline_of(evaluation: Evaluation) -> list[Headline]:
         )
         for metric, rate in evaluation.rates.items()
     ]
+    if recordings is not None and recordings.timed is not None:
+        interval = interval_of(recordings.interval, evaluation.unit)
+        rates.insert(1, Headline("tcwer", evaluation.tcwer, interval, counts_of(recordings.timed)))
+    return rates
 
 
 def interval_of(interval: intervals.Interval | None, unit: str) -> Interval | None:

@@ -29,6 +29,7 @@ from pipeline.runs.fingerprint import differences
 from pipeline.runs.lease import LEASE
 from pipeline.runs.ledger import non_contiguous_chunks, parts_done, read_committed_chunks, remove_commits
 from pipeline.runs.record import RunRecord
+from pipeline.runs.recordings import RECORDINGS_FILE
 from pipeline.runs.run import PLAN_FILE, QUARANTINE, RECORD, RECORD_COPY, Run, now, write_plan
 from pipeline.runs.status import RunStatus
 from pipeline.runs.totals import Totals
@@ -37,7 +38,7 @@ from pipeline.storage import objects, uris
 
 # What a run stores, in the order in which it is removed. Not `control`: it holds the lease, which the driver keeps.
 _COMMIT_ENTRIES: Final = (COMMITS, COMPACTION)
-_DATA_ENTRIES: Final = (*TABLES, QUARANTINE, "metrics", PLAN_FILE)
+_DATA_ENTRIES: Final = (*TABLES, QUARANTINE, "metrics", RECORDINGS_FILE, PLAN_FILE)
 
 
 def find_existing_run(config: RunConfig, fingerprint: Mapping[str, Any]) -> Run | None:

@@ -2,7 +2,8 @@
 
 Formats, by extension: `.jsonl`/`.json` manifests, also as one JSON array, with the keys of `pipeline.corpus.metadata`
 (`utt_id` or `id`; `text`, `label`); `.csv`/`.tsv` and `.parquet` with columns of those names; everything else like the
-`text` file of Kaldi and the `.trans.txt` of LibriSpeech, each line an id, a space or tab, and the words.
+`text` file of Kaldi and the `.trans.txt` of LibriSpeech, each line an id, a space or tab, and the words. A `.stm` file
+has the references of whole recordings (`pipeline.scoring.stm`).
 
 A row without an id is that of the audio at its `audio_filepath`, `path`, `file_name` or another of `_PATH_KEYS`: its
 utt_id is made from it as for the corpus, and an utterance of the run that has not exactly this id is found by the name
@@ -15,7 +16,7 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
@@ -27,9 +28,10 @@ from pydantic import AliasChoices, Field
 
 from pipeline.corpus.class_labels import ClassNames, class_names, with_class_names
 from pipeline.corpus.metadata import UtteranceMeta, parse_meta, split_rows
-from pipeline.corpus.naming import composed, relative_id, stem
+from pipeline.corpus.naming import composed, relative_id, stem, suffix
 from pipeline.corpus.tables.fields import SURPLUS, csv_rows, tsv_rows
 from pipeline.errors import AudioError, UsageError
+from pipeline.scoring.stm import ReferenceSegment, parse_stm
 from pipeline.storage import objects, uris
 
 MAX_EXAMPLES: Final = 10
@@ -70,6 +72,7 @@ class References:
         labels: reference labels; None for an utterance that has a text only.
         duplicates: ids that the file has more than once, always with the same text and label.
         paths: paths of audio without extension, of the rows without an id of their own, by position.
+        recordings: the segments of each recording of an STM file, by name; the other fields are then empty.
     """
 
     uri: str
@@ -78,6 +81,12 @@ class References:
     labels: tuple[str | None, ...] = field(repr=False)
     duplicates: tuple[str, ...]
     paths: dict[int, str] = field(default_factory=dict, repr=False)
+    recordings: Mapping[str, tuple[ReferenceSegment, ...]] = field(default_factory=dict, repr=False)
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether it has any reference transcript."""
+        return bool(self.recordings) or any(text is not None for text in self.texts)
 
     def with_names(self, utterances: Iterable[tuple[str, str | None]]) -> References:
         """These references, in which utterances are found by the name of their audio too.
@@ -96,16 +105,16 @@ class References:
         for utt_id, path in utterances:
             position = self.index.get(composed(utt_id))
             if position is None:
-                others[composed(utt_id)] = _names(stem(path) if path else utt_id)
+                others[composed(utt_id)] = names_of(stem(path) if path else utt_id)
             else:
                 taken.add(position)
         rows: dict[str, list[int]] = {}
         for position, path in self.paths.items():
             if position not in taken:
-                rows.setdefault(_names(path)[-1], []).append(position)
+                rows.setdefault(names_of(path)[-1], []).append(position)
         found: dict[int, list[str]] = {}
         for utt_id, names in others.items():
-            matches = [row for row in rows.get(names[-1], ()) if _agree(_names(self.paths[row]), names)]
+            matches = [row for row in rows.get(names[-1], ()) if agree(names_of(self.paths[row]), names)]
             if len(matches) == 1:
                 found.setdefault(matches[0], []).append(utt_id)
         named = {utt_ids[0]: position for position, utt_ids in found.items() if len(utt_ids) == 1}
@@ -125,12 +134,12 @@ class References:
         return _take(self.labels, self.positions(utt_ids))
 
 
-def _names(path: str) -> list[str]:
+def names_of(path: str) -> list[str]:
     """The names of a path, without `.` and `..`; at least one."""
     return [name for name in path.split("/") if name not in ("", ".", "..")] or [path]
 
 
-def _agree(one: Sequence[str], other: Sequence[str]) -> bool:
+def agree(one: Sequence[str], other: Sequence[str]) -> bool:
     """Whether two paths are equal from their ends on, as far as the shorter goes."""
     shorter = min(len(one), len(other))
     return list(one[-shorter:]) == list(other[-shorter:])
@@ -156,6 +165,8 @@ def load_references(uri: str) -> References:
     paths: dict[int, str] = {}
     without = ""  # the first id of a row that is no reference
     try:
+        if suffix(uri) == "stm":
+            return _stm_references(uri)
         for utt_id, path, text, label in _read_references(uris.absolute(uri)):
             if text is None and label is None:
                 without = without or utt_id
@@ -181,6 +192,14 @@ def load_references(uri: str) -> References:
     if not index:
         raise UsageError(f"{uri} holds no references" + (f": {without} has neither text nor label" if without else ""))
     return References(uri, index, tuple(texts), tuple(labels), tuple(duplicates), paths)
+
+
+def _stm_references(uri: str) -> References:
+    recordings = parse_stm(objects.fetch(uris.absolute(uri)).decode("utf-8-sig"))
+    if not recordings:
+        raise UsageError(f"{uri} holds no references")
+    named = {composed(name): segments for name, segments in recordings.items()}
+    return References(uri, {}, (), (), (), recordings=named)
 
 
 def _first_ids(utt_ids: Iterable[str]) -> str:

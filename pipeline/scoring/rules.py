@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -12,10 +13,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.errors import UsageError
 from pipeline.schemas import SCORE_FIELDS
 from pipeline.scoring.counts import score_columns
 from pipeline.scoring.normalize import check_normalizer
 from pipeline.scoring.references import References
+from pipeline.scoring.time_constrained import DEFAULT_COLLAR_S
 
 SCORE_COLUMNS: Final = tuple(f.name for f in SCORE_FIELDS)
 """The normalised texts and all counts."""
@@ -33,17 +36,22 @@ class Scoring:
         references: URIs of files (`pipeline.scoring.references`) that replace the stored references. Several files are
             alternatives: an utterance is scored against the one with the fewest errors.
         compounds: words that are only split or joined differently are not errors (`pipeline.scoring.compounds`).
+        collar_s: how far from its time in a reference with times a word may be recognised, in seconds
+            (`pipeline.scoring.time_constrained`).
 
     Raises:
-        UsageError: there is no such normalizer.
+        UsageError: there is no such normalizer, or the collar is negative.
     """
 
     normalizer: str
     references: tuple[str, ...] = ()
     compounds: bool = False
+    collar_s: float = DEFAULT_COLLAR_S
 
     def __post_init__(self) -> None:
         check_normalizer(self.normalizer)
+        if not 0 <= self.collar_s < math.inf:
+            raise UsageError(f"the collar must be 0 s or more, not {self.collar_s}")
 
     def matches_stored(self, stored_normalizer: str | None) -> bool:
         """Whether these rules are those of counts that were stored under `stored_normalizer`."""
@@ -59,7 +67,8 @@ class Scoring:
     def name(self) -> str:
         """The file name, without extension, of figures under these rules."""
         digest = hashlib.sha256("\n".join(self.references).encode()).hexdigest()[:8]
-        return "-".join([self.normalizer, *["compounds"] * self.compounds, *[f"refs-{digest}"] * bool(self.references)])
+        parts = [self.normalizer, *["compounds"] * self.compounds, *[f"refs-{digest}"] * bool(self.references)]
+        return "-".join([*parts, *[f"collar-{self.collar_s:g}"] * (self.collar_s != DEFAULT_COLLAR_S)])
 
 
 def score(

@@ -54,6 +54,7 @@ class ReadRow:
     Attributes:
         samples: (num_samples,) at the model's sample rate, little endian: int16, or float32 with full scale at 1. None
             in an error row.
+        recording_reference: reference of the whole recording, in the row of the first of its segments.
         spans: (start, stop) of each span between long pauses, in samples; None where nothing is to be skipped.
         warning: what is wrong with the headers of the audio, all of which was read; None where nothing is.
         error: what is wrong; None for a decoded segment.
@@ -70,6 +71,7 @@ class ReadRow:
     reference_label: str | None
     speaker: str | None
     tags: str | None
+    recording_reference: str | None = None
     warning: str | None = None
     samples: np.ndarray | None = None
     spans: Spans | None = None
@@ -142,8 +144,8 @@ def _numbered_rows(
         yield from rows if skip is None else itertools.islice(rows, skip.position.row)
     if skip is not None:
         offset_s, duration_s = utterance.meta.span or (None, None)
-        error = RowError.of("decode", skip.error)
-        yield skip.position.row, _row(utterance, utterance.utt_id, offset_s, duration_s, error=error)
+        row = _row(utterance, utterance.utt_id, offset_s, duration_s, error=RowError.of("decode", skip.error))
+        yield skip.position.row, row if skip.position.row == 0 else replace(row, reference=None)
 
 
 def utterance_rows(utterance: Utterance, settings: RowSettings, last: LastRecording | None = None) -> Iterator[ReadRow]:
@@ -161,6 +163,7 @@ def utterance_rows(utterance: Utterance, settings: RowSettings, last: LastRecord
     """
     offset_s, duration_s = utterance.meta.span or (None, None)
     stage = "read"
+    is_first = True
     try:
         if utterance.problem is not None:
             raise utterance.problem
@@ -172,12 +175,14 @@ def utterance_rows(utterance: Utterance, settings: RowSettings, last: LastRecord
                 wanted, last = replace(wanted, channels=utterance.channel), None
             segments = read_segments(audio, wanted, offset_s=offset_s, duration_s=duration_s, last=last)
             for segment in segments:
-                yield _segment_row(utterance, segment, settings)
+                yield _segment_row(utterance, segment, settings, is_first=is_first)
+                is_first = False
     except AudioError as error:
-        yield _row(utterance, utterance.utt_id, offset_s, duration_s, error=RowError.of(stage, error))
+        row = _row(utterance, utterance.utt_id, offset_s, duration_s, error=RowError.of(stage, error))
+        yield row if is_first else replace(row, reference=None)
 
 
-def _segment_row(utterance: Utterance, segment: Segment, settings: RowSettings) -> ReadRow:
+def _segment_row(utterance: Utterance, segment: Segment, settings: RowSettings, *, is_first: bool) -> ReadRow:
     utt_id = utterance.utt_id
     if segment.channel is not None:
         utt_id += f"#c{segment.channel}"
@@ -189,11 +194,14 @@ def _segment_row(utterance: Utterance, segment: Segment, settings: RowSettings) 
     if len(samples) < settings.min_samples:
         message = f"{len(samples)} samples; the model needs {settings.min_samples}"
         samples, error = None, RowError("decode", ErrorCode.TOO_SHORT.value, message)
-    row = _row(utterance, utt_id, segment.start_s, segment.duration_s, segment.channel, samples, error)
+    channel = segment.channel if segment.channel is not None else utterance.channel
+    row = _row(utterance, utt_id, segment.start_s, segment.duration_s, channel, samples, error)
     has_pauses = samples is not None and segment.spans != ((0, len(samples)),)
     row = replace(row, warning=segment.warning or None, spans=segment.spans if has_pauses else None)
-    # The reference belongs to the whole recording, not to one of its segments.
-    return row if segment.only else replace(row, reference=None)
+    if segment.only:
+        return row
+    # The reference belongs to the whole recording, not to one of its segments: it is kept in the row of the first.
+    return replace(row, reference=None, recording_reference=row.reference if is_first else None)
 
 
 def _row(

@@ -82,6 +82,8 @@ def _write(chunk: pa.Table, settings: WriteSettings) -> dict[str, Any]:
         rows = rows.append_column(name, column)
     is_error = pc.is_valid(rows["code"])
     errors = rows.filter(is_error)
+    kept = pc.coalesce(errors["recording_reference"], errors["reference"])
+    errors = errors.set_column(errors.column_names.index("recording_reference"), "recording_reference", kept)
     recognized = rows.filter(pc.invert(is_error))
     tables = {
         "transcripts": transcripts(recognized, settings),

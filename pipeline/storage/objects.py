@@ -11,6 +11,7 @@ import contextlib
 import io
 import os
 import posixpath
+import shutil
 import stat as file_modes
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -328,21 +329,43 @@ def put(uri: str, data: bytes) -> None:
         raise StorageError(f"cannot write {uri}: {reason}") from error
 
 
+def put_file(uri: str, path: Path) -> None:
+    """Write the content of a local file as an object, as `put` does; it is never whole in memory.
+
+    Raises:
+        StorageError: as `put`.
+    """
+    try:
+        _put_file(uri, path)
+    except FileNotFoundError as error:
+        raise StorageError(f"cannot write {uri}: {error}") from error
+
+
 @retried
 def _put(uri: str, data: bytes) -> None:
     fs, path = filesystem(uri)
     if isinstance(fs, LocalFileSystem):
-        _put_local(Path(path), data)
+        _put_local(Path(path), io.BytesIO(data))
     else:
         fs.pipe_file(path, data)
 
 
-def _put_local(target: Path, data: bytes) -> None:
+@retried
+def _put_file(uri: str, path: Path) -> None:
+    fs, target = filesystem(uri)
+    if isinstance(fs, LocalFileSystem):
+        with path.open("rb") as file:
+            _put_local(Path(target), file)
+    else:
+        fs.put_file(str(path), target)
+
+
+def _put_local(target: Path, source: BinaryIO) -> None:
     _make_directory(target.parent)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            shutil.copyfileobj(source, file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.dataset as pads
 import pytest
 import ray
@@ -166,6 +167,13 @@ def test_long_audio_is_cut_into_segments_without_gaps(tmp_path, local_ray, small
     assert rows[-1]["start_s"] + rows[-1]["duration_s"] == pytest.approx(130)
     assert max(row["duration_s"] for row in rows) <= 20
     assert {row["reference"] for row in rows} == {None}
+    assert [row["recording_reference"] for row in rows] == ["of the whole recording"] + [None] * (len(rows) - 1)
+    [joined] = pa.concat_tables(pipeline.recordings(run)).to_pylist()
+    assert (joined["recording"], joined["reference"]) == ("long", "of the whole recording")
+    assert joined["text"] == " ".join(row["text"] for row in rows if row["text"])
+    assert [word["word"] for word in joined["words"]] == joined["text"].split()
+    figures = pipeline.evaluate_run(run)
+    assert (figures.figures.words.reference, figures.coverage, figures.recordings.scored) == (4, 1.0, 1)
     for row in rows:
         start, end = round(row["start_s"] * 1000), round((row["start_s"] + row["duration_s"]) * 1000)
         assert row["utt_id"] == f"long#{start}-{end}"

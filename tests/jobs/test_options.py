@@ -30,6 +30,7 @@ SCORING = {
     "refs": (Scoring, "references"),
     "normalizer": (Scoring, "normalizer"),
     "compounds": (Scoring, "compounds"),
+    "collar": (Scoring, "collar_s"),
     "by": (EvaluationSettings, "by"),
     "unit": (EvaluationSettings, "unit"),
     "level": (EvaluationSettings, "level"),

@@ -37,6 +37,8 @@ from pipeline.report.model import (
     Listening,
     MetricDifference,
     Pairing,
+    RecordingRates,
+    Recordings,
     ReferenceProblem,
     ReferenceProblems,
     Reliability,
@@ -319,6 +321,12 @@ def errors_by_code(code, number, message, strange):
     return ErrorsByCode(code, number, number / 100_000, examples, [ErrorMessage(message, number)])
 
 
+def recordings(rng, hostile):
+    names = [*(HOSTILE if hostile else ()), *(f"call_{number:04d}#c{number % 2}" for number in range(20))]
+    rows = [RecordingRates(n, n[:9], random_counts(rng, 9_000, 0.1), random_counts(rng, 9_000, 0.12)) for n in names]
+    return Recordings(1_200, ReferenceProblem(2, ["call_a", "call_b"]), 12_000_000, 11_900_000, 0.992, 5.0, rows)
+
+
 def full(seed=0, *, rows=40, groups=SPEAKERS, hostile=True, labels=10):
     """A report with every section: of 100,000 utterances, with `rows` worst ones and `groups` speakers."""
     rng = random.Random(seed)
@@ -461,6 +469,7 @@ def full(seed=0, *, rows=40, groups=SPEAKERS, hostile=True, labels=10):
             GateResult("cer > 1.5", value=1.71, limit=1.5, failed=True),
         ],
         comparison=comparison(rng, scores),
+        recordings=recordings(rng, hostile),
     )
 
 
@@ -480,6 +489,7 @@ def unlabeled(seed=0):
         classification=[],
         gate=[],
         comparison=None,
+        recordings=None,
     )
 
 
@@ -586,4 +596,5 @@ def nulls():
             better=[],
             worse=[],
         ),
+        recordings=Recordings(0, no_problem, 0, 0, None, 0.0, [RecordingRates("", None, zero, zero)]),
     )

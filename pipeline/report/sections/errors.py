@@ -40,6 +40,49 @@ def distribution(report: ReportContent) -> Iterator[Part]:
     yield Part("", beside(figure))
 
 
+def recordings(report: ReportContent) -> Iterator[Part]:
+    """Recordings with a reference for the whole of them, those with the most errors first."""
+    found = report.recordings
+    if found is None:
+        return
+    of_words = f"{count(found.scored_words)} of {plural(found.reference_words, 'word')} of their references"
+    notes = [Note(f"{plural(found.scored, 'recording')} scored as a whole: {of_words} ({percent(found.coverage, 1)}).")]
+    if found.unscored.count:
+        names = ", ".join(found.unscored.examples)
+        why = "nothing was transcribed, or the reference does not say which channel it is of"
+        notes.append(Note(f"{plural(found.unscored.count, 'recording')} not scored ({why}): {names}.", "bad"))
+    is_timed = any(each.timed for each in found.rows)
+    if is_timed:
+        notes.append(
+            Note(f"tcWER: a word matches only within {found.collar_s:g}{SPACE}s of its time in the reference.")
+        )
+    columns = [
+        Column("Recording", "name"),
+        Column("Speaker"),
+        Column("WER", "rate"),
+        *([Column("tcWER", "rate")] if is_timed else []),
+        Column("Words", "count"),
+        Column("Sub", "count"),
+        Column("Del", "count"),
+        Column("Ins", "count"),
+    ]
+    rows: list[list[Cell]] = [
+        [
+            each.name,
+            or_none(each.speaker),
+            each.words.rate,
+            *([None if each.timed is None else each.timed.rate] if is_timed else []),
+            each.words.reference,
+            each.words.substitutions,
+            each.words.deletions,
+            each.words.insertions,
+        ]
+        for each in found.rows
+    ]
+    table = Table("Recordings with the most word errors", columns, rows, of=found.scored, wide=True)
+    yield Part("", [*notes, table] if rows else [*notes])
+
+
 def groups(report: ReportContent) -> Iterator[Part]:
     """Error rates by group, a part for each grouping."""
     overall = next((each.rate for each in report.headline if each.metric == "wer"), None)

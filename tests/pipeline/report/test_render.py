@@ -144,6 +144,12 @@ FORMAT_1 = {
         "better": [CHANGED],
         "worse": [CHANGED],
     },
+    "recordings": {
+        "scored": None,
+        "unscored": {"count": None, "examples": [None]},
+        **dict.fromkeys(("reference_words", "scored_words", "coverage", "collar_s")),
+        "rows": [{"name": None, "speaker": None, "words": COUNTS, "timed": COUNTS}],
+    },
 }
 """The keys of the JSON report, in their order; a list has the keys of its first item."""
 

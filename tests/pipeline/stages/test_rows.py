@@ -88,3 +88,16 @@ def test_a_container_ends_with_an_error_row_where_reading_on_kills_the_process(c
     steps = steps_of(shard, skipped=[BEFORE_THE_SECOND])
     assert ids(steps) == [("a", None), ("a", None), ("shard", "CRASHED")]
     assert steps_of(shard, steps[-1].next, [BEFORE_THE_SECOND]) == []
+
+
+def test_the_reference_of_a_recording_is_in_the_row_of_its_first_segment(tmp_path):
+    for name, seconds in (("long", 6), ("short", 1)):
+        corpora.write_audio(tmp_path / f"{name}.wav", seconds, seed=seconds)
+    (tmp_path / "bad.wav").write_text("no audio")
+    for name in ("long", "short", "bad"):
+        (tmp_path / f"{name}.txt").write_text(f"said in {name}")
+    rows = [step.row for step in steps_of(tmp_path) if step.row is not None]
+    found = [(row.utt_id.partition("#")[0], row.reference, row.recording_reference) for row in rows]
+    assert found[0] == ("bad", "said in bad", None)
+    assert found[1:4] == [("long", None, "said in long"), ("long", None, None), ("long", None, None)]
+    assert found[-1] == ("short", "said in short", None)
