@@ -32,6 +32,7 @@ class Listing:
             if INPUT names one object, whose directory was not listed.
         left_out: counts what planning passes over.
         columns: names that tables have for keys of a manifest, by these keys.
+        is_named: INPUT names these objects themselves, not a directory that they are in.
         kind: the kind of the tables or manifests, as `--input-format` names it; empty: each shows its own.
         odd_texts: listed texts that no audio finds by its exact name, by their folded names; see `find`.
     """
@@ -41,6 +42,7 @@ class Listing:
     listed: frozenset[str] | None = None
     left_out: LeftOut = field(default_factory=LeftOut, compare=False)
     columns: Mapping[str, str] = field(default_factory=dict, compare=False)
+    is_named: bool = False
     kind: str = ""
     odd_texts: Mapping[str, Sequence[OddText]] = field(default_factory=dict, repr=False, compare=False)
 

@@ -58,13 +58,9 @@ def listings(uri: str, left_out: LeftOut, choice: Choice, count_texts: bool = Tr
         StorageError: it could not be reached.
     """
     for layout, listing in _listings(uri, left_out, choice, count_texts):
-        if choice.columns and layout is PARQUET:
-            raise UsageError(
-                f"{listing.objects[0].uri}: other names of columns are read from CSV, TSV and JSON lines, not from "
-                "Parquet: rename its columns"
-            )
-        named = TABLE if choice.columns and layout is MANIFEST else layout
-        yield named, replace(listing, columns=choice.columns)
+        read_as = TABLE if choice.columns and layout is MANIFEST else layout
+        is_named = choice.input_format is not None or layout_of(uri) is layout or listing.listed is None
+        yield read_as, replace(listing, columns=choice.columns, is_named=is_named)
 
 
 def _listings(uri: str, left_out: LeftOut, choice: Choice, count_texts: bool) -> Iterator[tuple[Layout, Listing]]:

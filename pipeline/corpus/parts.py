@@ -52,7 +52,7 @@ PLAN = pa.schema(
         _field("items", pa.list_(ITEM), "the files, where `kind` is files", nullable=False),
         _field("rows", pa.int64(), "number of utterances, where known without reading the part"),
         _field("lines", pa.binary(), "rows as JSON lines, compressed by zlib, where `kind` is table or tar_rows"),
-        _field("state", pa.string(), "what reading a shard from `start` on depends on besides its bytes, as JSON"),
+        _field("state", pa.string(), "what reading a shard or Parquet file depends on besides its bytes, as JSON"),
         _field("limit", pa.int64(), "read no more utterances than this"),
         _field("bytes", pa.int64(), "size, measured or estimated", nullable=False, unit="bytes"),
         _field("duplicates", pa.list_(DUPLICATE), "rows whose utt_id an earlier row of the plan has", nullable=False),

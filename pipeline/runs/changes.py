@@ -9,12 +9,13 @@ from typing import Final
 import pyarrow as pa
 
 from pipeline.config import RunConfig, column_names
+from pipeline.corpus.layouts.tar_rows import TAR_ROWS
 from pipeline.corpus.plan import plan
 from pipeline.errors import StorageError, UsageError
 from pipeline.runs.run import Run
 
 NAMED: Final = 3  # objects that a line names
-_COLUMNS: Final = ("uri", "version", "items", "part_id")
+_COLUMNS: Final = ("kind", "uri", "version", "items", "part_id")
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ def _contents(parts: pa.Table) -> Mapping[str, str]:
         for part in batch.to_pylist():
             if part["uri"] is None:
                 contents.update((item["uri"], item["version"]) for item in part["items"])
-            elif part["version"] is not None:
+            elif part["version"] is not None and part["kind"] != TAR_ROWS.kind:
                 contents[part["uri"]] = part["version"]
-            else:  # the parts of a manifest have no version: their ids are digests of their rows
+            else:  # the ids of these parts are digests of the rows of a manifest
                 contents[part["uri"]] = contents.get(part["uri"], "") + part["part_id"]
     return contents

@@ -9,20 +9,24 @@ from __future__ import annotations
 import functools
 import io
 import itertools
+import json
 import posixpath
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 
-from pipeline.corpus.class_labels import ClassNames, class_names, with_class_names
+from pipeline.corpus.class_labels import ClassNames, audio_features, class_names, with_class_names
 from pipeline.corpus.layout import Layout, Listing, chain_parts
+from pipeline.corpus.layouts.table import AUDIO_KEYS, TABLE, check_columns, renamed_row
 from pipeline.corpus.metadata import UtteranceMeta, parse_meta
 from pipeline.corpus.naming import relative_id, relative_path, resolve, stem, suffix
 from pipeline.corpus.parts import Part, cut_to_parts
+from pipeline.corpus.tables.parquet_rows import PARQUET_ERRORS, PARQUET_ROWS, VALUE_ERRORS, value_of
 from pipeline.corpus.utterances import (
     AudioOpener,
     Utterance,
@@ -42,22 +46,13 @@ BATCH_ROWS = 64
 BATCH_BYTES = 32 * 2**20
 READ_BYTES = 4 * 2**20  # read from storage at a time; without it Arrow reads whole column chunks
 
-# Raised for a broken file by Arrow, and by Python for the names and numbers in it. StorageError, raised where the
-# storage fails, is not among them.
-_PARQUET_ERRORS = (pa.ArrowException, OSError, ValueError, LookupError, ArithmeticError, MemoryError)
-# Raised where a value has no equal in Python: a date beyond the year 9999, nanoseconds, a string that is not UTF-8.
-_VALUE_ERRORS = (ValueError, ArithmeticError, pa.ArrowException)
-_KNOWN_COLUMNS = frozenset(
-    name
-    for field in UtteranceMeta.model_fields.items()
-    for name in (field[0], *(field[1].validation_alias.choices if field[1].validation_alias else ()))  # type: ignore[union-attr]
-)
+_RATES: Final = ("sampling_rate", "sample_rate", "samplerate", "sr")
 
 
 def plan_tables(listing: Listing, part_bytes: int, limit: int | None) -> Iterator[Part]:
-    """Parts of Parquet files; see `Layout.plan`.
+    """Parts of Parquet files; see `Layout.plan`. Those of a file whose audio is in other files are parts of a table.
 
-    A file without a column `audio` that can hold audio is passed over, with a note.
+    A file without a column that can hold audio is passed over, with a note.
     """
     planners = (functools.partial(_plan_table, table, listing, part_bytes) for table in listing.objects)
     return chain_parts(planners, limit)
@@ -65,15 +60,25 @@ def plan_tables(listing: Listing, part_bytes: int, limit: int | None) -> Iterato
 
 def _plan_table(table: Object, listing: Listing, part_bytes: int, limit: int | None) -> Iterator[Part]:
     name = stem(relative_path(table.uri, listing.root))
+    state = json.dumps(dict(listing.columns), sort_keys=True) if listing.columns else ""
+    whole = Part(PARQUET.kind, table.size, table.uri, name, table.version, state=state, content=state, limit=limit)
     try:
         with objects.open_read(table.uri) as source:
             metadata = pq.ParquetFile(source).metadata
             schema = metadata.schema.to_arrow_schema()
-    except _PARQUET_ERRORS:  # reading the part makes an error row of it
-        rows = None if limit is None else 1
-        yield Part(PARQUET.kind, table.size, table.uri, name, table.version, rows=rows, limit=limit)
+    except PARQUET_ERRORS:  # reading the part makes an error row of it
+        yield replace(whole, rows=None if limit is None else 1)
         return
-    if (reason := _why_no_audio(schema)) is not None:
+    check_columns(table.uri, schema.names, listing.columns)
+    audio = audio_column(schema, listing.columns)
+    if audio is None and any(_is_text(schema, listing.columns.get("audio_filepath", key)) for key in AUDIO_KEYS):
+        if listing.is_named:
+            rows = replace(listing, objects=[table], kind=PARQUET_ROWS.key)
+            yield from TABLE.plan(rows, part_bytes, limit)
+        else:
+            listing.left_out.note(f"passed over {table.uri}: it has paths of audio; name it as INPUT to read it")
+        return
+    if (reason := _why_no_audio(schema, audio)) is not None:
         listing.left_out.note(f"passed over {table.uri}: it has {reason}")
         return
     row_groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
@@ -86,24 +91,68 @@ def _plan_table(table: Object, listing: Listing, part_bytes: int, limit: int | N
         rows = sum(row_group.num_rows for row_group in group)
         if limit is not None:
             rows = min(rows, limit)
-        yield Part(PARQUET.kind, size, table.uri, name, table.version, start, end, rows=rows, limit=limit)
+        yield replace(whole, bytes=size, start=start, end=end, rows=rows, limit=limit, part_id="")
         limit = None if limit is None else limit - rows
         start = end
 
 
-def _why_no_audio(schema: pa.Schema) -> str | None:
-    """Why a file of this schema holds no audio, in words; None if it does."""
-    if "audio" not in schema.names:
-        return f"no column `audio`; its columns are {', '.join(sorted(schema.names))}"
-    kind = schema.field("audio").type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    members = {kind.field(i).name for i in range(kind.num_fields)} if pa.types.is_struct(kind) else set()
-    plain = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
-    if members & {"bytes", "path"} or {"array", "sampling_rate"} <= members or any(test(kind) for test in plain):
+def audio_column(schema: pa.Schema, columns: Mapping[str, str]) -> str | None:
+    """The column that holds audio: the one that the user says, `audio`, or the first of such a type.
+
+    None if there is none, or if the user's column has paths of audio files.
+    """
+    chosen = columns.get("audio_filepath")
+    if chosen is not None:
+        return None if _is_text(schema, chosen) else chosen
+    if "audio" in schema.names:
+        return "audio"
+    of_datasets = [name for name in audio_features(schema) if name in schema.names]
+    return next((name for name in (*of_datasets, *schema.names) if _members(schema.field(name).type)), None)
+
+
+def _is_text(schema: pa.Schema, name: str) -> bool:
+    if name not in schema.names:
+        return False
+    kind = _plain(schema.field(name).type)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _members(kind: pa.DataType) -> frozenset[str]:
+    """The members of a struct that can hold audio; empty for any other type."""
+    kind = _plain(kind)
+    members = frozenset(kind.field(i).name for i in range(kind.num_fields)) if pa.types.is_struct(kind) else frozenset()
+    return members if "bytes" in members or "path" in members or {"array", "sampling_rate"} <= members else frozenset()
+
+
+def _why_no_audio(schema: pa.Schema, audio: str | None) -> str | None:
+    """Why a file of this schema holds no audio in the column `audio`, in words; None if it does."""
+    if audio is None:
+        return f"no column `audio`; its columns are {', '.join(sorted(schema.names))}; say which by --column audio=NAME"
+    kind = _plain(schema.field(audio).type)
+    plain = (
+        *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+        *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view),
+    )
+    if _members(kind) or any(test(kind) for test in plain) or (_is_list(kind) and _rate_column(schema.names)):
         return None
-    kinds = "a path, bytes, or a struct of `bytes` and `path`, or of `array` and `sampling_rate`"
-    return f"a column `audio` that is {kind}; it must be {kinds}"
+    kinds = (
+        "a path, bytes, a struct of `bytes` and `path` or of `array` and `sampling_rate`, or an array beside a column "
+        "`sampling_rate`"
+    )
+    return f"a column `{audio}` that is {kind}; it must be {kinds}"
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _rate_column(names: Sequence[str]) -> str | None:
+    """The column of sampling rates, beside one of arrays."""
+    return next((name for name in _RATES if name in names), None)
 
 
 def read_table(part: Part) -> Iterator[Utterance]:
@@ -118,7 +167,7 @@ def read_table(part: Part) -> Iterator[Utterance]:
     while True:
         try:
             row = next(rows, None)
-        except _PARQUET_ERRORS as error:
+        except PARQUET_ERRORS as error:
             problem = AudioError(ErrorCode.BAD_ARCHIVE, f"after {done} rows: {error}")
             yield broken_utterance(part.name, part.uri, problem)
             return
@@ -129,12 +178,20 @@ def read_table(part: Part) -> Iterator[Utterance]:
 
 
 class _Row(NamedTuple):
-    """A batch of one row, its number in the file, its share of the bytes, and the names of the classes."""
+    """A batch of one row, its number in the file, its share of the bytes, and what is known of its columns.
+
+    Attributes:
+        audio: the column of audio.
+        classes: names of classes by column.
+        columns: names that the file has for keys of a manifest, by these keys.
+    """
 
     batch: pa.RecordBatch
     number: int
     size: int
+    audio: str
     classes: ClassNames
+    columns: Mapping[str, str]
 
 
 def _stored_rows(part: Part) -> Iterator[_Row]:
@@ -146,9 +203,11 @@ def _stored_rows(part: Part) -> Iterator[_Row]:
         end_group = metadata.num_row_groups if part.end is None else part.end
         first_row = sum(metadata.row_group(index).num_rows for index in range(first_group))
         count = sum(metadata.row_group(index).num_rows for index in range(first_group, end_group))
+        columns = json.loads(part.state) if part.state else {}
+        audio = audio_column(table.schema_arrow, columns) or "audio"
         classes = class_names(table.schema_arrow)
         for done, batch in enumerate(_rows(table, range(first_group, end_group))):
-            yield _Row(batch, first_row + done, share(part.bytes, done, count), classes)
+            yield _Row(batch, first_row + done, share(part.bytes, done, count), audio, classes, columns)
 
 
 def _rows(table: pq.ParquetFile, groups: Sequence[int]) -> Iterator[pa.RecordBatch]:
@@ -173,17 +232,17 @@ def _rows(table: pq.ParquetFile, groups: Sequence[int]) -> Iterator[pa.RecordBat
 
 def _read_row(row: _Row, part: Part) -> Utterance:
     """The utterance in a row of the file."""
-    batch, number, size, classes = row
+    batch, number, size = row.batch, row.number, row.size
     location = f"{part.uri}, row {number}"
     default_id = f"{part.name}/{number}"
     base = posixpath.dirname(part.uri)
     values: dict[str, Any] = {}
     try:
-        audio = _audio_of(batch["audio"][0])
+        audio = _audio_of(row)
         for name in batch.schema.names:
-            if name != "audio" and (value := _value(batch[name][0], name)) is not None:
+            if name != row.audio and (value := value_of(batch[name][0], name)) is not None:
                 values[name] = value
-    except _VALUE_ERRORS as error:
+    except VALUE_ERRORS as error:
         return broken_utterance(default_id, part.uri, AudioError(ErrorCode.BAD_ROW, f"{location}: {error}"), size)
     if audio.path and audio.data is None:
         default_id = relative_id(audio.path, base)
@@ -194,7 +253,8 @@ def _read_row(row: _Row, part: Part) -> Utterance:
         # A base name, as `datasets` embeds it, is not unique: the 630 speakers of TIMIT have an SA1.WAV each.
         values.setdefault("path", audio.path)
     try:
-        meta = parse_meta(with_class_names(values, classes), location, UtteranceMeta)
+        renamed = renamed_row(with_class_names(values, row.classes), row.columns)
+        meta = parse_meta(renamed, location, UtteranceMeta)
     except AudioError as error:
         return broken_utterance(default_id, part.uri, error, size)
     uri = part.uri
@@ -217,20 +277,6 @@ def _read_row(row: _Row, part: Part) -> Utterance:
     )
 
 
-def _value(scalar: pa.Scalar, name: str) -> Any:
-    """The value as Python has it. A column that only becomes a tag is shown as it is stored if Python has none.
-
-    Raises:
-        ValueError, ArrowException: a column of `UtteranceMeta` has a value that Python has not.
-    """
-    try:
-        return scalar.as_py()
-    except _VALUE_ERRORS:
-        if name in _KNOWN_COLUMNS:
-            raise
-        return None if (number := getattr(scalar, "value", None)) is None else str(number)
-
-
 class _Audio(NamedTuple):
     """A value of the column `audio`: a path, the bytes, both or neither."""
 
@@ -238,16 +284,22 @@ class _Audio(NamedTuple):
     data: bytes | None
 
 
-def _audio_of(scalar: pa.Scalar) -> _Audio:
+def _audio_of(row: _Row) -> _Audio:
+    scalar = row.batch[row.audio][0]
     if isinstance(scalar, pa.DictionaryScalar):
         scalar = scalar.value
+    if not scalar.is_valid:
+        return _Audio(None, None)
+    rate_column = _rate_column(row.batch.schema.names)
+    rate = None if rate_column is None else row.batch[rate_column][0].as_py()
     if isinstance(scalar, pa.StructScalar):
-        if not scalar.is_valid:
-            return _Audio(None, None)
         path, data = (scalar[name].as_py() if name in scalar else None for name in ("path", "bytes"))
         if data is None and "array" in scalar and scalar["array"].is_valid:
-            data = _wave(scalar["array"].values, scalar["sampling_rate"].as_py() if "sampling_rate" in scalar else None)
+            rate = scalar["sampling_rate"].as_py() if "sampling_rate" in scalar else rate
+            data = _wave(scalar["array"].values, rate)
         return _Audio(path, data)
+    if isinstance(scalar, pa.ListScalar):
+        return _Audio(None, _wave(scalar.values, rate))
     value = scalar.as_py()
     return _Audio(value, None) if isinstance(value, str) else _Audio(None, value)
 
@@ -260,7 +312,7 @@ def _wave(samples: pa.Array, rate: int | None) -> bytes:
     """
     if not isinstance(rate, int) or not 0 < rate < 2**32:
         raise ValueError(f"audio.array has the sampling rate {rate}")
-    if pa.types.is_list(samples.type) or pa.types.is_large_list(samples.type):
+    if _is_list(samples.type):
         channels = [_numbers(samples[i].values) for i in range(len(samples))]
         if len({len(channel) for channel in channels}) > 1:
             raise ValueError("the channels of audio.array differ in length")

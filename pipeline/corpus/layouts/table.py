@@ -12,7 +12,7 @@ import json
 import posixpath
 import zlib
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
@@ -27,11 +27,12 @@ from pipeline.corpus.tables.json_lines import JSON_LINES, objects_in
 from pipeline.corpus.tables.kaldi import KALDI
 from pipeline.corpus.tables.kind import Row, TableKind, audio_base, head_of, table_name
 from pipeline.corpus.tables.lhotse import LHOTSE
+from pipeline.corpus.tables.parquet_rows import PARQUET_ROWS
 from pipeline.corpus.utterances import ObjectCache, Utterance, broken_utterance, row_utterance, share
 from pipeline.errors import AudioError, ErrorCode, UsageError
 from pipeline.storage.objects import Object
 
-KINDS: Final = (KALDI, LHOTSE, CSV, JSON_LINES)  # the first that recognises a table has it
+KINDS: Final = (KALDI, LHOTSE, CSV, PARQUET_ROWS, JSON_LINES)  # the first that recognises a table has it
 IN_DIRECTORIES: Final = frozenset({"wav.scp", "metadata.csv", "metadata.tsv", "metadata.jsonl"})
 _SUFFIXES: Final = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".ndjson.gz", ".json.gz")
 AUDIO_KEYS: Final = (
@@ -107,10 +108,13 @@ def rows_of(table: Object, columns: Mapping[str, str], key: str = "") -> Iterato
     kind = next((kind for kind in KINDS if kind.key == key), None) or kind_of(table)
     rows = kind.rows(table.uri)
     first_rows = list(itertools.islice(rows, 1000))
-    _check_renamed(table.uri, first_rows, columns)
-    rows = (_renamed(row, columns) for row in itertools.chain(first_rows, rows))
+    if values := [row for row in first_rows if isinstance(row, dict)]:
+        check_columns(table.uri, dict.fromkeys(name for row in values for name in row), columns)
+    rows = (
+        row if isinstance(row, AudioError) else renamed_row(row, columns) for row in itertools.chain(first_rows, rows)
+    )
     first_rows = list(itertools.islice(rows, 1000))
-    _check_columns(table.uri, first_rows)
+    _check_audio(table.uri, first_rows)
     base = audio_base(table.uri, _paths(first_rows), kind)
     for row in itertools.chain(first_rows, rows):
         yield _with_uri(row, base)
@@ -137,19 +141,24 @@ def is_table(manifest: Object) -> bool:
     return isinstance(first, dict) and "audio_filepath" not in first and _audio_key(first) is not None
 
 
-def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
+def renamed_row(row: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     """The row with the keys of a manifest for its own names; what it has under these keys is replaced."""
-    if isinstance(row, AudioError) or not columns:
+    if not columns:
         return row
     values = {key: value for key, value in row.items() if key not in columns.values()}
     return {**values, **{key: row[name] for key, name in columns.items() if name in row}}
 
 
-def _check_renamed(uri: str, rows: list[Row], columns: Mapping[str, str]) -> None:
-    values = [row for row in rows if isinstance(row, dict)]
+def check_columns(uri: str, names: Iterable[str], columns: Mapping[str, str]) -> None:
+    """Refuse names of columns that a table does not have.
+
+    Raises:
+        UsageError: none of its columns `names` is one of them.
+    """
+    names = list(map(str, names))
     for name in columns.values():
-        if values and not any(name in row for row in values):
-            raise UsageError(f"{uri} has no column {name}; its columns are {', '.join(map(str, values[0]))}")
+        if name not in names:
+            raise UsageError(f"{uri} has no column {name}; its columns are {', '.join(names)}")
 
 
 def _audio_key(row: Mapping[str, Any]) -> str | None:
@@ -170,7 +179,7 @@ def _with_uri(row: Row, base: str) -> Row:
     return {**values, "audio_filepath": resolve(str(row[key]), base)}
 
 
-def _check_columns(uri: str, rows: list[Row]) -> None:
+def _check_audio(uri: str, rows: list[Row]) -> None:
     if not rows:
         raise UsageError(f"{uri} has no rows")
     values = [row for row in rows if isinstance(row, dict)]

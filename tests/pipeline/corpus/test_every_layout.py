@@ -48,10 +48,10 @@ def shard(compress=bytes):
     return compress(buffer.getvalue())
 
 
-def parquet(audio):
+def parquet(audio, kind=None, column="audio"):
     values = {"id": list(UTTERANCES), "text": [words for words, _, _ in UTTERANCES.values()]}
     values["speaker"] = [who for _, who, _ in UTTERANCES.values()]
-    values["audio"] = [audio(utt_id, data) for utt_id, (_, _, data) in UTTERANCES.items()]
+    values[column] = pa.array([audio(utt_id, data) for utt_id, (_, _, data) in UTTERANCES.items()], kind)
     buffer = io.BytesIO()
     pq.write_table(pa.table(values), buffer)
     return buffer.getvalue()
@@ -122,6 +122,12 @@ OBJECTS = {
     "s.tar.zst": shard(lambda data: pa.compress(data, codec="zstd", asbytes=True)),
     "bytes.parquet": parquet(lambda utt_id, data: {"bytes": data, "path": f"{utt_id}.wav"}),
     "paths.parquet": parquet(lambda utt_id, data: {"bytes": None, "path": f"audio/{utt_id}.wav"}),
+    "speech.parquet": parquet(
+        lambda utt_id, data: {"bytes": data, "path": None},
+        pa.struct({"bytes": pa.large_binary(), "path": pa.large_string()}),
+        "speech",
+    ),
+    "manifest.parquet": parquet(lambda utt_id, data: f"audio/{utt_id}.wav", pa.string(), "audio_filepath"),
     "names.parquet": parquet(lambda utt_id, data: f"audio/{utt_id}.wav"),
     **kaldi(),
     **lhotse(),

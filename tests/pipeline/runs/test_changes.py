@@ -84,6 +84,15 @@ def test_rows_of_a_manifest_that_changed_are_found_and_white_space_is_not(tmp_pa
     assert corpus_changes(run, config).changed == (str(path),)
 
 
+def test_rows_that_changed_beside_a_shard_that_did_not_are_found(tmp_path):
+    shard = tar_of(tmp_path / "audio_0.tar", "a.wav")
+    path = manifest(tmp_path / "m.json", {"audio_filepath": "a.wav", "text": "x", "shard_id": 0})
+    run, config = planned(tmp_path, path)
+    assert not corpus_changes(run, config)
+    manifest(path, {"audio_filepath": "a.wav", "text": "y", "shard_id": 0})
+    assert corpus_changes(run, config).changed == (str(shard),)
+
+
 @pytest.mark.parametrize("lost", ["inputs", "plan", "damaged plan"])
 def test_what_cannot_be_compared_is_a_line_and_no_error(tmp_path, lost):
     folder = write_files(tmp_path / "in", "a.wav")

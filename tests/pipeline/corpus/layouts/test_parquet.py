@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from pipeline.corpus.layout import Listing
 from pipeline.corpus.layouts import parquet as parquet_module
 from pipeline.corpus.layouts.parquet import PARQUET
+from pipeline.corpus.parts import Part
+from pipeline.corpus.plan import plan
 from pipeline.corpus.read import read_part
 from pipeline.errors import StorageError, UsageError
 from pipeline.storage import objects, retry
 from tests.support import s3
-from tests.support.corpora import parts_of
+from tests.support.corpora import LARGE, parts_of
 from tests.support.inputs import outcome, outcomes, parquet, parquet_of_bytes, ranges, read, write, write_files
 
 
@@ -342,3 +344,113 @@ def test_any_damage_to_a_file_ends_in_rows(tmp_path_factory, data):
     except UsageError:  # the name of the column is hit
         return
     assert found
+
+
+# Other names and types of columns
+
+
+def planned(path, **columns):
+    parts = [Part.from_row(row) for row in plan([str(path)], LARGE, columns=columns).to_pylist()]
+    return [utterance for part in parts for utterance in read_part(part)]
+
+
+STRUCTS = {
+    "bytes": pa.array([{"bytes": b"A", "path": None}, {"bytes": None, "path": None}]),
+    "large": pa.array([{"bytes": b"A"}, None], pa.struct({"bytes": pa.large_binary()})),
+    "plain": pa.array([b"A", None]),
+    "large plain": pa.array([b"A", None], pa.large_binary()),
+    "view": pa.array([b"A", None], pa.binary_view()),
+}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in STRUCTS if kind != "view"])
+def test_columns_have_the_names_that_the_user_says(tmp_path, kind):
+    table = {"speech": STRUCTS[kind], "said": ["one", "two"], "who": [1, 2], "text": ["raw", "raw"], "n": [5, 6]}
+    pq.write_table(pa.table(table), tmp_path / "t.parquet")
+    found = planned(tmp_path / "t.parquet", audio_filepath="speech", text="said", speaker="who")
+    assert [outcome(u)[1] for u in found] == [b"A", "MISSING"]
+    assert [(u.utt_id, u.meta.text, u.meta.speaker, u.meta.tags) for u in found] == [
+        ("t/0", "one", "1", '{"n": 5}'),
+        ("t/1", "two", "2", '{"n": 6}'),
+    ]
+
+
+def test_names_of_columns_are_part_of_what_a_part_reads(tmp_path):
+    parquet(tmp_path / "t.parquet", [{"audio": b"A", "a": "x", "b": "y"}])
+    ids = [plan([str(tmp_path / "t.parquet")], 1, columns={"text": name})["part_id"][0] for name in ("a", "b")]
+    assert ids[0] != ids[1]
+
+
+def test_the_column_that_datasets_calls_audio_is_found_by_its_type(tmp_path):
+    features = {"info": {"features": {"text": {"_type": "Value"}, "speech": {"_type": "Audio"}}}}
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    speech = pa.array([{"bytes": b"A", "path": "a.flac"}], kind)
+    schema = pa.schema({"raw": kind, "speech": kind, "text": pa.string()}, {"huggingface": json.dumps(features)})
+    pq.write_table(pa.table([speech, speech, ["hi"]], schema), tmp_path / "t.parquet")
+    (found,) = read(tmp_path / "t.parquet")
+    assert (found.open(), found.meta.text) == (b"A", "hi")
+    assert "raw" in found.meta.tags
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.large_list(pa.float64()), pa.list_(pa.float32(), 4)])
+def test_arrays_beside_a_column_of_rates_are_audio(tmp_path, kind):
+    samples = [0.0, 0.5, -0.5, 0.25]
+    table = {"audio": pa.array([samples, samples], kind), "sampling_rate": [8000, None], "text": ["a", "b"]}
+    pq.write_table(pa.table(table), tmp_path / "t.parquet")
+    first, second = read(tmp_path / "t.parquet")
+    waveform, rate = soundfile.read(io.BytesIO(first.open()))
+    assert (waveform.tolist(), rate) == (samples, 8000)
+    assert (second.problem.code.value, second.utt_id) == ("BAD_ROW", "t/1")
+    pq.write_table(pa.table({"audio": pa.array([samples], kind)}), tmp_path / "n.parquet")
+    with pytest.raises(UsageError, match="beside a column `sampling_rate`"):
+        parts_of(tmp_path / "n.parquet")
+
+
+# Manifests of paths
+
+
+def test_rows_of_paths_are_those_of_a_table(tmp_path):
+    write_files(tmp_path, "clips/a.wav", "clips/b.wav")
+    rows = [
+        {"path": "a.wav", "sentence": "one", "speaker_id": 7, "offset": 0.5, "duration": 1.0, "locale": "en"},
+        {"path": "b.wav", "sentence": None, "offset": None, "duration": float("nan")},
+        {"path": None, "sentence": "x"},
+        {"path": "none.wav"},
+        {"path": "/dev/zero"},
+    ]
+    path = parquet(tmp_path / "train.parquet", rows)
+    found = read(path)
+    assert [part.kind for part in parts_of(path)] == ["table"]
+    assert [u.utt_id for u in found[:2]] == ["clips/a", "clips/b"]
+    assert (found[0].meta.text, found[0].meta.speaker, found[0].meta.span) == ("one", "7", (0.5, 1.0))
+    assert json.loads(found[0].meta.tags) == {"locale": "en"}
+    assert [outcome(u)[1] for u in found[2:]] == ["BAD_ROW", "MISSING", "MISSING"]
+    assert [part.rows for part in parts_of(path, limit=2)] == [2]
+
+
+def test_a_renamed_column_of_paths_is_a_table(tmp_path):
+    write_files(tmp_path, "a.wav")
+    path = parquet(tmp_path / "t.parquet", [{"clip": "a.wav", "audio": 5, "said": "one"}])
+    (found,) = planned(path, audio_filepath="clip", text="said")
+    assert (found.utt_id, found.meta.text, found.problem) == ("a", "one", None)
+
+
+def test_paths_in_a_directory_are_named_and_not_read(tmp_path):
+    write_files(tmp_path, "a.wav")
+    parquet(tmp_path / "t.parquet", [{"path": "a.wav", "text": "one"}])
+    assert [u.meta.text for u in read(tmp_path)] == [None]
+    assert b"t.parquet: it has paths of audio" in plan([str(tmp_path)], 1).schema.metadata[b"sewd.left_out"]
+    assert [u.meta.text for u in read(f"{tmp_path}/*.parquet")] == ["one"]
+
+
+def test_a_damaged_manifest_of_paths_ends_in_an_error_row(tmp_path):
+    rows = [{"path": f"{i}.wav", "text": "word " * 50 + str(i)} for i in range(5000)]
+    path = parquet(tmp_path / "t.parquet", rows, row_group=1000)
+    data = bytearray(path.read_bytes())
+    start = pq.read_metadata(path).row_group(2).column(0).dictionary_page_offset
+    data[start : start + 500] = b"\xff" * 500
+    write(path, bytes(data))
+    found = read(path)
+    assert 1000 <= len(found) <= 2001
+    assert sum(u.problem is not None for u in found) == 1
+    assert found[-1].problem.code.value == "BAD_ARCHIVE"

@@ -223,5 +223,5 @@ def test_a_name_that_no_column_has_is_a_usage_error(tmp_path):
         UsageError, match=r"t\.csv has no column words; its columns are path, sentence, speaker_id, locale"
     ):
         plan([str(path)], 1, columns={"text": "words"})
-    with pytest.raises(UsageError, match="not from Parquet"):
+    with pytest.raises(UsageError, match=r"t\.parquet has no column words; its columns are audio"):
         plan([str(parquet(tmp_path / "t.parquet", [{"audio": b"A"}]))], 1, columns={"text": "words"})
