@@ -40,7 +40,7 @@ from pipeline.runs.record import RunRecord
 from pipeline.runs.run import Run, now, write_plan
 from pipeline.stages.read import ReadSettings
 from pipeline.storage import objects
-from pipeline.storage.objects import Object
+from pipeline.storage.reads import Object
 
 ROWS_PER_WRITE = 100_000
 WORDS = ["the", "of", "and", "to", "in", "he", "that", "was", "his", "it", "with", "is", "for", "as", "had", "you"]

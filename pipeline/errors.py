@@ -24,7 +24,7 @@ class ErrorCode(StrEnum):
     Closed: a reader may switch over it; a new code is a schema change.
     """
 
-    MISSING = "MISSING"  # the object does not exist
+    MISSING = "MISSING"  # the object does not exist, or is no longer the one that was planned
     EMPTY_FILE = "EMPTY_FILE"  # zero bytes
     UNDECODABLE = "UNDECODABLE"  # no decoder can decode the bytes
     UNSUPPORTED = "UNSUPPORTED"  # no decoder for the coding, or several recordings joined in one file
@@ -65,7 +65,11 @@ class StorageError(Exception):
 
 
 class InputChangedError(StorageError):
-    """An object changed after it was planned. Never a row: a run describes the objects that its plan names."""
+    """An object changed after it was planned: a run describes the objects that its plan names.
+
+    Of an object that is one recording this is a row, MISSING. Of one that holds many utterances (a shard, a Parquet
+    file, a manifest) it is not, and the run fails.
+    """
 
 
 class UsageError(Exception):

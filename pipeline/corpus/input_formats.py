@@ -28,7 +28,7 @@ from pipeline.corpus.tables.shar import SHAR
 from pipeline.corpus.unknown import is_text, magic_of
 from pipeline.errors import UsageError
 from pipeline.storage import objects
-from pipeline.storage.objects import Object
+from pipeline.storage.reads import Object
 
 _HEAD_BYTES: Final = 2**16
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"

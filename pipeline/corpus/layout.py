@@ -11,7 +11,7 @@ from pipeline.corpus.naming import composed, spellings, stem, suffix
 from pipeline.corpus.parts import Part
 from pipeline.corpus.utterances import Utterance
 from pipeline.storage import objects
-from pipeline.storage.objects import Object
+from pipeline.storage.reads import Object
 
 
 class OddText(NamedTuple):

@@ -24,7 +24,7 @@ from pipeline.corpus.tables.kaldi import KALDI_FILES
 from pipeline.corpus.unknown import check_known
 from pipeline.errors import UsageError
 from pipeline.storage import globs, objects, uris
-from pipeline.storage.objects import Object
+from pipeline.storage.reads import Object
 
 # The files by which a run of this program is recognised (`pipeline.runs`).
 _RUN_RECORD, _RUN_PLAN = "run.json", "plan.parquet"

@@ -69,7 +69,7 @@ class Item(NamedTuple):
         utt_id: its id.
         uri: where it is.
         size: bytes.
-        version: changes with its content; see `pipeline.storage.objects.Object`.
+        version: changes with its content; see `pipeline.storage.reads.Object`.
         reference_uri: the text file that holds its reference; None if there is none.
     """
 

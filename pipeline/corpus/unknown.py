@@ -10,7 +10,7 @@ import posixpath
 
 from pipeline.errors import UsageError
 from pipeline.storage import objects
-from pipeline.storage.objects import Object
+from pipeline.storage.reads import Object
 
 _MANIFEST = "write a .jsonl manifest: one JSON object a line, with audio_filepath, and text where there is one"
 _HEAD_BYTES = 4096

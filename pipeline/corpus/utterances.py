@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO, NoReturn
 
 from pipeline.corpus.metadata import ManifestRow, UtteranceMeta, manifest_utt_id
 from pipeline.corpus.naming import resolve, spellings
 from pipeline.corpus.parts import Part, byte_range_location
-from pipeline.errors import AudioError, ErrorCode, InputChangedError
+from pipeline.errors import AudioError, ErrorCode, InputChangedError, StorageError
 from pipeline.storage import objects, uris
-from pipeline.storage.objects import Object
+from pipeline.storage.reads import Object, size_of
 
 # Up to this size an object is fetched whole, in one request; a larger one is opened and read by ranges.
 WHOLE_OBJECT_BYTES = 256 * 2**20
@@ -80,62 +80,93 @@ def failing_opener(problem: AudioError) -> AudioOpener:
 
 
 def open_object(uri: str, version: str | None = None) -> bytes | BinaryIO:
-    """Fetch the object, or open it if it is larger than `WHOLE_OBJECT_BYTES`.
+    """Fetch the object, or open it if it is larger than `WHOLE_OBJECT_BYTES`; never a mixture of two versions.
 
     Args:
         uri: the object.
-        version: the version that was planned; None accepts any.
+        version: the version that was planned; None accepts the one that is there.
 
     Raises:
         AudioError: MISSING, or BAD_ROW if no file system serves the URI's scheme.
-        InputChangedError: the object is not the planned version, or its local directory is missing.
-        StorageError: the object could not be reached.
+        InputChangedError: the object is not the planned version; from a file's `read`, that it is no longer.
+        StorageError: the object could not be reached, or its local directory is missing.
     """
+    if version is None:
+        return _open_found(find_object(uri))
+    # A planned object needs no look-up: its size is in its version, and the read compares the rest.
+    return _open_found(Object(uri, size_of(version), version))
+
+
+def find_object(uri: str) -> Object:
+    """The object, under the Unicode form of its name in which it is stored; raises AudioError as `open_object`."""
+    with _bad_uris(uri):
+        found = _stat_in_any_spelling(uri)
+    if found is None:
+        raise AudioError(ErrorCode.MISSING, f"{uri} is a directory")
+    return found
+
+
+def _stat_in_any_spelling(uri: str) -> Object | None:
     try:
-        uri, found = _stat_in_any_spelling(uri)
-        if found is None:
-            raise AudioError(ErrorCode.MISSING, f"{uri} is a directory")
-        if version is not None and found.version != version:
-            raise InputChangedError(f"{uri} has changed since it was planned: {version} then, {found.version} now")
-        return objects.fetch(uri) if found.size <= WHOLE_OBJECT_BYTES else objects.open_read(uri)
+        return objects.stat(uri)
+    except FileNotFoundError:
+        for other in spellings(uri):
+            with contextlib.suppress(FileNotFoundError):
+                return objects.stat(other)
+        raise
+
+
+def _open_found(found: Object) -> bytes | BinaryIO:
+    with _bad_uris(found.uri):
+        try:
+            if found.size <= WHOLE_OBJECT_BYTES:
+                return objects.fetch(found.uri, version=found.version)
+            return objects.open_read(found.uri, found.version)
+        except FileNotFoundError as error:
+            if found.version != objects.ABSENT and not uris.parent_exists(found.uri):
+                # A single missing file is bad data. A whole directory that was listed and is missing is a lost mount.
+                directory = posixpath.dirname(found.uri)
+                raise StorageError(
+                    f"{directory} existed when it was listed, and is missing now: is it mounted?"
+                ) from error
+            raise
+
+
+@contextlib.contextmanager
+def _bad_uris(uri: str) -> Iterator[None]:
+    """Raise AudioError for what is no object, or is at no URI."""
+    try:
+        yield
     except FileNotFoundError as error:
-        if version not in (None, objects.ABSENT) and not uris.parent_exists(uri):
-            # A single missing file is bad data. A whole directory that was listed and is missing is a lost mount.
-            raise InputChangedError(
-                f"{posixpath.dirname(uri)} existed when it was listed, and is missing now: is it mounted?"
-            ) from error
         why = f"{uri} is a dangling link or not a regular file" if uris.is_irregular(uri) else f"no such object: {uri}"
         raise AudioError(ErrorCode.MISSING, why) from error
     except uris.UnknownSchemeError as error:
         raise AudioError(ErrorCode.BAD_ROW, str(error)) from error
 
 
-def _stat_in_any_spelling(uri: str) -> tuple[str, Object | None]:
-    """The object, under the Unicode form of its name in which it is stored, as `objects.stat` returns it."""
-    try:
-        return uri, objects.stat(uri)
-    except FileNotFoundError:
-        for other in spellings(uri):
-            with contextlib.suppress(FileNotFoundError):
-                return other, objects.stat(other)
-        raise
-
-
 class ObjectCache:
-    """`open_object` that keeps the bytes of the last object: neighbouring rows are often segments of one recording."""
+    """`open_object` that keeps the last object: neighbouring rows are often segments of one recording.
+
+    All of them are of one version: a recording that is too large to keep is opened again as it was found.
+    """
 
     def __init__(self) -> None:
         self._uri = ""
+        self._found: Object | None = None
         self._data: bytes | None = None
 
     def open(self, uri: str) -> bytes | BinaryIO:
         """Fetch or open the object, unless it is the one opened before; raises as `open_object`."""
-        if uri == self._uri and self._data is not None:
+        if uri != self._uri:
+            # Free it first: two large recordings need not fit into memory.
+            self._uri, self._found, self._data = uri, None, None
+        if self._data is not None:
             return self._data
-        self._data = None  # free it first: two large recordings need not fit into memory
-        opened = open_object(uri)
+        if self._found is None:
+            self._found = find_object(uri)
+        opened = _open_found(self._found)
         if isinstance(opened, bytes):
-            self._uri, self._data = uri, opened
+            self._data = opened
         return opened
 
 
@@ -174,8 +205,8 @@ def fetch_planned(uri: str, start: int | None = None, end: int | None = None) ->
         raise InputChangedError(f"{uri} existed when the run was planned, and is missing now") from error
 
 
-def check_version(part: Part) -> None:
-    """Check that the container of `part` is the version that was planned.
+def open_planned(part: Part) -> BinaryIO:
+    """Open the container of `part`, as it was planned; a `read` raises InputChangedError too.
 
     Raises:
         AudioError: MISSING: it could not be read when it was planned either: a dangling link, a pipe, a device.
@@ -185,12 +216,9 @@ def check_version(part: Part) -> None:
     if part.version == objects.ABSENT:
         raise AudioError(ErrorCode.MISSING, f"{part.uri} is a dangling link or not a regular file")
     try:
-        found = objects.stat(part.uri)
-    except FileNotFoundError:
-        found = None
-    now = found.version if found else "missing"
-    if part.version is not None and now != part.version:
-        raise InputChangedError(f"{part.uri} has changed since it was planned: {part.version} then, {now} now")
+        return objects.open_read(part.uri, part.version)
+    except FileNotFoundError as error:
+        raise InputChangedError(f"{part.uri} existed when the run was planned, and is missing now") from error
 
 
 def decode_text(data: bytes, where: str) -> str:

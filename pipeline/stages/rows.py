@@ -15,7 +15,7 @@ from pipeline.audio.silence import Spans
 from pipeline.corpus.parts import Part
 from pipeline.corpus.read import read_part
 from pipeline.corpus.utterances import Utterance, broken_utterance
-from pipeline.errors import AudioError, ErrorCode
+from pipeline.errors import AudioError, ErrorCode, InputChangedError
 from pipeline.stages.steps import Position, Skipped, Step
 
 
@@ -151,7 +151,7 @@ def _numbered_rows(
 def utterance_rows(utterance: Utterance, settings: RowSettings, last: LastRecording | None = None) -> Iterator[ReadRow]:
     """Decode one utterance into rows: one per segment, or an error row.
 
-    A recording that is damaged after some segments keeps them, and ends with an error row.
+    A recording that is damaged, or replaced in storage, after some segments keeps them, and ends with an error row.
 
     Args:
         utterance: the utterance.
@@ -159,7 +159,7 @@ def utterance_rows(utterance: Utterance, settings: RowSettings, last: LastRecord
         last: cache of the last recording, for several utterances of one recording.
 
     Raises:
-        StorageError: the audio could not be reached, or is not what was planned.
+        StorageError: the audio could not be reached.
     """
     offset_s, duration_s = utterance.meta.span or (None, None)
     stage = "read"
@@ -177,8 +177,10 @@ def utterance_rows(utterance: Utterance, settings: RowSettings, last: LastRecord
             for segment in segments:
                 yield _segment_row(utterance, segment, settings, is_first=is_first)
                 is_first = False
-    except AudioError as error:
-        row = _row(utterance, utterance.utt_id, offset_s, duration_s, error=RowError.of(stage, error))
+    except (AudioError, InputChangedError) as error:
+        # An object that was replaced is no longer there, as one that was deleted.
+        problem = error if isinstance(error, AudioError) else AudioError(ErrorCode.MISSING, str(error))
+        row = _row(utterance, utterance.utt_id, offset_s, duration_s, error=RowError.of(stage, problem))
         yield row if is_first else replace(row, reference=None)
 
 

@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from pipeline.errors import InputChangedError, UsageError
 from pipeline.storage import objects
-from pipeline.storage.objects import Object
+from pipeline.storage.reads import Object
 from sewd_model.files import located
 
 # The files that a checkpoint's results depend on; optimizer states and READMEs are stored beside them.

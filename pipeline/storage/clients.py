@@ -14,9 +14,11 @@ from typing import Any
 import fsspec
 
 MAX_CONNECTIONS = 32  # to an object store, at the same time
+IDLE_S = 30.0  # after which a request that receives nothing fails; s3fs has 15 s, and Azure's client 60 s
 S3_SCHEMES = ("s3", "s3a")
 GOOGLE_SCHEMES = ("gs", "gcs")
 AZURE_SCHEMES = ("abfs", "abfss", "az")
+HTTP_SCHEMES = ("http", "https")
 # Schemes by which one store has two names.
 SAME_SCHEMES = {
     **dict.fromkeys(S3_SCHEMES, "s3"),
@@ -38,10 +40,25 @@ def options(scheme: str) -> dict[str, Any]:
     chosen: dict[str, Any] = {"use_listings_cache": False}
     if scheme in S3_SCHEMES:
         # botocore's ten connections are fewer than the threads that fetch small objects.
-        configured = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
         defaults = {"retries": {"total_max_attempts": 2, "mode": "standard"}, "max_pool_connections": MAX_CONNECTIONS}
-        chosen["config_kwargs"] = defaults | configured
+        chosen["config_kwargs"] = defaults | _configured("s3", "config_kwargs", {})
+    elif scheme in GOOGLE_SCHEMES:
+        chosen["requests_timeout"] = _configured(scheme, "requests_timeout", _idle_timeout())  # gcsfs has none
+    elif scheme in HTTP_SCHEMES:
+        # aiohttp has five minutes for a whole answer, however long it is.
+        chosen["client_kwargs"] = {"timeout": _idle_timeout()} | _configured(scheme, "client_kwargs", {})
     return chosen
+
+
+def _configured(scheme: str, option: str, default: Any) -> Any:
+    """Return what the user's configuration of fsspec has for an option; an option that is given here hides it."""
+    return fsspec.config.conf.get(scheme, {}).get(option, default)
+
+
+def _idle_timeout() -> Any:
+    import aiohttp  # noqa: PLC0415 - takes a while, and only some clients use it
+
+    return aiohttp.ClientTimeout(total=None, sock_connect=IDLE_S, sock_read=IDLE_S)
 
 
 def open_filesystem(uri: str) -> tuple[Any, str]:

@@ -27,12 +27,13 @@ class ForwardReader(io.RawIOBase):
     Requests grow from `FIRST_BYTES` to `BLOCK_BYTES` while there are only small gaps in what is read, and then several
     are in flight. After a gap of `SKIP_BYTES` they begin small again. At most `BLOCKS_AHEAD` blocks are in memory.
 
-    Reads raise StorageError, and FileNotFoundError where there is no such object.
+    Reads raise StorageError, InputChangedError where the object is of another version, and FileNotFoundError where
+    there is none.
     """
 
-    def __init__(self, uri: str, size: int) -> None:
-        """`size` is that of the object."""
-        self._uri, self._size = uri, size
+    def __init__(self, uri: str, size: int, version: str | None = None) -> None:
+        """`size` and `version` are those of the object; without a version, any is read."""
+        self._uri, self._size, self._version = uri, size, version
         self._position = self._read_end = 0
         self._request_bytes = FIRST_BYTES
         self._blocks: deque[_Block] = deque()
@@ -86,7 +87,8 @@ class ForwardReader(io.RawIOBase):
 
     def _request(self, start: int) -> None:
         end = min(start + self._request_bytes, self._size)
-        self._blocks.append(_Block(start, end, self._pool.submit(objects.fetch, self._uri, start, end)))
+        data = self._pool.submit(objects.fetch, self._uri, start, end, self._version)
+        self._blocks.append(_Block(start, end, data))
         self._request_bytes = min(2 * self._request_bytes, BLOCK_BYTES)
 
     def _drop(self, count: int) -> None:

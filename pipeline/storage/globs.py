@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.storage.objects import Object, in_path_order, list_children, walk
+from pipeline.storage.objects import in_path_order, list_children, walk
+from pipeline.storage.reads import Object
 from pipeline.storage.retry import is_transient, retried
 from pipeline.storage.uris import escaped, filesystem, uri_of
 

@@ -13,59 +13,32 @@ import os
 import posixpath
 import shutil
 import stat as file_modes
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.errors import StorageError
+from pipeline.errors import InputChangedError, StorageError
 from pipeline.storage.clients import MAX_CONNECTIONS, S3_SCHEMES
-from pipeline.storage.deadline import deadline_paused
+from pipeline.storage.reads import (
+    OBJECT_STORES,
+    Object,
+    has_protocol,
+    local_object,
+    object_of,
+    open_version,
+    read_range,
+    within,
+)
 from pipeline.storage.retry import is_missing, is_transient, retried, transient_types, with_retries
-from pipeline.storage.uris import escaped, filesystem, uri_of
+from pipeline.storage.uris import escaped, filesystem
 
 LINES_BLOCK_BYTES = 8 * 2**20
 ABSENT = "absent"  # the version of a local name that is listed and cannot be read
 
 _DELETE_BATCH = 1000  # the most keys that S3 takes in one request
-# Stores that list everything below a prefix in one sweep; elsewhere directories are walked.
-_FLAT_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az"})
-
-
-@dataclass(frozen=True)
-class Object:
-    """One object as a listing shows it.
-
-    Attributes:
-        uri: where it is.
-        size: in bytes.
-        version: changes with the content: the size with the ETag, or with the modification time where there is none.
-    """
-
-    uri: str
-    size: int
-    version: str
-
-
-def _object(fs: Any, info: dict[str, Any]) -> Object:
-    size = int(info.get("size") or 0)
-    tag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
-    if tag is None:
-        tag = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or ""
-    return Object(uri_of(fs, info["name"]), size, f"{size}-{str(tag).strip(chr(34))}")
-
-
-def _local_object(path: str) -> Object | None:
-    """Return the file at `path`, links followed; None where it is a directory."""
-    status = os.stat(path)  # noqa: PTH116 - a Path for each file would slow down a listing of 100,000 files
-    if file_modes.S_ISDIR(status.st_mode):
-        return None
-    if not file_modes.S_ISREG(status.st_mode):
-        raise FileNotFoundError(f"{path} is not a regular file")  # opening a pipe would block forever
-    return Object(escaped(path), status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
 
 
 @retried
@@ -77,10 +50,12 @@ def stat(uri: str) -> Object | None:
         StorageError: storage could not be reached.
     """
     fs, path = filesystem(uri)
-    if isinstance(fs, LocalFileSystem):
-        return _local_object(path)
+    return local_object(path) if isinstance(fs, LocalFileSystem) else _remote_object(fs, path)
+
+
+def _remote_object(fs: Any, path: str) -> Object | None:
     info = fs.info(path)
-    return None if info["type"] == "directory" else _object(fs, info)
+    return None if info["type"] == "directory" else object_of(fs, info)
 
 
 def list_children(fs: Any, path: str) -> tuple[list[str], list[Object]]:
@@ -94,10 +69,10 @@ def list_children(fs: Any, path: str) -> tuple[list[str], list[Object]]:
     directories: list[str] = []
     objects: list[Object] = []
     if isinstance(fs, LocalFileSystem):
-        for name in os.listdir(path):  # noqa: PTH208 - as in _local_object
+        for name in os.listdir(path):  # noqa: PTH208 - as in `local_object`
             child = posixpath.join(path, name)
             try:
-                item = _local_object(child)
+                item = local_object(child)
             except OSError as error:
                 if not is_missing(error):
                     raise
@@ -114,7 +89,7 @@ def list_children(fs: Any, path: str) -> tuple[list[str], list[Object]]:
         if info["type"] == "directory":
             directories.append(info["name"])
         else:
-            objects.append(_object(fs, info))
+            objects.append(object_of(fs, info))
     return directories, objects
 
 
@@ -123,10 +98,10 @@ def walk(fs: Any, path: str, ancestors: frozenset[str] = frozenset()) -> Iterato
 
     Not retried, unlike the functions that take a URI. `ancestors` are the real paths of the local directories above.
     """
-    if not _FLAT_PROTOCOLS.isdisjoint([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol):
+    if has_protocol(fs, OBJECT_STORES):  # elsewhere directories are walked
         found = fs.find(path, detail=True)
         infos = found.values() if isinstance(found, dict) else map(fs.info, found)  # adlfs, where `path` is an object
-        yield from (_object(fs, info) for info in infos if info["type"] == "file" and not info["name"].endswith("/"))
+        yield from (object_of(fs, info) for info in infos if info["type"] == "file" and not info["name"].endswith("/"))
         return
     if isinstance(fs, LocalFileSystem):
         real = os.path.realpath(path)
@@ -180,23 +155,29 @@ def _check_regular(fs: Any, path: str) -> None:
     """Raise FileNotFoundError for a local pipe or device: opening a pipe blocks, and /dev/zero never ends."""
     # What a shell substitutes for `<(command)` is a pipe with a writer, and may be read.
     if isinstance(fs, LocalFileSystem) and not path.startswith("/dev/fd/"):
-        mode = os.stat(path).st_mode  # noqa: PTH116 - as in _local_object
+        mode = os.stat(path).st_mode  # noqa: PTH116 - as in `local_object`
         if not (file_modes.S_ISREG(mode) or file_modes.S_ISDIR(mode)):
             raise FileNotFoundError(f"{escaped(path)} is not a regular file")
 
 
 @retried
-def fetch(uri: str, start: int | None = None, end: int | None = None) -> bytes:
+def fetch(uri: str, start: int | None = None, end: int | None = None, version: str | None = None) -> bytes:
     """Return the bytes of an object, or of its half-open range `start`..`end`.
+
+    Args:
+        uri: the object.
+        start: first byte; None is 0.
+        end: one past the last byte; None is the end.
+        version: which version to read, as `Object.version`; None accepts any.
 
     Raises:
         FileNotFoundError: there is no such object.
+        InputChangedError: the object is not of that version.
         StorageError: storage could not be reached.
     """
     fs, path = filesystem(uri)
     _check_regular(fs, path)
-    data: bytes = fs.cat_file(path, start=start, end=end)
-    return data
+    return read_range(fs, path, start, end, version)
 
 
 class RetryingFile(io.RawIOBase):
@@ -205,9 +186,11 @@ class RetryingFile(io.RawIOBase):
     A plain OSError would not do: tarfile, Arrow and libsndfile take it for broken data.
     """
 
-    def __init__(self, file: BinaryIO, uri: str) -> None:
+    def __init__(self, file: BinaryIO, uri: str, check: Callable[[], None] = lambda: None) -> None:
+        """`check` is called after each read."""
         self._file = file
         self._uri = uri
+        self._check = check
 
     def readable(self) -> bool:
         """Return True."""
@@ -229,24 +212,21 @@ class RetryingFile(io.RawIOBase):
         """Read up to `size` bytes; all that remain where it is negative.
 
         Raises:
-            StorageError: the bytes could not be read. Also where the object was deleted in the meantime.
+            InputChangedError: the object was replaced or deleted after it was opened.
+            StorageError: the bytes could not be read.
         """
         position = self._file.tell()
 
         def attempt() -> bytes:
             self._file.seek(position)
-            return self._file.read(size)
+            data = self._file.read(size)
+            self._check()
+            return data
 
-        try:
-            with deadline_paused():
-                return self._file.read(size)
-        except transient_types() as error:
-            if not is_transient(error):
-                raise StorageError(f"{self._uri}: {error}") from error
         try:
             return with_retries(self._uri, attempt)
         except FileNotFoundError as error:
-            raise StorageError(f"{self._uri} was deleted while it was being read") from error
+            raise InputChangedError(f"{self._uri} was deleted while it was being read") from error
 
     def readinto(self, buffer: Any) -> int:
         """Read into `buffer` as `read` does, and return the number of bytes."""
@@ -261,16 +241,26 @@ class RetryingFile(io.RawIOBase):
 
 
 @retried
-def open_read(uri: str) -> BinaryIO:
+def open_read(uri: str, version: str | None = None) -> BinaryIO:
     """Open an object as a seekable binary file that is read by ranges; its `read` raises StorageError.
+
+    Args:
+        uri: the object.
+        version: which version to open, as `Object.version`; None is the one that is there now.
 
     Raises:
         FileNotFoundError: there is no such object.
+        InputChangedError: the object is not of that version; from `read`, that it is no longer.
         StorageError: storage could not be reached.
     """
     fs, path = filesystem(uri)
-    _check_regular(fs, path)
-    return cast(BinaryIO, RetryingFile(fs.open(path, "rb"), uri))
+    found = local_object(path) if isinstance(fs, LocalFileSystem) else _remote_object(fs, path)
+    if found is None:
+        raise FileNotFoundError(f"{uri} is a directory")
+    if version is not None and found.version != version:
+        raise InputChangedError(f"{uri} has changed since it was listed: {version} then, {found.version} now")
+    file, check = open_version(fs, path, found)
+    return cast(BinaryIO, RetryingFile(file, uri, check))
 
 
 def lines(uri: str) -> Iterator[tuple[int, bytes]]:
@@ -347,7 +337,7 @@ def _put(uri: str, data: bytes) -> None:
     if isinstance(fs, LocalFileSystem):
         _put_local(Path(path), io.BytesIO(data))
     else:
-        fs.pipe_file(path, data)
+        fs.pipe_file(path, data, **within(fs, len(data)))
 
 
 @retried

@@ -38,6 +38,8 @@ _GOOGLE_REFUSED = "Forbidden: "  # gcsfs drops the status
 _AZURE_DETAILS = re.compile(r"\n(RequestId|Content|Attempted credentials):.*", re.DOTALL)  # a page of them
 _SECRET = re.compile(r"\b(access_token|sig)=[^&\s'\")]+")  # in URLs of Google and Azure
 _REFUSED = (401, 403)
+_BEYOND_END = (416,)
+_NO_TEXT = "no answer in time"  # asyncio's time-outs have no message
 _CREDENTIALS = "access was refused: check the credentials, whether they have expired, and what they may read and write"
 
 
@@ -97,18 +99,28 @@ def is_refused(error: BaseException | None) -> bool:
     """Return whether the storage refused the caller: no credentials, or no permission."""
     if isinstance(error, _MISSING_TYPES) and error.__cause__ is not None:  # as fsspec's HTTP file system reports it
         error = error.__cause__
-    response = getattr(error, "response", None)
-    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
-    # Of aiohttp, and of the clients of Google and Azure.
-    statuses = (status, *(vars(error).get(name) for name in ("status", "code", "status_code") if error is not None))
     types = _loaded(
         *("botocore.exceptions.NoCredentialsError", "botocore.exceptions.PartialCredentialsError"),
         *("google.auth.exceptions.GoogleAuthError", "gcsfs.retry.NonRetryableError"),
         "azure.core.exceptions.ClientAuthenticationError",
     )
-    if isinstance(error, (PermissionError, *types)) or any(value in (*_REFUSED, "401", "403") for value in statuses):
+    if isinstance(error, (PermissionError, *types)) or _has_status(error, _REFUSED):
         return True
     return type(error) is OSError and str(error).startswith(_GOOGLE_REFUSED)
+
+
+def is_beyond_end(error: BaseException) -> bool:
+    """Return whether the storage has no byte of the range that was asked for."""
+    return _has_status(error, _BEYOND_END) or _has_status(error.__cause__, _BEYOND_END)
+
+
+def _has_status(error: BaseException | None, wanted: tuple[int, ...]) -> bool:
+    """Return whether a client raised `error` for an answer of one of these statuses."""
+    response = getattr(error, "response", None)
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
+    # Of aiohttp, and of the clients of Google and Azure.
+    statuses = (status, *(vars(error).get(name) for name in ("status", "code", "status_code") if error is not None))
+    return any(str(value) == str(number) for value in statuses for number in wanted)
 
 
 def _give_up(state: RetryCallState) -> bool:
@@ -138,7 +150,7 @@ def with_retries(where: str, call: Callable[[], T]) -> T:
         if is_transient(error):
             reported = error.__cause__ if isinstance(error, _MISSING_TYPES) and error.__cause__ else error
             hint = f" ({_CREDENTIALS})" if is_refused(reported) else ""
-            raise StorageError(f"{where}: {type(reported).__name__}: {_text(reported)}{hint}") from error
+            raise StorageError(f"{where}: {type(reported).__name__}: {_text(reported) or _NO_TEXT}{hint}") from error
         if isinstance(error, FileNotFoundError):
             raise
         raise FileNotFoundError(f"{where}: {_text(error)}") from error

@@ -16,7 +16,7 @@ from pipeline.corpus.parts import Item, Part, cut_to_parts, key_digest
 from pipeline.corpus.utterances import MAX_TEXT_BYTES, Utterance, decode_text, fetch_planned, open_object
 from pipeline.errors import AudioError, ErrorCode
 from pipeline.storage import uris
-from pipeline.storage.objects import Object
+from pipeline.storage.reads import Object
 
 _TRANSCRIPT_SUFFIX = ".trans.txt"
 

@@ -31,14 +31,14 @@ from pipeline.corpus.utterances import (
     AudioOpener,
     Utterance,
     broken_utterance,
-    check_version,
     failing_opener,
     open_object,
+    open_planned,
     share,
 )
 from pipeline.errors import AudioError, ErrorCode
 from pipeline.storage import objects
-from pipeline.storage.objects import Object
+from pipeline.storage.reads import Object
 
 # Rows are decoded in batches of at most this many rows, and of about this many bytes: Arrow cannot read more than 2 GiB
 # of nested bytes at once, and rows of audio have any size.
@@ -63,7 +63,7 @@ def _plan_table(table: Object, listing: Listing, part_bytes: int, limit: int | N
     state = json.dumps(dict(listing.columns), sort_keys=True) if listing.columns else ""
     whole = Part(PARQUET.kind, table.size, table.uri, name, table.version, state=state, content=state, limit=limit)
     try:
-        with objects.open_read(table.uri) as source:
+        with objects.open_read(table.uri, table.version) as source:
             metadata = pq.ParquetFile(source).metadata
             schema = metadata.schema.to_arrow_schema()
     except PARQUET_ERRORS:  # reading the part makes an error row of it
@@ -157,16 +157,14 @@ def _rate_column(names: Sequence[str]) -> str | None:
 
 def read_table(part: Part) -> Iterator[Utterance]:
     """The utterances of a range of row groups; see `Layout.read`."""
-    try:
-        check_version(part)
-    except AudioError as error:
-        yield broken_utterance(part.name, part.uri, error)
-        return
     done = 0
     rows = _stored_rows(part)
     while True:
         try:
             row = next(rows, None)
+        except AudioError as error:
+            yield broken_utterance(part.name, part.uri, error)
+            return
         except PARQUET_ERRORS as error:
             problem = AudioError(ErrorCode.BAD_ARCHIVE, f"after {done} rows: {error}")
             yield broken_utterance(part.name, part.uri, problem)
@@ -195,7 +193,7 @@ class _Row(NamedTuple):
 
 
 def _stored_rows(part: Part) -> Iterator[_Row]:
-    with objects.open_read(part.uri) as file:
+    with open_planned(part) as file:
         # With a buffer Arrow reads a column chunk piece by piece; `pre_buffer` would read all of it.
         table = pq.ParquetFile(file, buffer_size=READ_BYTES, pre_buffer=False)
         metadata = table.metadata

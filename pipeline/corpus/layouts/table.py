@@ -30,7 +30,7 @@ from pipeline.corpus.tables.lhotse import LHOTSE
 from pipeline.corpus.tables.parquet_rows import PARQUET_ROWS
 from pipeline.corpus.utterances import ObjectCache, Utterance, broken_utterance, row_utterance, share
 from pipeline.errors import AudioError, ErrorCode, UsageError
-from pipeline.storage.objects import Object
+from pipeline.storage.reads import Object
 
 KINDS: Final = (KALDI, LHOTSE, CSV, PARQUET_ROWS, JSON_LINES)  # the first that recognises a table has it
 IN_DIRECTORIES: Final = frozenset({"wav.scp", "metadata.csv", "metadata.tsv", "metadata.jsonl"})

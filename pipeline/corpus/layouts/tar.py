@@ -39,15 +39,15 @@ from pipeline.corpus.utterances import (
     AudioOpener,
     Utterance,
     broken_utterance,
-    check_version,
     decode_text,
     failing_opener,
+    open_planned,
 )
 from pipeline.errors import AudioError, ErrorCode
 from pipeline.storage import objects
 from pipeline.storage.concurrently import ordered_map
 from pipeline.storage.forward import ForwardReader
-from pipeline.storage.objects import Object
+from pipeline.storage.reads import Object
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst")
 TAR_BUFFER_BYTES = 2**20
@@ -126,8 +126,8 @@ def _counted(shard: Part) -> Part:
 def _open_headers(shard: Part) -> BinaryIO:
     """The shard as a file whose headers are read, with as little as possible of what is between them."""
     if "://" not in shard.uri:
-        return objects.open_read(shard.uri)
-    return cast(BinaryIO, ForwardReader(shard.uri, shard.bytes))
+        return objects.open_read(shard.uri, shard.version)
+    return cast(BinaryIO, ForwardReader(shard.uri, shard.bytes, shard.version))
 
 
 def _cut(shard: Part, part_bytes: int) -> Iterator[Part]:
@@ -367,8 +367,7 @@ def read_shard(part: Part) -> Iterator[Utterance]:
     unused = _Unused.before(part)
     damage: AudioError | None = None
     try:
-        check_version(part)
-        with objects.open_read(part.uri) as file:
+        with open_planned(part) as file:
             archive, compressed = open_tar(file, start=_Start.of(part))
             with archive:
                 for sample in _samples(archive, part):
@@ -382,7 +381,7 @@ def read_shard(part: Part) -> Iterator[Utterance]:
                         else:
                             yield replace(utterance, size=end - read_bytes)
                         read_bytes = end
-    except AudioError as error:  # of check_version
+    except AudioError as error:  # of open_planned
         damage = error
     except TAR_ERRORS as error:
         damage = AudioError(ErrorCode.BAD_ARCHIVE, str(error) or type(error).__name__)

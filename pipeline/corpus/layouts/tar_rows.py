@@ -28,10 +28,10 @@ from pipeline.corpus.tables.kind import head_of
 from pipeline.corpus.tables.nemo_tarred import MANIFEST_NAME, NEMO_TARRED, SHARD, SHARD_MANIFEST
 from pipeline.corpus.tables.shar import SHAR
 from pipeline.corpus.tables.shards import ListDirectory, MemberRow, ShardKind, member_keys
-from pipeline.corpus.utterances import AudioOpener, Utterance, broken_utterance, check_version, failing_opener, share
+from pipeline.corpus.utterances import AudioOpener, Utterance, broken_utterance, failing_opener, open_planned, share
 from pipeline.errors import AudioError, ErrorCode, UsageError
 from pipeline.storage import objects
-from pipeline.storage.objects import Object
+from pipeline.storage.reads import Object
 
 KINDS: Final = (SHAR, NEMO_TARRED)
 _NOT_AUDIO: Final = frozenset({"json", "nometa"})  # lhotse's manifest of the member before it
@@ -206,7 +206,6 @@ def read_rows(part: Part) -> Iterator[Utterance]:
     done = 0
     count = len(rows)
     try:
-        check_version(part)
         for member, opener in _members(part, waiting):
             end = member.offset_data + member.size
             found = [row for key in member_keys(member.name) for row in waiting.get(key, {}).values()]
@@ -219,7 +218,7 @@ def read_rows(part: Part) -> Iterator[Utterance]:
             done = end if found else done
             if not rows:
                 return
-    except AudioError as error:  # of check_version
+    except AudioError as error:  # of open_planned
         missing = error
     except TAR_ERRORS as error:
         missing = AudioError(ErrorCode.BAD_ARCHIVE, f"{part.uri}: {error or type(error).__name__}, before its member")
@@ -231,7 +230,7 @@ def read_rows(part: Part) -> Iterator[Utterance]:
 
 def _members(part: Part, waiting: Mapping[str, Mapping[int, _Row]]) -> Iterator[tuple[tarfile.TarInfo, AudioOpener]]:
     """The members of the shard for which a row waits, each with its audio; the others are skipped."""
-    with objects.open_read(part.uri) as file:
+    with open_planned(part) as file:
         archive, _ = open_tar(file)
         with archive:
             for member in tar_members(archive):

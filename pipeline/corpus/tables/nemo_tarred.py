@@ -20,7 +20,7 @@ from pipeline.corpus.tables.kind import table_name
 from pipeline.corpus.tables.shards import ListDirectory, MemberRow, ShardKind, name_key
 from pipeline.errors import AudioError, ErrorCode, UsageError
 from pipeline.storage import objects, uris
-from pipeline.storage.objects import Object
+from pipeline.storage.reads import Object
 
 MANIFEST_NAME = "tarred_audio_manifest.json"
 SHARD = re.compile(r"audio[^/]*_([0-9]+)[^/]*\.(tar|tar\.gz|tgz)$")

@@ -18,7 +18,7 @@ from pipeline.corpus.tables.json_lines import objects_of
 from pipeline.corpus.tables.lhotse import cut_values
 from pipeline.corpus.tables.shards import ListDirectory, MemberRow, ShardKind, stem_key
 from pipeline.errors import AudioError, ErrorCode, UsageError
-from pipeline.storage.objects import Object
+from pipeline.storage.reads import Object
 
 _EQUAL_S = 0.001
 FILE = re.compile(r"(?P<field>[^/.]+)(?P<number>(?:\.[^/]*?)?)\.(?:(?P<tar>tar)|jsonl)(?:\.gz)?")

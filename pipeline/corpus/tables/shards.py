@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pipeline.corpus.naming import composed, stem
 from pipeline.corpus.tables.kind import Row
-from pipeline.storage.objects import Object
+from pipeline.storage.reads import Object
 
 ListDirectory = Callable[[str], Sequence[Object]]
 """The objects directly in a directory, in path order."""

@@ -112,9 +112,9 @@ def test_segments_of_one_recording_are_decoded_in_one_pass_that_ends_before_the_
             yield reader
         events.append("close")
 
-    def logged_fetch(uri, *arguments):
+    def logged_fetch(uri, *arguments, **version):
         events.append(uri.rpartition("/")[2])
-        return fetch(uri, *arguments)
+        return fetch(uri, *arguments, **version)
 
     monkeypatch.setattr(decode, "open_recording", logged_open)
     monkeypatch.setattr(objects, "fetch", logged_fetch)

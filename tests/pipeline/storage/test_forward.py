@@ -26,7 +26,7 @@ def requests(monkeypatch) -> list[tuple[int, int]]:
     """The ranges that are fetched."""
     made = []
 
-    def fetch(uri, start=None, end=None):
+    def fetch(uri, start=None, end=None, version=None):
         made.append((start, end))
         return DATA[start:end]
 

@@ -98,7 +98,7 @@ def test_the_recording_of_neighbouring_rows_is_fetched_once(tmp_path, monkeypatc
     utterances = read(manifest(tmp_path / "m.jsonl", *rows))
     fetched = []
     fetch = objects.fetch
-    monkeypatch.setattr(objects, "fetch", lambda uri: fetched.append(uri) or fetch(uri))
+    monkeypatch.setattr(objects, "fetch", lambda uri, **kw: fetched.append(uri) or fetch(uri, **kw))
     assert b"".join(utterance.open() for utterance in utterances) == b"aaabba"
     assert [Path(uri).stem for uri in fetched] == ["a", "b", "a"]
 

@@ -149,7 +149,7 @@ def test_a_storage_error_is_not_a_corrupt_file(tmp_path, monkeypatch):
         def read(self, size=-1):
             raise PermissionError("the key has expired")
 
-    monkeypatch.setattr(objects, "open_read", lambda uri: objects.RetryingFile(Expired(b"x" * 1000), uri))
+    monkeypatch.setattr(objects, "open_read", lambda uri, version=None: objects.RetryingFile(Expired(b"x" * 1000), uri))
     with pytest.raises(StorageError, match="expired"):
         list(read_part(part))
 

@@ -385,6 +385,7 @@ def test_a_storage_error_in_a_shard_is_not_a_broken_archive(tmp_path, monkeypatc
                 raise PermissionError("the key has expired")
             return super().read(size)
 
-    monkeypatch.setattr(objects, "open_read", lambda uri: objects.RetryingFile(Expiring(path.read_bytes()), uri))
+    expiring = objects.RetryingFile(Expiring(path.read_bytes()), str(path))
+    monkeypatch.setattr(objects, "open_read", lambda uri, version=None: expiring)
     with pytest.raises(StorageError, match="expired"):
         list(read_part(part))
