@@ -347,7 +347,7 @@ def _put_file(uri: str, path: Path) -> None:
         with path.open("rb") as file:
             _put_local(Path(target), file)
     else:
-        fs.put_file(str(path), target)
+        fs.put_file(str(path), target, **within(fs, path.stat().st_size))
 
 
 def _put_local(target: Path, source: BinaryIO) -> None:
