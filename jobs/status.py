@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -12,8 +13,12 @@ from pipeline import Run
 from pipeline.report.formats import duration
 from pipeline.runs.compact import read_compaction
 from pipeline.runs.damage import first_lost_file
+from pipeline.runs.lease import is_lease_free
+from pipeline.runs.ledger import read_ledger
+from pipeline.runs.record import Addition, Attempt
 from pipeline.runs.status import RunStatus
 from pipeline.runs.totals import Totals
+from pipeline.storage import uris
 
 
 def status(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or prefix of the run.")]) -> int:
@@ -40,8 +45,12 @@ def status(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or 
     }
     if totals.engines:
         rows["computed by"] = "\n".join(f"{engine}: {count:,}" for engine, count in totals.engines.items())
-    if summary := last_start(opened):
+    if summary := last_start(opened.record.attempts):
         rows["last start"] = summary
+    if opened.record.classifier_digests:
+        rows["classifiers"] = ", ".join(opened.record.classifier_digests)
+    if (adding := opened.record.adding) is not None:
+        rows["adding"] = describe_addition(opened, adding)
     for name, value in rows.items():
         table.add_row(name, value)
     out.print(table)
@@ -81,15 +90,34 @@ def state(run: Run) -> str:
     return run.status + (f": {run.record.reason}" if run.record.reason else "")
 
 
+def describe_addition(run: Run, addition: Addition) -> str:
+    """How far an addition of classifiers is, and how to resume one that is not done."""
+    names, uri = " and ".join(addition.digests), uris.join(run.uri, addition.folder)
+    totals = Totals.from_ledger(read_ledger(uri).table)
+    rows = f"labels of {totals.utterances:,} utterances"
+    if addition.status == RunStatus.DONE:
+        missing = run.totals().utterances - totals.utterances
+        return f"{names}: {rows}" + (f"; {missing:,} with a transcript have none" if missing else "")
+    parts = f"{run.record.parts - run.unfinished_parts(addition.folder)} of {run.record.parts} parts done"
+    state: str = addition.status
+    if addition.status == RunStatus.RUNNING and is_lease_free(run.uri):
+        state = "interrupted"
+    if state in ("interrupted", RunStatus.STOPPED):
+        state += ": run the same command again to resume"
+    elif addition.reason:
+        state += f": {addition.reason}"
+    return f"{names}: {parts}, {rows}; {state}"
+
+
 def how_to_resume(existing: str) -> str:
     """How to resume a run that is not done; `existing` is its command's setting for an existing run."""
     once = {"refuse": "--new-run", "overwrite": "--overwrite"}.get(existing)
     return "run the same command again to resume" + (f" (without {once})" if once else "")
 
 
-def last_start(run: Run) -> str:
+def last_start(attempts: Sequence[Attempt]) -> str:
     """One line about what the last start did; empty if it did nothing, failed, or still runs."""
-    work = run.record.attempts[-1].work if run.record.attempts else None
+    work = attempts[-1].work if attempts else None
     if work is None or work.rtfx is None or not work.audio_s:
         return ""
     stages = {"read": 0.0, "compute": 0.0, "rows": 0.0, **work.stage_s}

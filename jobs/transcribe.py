@@ -19,7 +19,7 @@ import pipeline
 from jobs.console import Exit, err, out, single, warn
 from jobs.kill_notice import kill_notice
 from jobs.logs import log_to
-from jobs.status import audio_of, how_to_resume, last_start
+from jobs.status import audio_of, describe_addition, how_to_resume, last_start
 from jobs.stop_signals import Stop, stop_on_signals
 from pipeline.cluster.local_ray import end_local_ray
 from pipeline.config import RunConfig, make_config
@@ -27,7 +27,9 @@ from pipeline.corpus.plan import check_inputs
 from pipeline.driver.stop import record_stop
 from pipeline.errors import UsageError
 from pipeline.report.formats import duration
+from pipeline.runs.additions import find_named
 from pipeline.runs.changes import CorpusChanges
+from pipeline.runs.record import Addition
 from pipeline.runs.status import RunStatus
 from pipeline.runs.totals import Totals
 from pipeline.settings import default_of
@@ -59,6 +61,15 @@ def transcribe(
         list[str] | None,
         typer.Option(
             "--classifier", metavar="[NAME=]DIR", help="Checkpoint with a classification head. Can be repeated."
+        ),
+    ] = None,
+    add_classifier: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]DIR",
+            help="Add the labels of one more classifier to the finished run at RUN; its transcripts stay as they are. "
+            "Can be repeated.",
+            rich_help_panel=EXISTING,
         ),
     ] = None,
     channels: Annotated[
@@ -192,6 +203,7 @@ def transcribe(
         output=output,
         model=model,
         classifiers=tuple(classifier or ()),
+        add_classifiers=tuple(add_classifier or ()),
         channels=int(channels) if channels.isdecimal() else channels,
         max_segment_s=max_segment,
         skip_silence=skip_silence,
@@ -238,9 +250,10 @@ def transcribe(
         )
         with stop_on_signals(grace, functools.partial(_announce, grace), end) as stop:
             run = pipeline.transcribe(config, on_progress, stop.requested, on_changes)
-    if worked and (summary := last_start(run)):
+    addition = find_named(run, config.added_tasks)
+    if worked and (summary := last_start((addition or run.record).attempts)):
         out.print(summary, markup=False, soft_wrap=True)
-    code = _report(run, errors_ok, resume_hint, stop)
+    code = _report(run, errors_ok, resume_hint, stop, addition)
     return Exit.DONE_WITH_ERRORS if code == Exit.DONE and has_more and not errors_ok else code
 
 
@@ -314,14 +327,16 @@ class _ProgressDisplay:
             err.print(f"{progress.share:4.0%}  {audio}{speed}{errors}")
 
 
-def _report(run: pipeline.Run, errors_ok: bool, resume_hint: str, stop: Stop) -> int:
+def _report(run: pipeline.Run, errors_ok: bool, resume_hint: str, stop: Stop, addition: Addition | None) -> int:
     totals = run.record.totals or run.totals()
     codes = ", ".join(f"{code} {count}" for code, count in totals.error_codes.items())
     failed = f", {totals.errors} failed ({codes})" if totals.errors else ""
     out.print(f"{run.status}: {totals.utterances} transcripts of {audio_of(totals)}{failed}", markup=False)
     warn([*totals.warnings, *_corpus_warnings(run, totals)])
+    if addition is not None:
+        out.print(describe_addition(run, addition), markup=False, soft_wrap=True)
     out.print(f"run: {run.uri}", markup=False, soft_wrap=True)
-    if run.status == RunStatus.STOPPED:
+    if RunStatus.STOPPED in (run.status, addition and addition.status):
         out.print(resume_hint)
         return stop.exit_code
     has_no_rows = not totals.utterances + totals.errors
@@ -337,7 +352,7 @@ def _corpus_warnings(run: pipeline.Run, totals: Totals) -> list[str]:
     if left_out.labels_only and not run.record.classifier_digests:
         warnings.append(
             f"{left_out.labels_only:,} rows have a label and no text, and labels are compared with those of a "
-            "classifier: add --classifier DIR in a new run"
+            "classifier: add --add-classifier DIR"
         )
     if run.status == RunStatus.DONE and not totals.utterances + totals.errors:
         warnings.append("the inputs hold no utterances: nothing was transcribed")

@@ -43,6 +43,7 @@ class RunConfig:
         model: checkpoint with a CTC head (Hugging Face layout), as a directory or URI; `bundled` is the one in the
             package.
         classifiers: checkpoints with classification heads, each `URI` or `NAME=URI`; `bundled` has one for keywords.
+        add_classifiers: further ones, in the same form, whose labels are added to the finished run at `output`.
         channels: `mix` downmixes, `split` makes an utterance of each channel, a number selects that channel, from 0.
         max_segment_s: longer audio is cut into segments no longer than this, at its quietest frames; in seconds.
         skip_silence: do not compute long pauses: digital silence, and steady noise far below the loud parts of the
@@ -77,6 +78,7 @@ class RunConfig:
     output: Uri
     model: Uri = BUNDLED
     classifiers: tuple[Uri, ...] = ()
+    add_classifiers: tuple[Uri, ...] = ()
     channels: Literal["mix", "split"] | Annotated[int, Field(ge=0)] = "mix"
     max_segment_s: Annotated[float, Field(ge=1, le=600)] = 60.0
     skip_silence: bool = True
@@ -132,17 +134,26 @@ class RunConfig:
         Raises:
             UsageError: a classifier has no name or no URI, or two have the same name.
         """
-        uri_by_task: dict[str, str] = {}
-        for spec in self.classifiers:
-            name, equals, uri = spec.partition("=")
-            if not equals or "/" in name:
-                name, uri = posixpath.basename(uris.absolute(spec)), spec
-            if not name or not uri:
-                raise UsageError(f"classifier: {spec!r} is neither DIR nor NAME=DIR")
-            if name in uri_by_task:
-                raise UsageError(f"classifier: two have the name {name}; give them names, --classifier NAME=DIR")
-            uri_by_task[name] = model_uri(uri)
-        return uri_by_task
+        return _by_task(self.classifiers)
+
+    @property
+    def added_tasks(self) -> dict[str, str]:
+        """As `tasks`, of the classifiers that are added."""
+        return _by_task(self.add_classifiers)
+
+
+def _by_task(specs: Iterable[str]) -> dict[str, str]:
+    uri_by_task: dict[str, str] = {}
+    for spec in specs:
+        name, equals, uri = spec.partition("=")
+        if not equals or "/" in name:
+            name, uri = posixpath.basename(uris.absolute(spec)), spec
+        if not name or not uri:
+            raise UsageError(f"classifier: {spec!r} is neither DIR nor NAME=DIR")
+        if name in uri_by_task:
+            raise UsageError(f"classifier: two have the name {name}; give them names, --classifier NAME=DIR")
+        uri_by_task[name] = model_uri(uri)
+    return uri_by_task
 
 
 def column_names(pairs: Iterable[str]) -> dict[str, str]:
@@ -158,6 +169,7 @@ OPTIONS: Final = {
     "word_gap_s": "word-gap",
     "deadline_s": "deadline",
     "classifiers": "classifier",
+    "add_classifiers": "add-classifier",
     "columns": "column",
     "min_actors": "actors",
 }
@@ -170,7 +182,7 @@ def make_config(**values: Any) -> RunConfig:
         UsageError: a value is missing, unknown or out of range; the message begins with the name of its option.
     """
     config = checked(RunConfig, values, OPTIONS)
-    _ = config.tasks  # checks the names of the classifiers
+    _ = config.tasks, config.added_tasks  # checks the names of the classifiers
     return dataclasses.replace(
         config,
         inputs=tuple(uris.absolute(uri) for names in config.inputs for uri in expanded(names)),

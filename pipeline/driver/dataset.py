@@ -22,10 +22,12 @@ from pipeline.config import RunConfig
 from pipeline.driver.models import ModelInfo
 from pipeline.driver.stop import stop_uri
 from pipeline.runs.fingerprint import has_earlier_rules
+from pipeline.runs.record import Addition
 from pipeline.runs.run import Run
 from pipeline.stages.read import ReadSettings, read_parts
 from pipeline.stages.recognize import Recognizer, RecognizeSettings
 from pipeline.stages.write import WriteSettings, write_chunks
+from pipeline.storage import uris
 
 # An actor whose node is lost is "unavailable" until the head has missed enough heartbeats, and each call to it until
 # then counts as a try: more tries than any limit that is meant for deaths. So the restarts are limited instead.
@@ -55,7 +57,14 @@ class CommittedChunk(NamedTuple):
     failed: list[dict[str, str]]
 
 
-def configure_stages(run: Run, config: RunConfig, models: ModelInfo, resources: Resources, attempt: str) -> Stages:
+def configure_stages(
+    run: Run,
+    config: RunConfig,
+    models: ModelInfo,
+    resources: Resources,
+    attempt: str,
+    addition: Addition | None = None,
+) -> Stages:
     """The stages of one start of the driver.
 
     Args:
@@ -64,6 +73,7 @@ def configure_stages(run: Run, config: RunConfig, models: ModelInfo, resources: 
         models: what the stages need to know of the checkpoints.
         resources: what each stage requests of Ray.
         attempt: id of the start.
+        addition: compute only the classifiers of this addition, which are those of `config` and `models`.
     """
     shared: dict[str, Any] = {
         "run": run.uri,
@@ -71,6 +81,8 @@ def configure_stages(run: Run, config: RunConfig, models: ModelInfo, resources: 
         "deadline_s": config.deadline_s,
     }
     record = run.record
+    folder = addition.folder if addition else ""
+    heads = addition.digests if addition else record.classifier_digests
     earlier = has_earlier_rules(record.fingerprint)
     return Stages(
         read=ReadSettings(
@@ -83,13 +95,14 @@ def configure_stages(run: Run, config: RunConfig, models: ModelInfo, resources: 
             **shared,
         ),
         recognize=RecognizeSettings(
-            model=config.model,
+            model=None if addition else config.model,
             classifiers=tuple(config.tasks.values()),
-            digests=(record.model_digest, *(record.classifier_digests[task] for task in config.tasks)),
+            digests=(*([] if addition else [record.model_digest]), *(heads[task] for task in config.tasks)),
             device="cuda" if resources.actor_gpus else "cpu",
             dtype=config.dtype,
             threads=resources.threads,
-            **shared,
+            hop_length=models.hop_length,
+            **shared | {"run": uris.join(run.uri, folder)},
         ),
         write=WriteSettings(
             run=run.uri,
@@ -100,6 +113,7 @@ def configure_stages(run: Run, config: RunConfig, models: ModelInfo, resources: 
             extend_words=not earlier,
             normalizer=config.normalizer,
             classifiers=models.classifiers,
+            folder=folder,
         ),
         resources=resources,
     )

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from ray.exceptions import RayError
 
@@ -22,9 +22,10 @@ from pipeline.errors import RunFailedError
 from pipeline.runs.commit import Commit, parse_commit
 from pipeline.runs.lease import require_lease
 from pipeline.runs.ledger import ROLL_UP_COMMITS, roll_up
-from pipeline.runs.record import WorkSummary
+from pipeline.runs.record import Addition, WorkSummary
 from pipeline.runs.run import Run
 from pipeline.runs.totals import Totals
+from pipeline.storage import uris
 
 # Parts of one Ray Data execution: a block per part costs the driver about 1.5 ms and 5 kB.
 WAVE_PARTS: Final = 10_000
@@ -34,24 +35,19 @@ PARTS_NAMED: Final = 4
 log = logging.getLogger("sewd")
 
 
-class Outcome(NamedTuple):
-    """What one start of the driver leaves.
-
-    Attributes:
-        totals: sums over all committed chunks of the run.
-        work: what this start did of them.
-    """
-
-    totals: Totals
-    work: WorkSummary
-
-
 class Execution:
-    """One start of the driver over the parts of a run that are not done."""
+    """One start of the driver over the parts of a run, or of an addition to it, that are not done."""
 
     def __init__(
-        self, run: Run, config: RunConfig, stages: Stages, nodes: ClusterNodes, report: Callable[[Progress], None]
+        self,
+        run: Run,
+        config: RunConfig,
+        stages: Stages,
+        nodes: ClusterNodes,
+        report: Callable[[Progress], None],
+        addition: Addition | None = None,
     ) -> None:
+        self._addition = addition
         self._run, self._config, self._stages, self._nodes, self._report = run, config, stages, nodes, report
         resources = stages.resources
         self._totals = Totals()
@@ -60,13 +56,16 @@ class Execution:
         self._commit_objects: list[bytes] = []  # content of the commits that are not rolled up yet
         self._started = time.monotonic()
 
-    def run(self, stop: threading.Event) -> Outcome:
+    def run(self, stop: threading.Event) -> WorkSummary:
         """Process the remaining parts until all are done or, once `stop` is set, the current wave has ended.
+
+        Returns:
+            What this start did.
 
         Raises:
             RunFailedError: too many rows failed, or the first one under `strict`.
         """
-        self._totals, parts, self._commit_objects = find_remaining(self._run)
+        self._totals, parts, self._commit_objects = find_remaining(self._run, self._addition)
         self._roll_up()
         self._started = time.monotonic()
         self._report(Progress(self._totals, self._run.record.input_bytes, 0.0, 0.0))
@@ -87,7 +86,7 @@ class Execution:
             self._work = self._work.next_wave()
             if stop.is_set():
                 break
-        return Outcome(self._totals, self._work.summary(time.monotonic() - self._started))
+        return self._work.summary(time.monotonic() - self._started)
 
     def _add(self, chunk: CommittedChunk, commit: Commit) -> None:
         self._totals += Totals.from_commit(commit)
@@ -104,7 +103,7 @@ class Execution:
         """Roll up the commit objects once there are enough of them."""
         if len(self._commit_objects) >= ROLL_UP_COMMITS:
             require_lease(self._run.uri, self._stages.write.attempt)
-            roll_up(self._run.uri, self._commit_objects)
+            roll_up(uris.join(self._run.uri, self._stages.write.folder), self._commit_objects)
             self._commit_objects.clear()
 
     def _check_failures(self, failed: Sequence[dict[str, str]]) -> None:

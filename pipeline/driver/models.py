@@ -26,16 +26,21 @@ class ModelInfo:
     Attributes:
         audio: how audio is decoded for them.
         min_samples: the shortest waveform that all of them accept, in samples.
-        frame_s: duration of a frame of the CTC head, in seconds.
+        hop_length: samples per frame of the CTC head.
         tokenizer: of the CTC head.
         classifiers: task and label names, by index, of each classification head, in the order of the run.
     """
 
     audio: AudioSettings
     min_samples: int
-    frame_s: float
+    hop_length: int
     tokenizer: CTCTokenizer
     classifiers: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @property
+    def frame_s(self) -> float:
+        """Duration of a frame of the CTC head, in seconds."""
+        return self.hop_length / self.audio.sample_rate
 
 
 def load_model_info(config: RunConfig) -> ModelInfo:
@@ -63,7 +68,7 @@ def load_model_info(config: RunConfig) -> ModelInfo:
     return ModelInfo(
         audio=audio,
         min_samples=max(head.min_samples for head in (ctc, *heads.values())),
-        frame_s=ctc.hop_length / rate,
+        hop_length=ctc.hop_length,
         tokenizer=tokenizer,
         classifiers=tuple(
             (task, tuple(head.id2label[index] for index in range(head.num_labels))) for task, head in heads.items()

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.runs.additions import failed_rows
 from pipeline.runs.ledger import chunks_by_part, of_parts, parts_done, read_ledger
+from pipeline.runs.record import Addition
 from pipeline.runs.run import Run
 from pipeline.runs.totals import Totals
 from pipeline.stages.quarantine import read_records
+from pipeline.storage import uris
+
+_FAILED: Final = pa.list_(pa.struct([("utt_id", pa.string()), ("code", pa.string())]))
 
 
 class Remaining(NamedTuple):
@@ -20,7 +25,8 @@ class Remaining(NamedTuple):
     Attributes:
         totals: sums over the committed chunks.
         parts: the rows of the plan that are not done. Column `committed` lists the part's committed chunks, and
-            `record` holds the content of its quarantine record (`pipeline.stages.quarantine`), or null.
+            `record` holds the content of its quarantine record (`pipeline.stages.quarantine`), or null. `failed` lists
+            its rows that have no labels because they have no transcript; it is empty unless classifiers are added.
         commits: the content of each commit that is still an object of its own.
     """
 
@@ -29,17 +35,19 @@ class Remaining(NamedTuple):
     commits: list[bytes]
 
 
-def find_remaining(run: Run) -> Remaining:
-    """Read from the commits and the plan what is done and what is left.
+def find_remaining(run: Run, addition: Addition | None = None) -> Remaining:
+    """Read from the commits and the plan what is done and what is left: of the run, or of an addition to it.
 
     Raises:
         StorageError: the run could not be read.
     """
-    table, commits = read_ledger(run.uri)
+    table, commits = read_ledger(uris.join(run.uri, addition.folder) if addition else run.uri)
     plan = run.plan_without(parts_done(table))
     ids = plan["part_id"].combine_chunks()
     plan = plan.append_column("committed", _values_of(ids, chunks_by_part(table, ids), pa.list_(pa.int32()), []))
     plan = plan.append_column("record", _values_of(ids, read_records(run.uri), pa.string(), None))
+    failed = failed_rows(run, ids) if addition else {}
+    plan = plan.append_column("failed", _values_of(ids, failed, _FAILED, []))
     return Remaining(Totals.from_ledger(of_parts(table, run.counted_parts())), plan, commits)
 
 

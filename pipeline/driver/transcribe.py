@@ -14,7 +14,8 @@ import platform
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import ray
@@ -30,13 +31,13 @@ from pipeline.driver.models import ModelInfo, load_model_info
 from pipeline.driver.progress import Progress
 from pipeline.driver.stop import stop_marker, stop_uri
 from pipeline.errors import RunFailedError, StorageError, UsageError
+from pipeline.runs.additions import complete_record, find_addition, finish_addition, save_state
 from pipeline.runs.changes import CorpusChanges, corpus_changes
 from pipeline.runs.commit import DataFile
 from pipeline.runs.compact import FileGroup, compact_group
 from pipeline.runs.fingerprint import fingerprint
 from pipeline.runs.lease import hold_lease, require_lease
 from pipeline.runs.lifecycle import (
-    count_unfinished_parts,
     create_run,
     find_existing_run,
     finish_run,
@@ -44,11 +45,12 @@ from pipeline.runs.lifecycle import (
     record_failure,
     remove_run,
 )
-from pipeline.runs.record import Attempt
+from pipeline.runs.record import Addition, Attempt
 from pipeline.runs.run import Run, now
 from pipeline.runs.status import RunStatus
 from pipeline.runs.totals import Totals
 from pipeline.runs.update import follow_plan
+from pipeline.storage.checkpoints import checkpoint_digest
 
 COMPACT_CPUS: Final = 0.5
 _RECORDED_PACKAGES: Final = ("sewd-pipeline", "ray", "torch", "pyarrow", "soundfile", "soxr", "numpy")
@@ -84,10 +86,11 @@ def transcribe(
     check_dtype(config)
     models = load_model_info(config)
     expected = fingerprint(config)
+    heads = {task: checkpoint_digest(uri) for task, uri in config.added_tasks.items()}
     run = find_existing_run(config, expected)
     if run is not None and (changes := corpus_changes(run, config)):
         on_changes(changes)
-    if run is not None and run.status == RunStatus.DONE:
+    if run is not None and _is_complete(run, config, heads):
         return run
     parts = plan_new_run(config) if run is None else None
     attempt = uuid.uuid4().hex[:12]
@@ -98,12 +101,22 @@ def transcribe(
         run = find_existing_run(config, expected)
         if run is None:
             run = create_run(config, expected, plan_new_run(config) if parts is None else parts)
-        run = follow_plan(run)
-        if run.status == RunStatus.DONE:
+        run = follow_plan(complete_record(run, functools.partial(require_lease, run.uri, attempt)))
+        if _is_complete(run, config, heads):
             return run
+        addition = find_addition(run, config, heads)
         if stop is not None and stop.is_set():
-            return _stopped(run)
-        return _process(run, config, models, attempt, on_progress or (lambda _: None), stop or threading.Event())
+            return _stopped(run, addition)
+        if addition is not None:
+            config = replace(config, classifiers=addition.specifications)
+            models = load_model_info(config)
+        report, stop = on_progress or (lambda _: None), stop or threading.Event()
+        return _process(run, config, models, attempt, report, stop, addition)
+
+
+def _is_complete(run: Run, config: RunConfig, heads: Mapping[str, str]) -> bool:
+    """Whether the run is done, and has the classifiers that are to be added."""
+    return run.status == RunStatus.DONE and find_addition(run, config, heads) is None
 
 
 def _process(
@@ -113,25 +126,28 @@ def _process(
     attempt: str,
     report: Callable[[Progress], None],
     stop: threading.Event,
+    addition: Addition | None,
 ) -> Run:
-    """Process the parts that are not done, and finish the run; a failure is recorded in the run."""
-    run = run.save(status=RunStatus.RUNNING, attempts=[*run.record.attempts, _new_attempt(attempt)])
+    """Process the parts that are not done, and finish the run or the addition; a failure is recorded in the run."""
+    attempts = (*(addition or run.record).attempts, _new_attempt(attempt))
+    run = save_state(run, addition, status=RunStatus.RUNNING, reason=None, attempts=attempts)
     run.save_copy()
     check_lease = functools.partial(require_lease, run.uri, attempt)
     try:
         with connect(config.address):
             nodes = cluster_nodes(config.address)
-            stages = configure_stages(run, config, models, allocate(nodes, config), attempt)
+            stages = configure_stages(run, config, models, allocate(nodes, config), attempt, addition)
             if stop.is_set():
-                return _stopped(run)
+                return _stopped(run, addition)
             with stop_marker(stop_uri(run.uri, attempt), stop):
-                totals, work = Execution(run, config, stages, nodes, report).run(stop)
+                work = Execution(run, config, stages, nodes, report, addition).run(stop)
             check_lease()
-            *earlier, current = run.record.attempts
-            attempts = [*earlier, current.with_work(work)]
+            attempts = (*attempts[:-1], attempts[-1].with_work(work))
             # A stop that came too late to leave anything undone does not count.
-            if stop.is_set() and count_unfinished_parts(run):
-                return run.save(status=RunStatus.STOPPED, attempts=attempts, totals=totals)
+            if stop.is_set() and run.unfinished_parts(addition.folder if addition else ""):
+                return _stopped(run, addition, attempts=attempts)
+            if addition is not None:
+                return finish_addition(run, replace(addition, attempts=attempts), check_lease, _compact_on_ray)
             return finish_run(run.with_changes(attempts=attempts), check_lease, _compact_on_ray)
     except FileNotFoundError:
         check_lease()  # a driver that took over and finished has removed the small files
@@ -139,9 +155,9 @@ def _process(
     except (RayError, UsageError, StorageError, RunFailedError) as error:
         if stop.is_set() and _is_loss_of_ray(error):  # what stops this driver may end Ray at the same time
             check_lease()
-            return _stopped(run)
+            return _stopped(run, addition)
         if not isinstance(error, RayError):
-            record_failure(run, str(error), check_lease)
+            record_failure(run, str(error), check_lease, addition)
         raise
 
 
@@ -150,9 +166,11 @@ def _is_loss_of_ray(error: Exception) -> bool:
     return isinstance(error, RayError) or (type(error) is RunFailedError and error.__cause__ is not None)
 
 
-def _stopped(run: Run) -> Run:
-    """Record a stop before the work of this start was summed up."""
-    return run.save(status=RunStatus.STOPPED, totals=Totals.from_ledger(run.ledger()))
+def _stopped(run: Run, addition: Addition | None, **changes: Any) -> Run:
+    """Record a stop of the run, or of the addition to it."""
+    if addition is None:
+        changes["totals"] = Totals.from_ledger(run.ledger())
+    return save_state(run, addition, status=RunStatus.STOPPED, **changes)
 
 
 def _new_attempt(attempt: str) -> Attempt:

@@ -86,6 +86,11 @@ class Commit:
         splits: number of times that a batch was halved because memory ran out; None: not recorded.
         skipped_s: silence in it that the model did not compute, in seconds; 0 in commits of earlier versions.
         warned: rows with a transcript and a warning about their file; 0 in commits of earlier versions.
+        classifiers: names of the classifiers whose labels it has for each of its `utterances`; None in commits of
+            earlier versions: all that the run was created with.
+        folder: where the commit is kept, relative to the run. Empty: at its root. Else it is one of an addition
+            (`pipeline.runs.additions`), whose `utterances` are rows with labels, and which has no transcripts and no
+            rows of errors.
         files: its data files.
     """
 
@@ -107,13 +112,20 @@ class Commit:
     splits: int | None = None
     skipped_s: float = 0.0
     warned: int = 0
+    classifiers: tuple[str, ...] | None = None
+    folder: str = ""
     files: tuple[DataFile, ...] = field(default=())
 
     @property
     def path(self) -> str:
-        """Path of the commit object, relative to the run. A hash prefix lets commits be listed in parallel."""
+        """Path of the commit object, relative to `folder`. A hash prefix lets commits be listed in parallel."""
         name = f"{self.part_id}-{self.chunk:05d}{'.last' if self.last else ''}.json"
         return f"{COMMITS}/{self.part_id[:2]}/{name}"
+
+    @property
+    def full_path(self) -> str:
+        """Path of the commit object, relative to the run."""
+        return posixpath.join(self.folder, self.path)
 
     @property
     def engine(self) -> str | None:
@@ -134,19 +146,20 @@ def write_chunk(run: str, commit: Commit, tables: dict[str, pa.Table]) -> Commit
     """
     stem = f"{commit.part_id}-{commit.chunk:05d}"
     files = tuple(
-        put_data_file(run, name, stem, table.num_rows, encode_table(table))
+        put_data_file(run, name, stem, table.num_rows, encode_table(table), commit.folder)
         for name, table in tables.items()
         if table.num_rows
     )
     commit = replace(commit, files=files)
-    objects.put(uris.join(run, commit.path), encode_commit(commit))
+    objects.put(uris.join(run, commit.full_path), encode_commit(commit))
     return commit
 
 
-def put_data_file(run: str, table: str, stem: str, rows: int, content: bytes) -> DataFile:
-    """Put a Parquet file of `rows` rows of `table`, named by `stem` and the digest of its content."""
+def put_data_file(run: str, table: str, stem: str, rows: int, content: bytes, folder: str = "") -> DataFile:
+    """Put a Parquet file of `rows` rows of `table`, named by `stem` and the digest of its content, below `folder`."""
     digest = hashlib.sha256(content).hexdigest()
-    file = DataFile(table, f"{table}/{stem}-{digest[:16]}.parquet", rows, len(content), digest)
+    path = posixpath.join(folder, table, f"{stem}-{digest[:16]}.parquet")
+    file = DataFile(table, path, rows, len(content), digest)
     objects.put(uris.join(run, file.path), content)
     return file
 
@@ -204,7 +217,8 @@ def parse_commit(data: bytes) -> Commit:
         values = json.loads(data)
         files = tuple(map(data_file_from_json, values["files"]))
         engines = tuple(_engine_from_json(engine) for engine in values.get("engines", ()))
-        commit = Commit(**{**values, "files": files, "engines": engines})
+        classifiers = None if (names := values.get("classifiers")) is None else tuple(map(str, names))
+        commit = Commit(**{**values, "files": files, "engines": engines, "classifiers": classifiers})
         counts = [commit.chunk, commit.first_row, commit.utterances, commit.errors, commit.source_bytes, commit.warned]
         counts += [*commit.error_codes.values(), *filter(None, [commit.part_rows, commit.splits])]
         times = (commit.audio_s, commit.skipped_s, commit.seconds["compute"])
@@ -217,7 +231,7 @@ def parse_commit(data: bytes) -> Commit:
         raise ValueError("not a commit: a time is not a number")
     if not all(isinstance(text, str | None) for text in texts):
         raise ValueError("not a commit: the engine or its fallback is not text")
-    if not isinstance(commit.part_id, str) or not isinstance(commit.last, bool):
+    if not isinstance(commit.part_id, str) or not isinstance(commit.last, bool) or not isinstance(commit.folder, str):
         raise ValueError("not a commit: it does not name its part")
     return commit
 

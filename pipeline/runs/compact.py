@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -53,10 +53,12 @@ class Compaction:
     Attributes:
         files: the files that hold the rows of the run.
         update: the number of the update of the plan whose rows they are; 0: of the plan that created the run.
+        additions: the additions of classifiers, by their folders, whose labels they hold (`pipeline.runs.additions`).
     """
 
     files: tuple[DataFile, ...]
     update: int = 0
+    additions: tuple[str, ...] = ()
 
 
 class FileGroup(NamedTuple):
@@ -92,14 +94,17 @@ def read_compaction(run: str) -> Compaction | None:
         update = values.get("update", 0)  # versions without updates did not write it
         if not isinstance(update, int):
             raise TypeError(f"update is {update!r}")
-        return Compaction(tuple(map(data_file_from_json, values["files"])), update)
+        additions = tuple(map(str, values.get("additions", ())))
+        return Compaction(tuple(map(data_file_from_json, values["files"])), update, additions)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(run, COMPACTION, f"cannot be read ({error})") from error
 
 
-def write_compaction(run: str, files: Iterable[DataFile], update: int = 0) -> None:
+def write_compaction(run: str, files: Iterable[DataFile], update: int = 0, additions: Iterable[str] = ()) -> None:
     """Put the object that names the compacted files. All of them must be stored already."""
-    values = {"files": [asdict(file) for file in files], **({"update": update} if update else {})}
+    values: dict[str, Any] = {"files": [asdict(file) for file in files], **({"update": update} if update else {})}
+    if folders := list(additions):
+        values["additions"] = folders
     objects.put(uris.join(run, COMPACTION), json.dumps(values, indent=1).encode())
 
 

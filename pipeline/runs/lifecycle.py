@@ -15,6 +15,7 @@ from pipeline.config import RunConfig, column_names
 from pipeline.corpus.left_out import LeftOut
 from pipeline.corpus.plan import plan
 from pipeline.errors import InputChangedError, LeaseLostError, StorageError, UsageError
+from pipeline.runs.additions import ADDITIONS, remove_leftovers, save_state
 from pipeline.runs.commit import COMMITS, Commit, DataFile, remove_orphans
 from pipeline.runs.compact import (
     COMPACTION,
@@ -27,8 +28,8 @@ from pipeline.runs.compact import (
 from pipeline.runs.damage import damaged, first_lost_file
 from pipeline.runs.fingerprint import differences
 from pipeline.runs.lease import LEASE
-from pipeline.runs.ledger import non_contiguous_chunks, parts_done, read_committed_chunks, remove_commits
-from pipeline.runs.record import RunRecord
+from pipeline.runs.ledger import non_contiguous_chunks, remove_commits
+from pipeline.runs.record import Addition, RunRecord
 from pipeline.runs.recordings import RECORDINGS_FILE
 from pipeline.runs.run import PLAN_FILE, QUARANTINE, RECORD, RECORD_COPY, Run, now, write_plan
 from pipeline.runs.status import RunStatus
@@ -38,7 +39,7 @@ from pipeline.storage import objects, uris
 
 # What a run stores, in the order in which it is removed. Not `control`: it holds the lease, which the driver keeps.
 _COMMIT_ENTRIES: Final = (COMMITS, COMPACTION)
-_DATA_ENTRIES: Final = (*TABLES, QUARANTINE, "metrics", RECORDINGS_FILE, PLAN_FILE)
+_DATA_ENTRIES: Final = (*TABLES, ADDITIONS, QUARANTINE, "metrics", RECORDINGS_FILE, PLAN_FILE)
 
 
 def find_existing_run(config: RunConfig, fingerprint: Mapping[str, Any]) -> Run | None:
@@ -50,6 +51,8 @@ def find_existing_run(config: RunConfig, fingerprint: Mapping[str, Any]) -> Run 
         DamagedRunError: its record is damaged, or it is done and a data file is lost.
     """
     if config.existing == "overwrite" or not objects.exists(uris.join(config.output, RECORD)):
+        if config.add_classifiers:
+            raise UsageError(f"classifiers are added to a finished run, and there is none at {config.output}")
         return None
     run = Run.open(config.output)
     if not run.record.fingerprint or not run.record.config:
@@ -58,6 +61,8 @@ def find_existing_run(config: RunConfig, fingerprint: Mapping[str, Any]) -> Run 
         raise UsageError(f"{run.uri} holds the rest of a run that was being overwritten; repeat the overwrite")
     if config.existing == "refuse":
         raise UsageError(f"{run.uri} already holds a run ({run.status}), and a new run was requested")
+    if config.add_classifiers:  # the command need not name those that the run has
+        fingerprint = {**fingerprint, "classifiers": {**run.record.classifier_digests, **fingerprint["classifiers"]}}
     if different := differences(run.record.fingerprint, fingerprint):
         raise UsageError(
             f"{run.uri} holds a different run; choose another --output. It differs in " + "; ".join(different)
@@ -117,7 +122,8 @@ def remove_run(config: RunConfig) -> None:
     run = Run.open(config.output)
     if not run.record.fingerprint:
         raise UsageError(f"{run.uri}: its {RECORD} was not written by this program")
-    if run.status == RunStatus.RUNNING:
+    adding = run.record.adding
+    if RunStatus.RUNNING in (run.status, adding and adding.status):
         raise UsageError(
             f"{run.uri}: its driver was killed, and its workers may still be writing: "
             "resume the run (without --overwrite) and stop it, or choose another --output"
@@ -145,12 +151,6 @@ def _is_object(uri: str) -> bool:
         return False
 
 
-def count_unfinished_parts(run: Run) -> int:
-    """Number of parts of the plan whose chunks are not all committed."""
-    ids = run.plan(["part_id"])["part_id"]
-    return len(ids) - (pc.sum(pc.is_in(ids, parts_done(read_committed_chunks(run.uri))), min_count=0).as_py() or 0)
-
-
 def finish_run(run: Run, check_lease: Callable[[], None], compact_groups: CompactGroups) -> Run:
     """Check that every part is committed, compact the data, remove what does not count, and set the status to done.
 
@@ -163,7 +163,7 @@ def finish_run(run: Run, check_lease: Callable[[], None], compact_groups: Compac
         InputChangedError: the chunks of a part do not fit together.
         RuntimeError: a part is not committed.
     """
-    if missing := count_unfinished_parts(run):
+    if missing := run.unfinished_parts():
         raise RuntimeError(f"{run.uri}: {missing} parts of the plan are not completely committed after the last wave")
     table = run.ledger()
     check_contiguous(run, table)
@@ -174,20 +174,23 @@ def finish_run(run: Run, check_lease: Callable[[], None], compact_groups: Compac
         files = list(compaction.files)
     else:
         if compaction is None:
-            files = compact_files(run.uri, _committed_files(run.commits()), compact_groups)
+            additions = tuple(addition.folder for addition in run.record.added)
+            files = compact_files(run.uri, _committed_files(run.all_commits()), compact_groups)
         else:
+            additions = compaction.additions
             parts = run.plan(["part_id", "update"])
             later = frozenset(parts.filter(pc.greater(parts["update"], compaction.update))["part_id"].to_pylist())
             new = _committed_files(commit for commit in run.commits() if commit.part_id in later)
             stored = parts["part_id"].combine_chunks()
             files = compact_again(run.uri, compaction.files, stored, new, compact_groups)
         check_lease()
-        write_compaction(run.uri, files, number)
+        write_compaction(run.uri, files, number, additions)
     if update is not None:
         check_lease()
         _remove_left(run)
     check_lease()
     remove_orphans(run.uri, files)
+    remove_leftovers(run)
     check_lease()
     return run.save(status=RunStatus.DONE, finished=now(), totals=Totals.from_ledger(table), reason=None)
 
@@ -199,7 +202,8 @@ def _committed_files(commits: Iterable[Commit]) -> list[DataFile]:
 def _remove_left(run: Run) -> None:
     """Remove the commits and quarantine records of parts that left the plan."""
     parts = run.plan(["part_id"])["part_id"].combine_chunks()
-    remove_commits(run.uri, lambda commits: pc.invert(pc.is_in(commits["part_id"], parts)))
+    for folder in run.record.folders:
+        remove_commits(uris.join(run.uri, folder), lambda commits: pc.invert(pc.is_in(commits["part_id"], parts)))
     records = [item.uri for item in objects.list_directory(uris.join(run.uri, QUARANTINE))]
     if records:
         of = pa.array([posixpath.basename(uri).partition(".")[0].partition("-")[0] for uri in records], pa.string())
@@ -221,12 +225,14 @@ def check_contiguous(run: Run, table: pa.Table) -> None:
         )
 
 
-def record_failure(run: Run, reason: str, check_lease: Callable[[], None]) -> None:
-    """Set the status to failed, if the run can be written and this driver still holds its lease.
+def record_failure(run: Run, reason: str, check_lease: Callable[[], None], addition: Addition | None = None) -> None:
+    """Set the status to failed, of the run or of the addition to it.
+
+    Only if the run can be written and this driver still holds its lease.
 
     The caller reports `reason` to the user in any case. That the run cannot be written too would add nothing, and if
     another driver has taken over, the record belongs to it.
     """
     with contextlib.suppress(StorageError, LeaseLostError):
         check_lease()
-        run.save(status=RunStatus.FAILED, reason=reason)
+        save_state(run, addition, status=RunStatus.FAILED, reason=reason)

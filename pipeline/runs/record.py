@@ -137,6 +137,15 @@ class _Totals(BaseModel):
     splits: int = 0
 
 
+class _Addition(BaseModel):
+    folder: str
+    classifiers: dict[str, str]
+    digests: dict[str, str]
+    status: str
+    reason: str | None = None
+    attempts: list[_Work] = []
+
+
 class _Record(BaseModel):
     reason: str | None = None
     created: _Time | None = None
@@ -148,6 +157,8 @@ class _Record(BaseModel):
     attempts: list[_Work] | None = None
     updates: list[_Update] | None = None
     totals: _Totals | None = None
+    adding: _Addition | None = None
+    added: list[_Addition] = []
 
 
 @dataclass(frozen=True)
@@ -181,6 +192,44 @@ class Attempt:
     def with_work(self, work: WorkSummary) -> Attempt:
         """The attempt with what it did."""
         return Attempt({**self.values, **dataclasses.asdict(work)})
+
+
+@dataclass(frozen=True)
+class Addition:
+    """Classifiers that are added to a finished run; see `pipeline.runs.additions`.
+
+    Attributes:
+        folder: where its commits are kept, relative to the run.
+        classifiers: URI of each checkpoint, by task.
+        digests: digest of each checkpoint, by task.
+        status: of the addition; the run itself stays done.
+        reason: why the addition failed; None if it did not.
+        attempts: every start of a driver that worked on it, first to last.
+    """
+
+    folder: str
+    classifiers: Mapping[str, str]
+    digests: Mapping[str, str]
+    status: RunStatus = RunStatus.RUNNING
+    reason: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+
+    @property
+    def specifications(self) -> tuple[str, ...]:
+        """The classifiers as `RunConfig.classifiers` has them."""
+        return tuple(f"{task}={uri}" for task, uri in self.classifiers.items())
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> Addition:
+        """The addition in a `run.json`."""
+        return Addition(
+            folder=values["folder"],
+            classifiers=values["classifiers"],
+            digests=values["digests"],
+            status=RunStatus(values["status"]),
+            reason=values.get("reason"),
+            attempts=tuple(map(Attempt, values.get("attempts", ()))),
+        )
 
 
 @dataclass(frozen=True)
@@ -276,6 +325,12 @@ class RunRecord:
         return dict(self.fingerprint.get("classifiers") or {})
 
     @property
+    def first_classifiers(self) -> list[str]:
+        """Names of the classifiers that the run was created with: without those that were added."""
+        added = {task for addition in self.added for task in addition.digests}
+        return [task for task in self.classifier_digests if task not in added]
+
+    @property
     def config(self) -> Mapping[str, Any]:
         """The `RunConfig` that created the run, by field."""
         return self.values.get("config") or {}
@@ -305,6 +360,23 @@ class RunRecord:
         return self.updates[-1] if self.updates else None
 
     @property
+    def adding(self) -> Addition | None:
+        """The classifiers that are being added; None if none are."""
+        values = self.values.get("adding")
+        return None if values is None else Addition.from_json(values)
+
+    @property
+    def added(self) -> tuple[Addition, ...]:
+        """The additions of classifiers that are finished, in their order."""
+        return tuple(map(Addition.from_json, self.values.get("added") or ()))
+
+    @property
+    def folders(self) -> list[str]:
+        """Where commits are kept, see `Commit.folder`: those of the run, and those of additions, finished or not."""
+        additions = [*self.added, *([self.adding] if self.adding else [])]
+        return ["", *(addition.folder for addition in additions)]
+
+    @property
     def totals(self) -> Totals | None:
         """The totals when the run last ended; None if it never did."""
         totals = self.values.get("totals")
@@ -324,6 +396,8 @@ def _to_json(value: Any) -> Any:
         return dict(value.values)
     if isinstance(value, Totals | PlanUpdate):
         return dataclasses.asdict(value)
+    if isinstance(value, Addition):
+        return {f.name: _to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, list | tuple):
         return [_to_json(item) for item in value]
     return value

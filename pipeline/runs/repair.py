@@ -7,7 +7,8 @@ What each object is made again from:
 * the compaction: the compacted files, whose names contain the digest of their bytes; or the files of the commits;
 * the rows of a lost or changed data file, or of a lost commit: the inputs. Their chunks lose their commits, and the
   next start of the same command transcribes them again. If the run was compacted, the rows of all other chunks are
-  first written as files of their commits again, as they were before the run was finished.
+  first written as files of their commits again, as they were before the run was finished. Where classifiers were added
+  to the run, all chunks of such a part lose their commits, and the next start computes every head of the run for it.
 
 The order makes a repair that is killed one that can be repeated: data is put before the commit that names it, and the
 compaction is removed when every commit that has its rows names files of its own.
@@ -21,9 +22,9 @@ import io
 import json
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +32,7 @@ import pyarrow.parquet as pq
 from pipeline.config import column_names
 from pipeline.corpus.plan import plan
 from pipeline.errors import DamagedRunError, UsageError
+from pipeline.runs.additions import complete_record
 from pipeline.runs.commit import (
     Commit,
     CommitName,
@@ -65,7 +67,7 @@ from pipeline.runs.run import PLAN_FILE, QUARANTINE, RECORD, RECORD_COPY, Run, w
 from pipeline.runs.status import RunStatus
 from pipeline.runs.totals import Totals
 from pipeline.runs.update import follow_plan
-from pipeline.runs.verify import ChunkOfTable, check_file, committed_rows, current_files
+from pipeline.runs.verify import ChunkOfTable, check_file, chunk_keys, committed_rows, current_files, labelled_parts
 from pipeline.schemas import TABLES
 from pipeline.storage import objects, uris
 from pipeline.storage.parquet import encode_table
@@ -90,6 +92,14 @@ class Repair:
     impossible: list[str] = field(default_factory=list)
     chunks: int = 0
     open_parts: int = 0
+
+
+class _Key(NamedTuple):
+    """What names a commit: where it is kept, its part, and its chunk."""
+
+    folder: str
+    part_id: str
+    chunk: int
 
 
 @dataclass(frozen=True)
@@ -118,6 +128,8 @@ def repair(uri: str) -> Repair:
             raise UsageError(f"{uri} holds the rest of a run that was being overwritten; repeat the overwrite")
         if result.run.status == RunStatus.UNKNOWN:
             raise UsageError(f"{uri}: its status is unknown to this version")
+        with contextlib.suppress(DamagedRunError):  # the compaction is made again below
+            result.run = complete_record(result.run, lambda: None)
         _remove_damaged_quarantine(result)
         commits = _sound_commits(result)
         _repair_plan(result, commits)
@@ -210,23 +222,24 @@ def _remove_damaged_quarantine(result: Repair) -> None:
 # --------------------------------------------------------------------------------------------------------- commits
 def _sound_commits(result: Repair) -> list[Commit]:
     """Each chunk's commit once; commits that cannot be read are removed."""
-    commits: dict[CommitName, Commit] = {}
+    commits: dict[tuple[str, CommitName], Commit] = {}
     removed: list[str] = []
-    for uri, content in fetch_commit_objects(commit_objects(result.run.uri)):
-        commit = _parsed(content)
-        if commit is None or commit.path != _relative(result.run, uri):
-            removed.append(uri)
-        else:
-            commits[CommitName(commit.part_id, commit.chunk, commit.last)] = commit
-    for uri in rolled_up_files(result.run.uri):
-        try:
-            rows = read_rolled_up(uri)
-        except NOT_PARQUET:
-            removed.append(uri)
-            continue
-        for row in rows:
-            if (commit := _parsed(row["content"].encode())) is not None:
-                commits.setdefault(CommitName(commit.part_id, commit.chunk, commit.last), commit)
+    for folder in result.run.record.folders:
+        for uri, content in fetch_commit_objects(commit_objects(uris.join(result.run.uri, folder))):
+            commit = _parsed(content)
+            if commit is None or commit.full_path != _relative(result.run, uri):
+                removed.append(uri)
+            else:
+                commits[folder, CommitName(commit.part_id, commit.chunk, commit.last)] = commit
+        for uri in rolled_up_files(uris.join(result.run.uri, folder)):
+            try:
+                rows = read_rolled_up(uri)
+            except NOT_PARQUET:
+                removed.append(uri)
+                continue
+            for row in rows:
+                if (commit := _parsed(row["content"].encode())) is not None:
+                    commits.setdefault((folder, CommitName(commit.part_id, commit.chunk, commit.last)), commit)
     for uri in removed:
         result.made.append(f"{_relative(result.run, uri)} could not be read and was removed")
     objects.delete(removed)
@@ -241,15 +254,17 @@ def _parsed(content: bytes | None) -> Commit | None:
 
 
 def _remove_commits(run: Run, lost: Sequence[Commit]) -> None:
-    remove_commits(run.uri, _is_among({_key(commit) for commit in lost}))
+    names = {_key(commit) for commit in lost}
+    for folder in run.record.folders:
+        remove_commits(uris.join(run.uri, folder), _is_among(names, folder))
 
 
-def _is_among(names: Collection[tuple[str, int]]) -> Callable[[pa.Table], pa.Array]:
-    """Whether each row of a table is a chunk among `names`, given by part and number."""
+def _is_among(names: Collection[_Key], folder: str) -> Callable[[pa.Table], pa.Array]:
+    """Whether each row of a table of chunks is a commit in `folder` that is among `names`."""
 
     def is_among(table: pa.Table) -> pa.Array:
         keys = zip(table["part_id"].to_pylist(), table["chunk"].to_pylist(), strict=True)
-        return pa.array([key in names for key in keys], pa.bool_())
+        return pa.array([_Key(folder, *key) in names for key in keys], pa.bool_())
 
     return is_among
 
@@ -262,6 +277,10 @@ def _repair_data(result: Repair, commits: list[Commit]) -> None:
         commits = [commit for commit in commits if commit.part_id in updates]
     compaction, compaction_is_damaged = _compaction(run)
     is_updating = compaction is not None and compaction.update < number
+    pending = run.record.adding
+    begun = [commit for commit in commits if pending is not None and commit.folder == pending.folder]
+    commits = [commit for commit in commits if pending is None or commit.folder != pending.folder]
+    first = run.record.first_classifiers
     own = [file for commit in commits for file in commit.files]
     named = current_files(commits, compaction, updates)
     stored = list(_sound_files(run, named))
@@ -270,24 +289,42 @@ def _repair_data(result: Repair, commits: list[Commit]) -> None:
     if compaction is None and (broken or compaction_is_damaged):
         # If the run was compacted, and only the object that says so is lost, the rows are in files that it named.
         stored += _sound_files(run, _compacted_files(run, {file.path for file in own}))
-    homes = _homes(commits, stored, len(run.record.classifier_digests))
+    homes = _homes(commits, stored, first)
     lost = [commit for commit in commits if _key(commit) not in homes]
+    lost = _whole_parts(run, commits, lost) if run.record.added else lost
     used = list(dict.fromkeys(file for files in homes.values() for file in files))
-    committed_only = sum(file.rows for file in used) == sum(commit.utterances + commit.errors for commit in commits) + (
-        len(run.record.classifier_digests) * sum(commit.utterances for commit in commits)
-    )
-    open_parts = run.record.parts - len(parts_done(ledger_table(commits)))
+    rows = sum(sum(committed_rows(commit, first).values()) for commit in commits)
+    committed_only = sum(file.rows for file in used) == rows
+    open_parts = run.record.parts - len(_parts_done(commits))
     was_finished = run.status == RunStatus.DONE or compaction_is_damaged or (compaction is not None and not is_updating)
     complete = not lost and not open_parts and committed_only
     if was_finished and complete and (broken or compaction_is_damaged):
         _write_compaction(result, used, {file.path for file in own}, number)
     elif lost or (was_finished and not complete) or (is_updating and broken):
-        _uncompact(result, commits, homes)
-        _remove_commits(run, lost)
+        kept = {_key(commit) for commit in commits} - {_key(commit) for commit in lost}
+        _uncompact(result, commits, {key: files for key, files in homes.items() if key in kept})
+        parts = {commit.part_id for commit in lost}
+        _remove_commits(run, [*lost, *(commit for commit in begun if commit.part_id in parts)])
         result.chunks = len(lost)
     result.made += [f"{path} is lost or was changed" for path in broken]
-    result.open_parts = run.record.parts - len(parts_done(ledger_table(c for c in commits if _key(c) in homes)))
+    gone = {_key(commit) for commit in lost}
+    result.open_parts = run.record.parts - len(_parts_done(c for c in commits if _key(c) not in gone))
     _repair_status(result, commits, finished=run.status == RunStatus.DONE and complete)
+
+
+def _parts_done(commits: Iterable[Commit]) -> list[str]:
+    """The parts that the run itself has completely committed."""
+    done: list[str] = parts_done(ledger_table(commit for commit in commits if not commit.folder)).to_pylist()
+    return done
+
+
+def _whole_parts(run: Run, commits: Sequence[Commit], lost: Sequence[Commit]) -> list[Commit]:
+    """The commits of each part of which something is lost: a commit, its rows, or that of an addition."""
+    parts = {commit.part_id for commit in lost}
+    for addition in run.record.added:
+        labelled = labelled_parts([commit for commit in commits if commit.part_id not in parts], addition)
+        parts |= {commit.part_id for commit in commits} - labelled
+    return [commit for commit in commits if commit.part_id in parts]
 
 
 def _repair_status(result: Repair, commits: Sequence[Commit], *, finished: bool) -> None:
@@ -298,7 +335,7 @@ def _repair_status(result: Repair, commits: Sequence[Commit], *, finished: bool)
         return
     compaction = read_compaction(run.uri)
     remove_orphans(run.uri, compaction.files if compaction else ())
-    totals = Totals.from_ledger(ledger_table(commits))
+    totals = Totals.from_ledger(ledger_table(commit for commit in commits if not commit.folder))
     if run.record.totals != totals:
         result.made.append("the totals in the record were made again from the commits")
         result.run = run.save(totals=totals)
@@ -336,22 +373,21 @@ def _compacted_files(run: Run, known: set[str]) -> Iterator[DataFile]:
 
 
 def _homes(
-    commits: Iterable[Commit], stored: Iterable[_Stored], classifiers: int
-) -> dict[tuple[str, int], tuple[DataFile, ...]]:
-    """The sound files that hold all rows of a chunk, by part and chunk; a chunk that lacks rows is left out."""
+    commits: Iterable[Commit], stored: Iterable[_Stored], classifiers: Sequence[str]
+) -> dict[_Key, tuple[DataFile, ...]]:
+    """The sound files that hold all rows of a commit; one that lacks rows is left out."""
     holders: dict[ChunkOfTable, list[tuple[DataFile, int]]] = {}
     for each in stored:
         for key, count in each.rows.items():
             holders.setdefault(key, []).append((each.file, count))
-    homes: dict[tuple[str, int], tuple[DataFile, ...]] = {}
+    homes: dict[_Key, tuple[DataFile, ...]] = {}
     for commit in commits:
         needed = committed_rows(commit, classifiers)
         files = [
             next((file for file, count in holders.get(key, ()) if count == needed[key]), None) for key in sorted(needed)
         ]
-        found = tuple(file for file in files if file is not None)
-        if len(found) == len(files):
-            homes[_key(commit)] = found
+        if all(file is not None for file in files):
+            homes[_key(commit)] = tuple(dict.fromkeys(filter(None, files)))
     return homes
 
 
@@ -359,45 +395,49 @@ def _write_compaction(result: Repair, files: Sequence[DataFile], own: set[str], 
     """Name the files that hold all rows, compacted if they are still those of the commits."""
     if any(file.path in own for file in files):
         files = [compact_group(result.run.uri, *group) for group in compaction_groups(files)]
-    write_compaction(result.run.uri, files, update)
+    write_compaction(result.run.uri, files, update, [addition.folder for addition in result.run.record.added])
     result.made.append(f"{COMPACTION} was made again: it names {len(files)} files")
 
 
-def _uncompact(result: Repair, commits: Sequence[Commit], homes: dict[tuple[str, int], tuple[DataFile, ...]]) -> None:
-    """Give each chunk that is whole files of its own, and remove the compaction."""
+def _uncompact(result: Repair, commits: Sequence[Commit], homes: dict[_Key, tuple[DataFile, ...]]) -> None:
+    """Give each commit that is whole files of its own, and remove the compaction."""
     run = result.run
+    first = run.record.first_classifiers
+    owners = {key: _key(commit) for commit in commits if _key(commit) in homes for key in committed_rows(commit, first)}
     own = {file.path for commit in commits for file in commit.files}
     shared = {file: None for files in homes.values() for file in files if file.path not in own}
-    parts: dict[tuple[str, int], list[DataFile]] = {}
+    parts: dict[_Key, list[DataFile]] = {}
     for file in shared:
-        wanted = {key for key, files in homes.items() if file in files}
-        for key, table in _split(objects.fetch(uris.join(run.uri, file.path)), wanted):
-            stem = f"{key[0]}-{key[1]:05d}"
-            parts.setdefault(key, []).append(
-                put_data_file(run.uri, file.table, stem, table.num_rows, encode_table(table))
-            )
+        for key, table in _split(objects.fetch(uris.join(run.uri, file.path)), file.table, owners):
+            if file in homes[key]:
+                stem, data = f"{key.part_id}-{key.chunk:05d}", encode_table(table)
+                parts.setdefault(key, []).append(
+                    put_data_file(run.uri, file.table, stem, table.num_rows, data, key.folder)
+                )
     for commit in commits:
         if (key := _key(commit)) in parts:
             files = [file for file in homes[key] if file.path in own] + parts[key]
             renewed = replace(commit, files=tuple(files))
-            objects.put(uris.join(run.uri, renewed.path), encode_commit(renewed))
-    remove_rolled_up(run.uri, _is_among(parts.keys()))  # once the renewed commits are rolled up too, either could count
+            objects.put(uris.join(run.uri, renewed.full_path), encode_commit(renewed))
+    for folder in run.record.folders:  # once the renewed commits are rolled up too, either could count
+        remove_rolled_up(uris.join(run.uri, folder), _is_among(parts.keys(), folder))
     objects.delete([uris.join(run.uri, COMPACTION)])
 
 
-def _split(data: bytes, wanted: set[tuple[str, int]]) -> Iterator[tuple[tuple[str, int], pa.Table]]:
-    """The rows of each wanted chunk of a data file, in their order."""
+def _split(data: bytes, name: str, owners: Mapping[ChunkOfTable, _Key]) -> Iterator[tuple[_Key, pa.Table]]:
+    """The rows of each commit in a data file of the table `name`, in their order; without those that have no owner."""
     table = pq.read_table(io.BytesIO(data))
-    rows: dict[tuple[str, int], list[int]] = {}
-    for row, key in enumerate(zip(table["part_id"].to_pylist(), table["chunk"].to_pylist(), strict=True)):
-        rows.setdefault(key, []).append(row)
-    for key, indices in rows.items():
-        if key in wanted:
-            yield key, table.take(pa.array(indices))
+    rows: dict[_Key, list[int]] = {}
+    columns = (table[column].to_pylist() for column in chunk_keys(name))
+    for row, values in enumerate(zip(*columns, strict=True)):
+        if (owner := owners.get(ChunkOfTable(name, *values))) is not None:
+            rows.setdefault(owner, []).append(row)
+    for owner, indices in rows.items():
+        yield owner, table.take(pa.array(indices))
 
 
-def _key(commit: Commit) -> tuple[str, int]:
-    return commit.part_id, commit.chunk
+def _key(commit: Commit) -> _Key:
+    return _Key(commit.folder, commit.part_id, commit.chunk)
 
 
 def _relative(run: Run, uri: str) -> str:

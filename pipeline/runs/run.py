@@ -8,6 +8,7 @@ plan left behind (`pipeline.runs.update`), do not count.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -220,9 +221,27 @@ class Run:
         Raises:
             DamagedRunError: a commit or the plan cannot be read.
         """
+        return self.commits_below("")
+
+    def all_commits(self) -> Iterator[Commit]:
+        """Every commit that counts, and those of finished additions of classifiers.
+
+        Raises:
+            DamagedRunError: a commit or the plan cannot be read.
+        """
+        folders = ["", *(addition.folder for addition in self.record.added)]
+        return itertools.chain.from_iterable(map(self.commits_below, folders))
+
+    def commits_below(self, folder: str) -> Iterator[Commit]:
+        """Every commit that counts among those in `folder`, see `Commit.folder`.
+
+        Raises:
+            DamagedRunError: a commit or the plan cannot be read.
+        """
         parts = self.counted_parts()
         counted = None if parts is None else frozenset(parts.to_pylist())
-        return (commit for commit in read_commits(self.uri) if counted is None or commit.part_id in counted)
+        commits = read_commits(uris.join(self.uri, folder))
+        return (commit for commit in commits if counted is None or commit.part_id in counted)
 
     def ledger(self) -> pa.Table:
         """A row of schema `LEDGER` for each commit that counts.
@@ -242,11 +261,17 @@ class Run:
         """Ids of the parts whose chunks are all committed."""
         return set(parts_done(of_parts(read_committed_chunks(self.uri), self.counted_parts())).to_pylist())
 
+    def unfinished_parts(self, folder: str = "") -> int:
+        """Number of parts of the plan whose chunks are not all committed below `folder`, see `Commit.folder`."""
+        ids = self.plan(["part_id"])["part_id"]
+        done = parts_done(read_committed_chunks(uris.join(self.uri, folder)))
+        return len(ids) - (pc.sum(pc.is_in(ids, done), min_count=0).as_py() or 0)
+
     def files(self) -> dict[str, list[DataFile]]:
         """The files that hold the committed rows, by table (`transcripts`, `labels`, `errors`)."""
         compaction = read_compaction(self.uri)
         if compaction is None:
-            files = [file for commit in self.commits() for file in commit.files]
+            files = [file for commit in self.all_commits() for file in commit.files]
             compaction = read_compaction(self.uri)  # finishing a run removes commits after it has stored this
         if compaction is not None:
             files = list(compaction.files)

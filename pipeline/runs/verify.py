@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import DamagedRunError
+from pipeline.runs.additions import ADDITIONS
 from pipeline.runs.commit import Commit, CommitName, DataFile, commit_objects, is_orphan, parse_commit
 from pipeline.runs.compact import COMPACTION, Compaction, read_compaction
 from pipeline.runs.damage import NOT_PARQUET, content_problem
@@ -35,6 +36,7 @@ from pipeline.runs.ledger import (
     read_rolled_up,
     rolled_up_files,
 )
+from pipeline.runs.record import Addition
 from pipeline.runs.run import PLAN_FILE, RECORD, Run
 from pipeline.runs.status import RunStatus
 from pipeline.runs.totals import Totals
@@ -45,11 +47,12 @@ FILES_AT_ONCE: Final = 4
 
 
 class ChunkOfTable(NamedTuple):
-    """The rows of one table that belong to one chunk."""
+    """The rows of one table, or of one task of `labels`, that belong to one chunk."""
 
     table: str
     part_id: str
     chunk: int
+    task: str = ""
 
 
 _RowCounts = Counter[ChunkOfTable]
@@ -106,18 +109,19 @@ def verify(run: Run) -> Verification:
 
 def _verify(run: Run) -> Verification:
     problems: list[Problem] = []
-    all_commits, commit_problems = _read_commits(run)
     plan, plan_problems = _read_plan(run)
-    counted = [commit for commit in all_commits if commit.part_id in plan.updates]
-    has_left = plan.number > 0 and run.status != RunStatus.DONE
-    commits = counted if has_left else all_commits
-    problems += [*commit_problems, *plan_problems, *_check_commits(commits, plan.updates)]
     compaction: Compaction | None
     try:
         compaction = read_compaction(run.uri)
     except DamagedRunError as error:
         problems.append(Problem(COMPACTION, f"cannot be read: {error.__cause__}"))
         compaction = Compaction((), plan.number)
+    additions = [addition.folder for addition in run.record.added] if compaction is None else compaction.additions
+    all_commits, commit_problems = _read_commits(run, ["", *additions])
+    counted = [commit for commit in all_commits if commit.part_id in plan.updates]
+    has_left = plan.number > 0 and run.status != RunStatus.DONE
+    commits = counted if has_left else all_commits
+    problems += [*commit_problems, *plan_problems, *_check_commits(commits, plan.updates)]
     files = current_files(commits, compaction, plan.updates)
     stored = _RowCounts()
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
@@ -127,19 +131,21 @@ def _verify(run: Run) -> Verification:
             stored += counts
     if compaction is not None and compaction.update < plan.number:
         stored = _RowCounts({key: rows for key, rows in stored.items() if key.part_id in plan.updates})
-    problems += _check_counts(commits, stored, len(run.record.classifier_digests))
+    problems += _check_counts(commits, stored, run.record.first_classifiers)
     if run.status == RunStatus.DONE:
         problems += _check_done(run, commits, plan.updates, files)
+    commits = [commit for commit in commits if not commit.folder]
     done = len(parts_done(ledger_table(commits)))
     rows, size = sum(file.rows for file in files), sum(file.size for file in files)
     return Verification(tuple(problems), len(plan.updates), done, len(commits), len(files), rows, size)
 
 
-def _read_commits(run: Run) -> tuple[list[Commit], list[Problem]]:
+def _read_commits(run: Run, folders: Sequence[str]) -> tuple[list[Commit], list[Problem]]:
     """Each chunk's commit once, as readers choose it: the object, or what it was rolled up to."""
-    commits: dict[CommitName, Commit] = {}
+    commits: dict[tuple[str, CommitName], Commit] = {}
     problems: list[Problem] = []
-    for path, content in itertools.chain(_commit_objects(run), _rolled_up_commits(run)):
+    found = (read(run, folder) for folder in folders for read in (_commit_objects, _rolled_up_commits))
+    for path, content in itertools.chain.from_iterable(found):
         if isinstance(content, Problem):
             problems.append(content)
             continue
@@ -148,20 +154,20 @@ def _read_commits(run: Run) -> tuple[list[Commit], list[Problem]]:
         except ValueError as error:
             problems.append(Problem(path, f"cannot be read: {error}"))
             continue
-        if path.endswith(".json") and path != commit.path:
-            problems.append(Problem(path, f"its content belongs to {commit.path}"))
-        commits.setdefault(CommitName(commit.part_id, commit.chunk, commit.last), commit)
+        if path.endswith(".json") and path != commit.full_path:
+            problems.append(Problem(path, f"its content belongs to {commit.full_path}"))
+        commits.setdefault((commit.folder, CommitName(commit.part_id, commit.chunk, commit.last)), commit)
     return list(commits.values()), problems
 
 
-def _commit_objects(run: Run) -> Iterator[tuple[str, bytes]]:
-    for uri, content in fetch_commit_objects(commit_objects(run.uri)):
+def _commit_objects(run: Run, folder: str) -> Iterator[tuple[str, bytes | Problem]]:
+    for uri, content in fetch_commit_objects(commit_objects(uris.join(run.uri, folder))):
         if content is not None:  # else it was rolled up after it was listed
             yield _relative_path(run, uri), content
 
 
-def _rolled_up_commits(run: Run) -> Iterator[tuple[str, bytes | Problem]]:
-    for uri in rolled_up_files(run.uri):
+def _rolled_up_commits(run: Run, folder: str) -> Iterator[tuple[str, bytes | Problem]]:
+    for uri in rolled_up_files(uris.join(run.uri, folder)):
         path = _relative_path(run, uri)
         try:
             rows = read_rolled_up(uri)
@@ -217,14 +223,16 @@ def _relative_path(run: Run, uri: str) -> str:
 def _check_commits(commits: Sequence[Commit], plan: Container[str]) -> Iterator[Problem]:
     for commit in commits:
         if commit.part_id not in plan:
-            yield Problem(commit.path, f"the plan has no part {commit.part_id}")
+            yield Problem(commit.full_path, f"the plan has no part {commit.part_id}")
         if sum(commit.error_codes.values()) != commit.errors:
-            yield Problem(commit.path, f"records {commit.errors} errors, but by code {commit.error_codes}")
-    paths = {(commit.part_id, commit.chunk): commit.path for commit in commits}
-    for chunk in non_contiguous_chunks(ledger_table(commits)):
-        end = "" if chunk.part_rows is None else f", and the part has {chunk.part_rows}"
-        message = f"begins at row {chunk.first_row}, but the chunks before it hold {chunk.rows_before} rows{end}"
-        yield Problem(paths[chunk.part_id, chunk.chunk], message)
+            yield Problem(commit.full_path, f"records {commit.errors} errors, but by code {commit.error_codes}")
+    for folder in dict.fromkeys(commit.folder for commit in commits):
+        members = [commit for commit in commits if commit.folder == folder]
+        paths = {(commit.part_id, commit.chunk): commit.full_path for commit in members}
+        for chunk in non_contiguous_chunks(ledger_table(members)):
+            end = "" if chunk.part_rows is None else f", and the part has {chunk.part_rows}"
+            message = f"begins at row {chunk.first_row}, but the chunks before it hold {chunk.rows_before} rows{end}"
+            yield Problem(paths[chunk.part_id, chunk.chunk], message)
 
 
 def check_file(run: str, file: DataFile) -> tuple[list[str], _RowCounts]:
@@ -240,22 +248,29 @@ def check_file(run: str, file: DataFile) -> tuple[list[str], _RowCounts]:
         if not is_readable(source.schema_arrow, file.table):
             return [f"is not a file of {file.table}: its columns differ"], _RowCounts()
         counts = _RowCounts()
-        for batch in source.iter_batches(columns=["part_id", "chunk"]):
-            groups = pa.Table.from_batches([batch]).group_by(["part_id", "chunk"]).aggregate([([], "count_all")])
+        keys = chunk_keys(file.table)
+        for batch in source.iter_batches(columns=keys):
+            groups = pa.Table.from_batches([batch]).group_by(keys).aggregate([([], "count_all")])
             for row in groups.to_pylist():
-                counts[ChunkOfTable(file.table, row["part_id"], row["chunk"])] += row["count_all"]
+                count = row.pop("count_all")
+                counts[ChunkOfTable(file.table, **row)] += count
     except NOT_PARQUET as error:
         return [f"is not a Parquet file: {error}"], _RowCounts()
     rows = sum(counts.values())
     return ([] if rows == file.rows else [f"has {rows} rows, but was written with {file.rows}"]), counts
 
 
-def _check_counts(commits: Iterable[Commit], stored: _RowCounts, classifiers: int) -> Iterator[Problem]:
+def chunk_keys(table: str) -> list[str]:
+    """The columns of a table that say which rows are of one `ChunkOfTable`."""
+    return ["part_id", "chunk", *["task"] * (table == "labels")]
+
+
+def _check_counts(commits: Iterable[Commit], stored: _RowCounts, classifiers: Sequence[str]) -> Iterator[Problem]:
     """Check that each chunk has the rows that its commit says, and that there are no rows of other chunks."""
     committed = _RowCounts()
     paths: dict[tuple[str, int], str] = {}
     for commit in commits:
-        paths[commit.part_id, commit.chunk] = commit.path
+        paths.setdefault((commit.part_id, commit.chunk), commit.full_path)
         committed += committed_rows(commit, classifiers)
     for key in sorted({*committed, *stored}):
         if stored[key] != committed[key]:
@@ -263,30 +278,54 @@ def _check_counts(commits: Iterable[Commit], stored: _RowCounts, classifiers: in
             yield Problem(path, f"{stored[key]} rows of {key.table} are stored, but {committed[key]} are committed")
 
 
-def committed_rows(commit: Commit, classifiers: int) -> Counter[ChunkOfTable]:
-    """The number of rows of a chunk by table, where it has any.
+def committed_rows(commit: Commit, classifiers: Sequence[str]) -> Counter[ChunkOfTable]:
+    """The number of rows of a chunk by table and task, where it has any.
 
     Args:
         commit: of the chunk.
-        classifiers: number of classifiers of the run.
+        classifiers: names of the classifiers that the run was created with.
     """
-    rows = {"transcripts": commit.utterances, "labels": commit.utterances * classifiers, "errors": commit.errors}
-    return Counter({ChunkOfTable(table, commit.part_id, commit.chunk): count for table, count in rows.items() if count})
+    names = classifiers if commit.classifiers is None else commit.classifiers
+    rows = {("labels", name): commit.utterances for name in names}
+    if not commit.folder:
+        rows |= {("transcripts", ""): commit.utterances, ("errors", ""): commit.errors}
+    found = {ChunkOfTable(table, commit.part_id, commit.chunk, task): count for (table, task), count in rows.items()}
+    return Counter({key: count for key, count in found.items() if count})
 
 
 def _check_done(
     run: Run, commits: Sequence[Commit], plan: Iterable[str], files: Sequence[DataFile]
 ) -> Iterator[Problem]:
-    table = ledger_table(commits)
+    table = ledger_table(commit for commit in commits if not commit.folder)
     done = set(parts_done(table).to_pylist())
     for part in plan:
         if part not in done:
             yield Problem(PLAN_FILE, f"part {part} is not completely committed, although the run is done")
+    for addition in run.record.added:
+        done = labelled_parts(commits, addition)
+        for part in plan:
+            if part not in done:
+                names = " and ".join(addition.digests)
+                yield Problem(PLAN_FILE, f"part {part} has no labels of {names}, which were added to the run")
     yield from _check_totals(run, Totals.from_ledger(table))
     named = {file.path for file in files}
     for item in objects.list_objects(run.uri):
-        if is_orphan(path := _relative_path(run, item.uri), named):
+        path = _relative_path(run, item.uri)
+        below = path.split("/", 2)[-1] if path.startswith(f"{ADDITIONS}/") and run.record.adding is None else path
+        if is_orphan(path, named) or (below != path and is_orphan(below, named)):
             yield Problem(path, "is an orphaned data file: neither a commit nor the compaction names it")
+
+
+def labelled_parts(commits: Iterable[Commit], addition: Addition) -> set[str]:
+    """The parts of which an addition has computed its labels, or the run itself, as it does later."""
+    commits = list(commits)
+    added = parts_done(ledger_table(commit for commit in commits if commit.folder == addition.folder))
+    without = {
+        commit.part_id
+        for commit in commits
+        if not commit.folder and not set(addition.digests).issubset(commit.classifiers or ())
+    }
+    return {*added.to_pylist(), *({commit.part_id for commit in commits if not commit.folder} - without)}
 
 
 _COUNTED: Final = ("chunks", "utterances", "errors", "source_bytes", "error_codes")  # not floats, whose sums round

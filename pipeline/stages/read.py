@@ -11,8 +11,9 @@ import functools
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ def worker_name() -> str:
 
 
 def read_parts(parts: pa.Table, settings: ReadSettings) -> Iterator[pa.Table]:
-    """Yield the chunks of parts: rows of the plan with their `committed` chunks and their quarantine `record`.
+    """Yield the chunks of parts: rows of the plan with what `pipeline.driver.remaining` adds to them.
 
     The first attempt at a part reads it in this process, further attempts in child processes, see
     `pipeline.stages.quarantine`.
@@ -83,16 +84,21 @@ def read_parts(parts: pa.Table, settings: ReadSettings) -> Iterator[pa.Table]:
     for planned in parts.to_pylist():
         part = Part.from_row(planned, settings.earlier_rules)
         committed, record = frozenset(planned["committed"]), Record.parse(planned["record"])
+        failed = {row["utt_id"]: row["code"] for row in planned.get("failed") or ()}
         read = functools.partial(part_steps, part, settings)
         if task_attempt():
             steps = run_in_child(settings.run, part.part_id, read, settings.deadline_s)
         else:
             steps = with_deadline(settings.deadline_s, read(START, record.skipped))
-        yield from read_chunks(part, committed, steps, settings)
+        yield from read_chunks(part, committed, steps, settings, failed)
 
 
 def read_chunks(
-    part: Part, committed: frozenset[int], steps: Iterator[Step[ReadRow]], settings: ReadSettings
+    part: Part,
+    committed: frozenset[int],
+    steps: Iterator[Step[ReadRow]],
+    settings: ReadSettings,
+    failed: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[pa.Table]:
     """Gather the rows of one part into chunks.
 
@@ -101,6 +107,7 @@ def read_chunks(
         committed: ordinals of committed chunks; these are read but not yielded again.
         steps: the steps of the part, from its start.
         settings: how parts become chunks.
+        failed: codes of rows that become error rows although they may be decoded now, by their ids.
 
     Yields:
         One-row tables of schema `READ_CHUNK`, in order. A stopped part ends without a last chunk.
@@ -126,6 +133,8 @@ def read_chunks(
             if objects.exists(settings.stop_uri):
                 return
         row = ids.check(row, step.where)
+        if row.error is None and row.utt_id in failed:
+            row = row.with_error(RowError("read", failed[row.utt_id], "the run has no transcript of it"))
         chunk.rows.append(row)
         chunk.audio_s += row.audio_s
         audio_s += row.audio_s

@@ -52,6 +52,7 @@ from sewd_model.engines import Engine, Logits
 # A restarted actor first gets the chunks of the actor before it, and one of them may have killed that actor: Ray sends
 # each actor two to four chunks in advance.
 CHUNKS_AFTER_RESTART = 16
+CTC = -1  # position of the CTC head; classifiers count from 0
 
 Head = SEWDForCTC | SEWDForSequenceClassification
 
@@ -61,7 +62,7 @@ class RecognizeSettings:
     """What an actor loads.
 
     Attributes:
-        model: checkpoint of the CTC head, directory or URI.
+        model: checkpoint of the CTC head, directory or URI; None: only the classifiers are computed.
         classifiers: checkpoints of classification heads.
         digests: digests of these checkpoints, the model's first.
         device: `cpu` or `cuda`.
@@ -70,9 +71,10 @@ class RecognizeSettings:
         stop_uri: while this object exists, waiting chunks are dropped (the next start reads them again).
         run: URI of the run, for its quarantine.
         deadline_s: a process that takes longer than this for an utterance hangs.
+        hop_length: samples per frame of the CTC head.
     """
 
-    model: str
+    model: str | None
     classifiers: tuple[str, ...]
     digests: tuple[str, ...]
     device: str
@@ -81,6 +83,7 @@ class RecognizeSettings:
     stop_uri: str
     run: str
     deadline_s: float
+    hop_length: int = 320
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class _Encoder:
     """The engine of a backbone, and the heads that it serves in one pass."""
 
     features: FeatureExtractor
-    positions: tuple[int, ...]  # of its heads among the heads of the run; 0 is the CTC head
+    positions: tuple[int, ...]  # of its heads: `CTC`, or among the classifiers
     engine: Engine
 
 
@@ -122,7 +125,6 @@ class Recognizer:
     encoders: Sequence[_Encoder] = ()
     splits = 0  # reported so far
     num_classifiers = 0
-    hop_length = 320  # samples per frame of the CTC head
     min_samples = 0  # that all heads accept
     load_error: StorageError | None = None  # why the weights could not be loaded
 
@@ -133,26 +135,27 @@ class Recognizer:
         if self.device.type == "cpu":
             torch.set_num_threads(1)  # each pack has its own thread
         try:
-            retry.with_retries(settings.model, self._load)
+            retry.with_retries(settings.model or settings.classifiers[0], self._load)
         except StorageError as error:  # raised with the first chunk: Ray keeps only the text of what is raised here
             self.load_error = error
 
     def _load(self) -> None:
         settings = self.settings
-        model, *classifiers = map(local_copy, (settings.model, *settings.classifiers), settings.digests)
-        ctc = SEWDForCTC.from_pretrained(model)
-        loaded: list[tuple[FeatureExtractor, Head]] = [(FeatureExtractor.from_pretrained(model), ctc)]
-        loaded += [
-            (FeatureExtractor.from_pretrained(path), SEWDForSequenceClassification.from_pretrained(path))
-            for path in classifiers
-        ]
-        self.num_classifiers = len(settings.classifiers)
-        self.blank = ctc.blank
-        self.hop_length = ctc.config.hop_length
-        self.min_samples = max(head.config.min_samples for _, head in loaded)
-        # The ids of start and end of sentence come from the tokenizer, not from the configuration: many checkpoints
-        # keep the default ids 1 and 2 there, which are letters in their vocabulary.
-        self.drop = CTCTokenizer.from_pretrained(model).drop_ids
+        paths = list(map(local_copy, filter(None, (settings.model, *settings.classifiers)), settings.digests))
+        loaded: dict[int, tuple[FeatureExtractor, Head]] = {}
+        if settings.model is not None:
+            model, *paths = paths
+            ctc = SEWDForCTC.from_pretrained(model)
+            loaded[CTC] = (FeatureExtractor.from_pretrained(model), ctc)
+            self.blank = ctc.blank
+            # The ids of start and end of sentence come from the tokenizer, not from the configuration: many checkpoints
+            # keep the default ids 1 and 2 there, which are letters in their vocabulary.
+            self.drop = CTCTokenizer.from_pretrained(model).drop_ids
+        for index, path in enumerate(paths):
+            classifier = SEWDForSequenceClassification.from_pretrained(path)
+            loaded[index] = (FeatureExtractor.from_pretrained(path), classifier)
+        self.num_classifiers = len(paths)
+        self.min_samples = max(head.config.min_samples for _, head in loaded.values())
         self.encoders = _encoders(loaded, self.device, settings.dtype, settings.threads)
 
     def __call__(self, chunks: pa.Table) -> pa.Table:
@@ -215,7 +218,7 @@ class Recognizer:
         edges = rows.field("spans")[index].as_py()
         if edges is None or (self.num_classifiers and not edges):  # a label needs something to be computed from
             return [_Clip(0, waveform)]
-        hop, least = self.hop_length, self.min_samples
+        hop, least = self.settings.hop_length, self.min_samples
         clips = []
         for start, stop in zip(edges[::2], edges[1::2], strict=True):
             frame = max(0, min(start, len(waveform) - least)) // hop
@@ -268,10 +271,10 @@ class Recognizer:
                     errors.setdefault(index, logits)
                     continue
                 for position, head_logits in zip(encoder.positions, logits, strict=True):
-                    if position == 0:
+                    if position == CTC:
                         paths[index] = greedy_path(head_logits, self.blank, self.drop)
                     else:
-                        label_scores[index][position - 1] = _label_scores(head_logits)
+                        label_scores[index][position] = _label_scores(head_logits)
         return [
             errors.get(index) or Recognition(path, scores)
             for index, (path, scores) in enumerate(zip(paths, label_scores, strict=True))
@@ -390,11 +393,11 @@ def _label_scores(logits: torch.Tensor) -> list[float]:
 
 
 def _encoders(
-    loaded: Sequence[tuple[FeatureExtractor, Head]], device: torch.device, dtype: str, threads: int
+    loaded: Mapping[int, tuple[FeatureExtractor, Head]], device: torch.device, dtype: str, threads: int
 ) -> list[_Encoder]:
     """One encoder for each backbone; heads with equal backbones and equal features share one."""
     groups: dict[tuple[str, bool], list[int]] = {}
-    for position, (features, head) in enumerate(loaded):
+    for position, (features, head) in loaded.items():
         groups.setdefault((backbone_digest(head), features.do_normalize), []).append(position)
     encoders = []
     for positions in groups.values():

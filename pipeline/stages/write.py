@@ -46,6 +46,7 @@ class WriteSettings:
         extend_words: take the end of a word from the level of the sound, see `pipeline.stages.word_ends`.
         normalizer: normalisation of references and hypotheses before they are compared.
         classifiers: (task, labels by index) of each classification head, in the run's order.
+        folder: where commits are kept, relative to the run; see `Commit.folder`.
     """
 
     run: str
@@ -56,6 +57,7 @@ class WriteSettings:
     extend_words: bool
     normalizer: str
     classifiers: tuple[tuple[str, tuple[str, ...]], ...]
+    folder: str = ""
 
 
 def write_chunks(chunks: pa.Table, settings: WriteSettings) -> pa.Table:
@@ -85,11 +87,12 @@ def _write(chunk: pa.Table, settings: WriteSettings) -> dict[str, Any]:
     kept = pc.coalesce(errors["recording_reference"], errors["reference"])
     errors = errors.set_column(errors.column_names.index("recording_reference"), "recording_reference", kept)
     recognized = rows.filter(pc.invert(is_error))
-    tables = {
-        "transcripts": transcripts(recognized, settings),
-        "labels": labels(recognized, settings),
-        "errors": errors.select(ERRORS.names).cast(ERRORS),
-    }
+    tables = {"labels": labels(recognized, settings)}
+    if not settings.folder:
+        tables |= {
+            "transcripts": transcripts(recognized, settings),
+            "errors": errors.select(ERRORS.names).cast(ERRORS),
+        }
     commit = Commit(
         part_id=head["part_id"],
         chunk=head["chunk"],
@@ -114,6 +117,8 @@ def _write(chunk: pa.Table, settings: WriteSettings) -> dict[str, Any]:
         splits=head["splits"],
         skipped_s=head["skipped_s"],
         warned=len(recognized) - recognized["warning"].null_count,
+        classifiers=tuple(task for task, _ in settings.classifiers),
+        folder=settings.folder,
     )
     require_lease(settings.run, settings.attempt)
     commit = write_chunk(settings.run, commit, tables)

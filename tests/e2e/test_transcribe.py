@@ -447,7 +447,7 @@ def test_a_driver_that_was_replaced_does_not_record_its_failure(tmp_path, corpus
         (output / "control" / "lease.json").write_text('{"attempt": "other"}')
         raise pipeline.StorageError("the network is gone")
 
-    monkeypatch.setattr(lifecycle, "count_unfinished_parts", fail)
+    monkeypatch.setattr(pipeline.Run, "unfinished_parts", fail)
     with pytest.raises(pipeline.StorageError, match="the network is gone"):
         transcribe(corpus, output, small_ctc, **SMALL_CHUNKS)
     assert pipeline.Run.open(output).status == "running"
