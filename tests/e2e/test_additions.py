@@ -39,7 +39,7 @@ def test_an_addition_that_is_killed_is_resumed_and_its_labels_are_those_of_a_run
     killed = pipeline.Run.open(run.uri)
     assert (killed.status, killed.rows("labels"), killed.record.adding.status) == ("done", 0, "running")
     assert verify(killed).problems == ()
-    assert "interrupted: run the same command again" in sewd_in_process("status", run.uri).stdout.replace("\n", " ")
+    assert "interrupted: run the same command again" in " ".join(sewd_in_process("status", run.uri).stdout.split())
     resumed = sewd(*arguments)
     assert resumed.returncode == 3, resumed.stderr  # one row failed
     assert f"kw: labels of {CLIPS} utterances" in resumed.stdout

@@ -14,10 +14,11 @@ from pipeline.runs.verify import verify
 from pipeline.storage import objects
 from tests.support import corpora, s3
 from tests.support.command import sewd
+from tests.support.without_ray import without_ray
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "earlier_run"
 EXPECTED = json.loads((FIXTURE / "expected.json").read_text())
-NEW = ("warning", "skipped_s")  # columns that the earlier version did not have
+NEW = ("warning", "skipped_s", "recording_reference")  # columns that the earlier version did not have
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def test_a_finished_run_is_read_evaluated_and_verified(bucket):
     run = pipeline.Run.open(f"{bucket}/done")
     assert run.status == "done"
     corpora.assert_same_transcripts(corpora.rows_of(run, drop=NEW), EXPECTED["transcripts"])
-    assert corpora.rows_of(run, "errors") == EXPECTED["errors"]
+    assert corpora.rows_of(run, "errors", drop=("recording_reference",)) == EXPECTED["errors"]
     totals = run.totals()
     assert {name: getattr(totals, name) for name in EXPECTED["totals"]} == EXPECTED["totals"]
     evaluation = pipeline.evaluate_run(run)
@@ -79,4 +80,21 @@ def test_a_stopped_run_is_resumed_with_its_commits_and_its_quarantine(bucket):
         *[(row["utt_id"], row["code"]) for row in EXPECTED["errors"]],
         (crashed, "CRASHED"),
     ]
+    assert verify(run).problems == ()
+
+
+def test_a_classifier_is_added_to_a_finished_run(bucket, small_classifier):
+    config = pipeline.RunConfig(
+        inputs=(f"{bucket}/corpus",),
+        output=f"{bucket}/done",
+        model=f"{bucket}/model",
+        chunk_rows=3,
+        part_mib=0.05,
+        add_classifiers=(f"kw={small_classifier}",),
+    )
+    with without_ray():
+        run = pipeline.transcribe(config)
+    transcribed = [row["utt_id"] for row in corpora.rows_of(run)]
+    assert [row["utt_id"] for row in corpora.rows_of(run, "labels") if row["task"] == "kw"] == transcribed
+    corpora.assert_same_transcripts(corpora.rows_of(run, drop=NEW), EXPECTED["transcripts"])
     assert verify(run).problems == ()
