@@ -77,8 +77,19 @@ def transcribe(
     ] = default_of(RunConfig, "channels"),
     max_segment: Annotated[
         float,
-        typer.Option(metavar="SECONDS", help="Cut longer audio into segments, at quiet places.", rich_help_panel=AUDIO),
+        typer.Option(
+            metavar="SECONDS",
+            help="Cut longer audio into segments of a quarter to a half of this.",
+            rich_help_panel=AUDIO,
+        ),
     ] = default_of(RunConfig, "max_segment_s"),
+    cut: Annotated[
+        str,
+        typer.Option(
+            help="Where to cut: in the longest pause, or by voice activity (vad; needs the extra vad).",
+            rich_help_panel=AUDIO,
+        ),
+    ] = default_of(RunConfig, "cut"),
     skip_silence: Annotated[
         bool,
         typer.Option(help="Do not compute long pauses; they are counted as skipped seconds.", rich_help_panel=AUDIO),
@@ -206,6 +217,7 @@ def transcribe(
         add_classifiers=tuple(add_classifier or ()),
         channels=int(channels) if channels.isdecimal() else channels,
         max_segment_s=max_segment,
+        cut=cut,
         skip_silence=skip_silence,
         word_gap_s=word_gap,
         normalizer=normalizer,

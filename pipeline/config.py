@@ -45,7 +45,9 @@ class RunConfig:
         classifiers: checkpoints with classification heads, each `URI` or `NAME=URI`; `bundled` has one for keywords.
         add_classifiers: further ones, in the same form, whose labels are added to the finished run at `output`.
         channels: `mix` downmixes, `split` makes an utterance of each channel, a number selects that channel, from 0.
-        max_segment_s: longer audio is cut into segments no longer than this, at its quietest frames; in seconds.
+        max_segment_s: longer audio is cut into segments of a quarter to a half of this; in seconds.
+        cut: where: in the longest `pause`, by the levels of the sound; or by voice activity (`vad`), which needs the
+            extra of that name.
         skip_silence: do not compute long pauses: digital silence, and steady noise far below the loud parts of the
             recording. What is skipped is counted as skipped seconds; tokens beside it that lie in noise are dropped.
         word_gap_s: a word ends where no token follows for this long, also if the model writes no delimiter there; in
@@ -81,6 +83,7 @@ class RunConfig:
     add_classifiers: tuple[Uri, ...] = ()
     channels: Literal["mix", "split"] | Annotated[int, Field(ge=0)] = "mix"
     max_segment_s: Annotated[float, Field(ge=1, le=600)] = 60.0
+    cut: Literal["pause", "vad"] = "pause"
     skip_silence: bool = True
     word_gap_s: Annotated[float, Field(ge=0, le=60)] = 0.5
     normalizer: str = DEFAULT_NORMALIZER

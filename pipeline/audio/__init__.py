@@ -7,6 +7,7 @@ audio are (frames, channels) in the decoders, and 1-D (samples,) behind them.
 
 The modules, from the ground up: `samples` (arrays), `source` (bytes), `contents` (what a walk finds); `mpeg`,
 `mpeg_headers`, `flac`, `ogg`, `riff`, `frames` and `headers` (walks, format by format); `containers` (which format, and
-what is in front and behind), `spans` (the requested part), `cutter` (cuts at pauses), `sndfile` and `ffmpeg` (the two
-decoders), `decoders` (which of them), `decode` (what callers use).
+what is in front and behind), `spans` (the requested part), `cutter` (cuts what is long), `silence`, `places`, `voice`
+(where nobody speaks), `sndfile` and `ffmpeg` (the two decoders), `decoders` (which of them), `decode` (what callers
+use).
 """

@@ -20,13 +20,14 @@ import math
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import BinaryIO, Final, Literal, NamedTuple
 
 import numpy as np
 import soxr
 
+from pipeline.audio import places, voice
 from pipeline.audio.containers import Container, check_container
-from pipeline.audio.cutter import Cutter
+from pipeline.audio.cutter import Cutter, Place
 from pipeline.audio.decoders import Recording, open_recording
 from pipeline.audio.samples import Samples
 from pipeline.audio.silence import PauseFinder, Spans
@@ -40,6 +41,15 @@ _MAX_LEVEL = np.float32(2.0**31)
 _MIN_RATE = 1000  # Hz; a lower rate means that the header is damaged
 
 
+CUTS: Final[dict[str, tuple[Place, int]]] = {
+    "pause": (places.longest_pause, 2),
+    "vad": (voice.longest_silence, 2),
+    "quietest": (places.quietest_20ms, 1),
+}
+"""By name: what chooses the place of a cut, and by how much segments are shorter than what is not cut. `quietest` is
+that of runs without the setting: they are resumed as they began."""
+
+
 @dataclass(frozen=True)
 class AudioSettings:
     """What the model needs, and the limits on recordings. All of it belongs in a run's fingerprint.
@@ -47,7 +57,8 @@ class AudioSettings:
     Attributes:
         sample_rate: the model's rate, Hz.
         channels: "mix" takes the mean, "split" makes an utterance of each channel, k takes channel k (from 0).
-        max_segment_s: longest segment, seconds.
+        max_segment_s: longer recordings are cut into segments, seconds.
+        cut: where, see `CUTS`.
         skip_silence: find long pauses, which the model does not compute.
         max_duration_s: limit on the requested part of a recording (all of it, or offset and duration), seconds.
         max_channels: limit on the number of channels.
@@ -60,6 +71,7 @@ class AudioSettings:
     sample_rate: int = 16_000
     channels: Literal["mix", "split"] | int = "mix"
     max_segment_s: float = 60.0
+    cut: str = "pause"
     skip_silence: bool = True
     max_duration_s: float = 24 * 3600.0
     max_channels: int = 64
@@ -72,6 +84,10 @@ class AudioSettings:
             raise ValueError(f"channels is 'mix', 'split' or a channel's number from 0, got {self.channels!r}")
         if not 0.1 <= self.max_segment_s < math.inf:
             raise ValueError(f"max_segment_s is at least 0.1, got {self.max_segment_s}")
+        if self.cut not in CUTS:
+            raise ValueError(f"cut is one of {', '.join(CUTS)}, got {self.cut!r}")
+        if self.cut == "vad" and self.sample_rate != voice.RATE:
+            raise ValueError(f"voice activity needs a model for {voice.RATE} Hz, not {self.sample_rate}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,13 +124,13 @@ def read_segments(
     duration_s: float | None = None,
     last: LastRecording | None = None,
 ) -> Generator[Segment, None, None]:
-    """Decode a recording, resample it to the model's rate, and cut it into segments of at most `max_segment_s`.
+    """Decode a recording, resample it to the model's rate, and cut it into segments if it is long.
 
     Segments tile the requested part: concatenated they are its samples, none missing and none twice. They come in the
     order of time, channel after channel where channels are split (each channel is a separate pass over the bytes, so
-    memory does not grow with the number of channels). A cut is in the middle of the quietest 20 ms of the second half
-    of the longest segment allowed, and leaves at least one second after it. The result depends only on the bytes and
-    the settings.
+    memory does not grow with the number of channels). What is longer than `max_segment_s` is cut into segments of a
+    quarter to a half of it, where nobody speaks; the last may be as short as a second. The result depends only on the
+    bytes and the settings.
 
     Args:
         source: the whole file, as bytes, as a path, or as a seekable binary file, which stays open and is read from its
@@ -281,7 +297,8 @@ def _read_channel(
 
     is_int16 = reader.is_int16 and rate == out_rate
     resampler = None if rate == out_rate else soxr.ResampleStream(rate, out_rate, 1, dtype="float32")
-    cutter = Cutter(out_rate, settings.max_segment_s)
+    place, divisor = CUTS[settings.cut]
+    cutter = Cutter(out_rate, settings.max_segment_s, place, divisor)
     pauses = PauseFinder(out_rate) if settings.skip_silence else None
     num_yielded = 0  # samples
 

@@ -77,9 +77,9 @@ class PauseFinder:
         powers = self._powers(samples, count)
         self._loud = max(self._loud, float(np.percentile(powers, _LOUD)))
         silent = self._is_silent(powers)
-        for first, stop in _runs(~silent):
+        for first, stop in runs(~silent):
             silent[first:stop] = self._is_step(powers, first, stop)
-        pauses = [(first, stop) for first, stop in _runs(silent) if stop - first >= _frames(MIN_PAUSE_S)]
+        pauses = [(first, stop) for first, stop in runs(silent) if stop - first >= _frames(MIN_PAUSE_S)]
         edges = [0]
         for first, stop in pauses:
             edges.append(first + self._margin(powers[first:stop]) if first else 0)
@@ -192,7 +192,7 @@ def _covered(windows: np.ndarray, width: int) -> np.ndarray:
     return np.asarray(sliding_window_view(padded, width).any(axis=1))
 
 
-def _runs(values: np.ndarray) -> list[tuple[int, int]]:
+def runs(values: np.ndarray) -> list[tuple[int, int]]:
     """The (start, stop) of each run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate(([0], values.astype(np.int8), [0]))))
     return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]

@@ -21,7 +21,7 @@ from pipeline.cluster.resources import ClusterNodes, Resources
 from pipeline.config import RunConfig
 from pipeline.driver.models import ModelInfo
 from pipeline.driver.stop import stop_uri
-from pipeline.runs.fingerprint import has_earlier_rules
+from pipeline.runs.fingerprint import cut_of, has_earlier_rules
 from pipeline.runs.record import Addition
 from pipeline.runs.run import Run
 from pipeline.stages.read import ReadSettings, read_parts
@@ -86,7 +86,9 @@ def configure_stages(
     earlier = has_earlier_rules(record.fingerprint)
     return Stages(
         read=ReadSettings(
-            audio=replace(models.audio, skip_silence=config.skip_silence and not earlier),
+            audio=replace(
+                models.audio, cut=cut_of(record.fingerprint), skip_silence=config.skip_silence and not earlier
+            ),
             min_samples=models.min_samples,
             allow_any_path=config.allow_any_path,
             chunk_s=config.chunk_s,

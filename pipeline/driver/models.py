@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+from pipeline.audio import voice
 from pipeline.audio.decode import AudioSettings
 from pipeline.config import RunConfig
 from pipeline.errors import UsageError
@@ -47,9 +48,11 @@ def load_model_info(config: RunConfig) -> ModelInfo:
     """Load every checkpoint once on the driver: a broken one is then one error message, not a cluster of dead actors.
 
     Raises:
-        UsageError: a checkpoint is missing or broken, or the sampling rates differ.
+        UsageError: a checkpoint is missing or broken, the sampling rates differ, or voice activity cannot be computed.
         StorageError: a checkpoint could not be read.
     """
+    if config.cut == "vad" and (problem := voice.missing()):
+        raise UsageError(f"cut: {problem}")
     checkpoints = (config.model, *config.tasks.values())
     try:
         ctc = retry.with_retries(config.model, lambda: SEWDForCTC.from_pretrained(config.model).config)
@@ -60,7 +63,7 @@ def load_model_info(config: RunConfig) -> ModelInfo:
         rates = {uri: retry.with_retries(uri, functools.partial(_sampling_rate, uri)) for uri in checkpoints}
         tokenizer = retry.with_retries(config.model, lambda: CTCTokenizer.from_pretrained(config.model))
         rate = rates[config.model]
-        audio = AudioSettings(sample_rate=rate, channels=config.channels, max_segment_s=config.max_segment_s)
+        audio = AudioSettings(rate, config.channels, config.max_segment_s, config.cut)
     except (CheckpointError, ValueError, FileNotFoundError) as error:
         raise UsageError(f"cannot load the model: {error}") from error
     if len(set(rates.values())) > 1:

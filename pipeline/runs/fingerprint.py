@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.config import RunConfig, column_names
 from pipeline.schemas import SCHEMA_VERSION
+from pipeline.settings import default_of
 from pipeline.storage.checkpoints import checkpoint_digest
 
 
@@ -25,6 +26,7 @@ def fingerprint(config: RunConfig) -> dict[str, Any]:
         "limit": config.limit,
         "channels": config.channels,
         "max_segment_s": config.max_segment_s,
+        "cut": config.cut,
         "skip_silence": config.skip_silence,
         "word_gap_s": config.word_gap_s,
         "normalizer": config.normalizer,
@@ -48,10 +50,17 @@ def has_earlier_rules(stored: Mapping[str, Any]) -> bool:
     return "word_gap_s" not in stored
 
 
+def cut_of(stored: Mapping[str, Any]) -> str:
+    """How a run cuts long recordings: a name of `pipeline.audio.decode.CUTS`."""
+    return str(stored.get("cut", "quietest"))
+
+
 def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
     """`name: stored -> requested` for every entry in which two fingerprints differ."""
     if "dtype" in requested:  # runs of versions that computed in float32 only have no entry
         stored = {"dtype": "float32", **stored}
+    if "cut" in requested:  # runs without an entry are resumed with the cuts of their version, see `cut_of`
+        stored = {"cut": default_of(RunConfig, "cut"), **stored}
     if has_earlier_rules(stored):
         stored = {**stored, **{name: requested.get(name) for name in ("skip_silence", "word_gap_s")}}
     return [

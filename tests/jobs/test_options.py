@@ -45,6 +45,7 @@ SET_BY: dict[Any, dict[str, tuple[type, str]]] = {
                     "output",
                     "model",
                     "channels",
+                    "cut",
                     "skip_silence",
                     "normalizer",
                     "limit",

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.config import make_config
 from pipeline.errors import StorageError, UsageError
-from pipeline.runs.fingerprint import differences, fingerprint
+from pipeline.runs.fingerprint import cut_of, differences, fingerprint
 from pipeline.storage import objects, retry
 from pipeline.storage.checkpoints import checkpoint_digest
 from sewd_model.files import located
@@ -186,6 +186,7 @@ def test_a_checkpoint_that_must_not_be_read_is_not_reported_as_missing(monkeypat
         {"allow_any_path": True},
         {"channels": "split"},
         {"max_segment_s": 30.0},
+        {"cut": "vad"},
         {"skip_silence": False},
         {"word_gap_s": 0.0},
         {"normalizer": "none"},
@@ -230,6 +231,7 @@ def test_every_field_is_in_one_of_the_two_lists_above():
         "limit",
         "channels",
         "max_segment_s",
+        "cut",
         "skip_silence",
         "word_gap_s",
         "normalizer",
@@ -266,6 +268,14 @@ def test_a_fingerprint_without_dtype_is_one_of_float32(checkpoint):
     stored = {name: value for name, value in made.items() if name != "dtype"}
     assert differences(stored, made) == []
     assert differences(stored, made | {"dtype": "int8"}) == ["dtype: float32 -> int8"]
+
+
+def test_a_run_of_a_version_without_the_option_is_resumed_with_its_cuts(checkpoint):
+    now = fingerprint(config(model=str(checkpoint)))
+    then = {name: value for name, value in now.items() if name != "cut"}
+    assert differences(then, now) == []
+    assert (cut_of(then), cut_of(now)) == ("quietest", "pause")
+    assert differences(then, fingerprint(config(model=str(checkpoint), cut="vad"))) == ["cut: pause -> vad"]
 
 
 def test_differences_name_both_sides():
