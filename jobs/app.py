@@ -7,13 +7,18 @@ from typing import Annotated
 
 import typer
 
-from jobs.demo import demo
-from jobs.ray_jobs import app as ray_jobs
-from jobs.submit import submit
-from jobs.verbs import SUBMITTABLE, application
+from jobs.verbs import VERBS, application
 
-app = application((*SUBMITTABLE, submit, demo))
-app.add_typer(ray_jobs, name="jobs")
+
+def application_for(verb: str | None = None) -> typer.Typer:
+    """The application; with the name of a verb only that verb, since importing all of them takes seconds."""
+    app = application([verb] if verb in VERBS else VERBS)
+    if verb not in VERBS:
+        from jobs.ray_jobs import app as ray_jobs  # noqa: PLC0415
+
+        app.add_typer(ray_jobs, name="jobs")
+    app.callback()(_options)
+    return app
 
 
 def _print_version(wanted: bool) -> None:
@@ -22,7 +27,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")

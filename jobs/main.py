@@ -12,11 +12,13 @@ from typing import NoReturn
 def main() -> NoReturn:
     """Parse the command line, run the verb, exit with its code."""
     with ended_by_ctrl_c():
-        from jobs.app import app  # noqa: PLC0415 - takes seconds
+        from jobs.app import application_for  # noqa: PLC0415 - takes seconds
         from jobs.console import run  # noqa: PLC0415
         from pipeline.cluster.job_environment import check_environment  # noqa: PLC0415
-    if len(sys.argv) == 1:
-        sys.argv.append("--help")
+
+        if len(sys.argv) == 1:
+            sys.argv.append("--help")
+        app = application_for(sys.argv[1])
     run(app, before=check_environment)
 
 

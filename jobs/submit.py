@@ -81,12 +81,11 @@ def checked(command: Sequence[str]) -> list[str]:
     Raises:
         UsageError: there is no such verb, or it does not accept the arguments.
     """
-    verbs = typer.main.get_command(application(SUBMITTABLE)).commands  # type: ignore[attr-defined]
     verb, *rest = command
-    if verb not in verbs:
-        raise UsageError(f"cannot submit {verb!r}: choose one of {', '.join(verbs)}")
+    if verb not in SUBMITTABLE:
+        raise UsageError(f"cannot submit {verb!r}: choose one of {', '.join(SUBMITTABLE)}")
     check_arguments(rest)
-    context = verbs[verb].make_context(verb, list(rest))
+    context = typer.main.get_command(application([verb])).make_context(verb, list(rest))
     default = context.get_parameter_source("address")
     if "address" in context.params and default is not None and default.name == "DEFAULT":
         rest = ["--address", "auto", *rest]

@@ -1,36 +1,35 @@
-"""The verbs that can be submitted, here or as a job on a cluster."""
+"""The verbs of the command line, each in a module of its name, which is imported when the verb is needed."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable
 from typing import Final
 
 import typer
 
-from jobs.compare import compare
-from jobs.evaluate import evaluate
-from jobs.finetune import finetune
-from jobs.recordings import recordings
-from jobs.repair import repair
-from jobs.report import report
-from jobs.status import status
-from jobs.transcribe import transcribe
-from jobs.verify import verify
-
-SUBMITTABLE: Final[tuple[Callable[..., int], ...]] = (
-    transcribe,
-    evaluate,
-    compare,
-    report,
-    recordings,
-    status,
-    verify,
-    repair,
-    finetune,
+# That can be submitted, here or as a job on a cluster.
+SUBMITTABLE: Final = (
+    "transcribe",
+    "evaluate",
+    "compare",
+    "report",
+    "recordings",
+    "status",
+    "verify",
+    "repair",
+    "finetune",
 )
+VERBS: Final = (*SUBMITTABLE, "submit", "demo")
 
 
-def application(verbs: Iterable[Callable[..., int]]) -> typer.Typer:
+def function(verb: str) -> Callable[..., int]:
+    """The function of a verb."""
+    found: Callable[..., int] = getattr(importlib.import_module(f"jobs.{verb}"), verb)
+    return found
+
+
+def application(verbs: Iterable[str]) -> typer.Typer:
     """A Typer application with these verbs."""
     app = typer.Typer(
         add_completion=False,
@@ -38,5 +37,5 @@ def application(verbs: Iterable[Callable[..., int]]) -> typer.Typer:
         help="Transcribe speech corpora with SEW-D, and measure the errors.",
     )
     for verb in verbs:
-        app.command()(verb)
+        app.command()(function(verb))
     return app

@@ -23,7 +23,6 @@ from typing import Final
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from scipy import signal as filters
 
 from pipeline.audio.samples import Samples, to_float32
 
@@ -59,7 +58,7 @@ class PauseFinder:
 
     def __init__(self, rate: int) -> None:
         self._frame = max(1, round(_FRAME_S * rate))
-        self._high_pass = filters.butter(2, min(_HIGH_PASS_HZ, rate / 4), "highpass", fs=rate, output="sos")
+        self._rate = rate
         self._loud = 0.0  # mean square
 
     def spans(self, samples: Samples) -> Spans:
@@ -99,9 +98,7 @@ class PauseFinder:
 
     def _powers(self, samples: Samples, count: int) -> np.ndarray:
         """The mean square of each frame, (count,), without rumble."""
-        wide = to_float32(samples).astype(np.float64)
-        start = filters.sosfilt_zi(self._high_pass) * wide[0]  # a constant gives zeros from the first sample on
-        wide, _ = filters.sosfilt(self._high_pass, wide, zi=start)
+        wide = _without_rumble(to_float32(samples).astype(np.float64), self._rate)
         starts = np.arange(count) * self._frame
         powers: np.ndarray = np.add.reduceat(wide * wide, starts) / np.diff(np.append(starts, len(wide)))
         return powers
@@ -138,6 +135,15 @@ class PauseFinder:
             if len(inner) and inner.max() > inner.min() * 10 ** (STEADY_DB / 10):
                 return False
         return bool(powers[first:stop].max() <= limit)
+
+
+def _without_rumble(signal: np.ndarray, rate: int) -> np.ndarray:
+    from scipy import signal as filters  # noqa: PLC0415 - takes almost a second, and readers of runs need it not
+
+    sections = filters.butter(2, min(_HIGH_PASS_HZ, rate / 4), "highpass", fs=rate, output="sos")
+    start = filters.sosfilt_zi(sections) * signal[0]  # a constant gives zeros from the first sample on
+    filtered: np.ndarray = filters.sosfilt(sections, signal, zi=start)[0]
+    return filtered
 
 
 def levels(samples: Samples, rate: int) -> np.ndarray:

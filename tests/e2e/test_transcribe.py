@@ -105,12 +105,12 @@ def copy(run: pipeline.Run, output: Path) -> Path:
 
 def in_process(capsys, monkeypatch, *arguments: object) -> tuple[int, str]:
     """Exit code and output of `sewd ARGUMENTS`, in this process."""
-    from jobs.app import app
+    from jobs.app import application_for
     from jobs.console import run as run_app
 
     monkeypatch.setattr("sys.argv", ["sewd", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
-        run_app(app)
+        run_app(application_for())
     return ended.value.code, capsys.readouterr().out
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.app import app
+from jobs.app import application_for
 from jobs.console import run as run_app
 from pipeline.evaluation.evaluate import evaluate_run
 from pipeline.evaluation.settings import EvaluationSettings
@@ -40,7 +40,7 @@ def sewd(capsys, monkeypatch):
     def call(*arguments):
         monkeypatch.setattr("sys.argv", ["sewd", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            run_app(app)
+            run_app(application_for())
         printed = capsys.readouterr()
         assert "Traceback" not in printed.err
         return ended.value.code, printed.out, printed.err

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.app import app
+from jobs.app import application_for
 from jobs.console import run as run_app
 from pipeline.config import make_config
 from pipeline.driver.remaining import find_remaining
@@ -108,7 +108,7 @@ def sewd(capsys, *arguments: object) -> tuple[int, str, str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["sewd", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            run_app(app)
+            run_app(application_for())
     captured = capsys.readouterr()
     return ended.value.code, captured.out, captured.err
 
