@@ -113,6 +113,7 @@ class Part:
         offsets: while planning, the first byte of each row of a manifest; where `lines` are rows of one, the number of
             each. With `keys` 16 bytes a row, so that millions of rows fit into memory.
         ranges: while planning, the first byte of each row of a shard, and one past its last.
+        ahead: while reading, how many small objects of a store may be fetched before their turn.
         earlier_rules: while reading, make ids and rows as version 0.1.0 did, which began the run.
     """
 
@@ -136,6 +137,7 @@ class Part:
     offsets: array[int] = field(default_factory=lambda: _NO_KEYS, repr=False, compare=False)
     ranges: array[int] = field(default_factory=lambda: _NO_KEYS, repr=False, compare=False)
     earlier_rules: bool = field(default=False, repr=False, compare=False)
+    ahead: int = field(default=0, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.part_id:
@@ -165,7 +167,7 @@ class Part:
         return self.part_id if self.limit is None else replace(self, limit=None, part_id="").part_id
 
     @staticmethod
-    def from_row(row: Mapping[str, Any], earlier_rules: bool = False) -> Part:
+    def from_row(row: Mapping[str, Any], earlier_rules: bool = False, ahead: int = 0) -> Part:
         """The part in a row of the plan. Columns that are not in `PLAN` are ignored."""
         return Part(
             kind=row["kind"],
@@ -184,6 +186,7 @@ class Part:
             part_id=row["part_id"],
             update=row.get("update") or 0,  # plans of versions without updates have no such column
             earlier_rules=earlier_rules,
+            ahead=ahead,
         )
 
     def row_location(self, row: int) -> str:

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
+from pipeline.corpus.ahead import opened_ahead
 from pipeline.corpus.librispeech import place_of
 from pipeline.corpus.metadata import unique_key
 from pipeline.corpus.named_paths import check_named
@@ -22,7 +23,7 @@ def read_part(part: Part, allow_any_path: bool = False) -> Iterator[Utterance]:
         part: the part.
         allow_any_path: a manifest may name objects outside the store that it is in.
 
-    Yields:
+    Returns:
         Utterances whose audio is not opened yet. One that is broken, or whose id an earlier one has, comes with its
         `problem`.
 
@@ -30,6 +31,11 @@ def read_part(part: Part, allow_any_path: bool = False) -> Iterator[Utterance]:
         StorageError: the container could not be reached.
         InputChangedError: the container is not the object that was planned.
     """
+    return opened_ahead(_described(part, allow_any_path), part.ahead)
+
+
+def _described(part: Part, allow_any_path: bool) -> Iterator[Utterance]:
+    """The utterances; those that may not be read, or whose id is taken, with their `problem`."""
     layout = LAYOUTS[part.kind]
     planned_duplicates = {duplicate.row: duplicate.first for duplicate in part.duplicates}
     seen: dict[str, str] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import posixpath
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -91,10 +90,7 @@ def open_object(uri: str, version: str | None = None) -> bytes | BinaryIO:
         InputChangedError: the object is not the planned version; from a file's `read`, that it is no longer.
         StorageError: the object could not be reached, or its local directory is missing.
     """
-    if version is None:
-        return _open_found(find_object(uri))
-    # A planned object needs no look-up: its size is in its version, and the read compares the rest.
-    return _open_found(Object(uri, size_of(version), version))
+    return ObjectOpener(uri, version)()
 
 
 def find_object(uri: str) -> Object:
@@ -144,39 +140,44 @@ def _bad_uris(uri: str) -> Iterator[None]:
         raise AudioError(ErrorCode.BAD_ROW, str(error)) from error
 
 
-class ObjectCache:
-    """`open_object` that keeps the last object: neighbouring rows are often segments of one recording.
+@dataclass(frozen=True)
+class ObjectOpener:
+    """Opens the audio of one object, in two steps, so that its size is known between them.
 
-    All of them are of one version: a recording that is too large to keep is opened again as it was found.
+    Openers that are equal open the same recording.
+
+    Attributes:
+        uri: the object.
+        version: the version that was planned; None accepts any.
     """
 
-    def __init__(self) -> None:
-        self._uri = ""
-        self._found: Object | None = None
-        self._data: bytes | None = None
+    uri: str
+    version: str | None = None
 
-    def open(self, uri: str) -> bytes | BinaryIO:
-        """Fetch or open the object, unless it is the one opened before; raises as `open_object`."""
-        if uri != self._uri:
-            # Free it first: two large recordings need not fit into memory.
-            self._uri, self._found, self._data = uri, None, None
-        if self._data is not None:
-            return self._data
-        if self._found is None:
-            self._found = find_object(uri)
-        opened = _open_found(self._found)
-        if isinstance(opened, bytes):
-            self._data = opened
-        return opened
+    def find(self) -> Object:
+        """The object; raises as `open_object`. One that was planned is not looked up.
+
+        Its size is in its version, and the read compares the rest.
+        """
+        if self.version is None:
+            return find_object(self.uri)
+        return Object(self.uri, size_of(self.version), self.version)
+
+    def read(self, found: Object) -> bytes | BinaryIO:
+        """What `open_object` returns of the object that was found; raises as it."""
+        return _open_found(found)
+
+    def __call__(self) -> bytes | BinaryIO:
+        """Both steps."""
+        return self.read(self.find())
 
 
-def row_utterance(row: ManifestRow, base: str, cache: ObjectCache, size: int, location: str) -> Utterance:
+def row_utterance(row: ManifestRow, base: str, size: int, location: str) -> Utterance:
     """The utterance of a row of a manifest or table.
 
     Args:
         row: the row.
         base: the directory that relative paths and ids begin in.
-        cache: opens the audio.
         size: planned bytes.
         location: where the row is, in words.
     """
@@ -184,7 +185,7 @@ def row_utterance(row: ManifestRow, base: str, cache: ObjectCache, size: int, lo
     return Utterance(
         utt_id=manifest_utt_id(row, base),
         uri=uri,
-        open=functools.partial(cache.open, uri),
+        open=ObjectOpener(uri),
         size=size,
         meta=row,
         fixed_id=row.utt_id is not None,

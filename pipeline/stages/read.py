@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from pipeline.audio.silence import levels
 from pipeline.cluster.ray_private import task_attempt
+from pipeline.corpus.ahead import READ_AHEAD
 from pipeline.corpus.parts import Part
 from pipeline.errors import ErrorCode
 from pipeline.schemas import READ_CHUNK, READ_ROW, one_chunk
@@ -82,9 +83,11 @@ def read_parts(parts: pa.Table, settings: ReadSettings) -> Iterator[pa.Table]:
         RunFailedError: child processes die although they skip what killed them.
     """
     for planned in parts.to_pylist():
-        part = Part.from_row(planned, settings.earlier_rules)
         committed, record = frozenset(planned["committed"]), Record.parse(planned["record"])
         failed = {row["utt_id"]: row["code"] for row in planned.get("failed") or ()}
+        # After a death nothing is read before its turn: the next one is known to be of the utterance whose turn it is.
+        ahead = 0 if task_attempt() or record.deaths else READ_AHEAD
+        part = Part.from_row(planned, settings.earlier_rules, ahead)
         read = functools.partial(part_steps, part, settings)
         if task_attempt():
             steps = run_in_child(settings.run, part.part_id, read, settings.deadline_s)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import posixpath
 from array import array
 from collections.abc import Callable, Iterator
@@ -13,9 +12,10 @@ from pipeline.corpus.librispeech import place_of, speaker_tags
 from pipeline.corpus.metadata import UtteranceMeta
 from pipeline.corpus.naming import AUDIO_SUFFIXES, composed, relative_path, stem, suffix
 from pipeline.corpus.parts import Item, Part, cut_to_parts, key_digest
-from pipeline.corpus.utterances import MAX_TEXT_BYTES, Utterance, decode_text, fetch_planned, open_object
+from pipeline.corpus.utterances import MAX_TEXT_BYTES, ObjectOpener, Utterance, decode_text, fetch_planned
 from pipeline.errors import AudioError, ErrorCode
 from pipeline.storage import uris
+from pipeline.storage.concurrently import once_each, ordered_map
 from pipeline.storage.reads import Object
 
 _TRANSCRIPT_SUFFIX = ".trans.txt"
@@ -63,24 +63,23 @@ def _reference_uris(uri: str) -> Iterator[str]:
 
 def read_files(part: Part) -> Iterator[Utterance]:
     """The utterances of a part of audio files; see `Layout.read`."""
-    # The cache is of this part alone: another run in this process may find another text in the same file.
-    transcripts_of = functools.cache(_read_transcripts)
-    tags_of = functools.cache(speaker_tags)
-    for item in part.items:
-        utterance = Utterance(
-            utt_id=item.utt_id,
-            uri=item.uri,
-            open=functools.partial(open_object, item.uri, item.version),
-            size=item.size,
-        )
+    # The texts are kept for this part alone: another run in this process may find another text in the same file.
+    transcripts_of = once_each(_read_transcripts)
+    tags_of = once_each(speaker_tags)
+
+    def utterance_of(item: Item) -> Utterance:
+        opener = ObjectOpener(item.uri, item.version)
+        utterance = Utterance(utt_id=item.utt_id, uri=item.uri, open=opener, size=item.size)
         try:
             text = _reference(item, transcripts_of)
         except AudioError as error:
-            yield replace(utterance, problem=error)
-        else:
-            place = place_of(item.uri)
-            tags = {} if place is None else tags_of(place.directory).get(place.speaker, {})
-            yield replace(utterance, meta=UtteranceMeta(text=text, **tags))
+            return replace(utterance, problem=error)
+        place = place_of(item.uri)
+        tags = {} if place is None else tags_of(place.directory).get(place.speaker, {})
+        return replace(utterance, meta=UtteranceMeta(text=text, **tags))
+
+    is_remote = any("://" in item.uri for item in part.items[:1])
+    return ordered_map(utterance_of, part.items, part.ahead if is_remote else 0)
 
 
 def _reference(item: Item, transcripts_of: Callable[[str], dict[str, str]]) -> str | None:

@@ -19,7 +19,7 @@ from pipeline.corpus.left_out import LeftOut
 from pipeline.corpus.metadata import ManifestRow, estimated_bytes, manifest_utt_id, parse_meta, split_rows, unique_key
 from pipeline.corpus.naming import suffix
 from pipeline.corpus.parts import Part, cut_to_parts, key_digest, manifest_content, manifest_row_location
-from pipeline.corpus.utterances import ObjectCache, Utterance, broken_utterance, fetch_planned, row_utterance, share
+from pipeline.corpus.utterances import Utterance, broken_utterance, fetch_planned, row_utterance, share
 from pipeline.errors import AudioError, InputChangedError, UsageError
 from pipeline.storage import objects
 
@@ -102,7 +102,6 @@ def _check_first_row(uri: str, line: bytes) -> None:
 def read_manifest(part: Part) -> Iterator[Utterance]:
     """The utterances of a part of a manifest; see `Layout.read`."""
     base = posixpath.dirname(part.uri)
-    cache = ObjectCache()
     rows = list(split_rows(fetch_planned(part.uri, part.start, part.end), part.start or 0))
     _check_rows(part, (line for _, line in rows))
     for index, (start, line) in enumerate(rows):
@@ -115,7 +114,7 @@ def read_manifest(part: Part) -> Iterator[Utterance]:
             broken = broken_utterance(f"{part.uri}[{start}:{end}]", part.uri, error, size)
             yield replace(broken, byte_start=start, byte_end=end)
             continue
-        yield row_utterance(row, base, cache, size, location)
+        yield row_utterance(row, base, size, location)
 
 
 def _check_rows(part: Part, rows: Iterable[bytes]) -> None:

@@ -29,10 +29,10 @@ from pipeline.corpus.parts import Part, cut_to_parts
 from pipeline.corpus.tables.parquet_rows import PARQUET_ERRORS, PARQUET_ROWS, VALUE_ERRORS, value_of
 from pipeline.corpus.utterances import (
     AudioOpener,
+    ObjectOpener,
     Utterance,
     broken_utterance,
     failing_opener,
-    open_object,
     open_planned,
     share,
 )
@@ -261,7 +261,7 @@ def _read_row(row: _Row, part: Part) -> Utterance:
         opener = functools.partial(bytes, audio.data)
     elif audio.path:
         uri = resolve(audio.path, base)
-        opener = functools.partial(open_object, uri)
+        opener = ObjectOpener(uri)
     else:
         opener = failing_opener(AudioError(ErrorCode.MISSING, f"{location}: neither bytes nor path"))
     return Utterance(

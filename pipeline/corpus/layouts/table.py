@@ -28,7 +28,7 @@ from pipeline.corpus.tables.kaldi import KALDI
 from pipeline.corpus.tables.kind import Row, TableKind, audio_base, head_of, table_name
 from pipeline.corpus.tables.lhotse import LHOTSE
 from pipeline.corpus.tables.parquet_rows import PARQUET_ROWS
-from pipeline.corpus.utterances import ObjectCache, Utterance, broken_utterance, row_utterance, share
+from pipeline.corpus.utterances import Utterance, broken_utterance, row_utterance, share
 from pipeline.errors import AudioError, ErrorCode, UsageError
 from pipeline.storage.reads import Object
 
@@ -212,7 +212,6 @@ def _planned_rows(table: Object, listing: Listing) -> Iterator[_PlannedRow]:
 def read_table(part: Part) -> Iterator[Utterance]:
     """The utterances of a part of a table; see `Layout.read`. The table itself is not read again."""
     base = posixpath.dirname(part.uri)
-    cache = ObjectCache()
     lines = zlib.decompress(part.lines).split(b"\n") if part.rows else []
     for index, line in enumerate(lines):
         number = (part.start or 0) + index
@@ -225,7 +224,7 @@ def read_table(part: Part) -> Iterator[Utterance]:
             continue
         location = table_row_location(part.uri, number)
         row = parse_meta(stored["row"], location, TableRow)
-        yield replace(row_utterance(row, base, cache, size, location), channel=row.channel)
+        yield replace(row_utterance(row, base, size, location), channel=row.channel)
 
 
 TABLE = Layout(

@@ -96,7 +96,7 @@ def plan_shards(listing: Listing, part_bytes: int, limit: int | None) -> Iterato
         return _cut(whole, part_bytes) if shard.size >= least_cut else iter([_counted(whole)])
 
     if limit is None:
-        width = SHARDS_AT_A_TIME if any(shard.size >= least_cut for shard in listing.objects) else 1
+        width = SHARDS_AT_A_TIME if any(shard.size >= least_cut for shard in listing.objects) else 0
         for parts in ordered_map(lambda shard: list(plan_shard(shard, None)), listing.objects, width):
             yield from parts
     else:
