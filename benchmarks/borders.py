@@ -116,7 +116,7 @@ class Recogniser:
 
     def paths(self, clips: Sequence[np.ndarray]) -> list[GreedyPath]:
         """The greedy path of each clip."""
-        outputs = self.engine.encode([torch.from_numpy(self.features(clip)) for clip in clips])
+        outputs = self.engine.encode([torch.from_numpy(self.features.prepare(clip)) for clip in clips])
         return [greedy_path(output[0], self.blank, self.tokenizer.drop_ids) for output in outputs]
 
     def words(self, samples: np.ndarray, places: Sequence[tuple[int, int]], context: int = 0) -> list[Word]:
