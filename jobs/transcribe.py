@@ -79,7 +79,7 @@ def transcribe(
         float,
         typer.Option(
             metavar="SECONDS",
-            help="Cut longer audio into segments of a quarter to a half of this.",
+            help="Cut longer audio into segments of an eighth to a quarter of this.",
             rich_help_panel=AUDIO,
         ),
     ] = default_of(RunConfig, "max_segment_s"),

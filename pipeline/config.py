@@ -45,7 +45,7 @@ class RunConfig:
         classifiers: checkpoints with classification heads, each `URI` or `NAME=URI`; `bundled` has one for keywords.
         add_classifiers: further ones, in the same form, whose labels are added to the finished run at `output`.
         channels: `mix` downmixes, `split` makes an utterance of each channel, a number selects that channel, from 0.
-        max_segment_s: longer audio is cut into segments of a quarter to a half of this; in seconds.
+        max_segment_s: longer audio is cut into segments of an eighth to a quarter of this; in seconds.
         cut: where: in the longest `pause`, by the levels of the sound; or by voice activity (`vad`), which needs the
             extra of that name.
         skip_silence: do not compute long pauses: digital silence, and steady noise far below the loud parts of the

@@ -42,8 +42,8 @@ _MIN_RATE = 1000  # Hz; a lower rate means that the header is damaged
 
 
 CUTS: Final[dict[str, tuple[Place, int]]] = {
-    "pause": (places.longest_pause, 2),
-    "vad": (voice.longest_silence, 2),
+    "pause": (places.longest_pause, 4),
+    "vad": (voice.longest_silence, 4),
     "quietest": (places.quietest_20ms, 1),
 }
 """By name: what chooses the place of a cut, and by how much segments are shorter than what is not cut. `quietest` is
@@ -128,8 +128,8 @@ def read_segments(
 
     Segments tile the requested part: concatenated they are its samples, none missing and none twice. They come in the
     order of time, channel after channel where channels are split (each channel is a separate pass over the bytes, so
-    memory does not grow with the number of channels). What is longer than `max_segment_s` is cut into segments of a
-    quarter to a half of it, where nobody speaks; the last may be as short as a second. The result depends only on the
+    memory does not grow with the number of channels). What is longer than `max_segment_s` is cut into segments of an
+    eighth to a quarter of it, where nobody speaks; the last may be as short as a second. The result depends only on the
     bytes and the settings.
 
     Args:

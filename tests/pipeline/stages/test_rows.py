@@ -65,8 +65,9 @@ def test_a_skipped_utterance_ends_with_an_error_row_at_its_position(clips):
     skipped = [Skipped(Position(0, 0), ErrorCode.CRASHED, "died"), Skipped(Position(3, 2), ErrorCode.HUNG, "hung")]
     steps = steps_of(clips, skipped=skipped)
 
-    assert ids(steps) == [("a", "CRASHED"), *undisturbed[3:7], ("d", "HUNG")]
-    assert undisturbed[3:7] == [("b", None), ("c", "UNDECODABLE"), ("d", None), ("d", None)]
+    rest = [("b", None), ("c", "UNDECODABLE"), ("d", None), ("d", None)]
+    assert ids(steps) == [("a", "CRASHED"), *rest, ("d", "HUNG")]
+    assert undisturbed[undisturbed.index(("b", None)) :][:4] == rest
     assert_each_position_can_be_resumed(clips, steps, skipped)
 
 
@@ -76,8 +77,8 @@ BEFORE_THE_SECOND = Skipped(Position(1, -1), ErrorCode.CRASHED, "died")
 def test_a_file_that_cannot_be_opened_is_the_only_one_lost(clips):
     undisturbed = ids(steps_of(clips))
     steps = steps_of(clips, skipped=[BEFORE_THE_SECOND])
-    assert ids(steps) == [*undisturbed[:3], ("b", "CRASHED"), *undisturbed[4:]]
-    assert undisturbed[:4] == [*[("a", None)] * 3, ("b", None)]
+    assert ids(steps) == [row if row != ("b", None) else ("b", "CRASHED") for row in undisturbed]
+    assert undisturbed.count(("b", None)) == 1
     assert_each_position_can_be_resumed(clips, steps, [BEFORE_THE_SECOND])
 
 
@@ -87,7 +88,7 @@ def test_a_container_ends_with_an_error_row_where_reading_on_kills_the_process(c
         for name in ("a", "b", "d"):
             tar.add(clips / f"{name}.wav", f"{name}.wav")
     steps = steps_of(shard, skipped=[BEFORE_THE_SECOND])
-    assert ids(steps) == [*[("a", None)] * 3, ("shard", "CRASHED")]
+    assert ids(steps) == [*[row for row in ids(steps_of(clips)) if row[0] == "a"], ("shard", "CRASHED")]
     assert steps_of(shard, steps[-1].next, [BEFORE_THE_SECOND]) == []
 
 
