@@ -65,7 +65,8 @@ class RunConfig:
         deadline_s: a decoder process that has not returned the next row of a file for this long, in seconds, or a model
             process that has not returned an utterance, counts as hanging and is killed. It must be long enough to
             decode a segment, and everything before the segment if the format does not allow seeking.
-        existing: what to do with a run that `output` already holds: `resume` it, `refuse` to start, or `overwrite` it.
+        existing: what to do with a run that `output` already holds: `resume` it, `refuse` to start, `overwrite` it, or
+            `update` it: transcribe what was added to the inputs or has changed, and drop what is gone.
         address: `local` starts a Ray cluster on this machine; `auto` or HOST:PORT joins one.
         actors: most recogniser actors; None: one for each node, or as many as the GPUs allow.
         min_actors: fewest recogniser actors while there is work. Ray starts and stops actors between the two, and an
@@ -96,7 +97,7 @@ class RunConfig:
     max_error_rate: Annotated[float, Field(ge=0, le=1)] = 0.05
     strict: bool = False
     deadline_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
-    existing: Literal["resume", "refuse", "overwrite"] = "resume"
+    existing: Literal["resume", "refuse", "overwrite", "update"] = "resume"
     address: str = "local"
     actors: Annotated[int, Field(ge=1)] | None = None
     min_actors: Annotated[int, Field(ge=1)] | None = None

@@ -76,6 +76,10 @@ class UsageError(Exception):
     """The command cannot be carried out as given; the message says why and what to do instead."""
 
 
+class InputsError(UsageError):
+    """The INPUTs of a run that exists cannot be planned again."""
+
+
 class DamagedRunError(UsageError):
     """An object of a run is lost or damaged; the message names it and says what can be done."""
 

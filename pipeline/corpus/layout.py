@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -28,27 +29,39 @@ class Listing:
     Attributes:
         root: the directory that ids and names are relative to.
         objects: in path order.
-        listed: URIs of all objects in the directories that were listed, which may hold references beside audio; None
-            if INPUT names one object, whose directory was not listed.
+        listed: versions of all objects in the directories that were listed, by URI: they may hold references beside
+            audio; None if INPUT names one object, whose directory was not listed.
         left_out: counts what planning passes over.
         columns: names that tables have for keys of a manifest, by these keys.
         is_named: INPUT names these objects themselves, not a directory that they are in.
         kind: the kind of the tables or manifests, as `--input-format` names it; empty: each shows its own.
         odd_texts: listed texts that no audio finds by its exact name, by their folded names; see `find`.
+        known: parts of manifests that a run has already, by the URI of the manifest, in order: parts that read the same
+            are planned again with the same borders.
     """
 
     root: str
     objects: Sequence[Object]
-    listed: frozenset[str] | None = None
+    listed: Mapping[str, str] | None = None
     left_out: LeftOut = field(default_factory=LeftOut, compare=False)
     columns: Mapping[str, str] = field(default_factory=dict, compare=False)
     is_named: bool = False
     kind: str = ""
     odd_texts: Mapping[str, Sequence[OddText]] = field(default_factory=dict, repr=False, compare=False)
+    known: Mapping[str, Sequence[Part]] = field(default_factory=dict, repr=False, compare=False)
 
     def exists(self, uri: str) -> bool:
         """Whether there is an object at `uri`, which is beside one of `objects`."""
         return objects.exists(uri) if self.listed is None else uri in self.listed
+
+    def version(self, uri: str) -> str | None:
+        """The version of the object at `uri`, which is beside one of `objects`; None if it is gone by now."""
+        if self.listed is not None:
+            return self.listed[uri]
+        with contextlib.suppress(FileNotFoundError):
+            found = objects.stat(uri)
+            return found.version if found else None
+        return None
 
     def find(self, uri: str) -> str | None:
         """The URI of the text at `uri`, also if its name is in another case or another Unicode form.

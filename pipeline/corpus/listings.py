@@ -122,7 +122,7 @@ def _by_layout(
     count_texts: bool,
 ) -> Iterator[tuple[Layout, Listing]]:
     """Listings of the visible objects that have a layout; others are counted, unless they are references of audio."""
-    listed = frozenset(item.uri for item in (*found, *beside))
+    listed = {item.uri: item.version for item in (*found, *beside)}
     runs = _runs_in(listed)
     for run in runs:
         left_out.note(f"passed over {run}: it is an earlier run")
@@ -191,7 +191,7 @@ def _without_audio_of_tables(claimed: list[_Told], left_out: LeftOut, columns: M
     ]
 
 
-def _runs_in(listed: frozenset[str]) -> list[str]:
+def _runs_in(listed: Mapping[str, str]) -> list[str]:
     """The directories among the listed objects that hold a run of this program."""
     records = (uri.removesuffix(f"/{_RUN_RECORD}") for uri in listed if uri.endswith(f"/{_RUN_RECORD}"))
     return sorted(run for run in records if f"{run}/{_RUN_PLAN}" in listed)

@@ -30,8 +30,10 @@ ITEM = pa.struct(
         pa.field("size", pa.int64(), nullable=False),
         pa.field("version", pa.string(), nullable=False),
         pa.field("reference_uri", pa.string()),
+        pa.field("reference_version", pa.string()),
     ]
 )
+_DIGESTED = 5  # fields of an item that are in the digest of its part
 DUPLICATE = pa.struct([pa.field("row", pa.int32(), nullable=False), pa.field("first", pa.string(), nullable=False)])
 
 
@@ -71,6 +73,8 @@ class Item(NamedTuple):
         size: bytes.
         version: changes with its content; see `pipeline.storage.reads.Object`.
         reference_uri: the text file that holds its reference; None if there is none.
+        reference_version: changes with the content of that file; None: there is none, or a version planned it that did
+            not look.
     """
 
     utt_id: str
@@ -78,6 +82,7 @@ class Item(NamedTuple):
     size: int
     version: str
     reference_uri: str | None
+    reference_version: str | None = None
 
 
 class Duplicate(NamedTuple):
@@ -114,6 +119,7 @@ class Part:
             each. With `keys` 16 bytes a row, so that millions of rows fit into memory.
         ranges: while planning, the first byte of each row of a shard, and one past its last.
         ahead: while reading, how many small objects of a store may be fetched before their turn.
+        sizes: while planning, the share of each row of a table in `bytes`.
         earlier_rules: while reading, make ids and rows as version 0.1.0 did, which began the run.
     """
 
@@ -136,6 +142,7 @@ class Part:
     keys: array[int] = field(default_factory=lambda: _NO_KEYS, repr=False, compare=False)
     offsets: array[int] = field(default_factory=lambda: _NO_KEYS, repr=False, compare=False)
     ranges: array[int] = field(default_factory=lambda: _NO_KEYS, repr=False, compare=False)
+    sizes: array[int] = field(default_factory=lambda: _NO_KEYS, repr=False, compare=False)
     earlier_rules: bool = field(default=False, repr=False, compare=False)
     ahead: int = field(default=0, repr=False, compare=False)
 
@@ -147,7 +154,7 @@ class Part:
         """80 bits, so that two of a million parts collide with probability 4e-13. Stored in plans: never change it."""
         values = (self.kind, self.uri or None, self.version, self.start, self.end, self.limit, self.content)
         text = "".join(f"{value}\0" for value in values)
-        items = "".join("\0".join(map(str, item)) + "\n" for item in self.items)
+        items = "".join("\0".join(map(str, item[:_DIGESTED])) + "\n" for item in self.items)
         digest = hashlib.sha256((text + items).encode()).hexdigest()[:20]
         return f"{digest}{self.update:x}" if self.update else digest
 

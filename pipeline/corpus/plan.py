@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -64,6 +64,30 @@ def plan(
         UsageError: an INPUT does not exist, holds no audio, or is a table or list of a kind that is not read.
         StorageError: an INPUT could not be reached.
     """
+    return plan_parts(inputs, part_bytes, limit, columns, input_format).table()
+
+
+class PlannedParts(NamedTuple):
+    """What `plan` makes, with what is known of the parts only while they are planned."""
+
+    parts: list[Part]
+    left_out: LeftOut
+
+    def table(self) -> pa.Table:
+        """The plan, see `plan`."""
+        table = plan_table(self.parts)
+        return table.replace_schema_metadata({**(table.schema.metadata or {}), **self.left_out.to_metadata()})
+
+
+def plan_parts(
+    inputs: Iterable[str],
+    part_bytes: int,
+    limit: int | None = None,
+    columns: Mapping[str, str] = NO_COLUMNS,
+    input_format: str | None = None,
+    known: Mapping[str, Sequence[Part]] = MappingProxyType({}),
+) -> PlannedParts:
+    """As `plan`; `known` are parts of manifests whose borders are kept, see `Listing`."""
     choice = Choice(columns, input_format)
     parts: dict[str, Part] = {}
     remaining = limit
@@ -73,7 +97,11 @@ def plan(
             break
         is_empty = True
         noted = len(left_out.notes)
-        for part in _input_parts(uri, part_bytes, remaining, left_out, choice):
+        found = listings(uri, left_out, choice, count_texts=remaining is None)
+        planners = (
+            functools.partial(layout.plan, replace(listing, known=known), part_bytes) for layout, listing in found
+        )
+        for part in chain_parts(planners, remaining):
             is_empty = False
             read_id = part.unlimited_id
             if read_id in parts:
@@ -83,8 +111,7 @@ def plan(
                 remaining -= part.rows or 0
         if is_empty:
             raise UsageError(_no_audio(uri, left_out.notes[noted:], choice))
-    table = plan_table(_with_duplicates(list(parts.values())))
-    return table.replace_schema_metadata({**(table.schema.metadata or {}), **left_out.to_metadata()})
+    return PlannedParts(_with_duplicates(list(parts.values())), left_out)
 
 
 def _no_audio(uri: str, notes: Sequence[str], choice: Choice) -> str:
@@ -92,12 +119,6 @@ def _no_audio(uri: str, notes: Sequence[str], choice: Choice) -> str:
     if choice.input_format is not None:
         return f"nothing of the format {choice.input_format}, which --input-format asks for, in {uri}{why}"
     return f"no audio in {uri}: looked for audio files, .tar shards, .parquet files, manifests and tables{why}"
-
-
-def _input_parts(uri: str, part_bytes: int, limit: int | None, left_out: LeftOut, choice: Choice) -> Iterator[Part]:
-    found = listings(uri, left_out, choice, count_texts=limit is None)
-    planners = (functools.partial(layout.plan, listing, part_bytes) for layout, listing in found)
-    yield from chain_parts(planners, limit)
 
 
 def _with_duplicates(parts: list[Part]) -> list[Part]:

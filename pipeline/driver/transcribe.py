@@ -49,7 +49,7 @@ from pipeline.runs.record import Addition, Attempt
 from pipeline.runs.run import Run, now
 from pipeline.runs.status import RunStatus
 from pipeline.runs.totals import Totals
-from pipeline.runs.update import follow_plan
+from pipeline.runs.update import follow_plan, update_run
 from pipeline.storage.checkpoints import checkpoint_digest
 
 COMPACT_CPUS: Final = 0.5
@@ -70,7 +70,8 @@ def transcribe(
         config: what to transcribe, with which models, and where the run is stored.
         on_progress: called at the start and after each chunk, from the calling thread.
         stop: once it is set, the chunks that are in the model are finished and committed, and the run stops.
-        on_changes: called if the inputs of a run that exists have changed since it was planned; logs a warning.
+        on_changes: called if the inputs of a run that exists have changed since it was planned; logs a warning. With
+            `existing="update"` the run follows them; it is called once that is sure to happen.
 
     Returns:
         The run, with status `done` or `stopped`.
@@ -88,10 +89,12 @@ def transcribe(
     expected = fingerprint(config)
     heads = {task: checkpoint_digest(uri) for task, uri in config.added_tasks.items()}
     run = find_existing_run(config, expected)
-    if run is not None and (changes := corpus_changes(run, config)):
-        on_changes(changes)
-    if run is not None and _is_complete(run, config, heads):
-        return run
+    updates = config.existing == "update"
+    if run is not None and not updates:
+        if changes := corpus_changes(run, config):
+            on_changes(changes)
+        if _is_complete(run, config, heads):
+            return run
     parts = plan_new_run(config) if run is None else None
     attempt = uuid.uuid4().hex[:12]
     with hold_lease(config.output, attempt):
@@ -101,7 +104,12 @@ def transcribe(
         run = find_existing_run(config, expected)
         if run is None:
             run = create_run(config, expected, plan_new_run(config) if parts is None else parts)
-        run = follow_plan(complete_record(run, functools.partial(require_lease, run.uri, attempt)))
+        check_lease = functools.partial(require_lease, run.uri, attempt)
+        run = follow_plan(complete_record(run, check_lease))
+        if updates:
+            run, updated = update_run(run, config, check_lease)
+            if updated.has_changes:
+                on_changes(CorpusChanges.of(updated))
         if _is_complete(run, config, heads):
             return run
         addition = find_addition(run, config, heads)

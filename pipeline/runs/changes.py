@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
 
-from pipeline.config import RunConfig, column_names
-from pipeline.corpus.layouts.tar_rows import TAR_ROWS
-from pipeline.corpus.plan import plan
+from pipeline.config import RunConfig
+from pipeline.corpus.update import UpdatedPlan
 from pipeline.errors import StorageError, UsageError
 from pipeline.runs.run import Run
+from pipeline.runs.update import planned_again
 
 NAMED: Final = 3  # objects that a line names
-_COLUMNS: Final = ("kind", "uri", "version", "items", "part_id")
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,8 @@ class CorpusChanges:
     Attributes:
         added: audio files, shards and tables that the run does not know. A manifest with more rows is `changed`.
         removed: those that are no longer there.
-        changed: those of another size or time of change, and manifests with other rows.
+        changed: those of another size or time of change, or with another reference, and manifests and tables with other
+            rows.
         problem: why the INPUTs could not be compared; None if they were.
     """
 
@@ -47,12 +46,21 @@ class CorpusChanges:
         """The differences in a line, and what to do."""
         if self.problem is not None:
             return f"the inputs cannot be compared with those that the run was planned for: {self.problem}"
-        kinds = (("added", self.added), ("removed", self.removed), ("changed", self.changed))
-        numbers = ", ".join(f"{len(uris):,} {kind} ({_names(uris)})" for kind, uris in kinds if uris)
         return (
-            f"the inputs have changed since this run was planned: {numbers}. The run holds them as they were; "
-            "to transcribe them as they are now, choose another --output, or add --overwrite"
+            f"the inputs have changed since this run was planned: {self.numbers}. The run holds them as they were; "
+            "to transcribe what has changed, add --update"
         )
+
+    @property
+    def numbers(self) -> str:
+        """How many objects there are of each kind, and the first of them."""
+        kinds = (("added", self.added), ("removed", self.removed), ("changed", self.changed))
+        return ", ".join(f"{len(uris):,} {kind} ({_names(uris)})" for kind, uris in kinds if uris)
+
+    @staticmethod
+    def of(updated: UpdatedPlan) -> CorpusChanges:
+        """The differences between a plan and the one before it."""
+        return CorpusChanges(updated.added, updated.removed, updated.changed)
 
 
 def _names(uris: tuple[str, ...]) -> str:
@@ -62,26 +70,6 @@ def _names(uris: tuple[str, ...]) -> str:
 def corpus_changes(run: Run, config: RunConfig) -> CorpusChanges:
     """Plan the INPUTs again, and compare. Nothing is raised: what the run holds is there, whatever became of them."""
     try:
-        stored = _contents(run.plan(list(_COLUMNS)))
-        now = _contents(plan(config.inputs, int(config.part_mib * 2**20), config.limit, column_names(config.columns)))
+        return CorpusChanges.of(planned_again(run, config))
     except (UsageError, StorageError, FileNotFoundError, pa.ArrowException) as error:
         return CorpusChanges(problem=str(error))
-    return CorpusChanges(
-        added=tuple(sorted(now.keys() - stored.keys())),
-        removed=tuple(sorted(stored.keys() - now.keys())),
-        changed=tuple(sorted(uri for uri in now.keys() & stored.keys() if now[uri] != stored[uri])),
-    )
-
-
-def _contents(parts: pa.Table) -> Mapping[str, str]:
-    """What each object of a plan was when it was planned, by URI."""
-    contents: dict[str, str] = {}
-    for batch in parts.to_batches():
-        for part in batch.to_pylist():
-            if part["uri"] is None:
-                contents.update((item["uri"], item["version"]) for item in part["items"])
-            elif part["version"] is not None and part["kind"] != TAR_ROWS.kind:
-                contents[part["uri"]] = part["version"]
-            else:  # the ids of these parts are digests of the rows of a manifest
-                contents[part["uri"]] = contents.get(part["uri"], "") + part["part_id"]
-    return contents

@@ -332,10 +332,19 @@ def open_files(uri: str, table: str, paths: Sequence[str]) -> pads.Dataset:
 
 def _with_added_columns(plan: pa.RecordBatch) -> pa.RecordBatch:
     """The columns of `PLAN`; those that an earlier version did not write are null."""
-    columns = [
-        plan[field.name] if field.name in plan.schema.names else pa.nulls(len(plan), field.type) for field in PLAN
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=PLAN)
+    return pa.RecordBatch.from_arrays([_column(plan, field) for field in PLAN], schema=PLAN)
+
+
+def _column(plan: pa.RecordBatch, field: pa.Field) -> pa.Array:
+    if field.name not in plan.schema.names:
+        return pa.nulls(len(plan), field.type)
+    column = plan[field.name]
+    if column.type == field.type:
+        return column
+    names = {inner.name for inner in column.type.value_type}  # of `items`: a later version added a field
+    inner = list(field.type.value_type)
+    fields = [column.values.field(f.name) if f.name in names else pa.nulls(len(column.values), f.type) for f in inner]
+    return pa.ListArray.from_arrays(column.offsets, pa.StructArray.from_arrays(fields, fields=inner))
 
 
 def write_plan(uri: str, plan: pa.Table) -> None:

@@ -30,16 +30,71 @@ slow worker of it, left behind are never taken for those of a part that reads so
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.config import RunConfig, column_names
 from pipeline.corpus.left_out import LeftOut
-from pipeline.corpus.parts import PLAN
+from pipeline.corpus.parts import PLAN, Part
+from pipeline.corpus.plan import plan_parts
+from pipeline.corpus.update import UpdatedPlan, known_manifests, update_plan
+from pipeline.errors import InputsError, UsageError
+from pipeline.runs.fingerprint import has_earlier_rules
 from pipeline.runs.record import PlanUpdate
 from pipeline.runs.run import Run, now, write_plan
 from pipeline.runs.status import RunStatus
+
+
+def update_run(run: Run, config: RunConfig, check_lease: Callable[[], None]) -> tuple[Run, UpdatedPlan]:
+    """Plan the INPUTs again and, if they have changed, make that the plan of the run. The caller holds the lease.
+
+    It does not matter whether the run is done: parts that stay are resumed.
+
+    Returns:
+        The run, with the status `running` if its plan has changed, and what has changed.
+
+    Raises:
+        InputsError: the INPUTs cannot be planned; among other reasons, because one holds no audio any more.
+        DamagedRunError: the stored plan is lost or cannot be read.
+        LeaseLostError: another driver took over.
+    """
+    try:
+        updated = planned_again(run, config)
+    except InputsError as error:
+        raise InputsError(f"{error}; the run at {run.uri} stays as it is") from error
+    run = follow_plan(run)
+    if not updated.has_changes:
+        return run, updated
+    check_lease()
+    counts = {name: len(getattr(updated, name)) for name in ("added", "changed", "removed")}
+    return replace_plan(run, updated.table, PlanUpdate(next_update(run), "", **counts)), updated
+
+
+def planned_again(run: Run, config: RunConfig) -> UpdatedPlan:
+    """What the next plan of a run would be, and how it differs from the stored one. Writes nothing.
+
+    Raises:
+        InputsError: the INPUTs cannot be planned.
+        DamagedRunError: the stored plan is lost or cannot be read.
+        StorageError: the INPUTs or the run could not be reached.
+    """
+    earlier = has_earlier_rules(run.record.fingerprint)
+
+    def stored() -> Iterator[Part]:
+        for batch in run.plan_batches():
+            for row in batch.to_pylist():
+                yield Part.from_row(row, earlier)
+
+    known = known_manifests(stored())
+    part_bytes = int(config.part_mib * 2**20)
+    try:
+        now = plan_parts(config.inputs, part_bytes, config.limit, column_names(config.columns), known)
+    except UsageError as error:
+        raise InputsError(str(error)) from error
+    return update_plan(stored(), now, part_bytes, next_update(run))
 
 
 def next_update(run: Run) -> int:

@@ -35,12 +35,14 @@ def plan_files(listing: Listing, part_bytes: int, limit: int | None) -> Iterator
 
 
 def _item(file: Object, listing: Listing) -> Item:
+    reference = reference_uri(file.uri, listing)
     return Item(
         utt_id=stem(relative_path(file.uri, listing.root)),
         uri=file.uri,
         size=file.size,
         version=file.version,
-        reference_uri=reference_uri(file.uri, listing),
+        reference_uri=reference,
+        reference_version=None if reference is None else listing.version(reference),
     )
 
 

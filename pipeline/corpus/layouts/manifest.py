@@ -6,11 +6,12 @@ were planned are compared by their digest, which is in the part's id.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import itertools
 import posixpath
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -43,18 +44,44 @@ def plan_manifests(listing: Listing, part_bytes: int, limit: int | None) -> Iter
 
 def _plan_manifest(uri: str, part_bytes: int, listing: Listing, limit: int | None) -> Iterator[Part]:
     rows = itertools.islice(_planned_rows(uri, listing.left_out), limit)
-    for group in cut_to_parts(rows, lambda row: row.size, part_bytes):
-        yield Part(
-            kind=MANIFEST.kind,
-            bytes=sum(row.size for row in group),
-            uri=uri,
-            start=group[0].offset,
-            end=group[-1].offset + len(group[-1].line),
-            rows=len(group),
-            content=manifest_content(row.line for row in group),
-            keys=array("Q", [row.key for row in group]),
-            offsets=array("Q", [row.offset for row in group]),
-        )
+    for known, neighbours in _by_known_part(rows, listing.known.get(uri, ())):
+        rest: Iterable[_PlannedRow] = neighbours
+        if known is not None:
+            rest = list(neighbours)
+            part = _part(uri, rest)
+            if part.part_id == known.content_id:
+                yield part
+                continue
+        for group in cut_to_parts(rest, lambda row: row.size, part_bytes):
+            yield _part(uri, group)
+
+
+def _part(uri: str, rows: list[_PlannedRow]) -> Part:
+    return Part(
+        kind=MANIFEST.kind,
+        bytes=sum(row.size for row in rows),
+        uri=uri,
+        start=rows[0].offset,
+        end=rows[-1].offset + len(rows[-1].line),
+        rows=len(rows),
+        content=manifest_content(row.line for row in rows),
+        keys=array("Q", [row.key for row in rows]),
+        offsets=array("Q", [row.offset for row in rows]),
+    )
+
+
+def _by_known_part(
+    rows: Iterable[_PlannedRow], known: Sequence[Part]
+) -> Iterator[tuple[Part | None, Iterator[_PlannedRow]]]:
+    """Neighbouring rows with the known part whose bytes they begin in, or None."""
+    starts = [part.start or 0 for part in known]
+
+    def index(row: _PlannedRow) -> int | None:
+        found = bisect.bisect_right(starts, row.offset) - 1
+        return found if found >= 0 and row.offset < (known[found].end or 0) else None
+
+    for found, group in itertools.groupby(rows, index):
+        yield (None if found is None else known[found]), group
 
 
 def _planned_rows(uri: str, left_out: LeftOut) -> Iterator[_PlannedRow]:

@@ -77,6 +77,7 @@ def _plan_table(table: Object, part_bytes: int, listing: Listing, limit: int | N
             lines=zlib.compress(b"\n".join(row.line for row in group)),
             content=manifest_content(row.line for row in group),
             keys=array("Q", [row.key for row in group]),
+            sizes=array("Q", [row.size for row in group]),
         )
         start += len(group)
 

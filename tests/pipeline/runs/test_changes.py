@@ -34,7 +34,7 @@ def test_files_that_were_added_removed_and_changed_are_counted_and_named(tmp_pat
     assert changes.changed == (f"{folder}/09.wav",)
     assert changes.has_more
     assert f"2 added ({folder}/05b.wav, {folder}/x/new.wav), 1 removed ({folder}/07.wav), 1 changed" in changes.line
-    assert "--overwrite" in changes.line
+    assert "--update" in changes.line
     assert "\n" not in changes.line
 
 
