@@ -45,6 +45,9 @@ def status(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or 
     }
     if totals.engines:
         rows["computed by"] = "\n".join(f"{engine}: {count:,}" for engine, count in totals.engines.items())
+    if (update := opened.record.last_update) is not None:
+        counts = f"{update.added:,} added, {update.changed:,} changed, {update.removed:,} removed"
+        rows["last update"] = f"{update.at}: {counts} ({update.number:,} in all)"
     if summary := last_start(opened.record.attempts):
         rows["last start"] = summary
     if opened.record.classifier_digests:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -178,6 +179,14 @@ def transcribe(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a run that RUN already holds.", rich_help_panel=EXISTING)
     ] = False,
+    update: Annotated[
+        bool,
+        typer.Option(
+            "--update",
+            help="Transcribe what was added to INPUT or has changed since, and drop the rows of what is gone.",
+            rich_help_panel=EXISTING,
+        ),
+    ] = False,
     grace: Annotated[
         float,
         typer.Option(
@@ -201,51 +210,17 @@ def transcribe(
 ) -> int:
     """Transcribe a corpus into a run, or resume an interrupted run.
 
-    A run that exists at RUN is resumed. Most runs need INPUT and --output, and --model for a model of your own.
+    A run that exists at RUN is resumed; --update makes it follow INPUT. Most runs need INPUT and --output, and --model
+    for a model of your own.
 
     Exit codes: 0 done; 1 failed; 2 usage; 3 done, but rows failed, there are none, or INPUT has grown since; stopped by
     a signal: 143 SIGTERM, 130 Ctrl-C, 129 SIGHUP.
     """
-    if new_run and overwrite:
-        raise UsageError("--new-run and --overwrite exclude each other: choose one")
-    min_actors, max_actors = _range(actors)
-    config = make_config(
-        inputs=tuple(inputs),
-        output=output,
-        model=model,
-        classifiers=tuple(classifier or ()),
-        add_classifiers=tuple(add_classifier or ()),
-        channels=int(channels) if channels.isdecimal() else channels,
-        max_segment_s=max_segment,
-        cut=cut,
-        skip_silence=skip_silence,
-        word_gap_s=word_gap,
-        normalizer=normalizer,
-        columns=tuple(column or ()),
-        allow_any_path=allow_any_path,
-        limit=limit,
-        part_mib=part_mib,
-        chunk_s=chunk_seconds,
-        chunk_rows=chunk_rows,
-        max_error_rate=max_error_rate,
-        strict=strict,
-        deadline_s=deadline,
-        existing="refuse" if new_run else "overwrite" if overwrite else "resume",
-        address=address,
-        actors=max_actors,
-        min_actors=min_actors,
-        gpus_per_actor=gpus_per_actor,
-        cpus_per_actor=cpus_per_actor,
-        threads=threads,
-        dtype=dtype,
-    )
+    config = configuration(locals())
     check_inputs(config.inputs)
     log_to(log)
-    head = "" if address == "local" else f", or lost the head of the cluster at {address}"
-    resume_hint = how_to_resume(config.existing)
-    killed = f"sewd: the driver was killed{head}. No committed work is lost: {resume_hint}"
     worked = has_more = False
-    with kill_notice(killed) as ended, _ProgressDisplay() as show:
+    with _ProgressDisplay() as show:
 
         def on_progress(progress: pipeline.Progress) -> None:
             nonlocal worked
@@ -254,19 +229,77 @@ def transcribe(
 
         def on_changes(changes: CorpusChanges) -> None:
             nonlocal has_more
+            if update:
+                err.print(f"update: {changes.numbers}", markup=False)
+                return
             has_more = changes.has_more
             warn([changes.line])
 
-        end = functools.partial(
-            _end, config.output, ended, f"stopped before the chunks in the model were done: {resume_hint}"
-        )
-        with stop_on_signals(grace, functools.partial(_announce, grace), end) as stop:
+        with stoppable(config, grace) as stop:
             run = pipeline.transcribe(config, on_progress, stop.requested, on_changes)
     addition = find_named(run, config.added_tasks)
     if worked and (summary := last_start((addition or run.record).attempts)):
         out.print(summary, markup=False, soft_wrap=True)
-    code = _report(run, errors_ok, resume_hint, stop, addition)
+    code = _report(run, errors_ok, how_to_resume(config.existing), stop, addition)
     return Exit.DONE_WITH_ERRORS if code == Exit.DONE and has_more and not errors_ok else code
+
+
+def configuration(options: Mapping[str, Any]) -> RunConfig:
+    """The configuration that the options of `transcribe` say, by the names of its parameters.
+
+    Raises:
+        UsageError: a value is wrong, or two options exclude each other.
+    """
+    existing = {"new_run": "refuse", "overwrite": "overwrite", "update": "update"}
+    chosen = [name for name in existing if options[name]]
+    exclusive = [*chosen, *["add_classifier"] * bool(options["add_classifier"] and options["update"])]
+    if len(exclusive) > 1:
+        first, second = (f"--{name.replace('_', '-')}" for name in exclusive[:2])
+        raise UsageError(f"{first} and {second} exclude each other: choose one")
+    min_actors, max_actors = _range(options["actors"])
+    channels = options["channels"]
+    return make_config(
+        inputs=tuple(options["inputs"]),
+        output=options["output"],
+        model=options["model"],
+        classifiers=tuple(options["classifier"] or ()),
+        add_classifiers=tuple(options["add_classifier"] or ()),
+        channels=int(channels) if channels.isdecimal() else channels,
+        max_segment_s=options["max_segment"],
+        cut=options["cut"],
+        skip_silence=options["skip_silence"],
+        word_gap_s=options["word_gap"],
+        normalizer=options["normalizer"],
+        columns=tuple(options["column"] or ()),
+        allow_any_path=options["allow_any_path"],
+        limit=options["limit"],
+        part_mib=options["part_mib"],
+        chunk_s=options["chunk_seconds"],
+        chunk_rows=options["chunk_rows"],
+        max_error_rate=options["max_error_rate"],
+        strict=options["strict"],
+        deadline_s=options["deadline"],
+        existing=existing[chosen[0]] if chosen else "resume",
+        address=options["address"],
+        actors=max_actors,
+        min_actors=min_actors,
+        gpus_per_actor=options["gpus_per_actor"],
+        cpus_per_actor=options["cpus_per_actor"],
+        threads=options["threads"],
+        dtype=options["dtype"],
+    )
+
+
+@contextlib.contextmanager
+def stoppable(config: RunConfig, grace_s: float) -> Iterator[Stop]:
+    """Stop a run on signals within the grace period, and say how to resume it also if this process is killed."""
+    head = "" if config.address == "local" else f", or lost the head of the cluster at {config.address}"
+    resume_hint = how_to_resume(config.existing)
+    with kill_notice(f"sewd: the driver was killed{head}. No committed work is lost: {resume_hint}") as ended:
+        message = f"stopped before the chunks in the model were done: {resume_hint}"
+        end = functools.partial(_end, config.output, ended, message)
+        with stop_on_signals(grace_s, functools.partial(_announce, grace_s), end) as stop:
+            yield stop
 
 
 def _range(text: str | None) -> tuple[int | None, int | None]:

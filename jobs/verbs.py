@@ -11,6 +11,7 @@ import typer
 # That can be submitted, here or as a job on a cluster.
 SUBMITTABLE: Final = (
     "transcribe",
+    "watch",
     "evaluate",
     "compare",
     "report",

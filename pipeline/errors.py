@@ -76,6 +76,10 @@ class UsageError(Exception):
     """The command cannot be carried out as given; the message says why and what to do instead."""
 
 
+class RunBusyError(UsageError):
+    """Another driver is working on the run."""
+
+
 class InputsError(UsageError):
     """The INPUTs of a run that exists cannot be planned again."""
 

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from pipeline.errors import LeaseLostError, StorageError, UsageError
+from pipeline.errors import LeaseLostError, RunBusyError, StorageError
 from pipeline.storage import objects, uris
 
 LEASE: Final = "control/lease.json"
@@ -86,7 +86,7 @@ def hold_lease(
         clock: the time, for tests.
 
     Raises:
-        UsageError: another driver is working on the run.
+        RunBusyError: another driver is working on the run.
         StorageError: the lease cannot be read or written.
     """
     uri = lease_uri(run)
@@ -178,7 +178,7 @@ def _wait_until_free(run: str, uri: str, expire_s: float, clock: Clock) -> None:
         if not holder:
             return
         if alive or holder != first:
-            raise UsageError(
+            raise RunBusyError(
                 f"{run}: the driver {holder.get('host')}:{holder.get('pid')} is working on this run. "
                 "Let it finish, stop it, or choose another --output"
             )

@@ -100,7 +100,7 @@ SET_BY: dict[Any, dict[str, tuple[type, str]]] = {
 }
 # Options that set no field: how a verb starts, ends or reports.
 OTHERS = {
-    transcribe: {"errors_ok", "new_run", "overwrite", "log", "grace"},
+    transcribe: {"errors_ok", "new_run", "overwrite", "update", "log", "grace"},
     finetune: {"workers", "gpu", "address", "errors_ok"},
     evaluate: {"run", "fail_if", "address"},
     report: {"run", "baseline", "output", "corpus", "fail_if"},
@@ -108,7 +108,7 @@ OTHERS = {
 }
 # Fields that no option sets on its own: two are set by an option with another field, the others from Python only.
 WITHOUT_OPTION = {
-    RunConfig: {"min_actors", "existing"},  # --actors MIN:MAX; --new-run and --overwrite
+    RunConfig: {"min_actors", "existing"},  # --actors MIN:MAX; --new-run, --overwrite, --update
     TrainSettings: {"data", "prefetch"},
     DataSettings: {"join_below_s", "join_total_s"},  # --join MAX:SECONDS
     EvaluationSettings: {"scoring", "num_worst"},
