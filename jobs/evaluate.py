@@ -75,7 +75,8 @@ def evaluate(
     for task in labels:
         out.print(_label_table(task))
     if opened.status != RunStatus.DONE:
-        out.print(f"the run is not done ({opened.status}): these figures cover its rows so far", style="yellow")
+        rows = "as they were before its update" if opened.is_updating() else "so far"
+        out.print(f"the run is not done ({opened.status}): these figures cover its rows {rows}", style="yellow")
     out.print(f"metrics: {pipeline.write_metrics(opened, evaluation)}", markup=False, soft_wrap=True)
     verdicts = check_conditions(conditions, [opened], gate_figures(evaluation, labels))
     return Exit.GATE if any(verdict.failed for verdict in verdicts) else Exit.DONE

@@ -110,6 +110,10 @@ class Run:
             and Run.open(self.uri).status == RunStatus.RUNNING
         )
 
+    def is_updating(self) -> bool:
+        """Whether the run was finished before, and is being updated: readers see its rows as they were then."""
+        return self.status != RunStatus.DONE and read_compaction(self.uri) is not None
+
     def plan(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The parts, of schema `PLAN`; all columns, or those named.
 
