@@ -15,7 +15,7 @@ from typing import Any, Final
 import ray
 import torch
 
-from pipeline.cluster.local_ray import end_local_ray, shielded_daemons
+from pipeline.cluster.local_ray import end_local_ray, few_daemons, shielded_daemons
 from pipeline.cluster.ray_private import IsolatedJobConfig, is_start_failure, ray_temporary_directory
 from pipeline.errors import RunFailedError, UsageError
 
@@ -112,7 +112,7 @@ def _start_local() -> None:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     store_bytes = _fitting_store(int(min(LOCAL_OBJECT_STORE_BYTES, memory / 4)))
     try:
-        with shielded_daemons():
+        with shielded_daemons(), few_daemons():
             ray.init(
                 address="local",  # else RAY_ADDRESS, or a cluster whose head is this machine, would be joined
                 num_cpus=local_cpus(),
