@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Iterator
 
 from pipeline.audio.contents import Contents, joined, truncated
 from pipeline.audio.riff import is_placeholder
 from pipeline.audio.source import Source
+from pipeline.errors import AudioError, ErrorCode
 
 _MAX_BOXES = 100_000  # read at most
+_MAX_TRACKS_BYTES = 1 << 20  # the tracks of Matroska are in front of the audio
+_MAX_PACKET_S = 10  # a longer packet is a time that is wrong
 _GUID_ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _AU_BITS = {1: 8, 2: 8, 3: 16, 4: 24, 5: 32, 6: 32, 7: 64, 27: 8}
 
@@ -122,7 +126,35 @@ def matroska(source: Source) -> Contents:
         return Contents()
     if position + size > source.size:
         truncated(f"the container declares {position + size} bytes, but the file has {source.size}")
+    _check_matroska_rate(source.read_at(position, min(size, _MAX_TRACKS_BYTES)))
     return Contents(position + size)
+
+
+_TRACKS, _TRACK, _AUDIO, _SAMPLING_FREQUENCY = b"\x16\x54\xae\x6b", b"\xae", b"\xe1", b"\xb5"
+
+
+def _check_matroska_rate(segment: bytes) -> None:
+    """Raise UNDECODABLE where a track has a sampling rate that no file can have: FFmpeg takes 8000 Hz for it."""
+    for value in _elements(segment, _TRACKS, _TRACK, _AUDIO, _SAMPLING_FREQUENCY):
+        rate = struct.unpack(">f" if len(value) == 4 else ">d", value)[0] if len(value) in (4, 8) else 0.0
+        if not 0 < rate < 2**31:
+            raise AudioError(ErrorCode.UNDECODABLE, f"the container declares a sampling rate of {rate:g} Hz")
+
+
+def _elements(data: bytes, *path: bytes) -> Iterator[bytes]:
+    """The content of each EBML element at `path`, as far as they are whole."""
+    if not path:
+        yield data
+        return
+    position = 0
+    while position < len(data) and data[position] >= 0x10:
+        name = data[position : position + 9 - data[position].bit_length()]
+        size, position = _ebml_length(data, position + len(name))
+        if size is None or position + size > len(data):
+            return
+        if name == path[0]:
+            yield from _elements(data[position : position + size], *path[1:])
+        position += size
 
 
 def asf(source: Source) -> Contents:
@@ -189,20 +221,45 @@ def _box(data: bytes, *path: bytes) -> bytes | None:
 
 def _sound_track(moov: bytes) -> tuple[int | None, int, int]:
     """The duration of the first audio track, its time scale, and how far a decoder may be off; else None, 0, 0."""
+    movie = _box(moov, b"mvhd") or b""
+    movie_scale = struct.unpack_from(">I", movie, 20 if movie[0] else 12)[0] if len(movie) >= 24 else 0
     for name, track in _boxes(moov):
         handler = _box(track, b"mdia", b"hdlr") if name == b"trak" else None
         if handler is None or handler[8:12] != b"soun":
             continue
         header, times = _box(track, b"mdia", b"mdhd"), _box(track, b"mdia", b"minf", b"stbl", b"stts")
-        if header is None or times is None or len(times) < 8 or len(header) < 24 or _box(track, b"edts") is not None:
+        if header is None or times is None or len(times) < 8 or len(header) < 24:
             continue
         scale = struct.unpack_from(">I", header, 20 if header[0] else 12)[0]
         count = min(struct.unpack_from(">I", times, 4)[0], (len(times) - 8) // 8)
         entries = [struct.unpack_from(">II", times, 8 + 8 * index) for index in range(count)]
         longest = max((delta for _, delta in entries), default=0)
         duration = sum(number * delta for number, delta in entries)
+        if longest >= 1 << 31 or duration >= 1 << 62:  # FFmpeg would drop what comes after
+            raise AudioError(ErrorCode.UNDECODABLE, f"the container declares a packet of {longest / max(scale, 1):g} s")
         # Recorders of live sound write the times of arrival, which jitter: the usual time, for each packet, is right.
         _, usual = max(entries, default=(0, 0))
         jitter = abs(duration - usual * sum(number for number, _ in entries))
-        return duration, scale, 3 * longest + jitter
+        slack = 3 * min(longest, _MAX_PACKET_S * scale) + jitter
+        if _box(track, b"edts") is None:
+            return duration, scale, slack
+        # What an edit list leaves out need not be decoded, but may be: a player may ignore the list.
+        presented = _presented(_box(track, b"edts", b"elst") or b"", scale, movie_scale)
+        if presented is None:
+            continue
+        low, high = sorted((presented, duration))
+        return (low + high) // 2, scale, slack + (high - low + 1) // 2
     return None, 0, 0
+
+
+def _presented(edits: bytes, scale: int, movie_scale: int) -> int | None:
+    """The duration that an edit list presents, in units of `scale`; None where it does not say."""
+    form = struct.Struct(">Qqhh" if edits[:1] == b"\1" else ">Iihh")
+    count = struct.unpack_from(">I", edits, 4)[0] if len(edits) >= 8 else 0
+    if not movie_scale or not count or len(edits) < 8 + count * form.size:
+        return None
+    found = [form.unpack_from(edits, 8 + index * form.size) for index in range(count)]
+    if any(duration == 0 or (rate, fraction) != (1, 0) for duration, _, rate, fraction in found):
+        return None
+    presented = sum(int(duration) for duration, start, _, _ in found if start >= 0)
+    return round(presented * scale / movie_scale)

@@ -83,6 +83,8 @@ def encode_av(x: np.ndarray, rate: int, container: str, codec: str, pipe: bool =
     with av.open(file, "w", format=container, options=options) as output:
         stream = output.add_stream(codec, rate=rate)
         stream.layout = layout
+        if codec.startswith("wma"):
+            stream.bit_rate = 48_000 * x.shape[1]  # without one these encoders refuse
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(x.T), format="fltp", layout=layout)
         frame.sample_rate, frame.pts = rate, 0
         context = stream.codec_context
