@@ -289,9 +289,9 @@ def exists(uri: str) -> bool:
     Raises:
         StorageError: storage could not be reached.
     """
-    fs, path = filesystem(uri)
-    # Not fsspec's `exists`: most of its file systems report refused access as a missing object.
     try:
+        fs, path = filesystem(uri)
+        # Not fsspec's `exists`: most of its file systems report refused access as a missing object.
         fs.info(path)
     except transient_types() as error:
         if not is_missing(error):

@@ -80,9 +80,12 @@ def filesystem(uri: str) -> tuple[Any, str]:
     """Return the fsspec file system of `uri`, and the path of `uri` in it.
 
     Raises:
+        FileNotFoundError: it has a zero byte, which no name can have.
         UnknownSchemeError: no file system serves the scheme, or the URI is a chain of several.
         UsageError: the package that serves it is not installed.
     """
+    if "\0" in uri:
+        raise FileNotFoundError(f"a name with a zero byte: {uri!r}")
     if "://" not in uri:
         return LocalFileSystem(), _unescaped(uri)
     if "::" in uri:
@@ -142,6 +145,12 @@ def store_of(uri: str) -> str:
 def parent_exists(uri: str) -> bool:
     """Return whether the directory of a local file exists. Object stores have no directories: always True there."""
     return "://" in uri or Path(_unescaped(uri)).parent.is_dir()
+
+
+def local_size(uri: str) -> int:
+    """Return the size of a local file in bytes; 0 where there is none."""
+    path = Path(_unescaped(uri))
+    return path.stat().st_size if path.exists() else 0
 
 
 def is_irregular(uri: str) -> bool:

@@ -96,10 +96,16 @@ def _reference(item: Item, transcripts_of: Callable[[str], dict[str, str]]) -> s
 def _fetch_text(uri: str) -> bytes:
     if uris.is_irregular(uri):
         raise AudioError(ErrorCode.BAD_ROW, f"{uri} is a dangling link or not a regular file")
+    # Before it is read. (In a store the size would take another request for each text.)
+    _check_size(uri, 0 if "://" in uri else uris.local_size(uri))
     data = fetch_planned(uri)
-    if len(data) > MAX_TEXT_BYTES:
-        raise AudioError(ErrorCode.BAD_ROW, f"{uri} has {len(data)} bytes, and a text may have {MAX_TEXT_BYTES}")
+    _check_size(uri, len(data))
     return data
+
+
+def _check_size(uri: str, size: int) -> None:
+    if size > MAX_TEXT_BYTES:
+        raise AudioError(ErrorCode.BAD_ROW, f"{uri} has {size} bytes, and a text may have {MAX_TEXT_BYTES}")
 
 
 def _read_transcripts(uri: str) -> dict[str, str]:

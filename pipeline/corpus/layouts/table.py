@@ -174,7 +174,7 @@ def _paths(rows: list[Row]) -> Iterator[str]:
 
 def _with_uri(row: Row, base: str) -> Row:
     """The row with the URI of its audio at `audio_filepath`; a row without audio as it is."""
-    if isinstance(row, AudioError) or (key := _audio_key(row)) is None:
+    if isinstance(row, AudioError) or (key := _audio_key(row)) is None or isinstance(row[key], dict | list):
         return row
     values = {name: value for name, value in row.items() if name != key}
     return {**values, "audio_filepath": resolve(str(row[key]), base)}

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pipeline.corpus.named_paths import check_named
 from pipeline.corpus.naming import resolve
 from pipeline.corpus.tables.json_lines import SUFFIXES, objects_of
 from pipeline.corpus.tables.kind import table_name
@@ -38,8 +39,10 @@ def _recognises(manifest: Object, head: bytes) -> bool:
         return False
     if not isinstance(first, dict) or "shard_id" not in first or not isinstance(first.get("audio_filepath"), str):
         return False
-    with contextlib.suppress(uris.UnknownSchemeError):
-        return not objects.exists(resolve(first["audio_filepath"], posixpath.dirname(manifest.uri)))
+    audio = resolve(first["audio_filepath"], posixpath.dirname(manifest.uri))
+    with contextlib.suppress(uris.UnknownSchemeError, AudioError):
+        check_named(audio, manifest.uri)
+        return not objects.exists(audio)
     return False
 
 

@@ -122,6 +122,7 @@ def cuts(paths):
 
 LAYOUTS = {
     "m.jsonl": lambda paths: lines("audio_filepath", paths),
+    "nemo.jsonl": lambda paths: lines("audio_filepath", paths).replace(b"{", b'{"shard_id": 0, '),
     "m.jsonl.gz": lambda paths: gzip.compress(lines("path", paths)),
     "t.csv": lambda paths: ("path,id\n" + "".join(f"{path},u{i}\n" for i, path in enumerate(paths))).encode(),
     "t.tsv": lambda paths: ("path\tid\n" + "".join(f"{path}\tu{i}\n" for i, path in enumerate(paths))).encode(),
