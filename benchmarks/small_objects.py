@@ -18,8 +18,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import pyarrow as pa
 import soundfile
 import typer
 from rich.console import Console
@@ -76,8 +75,7 @@ def main(
                 ratios = [record[name] / record["encoder"] for record in records]
                 rates = [record[name] for record in records]
                 figures[name] = {"clips_per_s": statistics.median(rates), "of_encoder": statistics.median(ratios)}
-            with get_context("spawn").Pool(1) as pool:
-                figures["planning"] = pool.apply(plan_listing, ("s3://listed",))
+            figures["planning"] = plan_listing("s3://listed")
     output.write_text(json.dumps({"cpus": os.cpu_count(), "figures": figures, "rounds": records}, indent=1))
     table = Table("", "clips per second", "of the encoder")
     for name in ("encoder", "reader", "both"):
@@ -178,17 +176,18 @@ def rows_of(parts: list[dict[str, Any]], settings: RowSettings) -> Iterator[np.n
 
 
 def plan_listing(uri: str) -> dict[str, float]:
-    """List and plan: seconds, and memory of this process in MiB at its peak and before."""
-    before, started = peak_mib(), time.perf_counter()
-    table: pa.Table = plan([uri], PART_BYTES)
-    seconds = time.perf_counter() - started
-    rows = sum(table["rows"].to_pylist())
-    return {"objects": rows, "seconds": seconds, "peak_mib": peak_mib(), "before_mib": before}
-
-
-def peak_mib() -> float:
-    """The most memory that this process has had, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    """List and plan in a process that loads nothing else; its seconds, and its peak memory in MiB."""
+    program = (
+        "import json, resource, sys, time\n"
+        "from pipeline.corpus.plan import plan\n"
+        "started = time.perf_counter()\n"
+        f"rows = sum(plan([sys.argv[1]], {PART_BYTES})['rows'].to_pylist())\n"
+        "seconds, peak = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10\n"
+        "print(json.dumps({'objects': rows, 'seconds': seconds, 'peak_mib': peak}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, uri], check=True, stdout=subprocess.PIPE, text=True)
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pipeline.storage import objects, retry
 from tests.support import s3
 from tests.support.corpora import LARGE, parts_of
 from tests.support.inputs import ids, items, manifest, outcome, parquet, parquet_of_bytes, tar_of, write_files
+from tests.support.quick_s3 import quick_server
 
 
 def test_a_directory_is_planned_in_path_order_with_relative_ids(tmp_path):
@@ -295,6 +296,22 @@ def test_planning_many_rows_takes_little_time_and_memory(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1000 * number
+
+
+def test_planning_many_small_objects_asks_for_lists_only_and_takes_little_memory(tmp_path, monkeypatch):
+    number = 1_200  # with their texts three lists
+    names = [f"{i // 100:02}/{i:04}" for i in range(number)]
+    write_files(tmp_path / "bucket", *(f"{name}.{kind}" for name in names for kind in ("wav", "txt")))
+    with quick_server(tmp_path):
+        plan(["s3://bucket/00"], 32 << 20)  # the client is imported, and connects
+        for request in ("fetch", "exists", "open_read"):
+            monkeypatch.setattr(objects, request, lambda *_: pytest.fail("a request for an object"))
+        tracemalloc.start()
+        found = plan(["s3://bucket"], 32 << 20)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert [item["utt_id"] for item in found["items"][0].as_py()] == names
+    assert peak < 6_000 * number  # two objects each, and a page of the list
 
 
 # What is passed over
