@@ -20,7 +20,6 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
-from tests.support.s3 import use_endpoint
 from tests.support.servers import free_port, server_process
 
 LIST_KEYS = 1000
@@ -30,6 +29,8 @@ MODIFIED = "2026-01-01T00:00:00.000Z"
 @contextlib.contextmanager
 def quick_server(folder: Path, latency_ms: float = 0.0) -> Iterator[str]:
     """Serve the buckets below `folder`, as they are now. Yields the endpoint, which this process then uses."""
+    from tests.support.s3 import use_endpoint  # loads the client, which the server's own process does not need
+
     port = free_port()
     command = [sys.executable, "-m", "tests.support.quick_s3", str(port), str(latency_ms), str(folder)]
     with server_process(command, port), use_endpoint(f"http://127.0.0.1:{port}") as endpoint:
