@@ -58,7 +58,7 @@ def _print(done: Any) -> None:
     if done.run is None:
         err.print(f"{head}{' '.join(done.problem.split())}; next try in {done.retry_s:.0f} s", markup=False)
         return
-    changes = done.changes.numbers or "nothing has changed"
+    changes = done.changes.numbers or ("nothing has changed" if done.number > 1 else "first round")
     totals = done.run.record.totals or done.run.totals()
     failed = f", {totals.errors:,} failed" if totals.errors else ""
     state = "" if done.run.status == RunStatus.DONE else f"; {done.run.status}"

@@ -98,3 +98,36 @@ def test_a_classifier_is_added_to_a_finished_run(bucket, small_classifier):
     assert [row["utt_id"] for row in corpora.rows_of(run, "labels") if row["task"] == "kw"] == transcribed
     corpora.assert_same_transcripts(corpora.rows_of(run, drop=NEW), EXPECTED["transcripts"])
     assert verify(run).problems == ()
+
+
+def test_a_finished_run_is_updated_by_its_rules(bucket):
+    with tarfile.open(FIXTURE / "bucket.tar") as tar:
+        for member in tar.getmembers():
+            if member.name.startswith("done/"):
+                objects.put(f"{bucket}/updated/{member.name.removeprefix('done/')}", tar.extractfile(member).read())
+    config = pipeline.RunConfig(
+        inputs=(f"{bucket}/corpus",),
+        output=f"{bucket}/updated",
+        model=f"{bucket}/model",
+        chunk_rows=3,
+        part_mib=0.05,
+        existing="update",
+    )
+    before = {commit.part_id for commit in pipeline.Run.open(config.output).commits()}
+    objects.put(f"{bucket}/corpus/added.flac", objects.fetch(f"{bucket}/corpus/00.flac"))
+    try:
+        with without_ray():
+            run = pipeline.transcribe(config)
+    finally:
+        objects.delete([f"{bucket}/corpus/added.flac"])
+    (update,) = run.record.updates
+    assert (update.added, update.changed, update.removed) == (1, 0, 0)
+    assert before < {commit.part_id for commit in run.commits()}, "what has not changed is not done again"
+    rows = corpora.rows_of(run, drop=(*NEW, "part_id", "chunk"))
+    corpora.assert_same_transcripts(
+        [row for row in rows if row["utt_id"] != "added"],
+        [{key: row[key] for key in row if key not in ("part_id", "chunk")} for row in EXPECTED["transcripts"]],
+    )
+    texts = {row["utt_id"]: row["text"] for row in rows}
+    assert texts["added"] == texts["00"]
+    assert verify(run).problems == ()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import threading
 
 import pytest
 
+import pipeline
 from jobs import watch as verb
 from pipeline.config import make_config
 from pipeline.driver import watch as driver
 from pipeline.errors import InputChangedError, InputsError, RunBusyError, RunFailedError, StorageError, UsageError
 from pipeline.runs.changes import CorpusChanges
-from tests.support import runs
-from tests.support.command import sewd_in_process
+from tests.support import corpora, runs
+from tests.support.command import command, sewd_in_process
 
 CONFIG = make_config(inputs=("in",), output="out", model="m")
 
@@ -107,3 +110,21 @@ def test_a_round_is_one_line(tmp_path, capsys):
         "round 7: 1 added (a.wav), 2 removed (b.wav, c.wav); 1 transcripts of 2.0 s audio, 1 failed\n"
     )
     assert printed.err.endswith("round 8: no answer; next try in 20 s\n")
+
+
+@pytest.mark.slow
+def test_a_watch_follows_its_input_and_stops_on_a_signal(tmp_path, small_ctc):
+    corpora.write_audio(tmp_path / "in/a.wav", 1.0, 1)
+    arguments = command("watch", tmp_path / "in", "--output", tmp_path / "run", "--model", small_ctc, "--every", "1s")
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    assert "first round; 1 transcripts" in process.stdout.readline()
+    corpora.write_audio(tmp_path / "in/b.wav", 1.0, 2)
+    (tmp_path / "in/a.wav").unlink()
+    line = next(line for line in process.stdout if "nothing has changed" not in line)
+    assert "1 added" in line
+    assert "1 removed" in line
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    run = pipeline.Run.open(tmp_path / "run")
+    assert (run.status, [row["utt_id"] for row in corpora.rows_of(run)]) == ("done", ["b"])
