@@ -23,7 +23,7 @@ from jobs.logs import log_to
 from jobs.status import audio_of, describe_addition, how_to_resume, last_start
 from jobs.stop_signals import Stop, stop_on_signals
 from pipeline.cluster.local_ray import end_local_ray
-from pipeline.config import RunConfig, make_config
+from pipeline.config import FORMAT_HELP, RunConfig, make_config
 from pipeline.corpus.plan import check_inputs
 from pipeline.driver.stop import record_stop
 from pipeline.errors import UsageError
@@ -115,6 +115,9 @@ def transcribe(
             rich_help_panel=AUDIO,
         ),
     ] = None,
+    input_format: Annotated[
+        str | None, typer.Option(metavar="KIND", help=FORMAT_HELP, rich_help_panel=AUDIO)
+    ] = default_of(RunConfig, "input_format"),
     allow_any_path: Annotated[
         bool,
         typer.Option(
@@ -217,7 +220,7 @@ def transcribe(
     a signal: 143 SIGTERM, 130 Ctrl-C, 129 SIGHUP.
     """
     config = configuration(locals())
-    check_inputs(config.inputs)
+    check_inputs(config.inputs, config.input_format)
     log_to(log)
     worked = has_more = False
     with _ProgressDisplay() as show:
@@ -271,6 +274,7 @@ def configuration(options: Mapping[str, Any]) -> RunConfig:
         word_gap_s=options["word_gap"],
         normalizer=options["normalizer"],
         columns=tuple(options["column"] or ()),
+        input_format=options["input_format"],
         allow_any_path=options["allow_any_path"],
         limit=options["limit"],
         part_mib=options["part_mib"],

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
+from pipeline.corpus.input_formats import FORMATS
+from pipeline.corpus.listings import Choice
 from pipeline.corpus.lists import expanded
 from pipeline.errors import UsageError
 from pipeline.scoring.normalize import DEFAULT_NORMALIZER, NORMALIZERS
@@ -55,6 +57,7 @@ class RunConfig:
         normalizer: how references and hypotheses are normalised before errors are counted.
         columns: names of columns in tables and manifests, each `KEY=NAME`, where KEY is `audio`, `id`, `text`,
             `speaker`, `label`, `offset`, `duration` or a name for a tag.
+        input_format: what each of `inputs` is, a name of `pipeline.corpus.input_formats.FORMATS`; None: each shows it.
         allow_any_path: a manifest, table or Parquet file may name objects outside the store that it is in.
         limit: transcribe only the first utterances, at most this many; None: all.
         part_mib: size of a part, the unit of planning, in MiB of input.
@@ -89,6 +92,7 @@ class RunConfig:
     word_gap_s: Annotated[float, Field(ge=0, le=60)] = 0.5
     normalizer: str = DEFAULT_NORMALIZER
     columns: tuple[str, ...] = ()
+    input_format: str | None = None
     allow_any_path: bool = False
     limit: Annotated[int, Field(ge=1)] | None = None
     part_mib: Annotated[float, Field(gt=0, le=4096)] = 32.0
@@ -113,6 +117,13 @@ class RunConfig:
             raise ValueError(f"must be one of {', '.join(NORMALIZERS)}")
         return value
 
+    @field_validator("input_format")
+    @classmethod
+    def _format_is_known(cls, value: str | None) -> str | None:
+        if value is not None and value not in FORMATS:
+            raise ValueError(f"must be one of {', '.join(FORMATS)}")
+        return value
+
     @field_validator("columns")
     @classmethod
     def _columns_are_pairs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -130,6 +141,11 @@ class RunConfig:
         if self.min_actors is not None and self.min_actors > (self.actors or 0):
             raise ValueError(f"actors: {self.min_actors}:{self.actors} is not a range")
         return self
+
+    @property
+    def choice(self) -> Choice:
+        """What the user says about the inputs."""
+        return Choice(column_names(self.columns), self.input_format)
 
     @property
     def tasks(self) -> dict[str, str]:
@@ -158,6 +174,9 @@ def _by_task(specs: Iterable[str]) -> dict[str, str]:
             raise UsageError(f"classifier: two have the name {name}; give them names, --classifier NAME=DIR")
         uri_by_task[name] = model_uri(uri)
     return uri_by_task
+
+
+FORMAT_HELP: Final = f"What INPUT is, where its content shows something else: {', '.join(FORMATS)}."
 
 
 def column_names(pairs: Iterable[str]) -> dict[str, str]:

@@ -73,8 +73,15 @@ def _is_tar(item: Object) -> bool:
 
 
 def _is_json_lines(item: Object) -> bool:
-    is_json = isinstance(next(objects_in(head_of(item.uri, item.size)), None), dict)
-    return is_json and shard_kind_of(item) is None
+    return isinstance(next(objects_in(head_of(item.uri, item.size)), None), dict)
+
+
+def _is_manifest(item: Object) -> bool:
+    return _is_json_lines(item) and shard_kind_of(item) is None
+
+
+def _is_lhotse(item: Object) -> bool:
+    return LHOTSE.recognises(".jsonl", head_of(item.uri, item.size)) and shard_kind_of(item) is not SHAR
 
 
 def _is_table_text(item: Object) -> bool:
@@ -90,13 +97,13 @@ FORMATS: Final[Mapping[str, InputFormat]] = MappingProxyType(
     {
         "audio": InputFormat(FILES, _is_audio, FILES.claims),
         "manifest": InputFormat(
-            MANIFEST, _is_json_lines, lambda uri: table_name(uri).endswith((".jsonl", ".ndjson", ".json")), "manifest"
+            MANIFEST, _is_manifest, lambda uri: table_name(uri).endswith((".jsonl", ".ndjson", ".json")), "manifest"
         ),
         "csv": InputFormat(TABLE, _is_table_text, lambda uri: table_name(uri).endswith((".csv", ".tsv")), CSV.key),
         "kaldi": InputFormat(TABLE, _is_kaldi, lambda uri: posixpath.basename(uri) == "wav.scp", KALDI.key),
         "lhotse": InputFormat(
             TABLE,
-            lambda item: LHOTSE.recognises(".jsonl", head_of(item.uri, item.size)),
+            _is_lhotse,
             lambda uri: False,  # recordings, supervisions and cuts in one directory are the same utterances
             LHOTSE.key,
         ),

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from pipeline.corpus.input_formats import check_format
 from pipeline.corpus.layout import chain_parts
 from pipeline.corpus.left_out import LeftOut
 from pipeline.corpus.listings import Choice, listings
@@ -25,17 +26,17 @@ MAX_REASONS: Final = 3  # that a message names
 NO_COLUMNS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
-def check_inputs(inputs: Iterable[str]) -> None:
+def check_inputs(inputs: Iterable[str], input_format: str | None = None) -> None:
     """Refuse local INPUTs that `plan` would refuse for what they are. It takes no time, and loads no model.
 
     Raises:
-        UsageError: an INPUT is a table, a list or an archive of a kind that is not read.
+        UsageError: an INPUT is a table, a list or an archive of a kind that is not read, or not of the format.
     """
     for uri in inputs:
-        if "://" not in uri and layout_of(uri) is None:
+        if "://" not in uri and (input_format or layout_of(uri) is None):
             with contextlib.suppress(FileNotFoundError, StorageError):  # `plan` reports these
                 if (named := objects.stat(uri)) is not None:
-                    check_known(named)
+                    check_format(named, input_format) if input_format else check_known(named)
 
 
 def plan(
@@ -110,19 +111,20 @@ def plan_parts(
             if remaining is not None:
                 remaining -= part.rows or 0
         if is_empty:
-            raise UsageError(_no_audio(uri, left_out.notes[noted:], choice))
-    return PlannedParts(_with_duplicates(list(parts.values())), left_out)
+            raise UsageError(no_audio(uri, left_out.notes[noted:], choice))
+    return PlannedParts(mark_duplicates(list(parts.values())), left_out)
 
 
-def _no_audio(uri: str, notes: Sequence[str], choice: Choice) -> str:
+def no_audio(uri: str, notes: Sequence[str], choice: Choice) -> str:
+    """Why an INPUT without any part is refused, in words."""
     why = "".join(f"; {note}" for note in notes[:MAX_REASONS])
     if choice.input_format is not None:
         return f"nothing of the format {choice.input_format}, which --input-format asks for, in {uri}{why}"
     return f"no audio in {uri}: looked for audio files, .tar shards, .parquet files, manifests and tables{why}"
 
 
-def _with_duplicates(parts: list[Part]) -> list[Part]:
-    """The parts, with their rows whose key an earlier row has."""
+def mark_duplicates(parts: list[Part]) -> list[Part]:
+    """The parts, with their rows whose key an earlier row has (`Part.duplicates`)."""
     ends = np.cumsum([len(part.keys) for part in parts])
     keys = np.concatenate(
         [np.zeros(0, np.uint64), *(np.frombuffer(part.keys, np.uint64) for part in parts if part.keys)]

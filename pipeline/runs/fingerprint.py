@@ -36,6 +36,7 @@ def fingerprint(config: RunConfig) -> dict[str, Any]:
         "classifiers": {task: checkpoint_digest(uri) for task, uri in config.tasks.items()},
         "dtype": config.dtype,
         **({"columns": column_names(config.columns)} if config.columns else {}),
+        **({"input_format": config.input_format} if config.input_format else {}),
         **({"allow_any_path": True} if config.allow_any_path else {}),
     }
 

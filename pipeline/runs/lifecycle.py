@@ -87,7 +87,8 @@ def plan_new_run(config: RunConfig) -> pa.Table:
     foreign = any(uri not in leftovers and not objects.is_temporary(uri) for uri in stored)
     if foreign and uris.join(config.output, RECORD) not in stored:
         raise UsageError(f"{config.output} is not empty and holds no run")
-    return plan(config.inputs, int(config.part_mib * 2**20), config.limit, column_names(config.columns))
+    names = column_names(config.columns)
+    return plan(config.inputs, int(config.part_mib * 2**20), config.limit, names, config.input_format)
 
 
 def create_run(config: RunConfig, fingerprint: Mapping[str, Any], parts: pa.Table) -> Run:

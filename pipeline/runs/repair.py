@@ -192,7 +192,9 @@ def _repair_plan(result: Repair, commits: Iterable[Commit]) -> None:
     config = run.record.config
     try:
         names = column_names(config.get("columns", ()))
-        parts = plan(config["inputs"], int(config["part_mib"] * 2**20), config.get("limit"), names)
+        parts = plan(
+            config["inputs"], int(config["part_mib"] * 2**20), config.get("limit"), names, config.get("input_format")
+        )
     except (UsageError, KeyError, TypeError, ValueError) as error:
         result.impossible.append(f"{PLAN_FILE}: {problem}; the inputs cannot be listed again: {error}")
         return

@@ -91,7 +91,8 @@ def planned_again(run: Run, config: RunConfig) -> UpdatedPlan:
     known = known_manifests(stored())
     part_bytes = int(config.part_mib * 2**20)
     try:
-        now = plan_parts(config.inputs, part_bytes, config.limit, column_names(config.columns), known=known)
+        names = column_names(config.columns)
+        now = plan_parts(config.inputs, part_bytes, config.limit, names, config.input_format, known)
     except UsageError as error:
         raise InputsError(str(error)) from error
     return update_plan(stored(), now, part_bytes, next_update(run))

@@ -51,6 +51,8 @@ def test_without_a_command_the_help_is_printed():
         (["transcribe", "x", "--output", "r", "--model", "m", "--limit", "0"], ["limit"]),
         (["transcribe", "x", "--output", "r", "--model", "m", "--channels", "left"], ["channels", "left"]),
         (["transcribe", "x", "--output", "r", "--model", "m", "--normalizer", "odd"], ["normalizer", "basic", "none"]),
+        (["plan", "x", "--input-format", "tsv"], ["input-format", "audio, manifest, csv"]),
+        (["plan", "nowhere"], ["no such file", "nowhere"]),
         (["evaluate", "nowhere"], ["no run at", "nowhere"]),
         (["status", "nowhere"], ["no run at", "nowhere"]),
     ],

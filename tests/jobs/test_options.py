@@ -64,6 +64,7 @@ SET_BY: dict[Any, dict[str, tuple[type, str]]] = {
         "chunk_seconds": (RunConfig, "chunk_s"),
         "deadline": (RunConfig, "deadline_s"),
         "column": (RunConfig, "columns"),
+        "input_format": (RunConfig, "input_format"),
     },
     finetune: {
         **{

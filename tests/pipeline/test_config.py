@@ -182,6 +182,7 @@ def test_a_checkpoint_that_must_not_be_read_is_not_reported_as_missing(monkeypat
     [
         {"inputs": ("other",)},
         {"columns": ("text=sentence",)},
+        {"input_format": "csv"},
         {"limit": 5},
         {"allow_any_path": True},
         {"channels": "split"},
@@ -241,6 +242,7 @@ def test_every_field_is_in_one_of_the_two_lists_above():
         "model",
         "dtype",
         "columns",
+        "input_format",
         "allow_any_path",
     }
     ignored = {

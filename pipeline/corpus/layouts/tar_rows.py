@@ -27,7 +27,7 @@ from pipeline.corpus.tables import shar
 from pipeline.corpus.tables.kind import head_of
 from pipeline.corpus.tables.nemo_tarred import MANIFEST_NAME, NEMO_TARRED, SHARD, SHARD_MANIFEST
 from pipeline.corpus.tables.shar import SHAR
-from pipeline.corpus.tables.shards import ListDirectory, MemberRow, ShardKind, member_keys
+from pipeline.corpus.tables.shards import ListDirectory, MemberRow, ShardKind, is_stem, member_keys
 from pipeline.corpus.utterances import AudioOpener, Utterance, broken_utterance, failing_opener, open_planned, share
 from pipeline.errors import AudioError, ErrorCode, UsageError
 from pipeline.storage import objects
@@ -173,6 +173,17 @@ def _planned_row(row: MemberRow, number: int, manifest: str, listing: Listing) -
 
 def _json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, default=str).encode()
+
+
+def stored_rows(part: Part) -> Iterator[tuple[str, str]]:
+    """(name of its member, empty where it is named by its stem; code of what is wrong, else empty) of each row."""
+    for line in zlib.decompress(part.lines).split(b"\n"):
+        stored = json.loads(line)
+        if "problem" in stored:
+            yield "", stored["problem"][0]
+        else:
+            name = stored["members"][0]
+            yield "" if is_stem(name) else name, ""
 
 
 class _Row(NamedTuple):

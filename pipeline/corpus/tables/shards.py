@@ -56,6 +56,11 @@ def stem_key(name: str) -> str:
     return name_key(name) + "\0"  # which no name has
 
 
+def is_stem(key: str) -> bool:
+    """Whether a key leaves the extension open."""
+    return key.endswith("\0")
+
+
 def member_keys(name: str) -> tuple[str, str]:
     """The keys of a member of a shard."""
     return name_key(name), stem_key(stem(name))
