@@ -69,7 +69,9 @@ def _listings(uri: str, left_out: LeftOut, choice: Choice, count_texts: bool) ->
     except FileNotFoundError as error:
         if not globs.is_glob(uri):
             why = "is a dangling link or not a regular file" if uris.is_irregular(uri) else ""
-            raise UsageError(f"{uri} {why}" if why else f"no such file or directory: {uri}") from error
+            # Repositories that the token may not read are not told from those that do not exist.
+            hint = " (a private or gated repository needs HF_TOKEN)" if uri.startswith("hf://") else ""
+            raise UsageError(f"{uri} {why}" if why else f"no such file or directory: {uri}{hint}") from error
         matched, beside = globs.expand_glob(uri)
         layout = layout_of(uri)
         if layout is None or layout.in_directories(uri):

@@ -19,6 +19,7 @@ S3_SCHEMES = ("s3", "s3a")
 GOOGLE_SCHEMES = ("gs", "gcs")
 AZURE_SCHEMES = ("abfs", "abfss", "az")
 HTTP_SCHEMES = ("http", "https")
+HUB_SCHEME = "hf"
 # Schemes by which one store has two names.
 SAME_SCHEMES = {
     **dict.fromkeys(S3_SCHEMES, "s3"),
@@ -64,6 +65,11 @@ def _idle_timeout() -> Any:
 def open_filesystem(uri: str) -> tuple[Any, str]:
     """Return the fsspec file system of `uri`, which does not retry, and the path of `uri` in it."""
     scheme = uri.partition("://")[0]
+    if scheme == HUB_SCHEME:
+        from pipeline.storage.hub import HubFileSystem  # noqa: PLC0415 - of the extra `hf`
+
+        fs = HubFileSystem(endpoint=os.environ.get("HF_ENDPOINT"))
+        return fs, fs._strip_protocol(uri)
     if scheme in GOOGLE_SCHEMES:
         # Not `url_to_fs`: it takes `#1` at the end of a name for the version of an object, and drops it.
         fs = fsspec.filesystem(scheme, **options(scheme))

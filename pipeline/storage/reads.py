@@ -37,7 +37,7 @@ MIN_BYTES_PER_S = 2**18
 UNKNOWN_BYTES = 2**28  # as which the deadline of an object of unknown size is computed
 
 # Stores that list everything below a prefix in one sweep, and that read ranges.
-OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az"})
+OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az", "hf"})
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def has_protocol(fs: Any, protocols: frozenset[str]) -> bool:
 def object_of(fs: Any, info: dict[str, Any]) -> Object:
     """Return the object that a client describes."""
     size = int(info.get("size") or 0)
-    tag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
+    tag = next(filter(None, map(info.get, ("ETag", "etag", "md5Hash", "blob_id", "xet_hash"))), None)
     if tag is None:
         tag = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or ""
     return Object(uri_of(fs, info["name"]), size, f"{size}-{_bare(str(tag))}")

@@ -57,6 +57,7 @@ def transient_types() -> tuple[type[BaseException], ...]:
     names = ["aiohttp.ClientError", "botocore.exceptions.BotoCoreError", "botocore.exceptions.ClientError"]
     names += ["google.auth.exceptions.GoogleAuthError", "azure.core.exceptions.AzureError"]
     names += ["gcsfs.retry.HttpError", "gcsfs.retry.ChecksumError", "gcsfs.retry.NonRetryableError"]
+    names += ["httpx2.HTTPError", "httpx.HTTPError"]  # of the Hub's client, the second of its versions up to 1
     return (OSError, *_loaded(*names))
 
 
@@ -79,7 +80,7 @@ def is_missing(error: BaseException) -> bool:
         return True
     missing: tuple[type[BaseException], ...] = (
         *_MISSING_TYPES,
-        *_loaded("azure.core.exceptions.ResourceNotFoundError"),
+        *_loaded("azure.core.exceptions.ResourceNotFoundError", "huggingface_hub.errors.RemoteEntryNotFoundError"),
     )
     return isinstance(error, missing) and not _is_transient_reported_as_missing(error)
 
@@ -117,9 +118,12 @@ def is_beyond_end(error: BaseException) -> bool:
 def _has_status(error: BaseException | None, wanted: tuple[int, ...]) -> bool:
     """Return whether a client raised `error` for an answer of one of these statuses."""
     response = getattr(error, "response", None)
-    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
+    if isinstance(response, dict):
+        answered = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    else:
+        answered = getattr(response, "status_code", None)  # of the Hub's client
     # Of aiohttp, and of the clients of Google and Azure.
-    statuses = (status, *(vars(error).get(name) for name in ("status", "code", "status_code") if error is not None))
+    statuses = (answered, *(vars(error).get(name) for name in ("status", "code", "status_code") if error is not None))
     return any(str(value) == str(number) for value in statuses for number in wanted)
 
 

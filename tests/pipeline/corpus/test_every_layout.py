@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.storage import objects, uris
-from tests.support import s3
+from tests.support import hub, s3
 from tests.support.corpora import parts_of
 from tests.support.inputs import read
 from tests.support.layouts import Said, inputs_of, objects_of, word
@@ -18,11 +18,15 @@ OBJECTS = objects_of(UTTERANCES)
 INPUTS = inputs_of(OBJECTS)
 
 
-@pytest.fixture(scope="module", params=["local", "rclone", "moto"])
+@pytest.fixture(scope="module", params=["local", "rclone", "moto", "hub"])
 def corpus(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
     server = {"rclone": lambda: s3.rclone_server(folder), "moto": s3.moto_server}.get(request.param)
-    if server is None:
+    if request.param == "hub":
+        _filled(str(folder))
+        with hub.hub_server(folder) as base:
+            yield base
+    elif server is None:
         yield _filled(str(folder))
     else:
         with server():
