@@ -5,7 +5,7 @@ each segment gets the part of the alignment at its words: its counts, and the wo
 The counts of the segments add up to those of the whole texts. A deletion between two segments belongs to the earlier.
 
 The alignment is rapidfuzz's, which divides long texts (Hirschberg 1975): memory grows with the length of the texts, and
-time with its square, 64 cells of the table at a time. 100,000 words of ten hours take half a second.
+time with its square, 64 cells of the table at a time. 100,000 words of ten hours take a second or two.
 """
 
 from __future__ import annotations
