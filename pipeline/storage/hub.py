@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from huggingface_hub import HfApi, HfFileSystem, get_session, hf_hub_url
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]  # public by its docs
 
 _HubFileSystem: Any = HfFileSystem
 TIMEOUT_S = 30.0  # to connect, and between two pieces of an answer
