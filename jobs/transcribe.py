@@ -73,6 +73,15 @@ def transcribe(
             rich_help_panel=EXISTING,
         ),
     ] = None,
+    retry_errors: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CODE,...",
+            help="Do rows of the finished run at RUN again that failed with one of these codes, or `all`; the other "
+            "rows are not computed again.",
+            rich_help_panel=EXISTING,
+        ),
+    ] = None,
     channels: Annotated[
         str, typer.Option(help="mix, split, or the number of one channel, from 0.", rich_help_panel=AUDIO)
     ] = default_of(RunConfig, "channels"),
@@ -267,6 +276,7 @@ def configuration(options: Mapping[str, Any]) -> RunConfig:
         model=options["model"],
         classifiers=tuple(options["classifier"] or ()),
         add_classifiers=tuple(options["add_classifier"] or ()),
+        retry_errors=tuple(options["retry_errors"].split(",")) if options["retry_errors"] else (),
         channels=int(channels) if channels.isdecimal() else channels,
         max_segment_s=options["max_segment"],
         cut=options["cut"],

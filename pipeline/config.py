@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from pipeline.corpus.input_formats import FORMATS
 from pipeline.corpus.listings import Choice
 from pipeline.corpus.lists import expanded
-from pipeline.errors import UsageError
+from pipeline.errors import ErrorCode, UsageError
 from pipeline.scoring.normalize import DEFAULT_NORMALIZER, NORMALIZERS
 from pipeline.settings import checked
 from pipeline.storage import uris
@@ -46,6 +46,8 @@ class RunConfig:
             package.
         classifiers: checkpoints with classification heads, each `URI` or `NAME=URI`; `bundled` has one for keywords.
         add_classifiers: further ones, in the same form, whose labels are added to the finished run at `output`.
+        retry_errors: error codes of rows of the finished run at `output` that are done again; `all` is every code but
+            DUPLICATE_ID.
         channels: `mix` downmixes, `split` makes an utterance of each channel, a number selects that channel, from 0.
         max_segment_s: longer audio is cut into segments of an eighth to a quarter of this; in seconds.
         cut: where: in the longest `pause`, by the levels of the sound; or by voice activity (`vad`), which needs the
@@ -85,6 +87,7 @@ class RunConfig:
     model: Uri = BUNDLED
     classifiers: tuple[Uri, ...] = ()
     add_classifiers: tuple[Uri, ...] = ()
+    retry_errors: tuple[str, ...] = ()
     channels: Literal["mix", "split"] | Annotated[int, Field(ge=0)] = "mix"
     max_segment_s: Annotated[float, Field(ge=1, le=600)] = 60.0
     cut: Literal["pause", "vad"] = "pause"
@@ -123,6 +126,20 @@ class RunConfig:
         if value is not None and value not in FORMATS:
             raise ValueError(f"must be one of {', '.join(FORMATS)}")
         return value
+
+    @field_validator("retry_errors")
+    @classmethod
+    def _codes_are_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for code in value:
+            if code not in ("all", *ErrorCode):
+                raise ValueError(f"{code!r} is neither `all` nor an error code such as CRASHED")
+        return value
+
+    @model_validator(mode="after")
+    def _one_change_at_a_time(self) -> Self:
+        if self.retry_errors and (self.add_classifiers or self.existing != "resume"):
+            raise ValueError("retry-errors: not together with --add-classifier, --update, --new-run or --overwrite")
+        return self
 
     @field_validator("columns")
     @classmethod
@@ -193,6 +210,7 @@ OPTIONS: Final = {
     "deadline_s": "deadline",
     "classifiers": "classifier",
     "add_classifiers": "add-classifier",
+    "retry_errors": "retry-errors",
     "columns": "column",
     "min_actors": "actors",
 }

@@ -59,6 +59,8 @@ PLAN = pa.schema(
         _field("bytes", pa.int64(), "size, measured or estimated", nullable=False, unit="bytes"),
         _field("duplicates", pa.list_(DUPLICATE), "rows whose utt_id an earlier row of the plan has", nullable=False),
         _field("update", pa.int32(), "number of the update that planned it; null: planned when the run was created"),
+        _field("retry", pa.list_(pa.string()), "utterances to do again; the other rows are carried over; null: all"),
+        _field("retry_of", pa.string(), "id of the part whose failed rows it does again; null for other parts"),
     ],
     metadata={"sewd.table": "plan"},
 )
@@ -113,6 +115,8 @@ class Part:
         part_id: digest of what the part reads, and the number of the update. Computed when a part is planned; a part of
             a stored plan keeps its own.
         update: number of the update that planned it; 0: it was planned when the run was created.
+        retry: ids of the utterances that are done again (`pipeline.runs.retry`); empty: all that there are.
+        retry_of: id of the part whose failed rows it does again; empty for other parts.
         content: while planning, digest of the rows of a manifest.
         keys: while planning, a 64-bit digest of each row's unique key, where ids are known without reading the part.
         offsets: while planning, the first byte of each row of a manifest; where `lines` are rows of one, the number of
@@ -138,6 +142,8 @@ class Part:
     duplicates: tuple[Duplicate, ...] = ()
     part_id: str = ""
     update: int = 0
+    retry: tuple[str, ...] = ()
+    retry_of: str = ""
     content: str = field(default="", repr=False, compare=False)
     keys: array[int] = field(default_factory=lambda: _NO_KEYS, repr=False, compare=False)
     offsets: array[int] = field(default_factory=lambda: _NO_KEYS, repr=False, compare=False)
@@ -191,7 +197,9 @@ class Part:
             limit=row["limit"],
             duplicates=tuple(Duplicate(**duplicate) for duplicate in row["duplicates"]),
             part_id=row["part_id"],
-            update=row.get("update") or 0,  # plans of versions without updates have no such column
+            update=row.get("update") or 0,  # plans of versions without updates have no such columns
+            retry=tuple(row.get("retry") or ()),
+            retry_of=row.get("retry_of") or "",
             earlier_rules=earlier_rules,
             ahead=ahead,
         )
@@ -224,6 +232,8 @@ def plan_table(parts: Sequence[Part]) -> pa.Table:
             "items": [_as_dicts(part.items) for part in group],
             "duplicates": [_as_dicts(part.duplicates) for part in group],
             "update": [part.update or None for part in group],
+            "retry": [part.retry or None for part in group],
+            "retry_of": [part.retry_of or None for part in group],
         }
         for name in PLAN.names:
             if name not in columns:

@@ -16,6 +16,7 @@ from pipeline.runs.totals import Totals
 from pipeline.stages.quarantine import read_records
 from pipeline.storage import uris
 
+_CARRIED: Final = pa.struct([("chunks", pa.int32()), ("rows", pa.int64()), ("audio_s", pa.float64())])
 _FAILED: Final = pa.list_(pa.struct([("utt_id", pa.string()), ("code", pa.string())]))
 
 
@@ -27,6 +28,7 @@ class Remaining(NamedTuple):
         parts: the rows of the plan that are not done. Column `committed` lists the part's committed chunks, and
             `record` holds the content of its quarantine record (`pipeline.stages.quarantine`), or null. `failed` lists
             its rows that have no labels because they have no transcript; it is empty unless classifiers are added.
+            `carried` counts what was carried over (`pipeline.runs.retry`); it is null if nothing was.
         commits: the content of each commit that is still an object of its own.
     """
 
@@ -48,7 +50,20 @@ def find_remaining(run: Run, addition: Addition | None = None) -> Remaining:
     plan = plan.append_column("record", _values_of(ids, read_records(run.uri), pa.string(), None))
     failed = failed_rows(run, ids) if addition else {}
     plan = plan.append_column("failed", _values_of(ids, failed, _FAILED, []))
+    carried = {} if addition else _carried(table)
+    plan = plan.append_column("carried", _values_of(ids, carried, _CARRIED, None))
     return Remaining(Totals.from_ledger(of_parts(table, run.counted_parts())), plan, commits)
+
+
+def _carried(table: pa.Table) -> dict[str, dict[str, Any]]:
+    """The chunks of each part that were carried over, their rows, and their audio."""
+    found = table.filter(table["carried"].fill_null(False))
+    found = found.append_column("rows", pc.add(found["utterances"], found["errors"]))
+    sums = found.group_by("part_id").aggregate([("chunk", "count"), ("rows", "sum"), ("audio_s", "sum")])
+    return {
+        row["part_id"]: {"chunks": row["chunk_count"], "rows": row["rows_sum"], "audio_s": row["audio_s_sum"]}
+        for row in sums.to_pylist()
+    }
 
 
 def _values_of(ids: pa.Array, known: Mapping[str, Any], value_type: pa.DataType, default: Any) -> pa.Array:

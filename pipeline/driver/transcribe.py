@@ -46,6 +46,7 @@ from pipeline.runs.lifecycle import (
     remove_run,
 )
 from pipeline.runs.record import Addition, Attempt
+from pipeline.runs.retry import Carried, carry_batch, carry_over, retry_errors
 from pipeline.runs.run import Run, now
 from pipeline.runs.status import RunStatus
 from pipeline.runs.totals import Totals
@@ -93,7 +94,7 @@ def transcribe(
     if run is not None and not updates:
         if changes := corpus_changes(run, config):
             on_changes(changes)
-        if _is_complete(run, config, heads):
+        if _is_complete(run, config, heads) and not config.retry_errors:
             return run
     parts = plan_new_run(config) if run is None else None
     attempt = uuid.uuid4().hex[:12]
@@ -110,6 +111,8 @@ def transcribe(
             run, updated = update_run(run, config, check_lease)
             if updated.has_changes:
                 on_changes(CorpusChanges.of(updated))
+        if config.retry_errors:
+            run = retry_errors(run, config.retry_errors)
         if _is_complete(run, config, heads):
             return run
         addition = find_addition(run, config, heads)
@@ -147,6 +150,8 @@ def _process(
             stages = configure_stages(run, config, models, allocate(nodes, config), attempt, addition)
             if stop.is_set():
                 return _stopped(run, addition)
+            if addition is None:
+                carry_over(run, functools.partial(_carry_on_ray, run, attempt))
             with stop_marker(stop_uri(run.uri, attempt), stop):
                 work = Execution(run, config, stages, nodes, report, addition).run(stop)
             check_lease()
@@ -186,6 +191,16 @@ def _new_attempt(attempt: str) -> Attempt:
     return Attempt(
         {"id": attempt, "started": now(), "host": socket.gethostname(), "python": platform.python_version(), **versions}
     )
+
+
+def _carry_on_ray(run: Run, attempt: str, batches: Sequence[Sequence[Carried]]) -> None:
+    """Carry batches of parts over: in this process if there is one, else in a Ray task for each."""
+    if len(batches) == 1:
+        carry_batch(run, attempt, batches[0])
+        return
+    task: Any = ray.remote(carry_batch).options(num_cpus=COMPACT_CPUS, max_retries=MAX_DEATHS)
+    with project_errors():
+        ray.get([task.remote(run, attempt, batch) for batch in batches])
 
 
 def _compact_on_ray(run: str, groups: Sequence[FileGroup]) -> list[DataFile]:

@@ -88,6 +88,7 @@ class Commit:
         warned: rows with a transcript and a warning about their file; 0 in commits of earlier versions.
         classifiers: names of the classifiers whose labels it has for each of its `utterances`; None in commits of
             earlier versions: all that the run was created with.
+        carried: its rows were carried over from the part that this part does again (`pipeline.runs.retry`).
         folder: where the commit is kept, relative to the run. Empty: at its root. Else it is one of an addition
             (`pipeline.runs.additions`), whose `utterances` are rows with labels, and which has no transcripts and no
             rows of errors.
@@ -113,6 +114,7 @@ class Commit:
     skipped_s: float = 0.0
     warned: int = 0
     classifiers: tuple[str, ...] | None = None
+    carried: bool = False
     folder: str = ""
     files: tuple[DataFile, ...] = field(default=())
 
@@ -231,7 +233,9 @@ def parse_commit(data: bytes) -> Commit:
         raise ValueError("not a commit: a time is not a number")
     if not all(isinstance(text, str | None) for text in texts):
         raise ValueError("not a commit: the engine or its fallback is not text")
-    if not isinstance(commit.part_id, str) or not isinstance(commit.last, bool) or not isinstance(commit.folder, str):
+    if not all(isinstance(text, str) for text in (commit.part_id, commit.folder)) or not all(
+        isinstance(flag, bool) for flag in (commit.last, commit.carried)
+    ):
         raise ValueError("not a commit: it does not name its part")
     return commit
 

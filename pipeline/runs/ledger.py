@@ -60,10 +60,11 @@ LEDGER: Final = pa.schema(
         field("splits", pa.int64(), "times that a batch was halved because memory ran out; null: not recorded"),
         field("skipped_s", pa.float64(), "silence that the model did not compute; null: not recorded", "s"),
         field("warned", pa.int64(), "transcripts with a warning about their file; 0 or null: perhaps not recorded"),
+        field("carried", pa.bool_(), "whether its rows were carried over, see `Commit.carried`; null: no"),
     ]
 )
 # Files of earlier versions lack them.
-ADDED_COLUMNS: Final = frozenset(("engine", "fallback", "splits", "skipped_s", "warned"))
+ADDED_COLUMNS: Final = frozenset(("engine", "fallback", "splits", "skipped_s", "warned", "carried"))
 _ROLLED_UP_FILE: Final = pa.schema([*LEDGER, field("content", pa.string(), "content of the commit object, unchanged")])
 _CHUNK_ORDER: Final = [("part_id", "ascending"), ("chunk", "ascending")]
 

@@ -51,8 +51,9 @@ def find_existing_run(config: RunConfig, fingerprint: Mapping[str, Any]) -> Run 
         DamagedRunError: its record is damaged, or it is done and a data file is lost.
     """
     if config.existing == "overwrite" or not objects.exists(uris.join(config.output, RECORD)):
-        if config.add_classifiers:
-            raise UsageError(f"classifiers are added to a finished run, and there is none at {config.output}")
+        if config.add_classifiers or config.retry_errors:
+            option = "add-classifier" if config.add_classifiers else "retry-errors"
+            raise UsageError(f"{option}: it is for a finished run, and there is none at {config.output}")
         return None
     run = Run.open(config.output)
     if not run.record.fingerprint or not run.record.config:

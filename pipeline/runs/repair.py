@@ -294,6 +294,7 @@ def _repair_data(result: Repair, commits: list[Commit]) -> None:
     homes = _homes(commits, stored, first)
     lost = [commit for commit in commits if _key(commit) not in homes]
     lost = _whole_parts(run, commits, lost) if run.record.added else lost
+    lost = _whole_carried_parts(commits, lost, is_updating and (bool(lost) or bool(broken)))
     used = list(dict.fromkeys(file for files in homes.values() for file in files))
     rows = sum(sum(committed_rows(commit, first).values()) for commit in commits)
     committed_only = sum(file.rows for file in used) == rows
@@ -327,6 +328,22 @@ def _whole_parts(run: Run, commits: Sequence[Commit], lost: Sequence[Commit]) ->
         labelled = labelled_parts([commit for commit in commits if commit.part_id not in parts], addition)
         parts |= {commit.part_id for commit in commits} - labelled
     return [commit for commit in commits if commit.part_id in parts]
+
+
+def _whole_carried_parts(commits: Sequence[Commit], lost: Sequence[Commit], is_unfinished: bool) -> list[Commit]:
+    """The commits that are lost, with all of a part whose rows were carried over and cannot be carried over again.
+
+    Args:
+        commits: all that count.
+        lost: those that are lost.
+        is_unfinished: the rows that were to be carried over become unreadable.
+    """
+    done = frozenset(_parts_done(commits))
+    carried = {commit.part_id for commit in commits if commit.carried}
+    opened = carried & {commit.part_id for commit in lost}
+    if is_unfinished:
+        opened |= carried - done
+    return [*lost, *(commit for commit in commits if commit.part_id in opened and commit not in lost)]
 
 
 def _repair_status(result: Repair, commits: Sequence[Commit], *, finished: bool) -> None:

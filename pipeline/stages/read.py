@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -54,6 +54,15 @@ class ReadSettings(RowSettings):
     earlier_rules: bool = False
 
 
+@dataclass(frozen=True)
+class Before:
+    """Chunks of a part that were carried over (`pipeline.runs.retry`), their rows, and their audio in seconds."""
+
+    chunks: int = 0
+    rows: int = 0
+    audio_s: float = 0.0
+
+
 @dataclass
 class _Chunk:
     ordinal: int
@@ -85,15 +94,19 @@ def read_parts(parts: pa.Table, settings: ReadSettings) -> Iterator[pa.Table]:
     for planned in parts.to_pylist():
         committed, record = frozenset(planned["committed"]), Record.parse(planned["record"])
         failed = {row["utt_id"]: row["code"] for row in planned.get("failed") or ()}
+        before = Before(**values) if (values := planned.get("carried")) else Before()
         # After a death nothing is read before its turn: the next one is known to be of the utterance whose turn it is.
-        ahead = 0 if task_attempt() or record.deaths else READ_AHEAD
+        # Of a part whose other rows were carried over, only what is retried is read.
+        ahead = 0 if task_attempt() or record.deaths or before.chunks else READ_AHEAD
         part = Part.from_row(planned, settings.earlier_rules, ahead)
+        if not before.chunks:
+            part = replace(part, retry=())  # nothing was carried over: all of it is read
         read = functools.partial(part_steps, part, settings)
         if task_attempt():
             steps = run_in_child(settings.run, part.part_id, read, settings.deadline_s)
         else:
             steps = with_deadline(settings.deadline_s, read(START, record.skipped))
-        yield from read_chunks(part, committed, steps, settings, failed)
+        yield from read_chunks(part, committed, steps, settings, failed, before)
 
 
 def read_chunks(
@@ -102,6 +115,7 @@ def read_chunks(
     steps: Iterator[Step[ReadRow]],
     settings: ReadSettings,
     failed: Mapping[str, str] = MappingProxyType({}),
+    before: Before = Before(),
 ) -> Iterator[pa.Table]:
     """Gather the rows of one part into chunks.
 
@@ -111,6 +125,7 @@ def read_chunks(
         steps: the steps of the part, from its start.
         settings: how parts become chunks.
         failed: codes of rows that become error rows although they may be decoded now, by their ids.
+        before: what of the part comes before what is read.
 
     Yields:
         One-row tables of schema `READ_CHUNK`, in order. A stopped part ends without a last chunk.
@@ -121,8 +136,8 @@ def read_chunks(
     if objects.exists(settings.stop_uri):
         return
     rate = settings.audio.sample_rate
-    chunk = _Chunk(0)
-    rows, audio_s = 0, 0.0
+    chunk = _Chunk(before.chunks, before.rows)
+    rows, audio_s = before.rows, before.audio_s
     ids = _UniqueIds()
     for step in steps:
         chunk.source_bytes += step.size

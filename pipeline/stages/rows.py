@@ -16,6 +16,7 @@ from pipeline.corpus.parts import Part
 from pipeline.corpus.read import read_part
 from pipeline.corpus.utterances import Utterance, broken_utterance
 from pipeline.errors import AudioError, ErrorCode, InputChangedError
+from pipeline.runs.retry import utterance_id
 from pipeline.stages.steps import Position, Skipped, Step
 
 
@@ -107,7 +108,7 @@ def part_steps(
         items = (item._replace(reference_uri=None) if i in skipped else item for i, item in enumerate(part.items))
         part = replace(part, items=tuple(items))
         skipped = {i: replace(s, position=Position(i, max(0, s.position.row))) for i, s in skipped.items()}
-    utterances = read_part(part, settings.allow_any_path)
+    utterances, retried = read_part(part, settings.allow_any_path), frozenset(part.retry)
     with contextlib.closing(LastRecording()) as last:
         uri = ""
         for index in itertools.count():
@@ -121,10 +122,10 @@ def part_steps(
             utterance = next(utterances, None)
             if utterance is None:
                 return
-            if index < start.utterance:
+            if index < start.utterance or (retried and utterance_id(utterance.utt_id) not in retried):
                 continue
-            if start <= Position(index, -1):
-                yield Step(Position(index, 0), size=utterance.size)
+            if start <= Position(index, -1):  # of a part that is done again, carried commits count all bytes
+                yield Step(Position(index, 0), size=0 if retried else utterance.size)
             if utterance.problem is None and utterance.uri != uri:
                 last.close()  # before the next recording is fetched
                 uri = utterance.uri

@@ -59,6 +59,7 @@ SET_BY: dict[Any, dict[str, tuple[type, str]]] = {
         },
         "classifier": (RunConfig, "classifiers"),
         "add_classifier": (RunConfig, "add_classifiers"),
+        "retry_errors": (RunConfig, "retry_errors"),
         "max_segment": (RunConfig, "max_segment_s"),
         "word_gap": (RunConfig, "word_gap_s"),
         "chunk_seconds": (RunConfig, "chunk_s"),

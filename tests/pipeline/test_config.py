@@ -246,7 +246,17 @@ def test_every_field_is_in_one_of_the_two_lists_above():
         "allow_any_path",
     }
     ignored = {
-        *("output", "add_classifiers", "part_mib", "max_error_rate", "strict", "deadline_s", "existing", "address"),
+        *(
+            "output",
+            "add_classifiers",
+            "retry_errors",
+            "part_mib",
+            "max_error_rate",
+            "strict",
+            "deadline_s",
+            "existing",
+            "address",
+        ),
         *("actors", "min_actors", "gpus_per_actor", "cpus_per_actor", "threads"),
     }
     assert included | ignored == {field.name for field in dataclasses.fields(config())}
