@@ -20,8 +20,12 @@ from pipeline.runs.status import RunStatus
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 # Options of `transcribe` that are no options here.
 _FIXED: Final = {
-    **{"new_run": False, "overwrite": False, "update": True, "errors_ok": False},
-    **{"add_classifier": None, "retry_errors": None},
+    "new_run": False,
+    "overwrite": False,
+    "update": True,
+    "errors_ok": False,
+    "add_classifier": None,
+    "retry_errors": None,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import tarfile
@@ -130,4 +131,29 @@ def test_a_finished_run_is_updated_by_its_rules(bucket):
     )
     texts = {row["utt_id"]: row["text"] for row in rows}
     assert texts["added"] == texts["00"]
+    assert verify(run).problems == ()
+
+
+def test_failed_rows_of_a_finished_run_are_retried(bucket):
+    config = pipeline.RunConfig(
+        inputs=(f"{bucket}/corpus",),
+        output=f"{bucket}/done",
+        model=f"{bucket}/model",
+        chunk_rows=3,
+        part_mib=0.05,
+        retry_errors=("all",),
+    )
+    record = pipeline.Run.open(f"{bucket}/done").record
+    heads = tuple(f"{task}={uri}" for addition in record.added for task, uri in addition.classifiers.items())
+    with without_ray():
+        run = pipeline.transcribe(dataclasses.replace(config, classifiers=heads))
+    assert run.status == "done"
+    assert len(run.record.updates) == 1
+    corpora.assert_same_transcripts(
+        corpora.rows_of(run, drop=(*NEW, "part_id", "chunk")),
+        [{name: row[name] for name in row if name not in ("part_id", "chunk")} for row in EXPECTED["transcripts"]],
+    )
+    assert [(row["utt_id"], row["code"]) for row in corpora.rows_of(run, "errors")] == [
+        (row["utt_id"], row["code"]) for row in EXPECTED["errors"]
+    ]
     assert verify(run).problems == ()
