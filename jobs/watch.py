@@ -40,7 +40,7 @@ def watch(every: str, **options: Any) -> int:
 
     every_s = seconds(every)
     config = configuration({**options, **_FIXED})
-    check_inputs(config.inputs)
+    check_inputs(config.inputs, config.input_format)
     log_to(options["log"])
     with stoppable(config, options["grace"]) as stop:
         driver.watch(config, every_s, stop.requested, _print)

@@ -75,7 +75,7 @@ def watch(
         except (StorageError, InputsError, RunBusyError) as error:
             if number == 1:
                 raise
-            wait_s = min(every_s, first_retry_s * 2**failures)
+            wait_s = min(every_s, first_retry_s * 2 ** min(failures, 30))
             failures += 1
             on_round(Round(number, problem=str(error), retry_s=wait_s))
         else:

@@ -59,6 +59,11 @@ def test_what_may_pass_is_tried_again_with_growing_waits(monkeypatch, error):
     assert [done.problem for done in rounds] == [None, *["why"] * 6, None, "why", None]
 
 
+def test_a_storage_that_is_gone_for_weeks_is_still_tried_again(monkeypatch):
+    rounds, _ = watched(monkeypatch, [None, *[StorageError("why")] * 1_100, None])
+    assert [done.retry_s for done in rounds[-3:]] == [0.01, 0.01, 0]
+
+
 @pytest.mark.parametrize("error", [StorageError, InputsError, RunBusyError])
 def test_the_first_round_shows_what_is_wrong_with_the_command(monkeypatch, error):
     with pytest.raises(error):
@@ -99,6 +104,18 @@ def test_the_command_line_refuses_what_it_cannot_do(tmp_path):
         "sewd: every: 'soon' is not a time such as 90s, 10m or 1h",
     )
     assert sewd_in_process("watch", tmp_path, "--output", tmp_path / "run", "--overwrite").returncode == 2
+
+
+def test_the_command_line_reads_a_table_of_another_ending_as_the_format_says(tmp_path, monkeypatch):
+    (tmp_path / "list.txt").write_text("path\n")
+    configs = []
+    monkeypatch.setattr(driver, "watch", lambda config, *_: configs.append(config))
+    arguments = ("watch", tmp_path / "list.txt", "--output", tmp_path / "run")
+    assert "list.txt" in sewd_in_process(*arguments).stderr
+    assert configs == []
+    watched = sewd_in_process(*arguments, "--input-format", "csv")
+    assert watched.stderr == ""
+    assert [config.input_format for config in configs] == ["csv"]
 
 
 def test_a_round_is_one_line(tmp_path, capsys):
