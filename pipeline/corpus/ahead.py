@@ -67,7 +67,7 @@ class _Recording:
 
     def _fetch_small(self) -> None:
         self._found = self.opener.find()
-        if self._found.size <= SMALL_BYTES:
+        if 0 < self._found.size <= SMALL_BYTES:  # 0 is a size that a web server does not state
             self._read(self._found)
 
     def _read(self, found: Object) -> bytes | BinaryIO:

@@ -128,7 +128,7 @@ def _by_layout(
     runs = _runs_in(listed)
     for run in runs:
         left_out.note(f"passed over {run}: it is an earlier run")
-    of_shards = tar_rows.find((*found, *beside)) if choice.input_format in (None, *_SHARD_FORMATS) else tar_rows.NOTHING
+    of_shards = tar_rows.find(found, beside) if choice.input_format in (None, *_SHARD_FORMATS) else tar_rows.NOTHING
     # Objects without a layout are removed before grouping: references are between the audio files, in path order, and
     # would end a part each.
     claimed: list[_Told] = []

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 from pipeline.errors import UsageError
@@ -23,7 +23,7 @@ def expanded(uri: str) -> list[str]:
     Raises:
         UsageError: it lists more than `MAX_NAMES`, or a range runs backwards.
     """
-    if "://" not in uri and Path(uri).exists():
+    if "://" not in uri and os.path.lexists(uri):
         return [uri]
     whole = _LIST.fullmatch(uri.strip())
     names = re.split(r"[\[\],\s]+", whole["names"]) if whole else uri.split(",")

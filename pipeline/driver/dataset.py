@@ -90,7 +90,7 @@ def configure_stages(
                 models.audio, cut=cut_of(record.fingerprint), skip_silence=config.skip_silence and not earlier
             ),
             min_samples=models.min_samples,
-            allow_any_path=config.allow_any_path,
+            allow_any_path=config.allow_any_path or earlier,  # version 0.1.0 had no such rule
             chunk_s=config.chunk_s,
             chunk_rows=config.chunk_rows,
             earlier_rules=earlier,

@@ -25,7 +25,7 @@ from pipeline.corpus.parts import Part, cut_to_parts, key_digest, manifest_conte
 from pipeline.corpus.tables.csv_files import CSV
 from pipeline.corpus.tables.json_lines import JSON_LINES, objects_in
 from pipeline.corpus.tables.kaldi import KALDI
-from pipeline.corpus.tables.kind import Row, TableKind, audio_base, head_of, table_name
+from pipeline.corpus.tables.kind import CHANNEL, Row, TableKind, audio_base, head_of, table_name
 from pipeline.corpus.tables.lhotse import LHOTSE
 from pipeline.corpus.tables.parquet_rows import PARQUET_ROWS
 from pipeline.corpus.utterances import Utterance, broken_utterance, row_utterance, share
@@ -42,10 +42,10 @@ AUDIO_KEYS: Final = (
 
 
 class TableRow(ManifestRow):
-    """A row of a table: its audio under any of the names that are in use, and the channel that it is in."""
+    """A row of a table: its audio under any of the names that are in use, and the channel, if the format says it."""
 
     audio_filepath: Name = Field(validation_alias=AliasChoices(*AUDIO_KEYS))
-    channel: int | None = None
+    audio_channel: int | None = Field(None, validation_alias=CHANNEL)
 
 
 class _PlannedRow(NamedTuple):
@@ -225,7 +225,7 @@ def read_table(part: Part) -> Iterator[Utterance]:
             continue
         location = table_row_location(part.uri, number)
         row = parse_meta(stored["row"], location, TableRow)
-        yield replace(row_utterance(row, base, size, location), channel=row.channel)
+        yield replace(row_utterance(row, base, size, location), channel=row.audio_channel)
 
 
 TABLE = Layout(

@@ -79,18 +79,24 @@ class _Group(NamedTuple):
     read: Sequence[str]
 
 
-def find(listed: Sequence[Object]) -> Found:
-    """The manifests of this layout among listed objects: told by names, and by the content of one in each directory."""
+def find(named: Sequence[Object], beside: Sequence[Object]) -> Found:
+    """The manifests of this layout among the named objects: told by names, and by the content of one in each directory.
+
+    Their shards may be `beside` these. Where no manifest is named, shards are read as they are.
+    """
     directories: dict[str, dict[str, Object]] = {}
-    for item in listed:
+    for item in (*named, *beside):
         if item.uri.endswith((".tar", ".tar.gz", ".tgz", ".jsonl", ".json", ".jsonl.gz", ".json.gz")):
             directory, name = posixpath.split(item.uri)
             directories.setdefault(directory, {})[name] = item
     groups = [group for place in directories for group in (_shar(place, directories), _nemo(place, directories))]
+    planned = frozenset(named)
     found = [
         group
         for group in groups
-        if group.shards and any(kind_of(item) is group.kind for item in group.manifests[:_LOOKED_INTO])
+        if group.shards
+        and any(item in planned for item in group.manifests)
+        and any(kind_of(item) is group.kind for item in group.manifests[:_LOOKED_INTO])
     ]
     return Found(
         {item.uri: group.kind.key for group in found for item in group.manifests},
@@ -263,7 +269,7 @@ def _utterance(row: _Row, part: Part, opener: AudioOpener, size: int) -> Utteran
         size=size,
         meta=row.meta,
         fixed_id=row.meta.utt_id is not None,
-        channel=row.meta.channel,
+        channel=row.meta.audio_channel,
         source_location=row.location,
         row=row.number,
     )

@@ -8,13 +8,16 @@ import posixpath
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from pipeline.errors import AudioError, UsageError
 from pipeline.storage import objects, uris
 
 Row = dict[str, Any] | AudioError
 """The values of an utterance by the keys of a manifest, or what is wrong with the row."""
+
+CHANNEL: Final = "_channel"
+"""The key of the channel that a format names: a column `channel` of a user's table is a tag like any other."""
 
 MAX_TABLE_BYTES = 4 * 2**30  # decompressed: a table is held in memory while it is planned
 _HEAD_BYTES = 2**20  # a line of lhotse's may hold the times of thousands of words

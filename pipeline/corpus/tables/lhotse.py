@@ -9,16 +9,16 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from pipeline.corpus.tables.json_lines import SUFFIXES, objects_of
-from pipeline.corpus.tables.kind import Row, TableKind, read_text
+from pipeline.corpus.tables.kind import CHANNEL, Row, TableKind, read_text
 from pipeline.errors import AudioError, ErrorCode, UsageError
 from pipeline.storage import objects, uris
 
 _CUTS = ("MonoCut", "MultiCut")
 _OTHER_CUTS = ("MixedCut", "PaddingCut")
-_NOT_CUSTOM = frozenset({"utt_id", "id", "offset", "duration", "channel", "audio_filepath"})  # have a meaning in a row
+NOT_CUSTOM: Final = frozenset({"utt_id", "id", "offset", "duration", "audio_filepath"})  # have a meaning in a row
 
 
 def _kind(head: bytes) -> str:
@@ -135,7 +135,7 @@ def _custom(item: Mapping[str, Any]) -> dict[str, Any]:
     """The plain values that users added to a cut or supervision. Arrays and recordings among them are not read."""
     custom = item.get("custom")
     values = custom.items() if isinstance(custom, dict) else ()
-    return {key: value for key, value in values if isinstance(value, str | int | float) and key not in _NOT_CUSTOM}
+    return {key: value for key, value in values if isinstance(value, str | int | float) and key not in NOT_CUSTOM}
 
 
 def _audio_of(recording: Mapping[str, Any], values: dict[str, Any], channel: object = None) -> Row:
@@ -156,7 +156,7 @@ def _audio_of(recording: Mapping[str, Any], values: dict[str, Any], channel: obj
         if len(wanted) > 1 or wanted[0] not in channels:
             message = f"{values['utt_id']}: channels {channel} of a source with the channels {channels} are not read"
             return AudioError(ErrorCode.UNSUPPORTED, message)
-        values["channel"] = channels.index(wanted[0])
+        values[CHANNEL] = channels.index(wanted[0])
     return {
         key: value for key, value in {**values, "audio_filepath": source.get("source")}.items() if value is not None
     }

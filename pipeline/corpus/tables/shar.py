@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.corpus.tables.json_lines import objects_of
-from pipeline.corpus.tables.lhotse import cut_values
+from pipeline.corpus.tables.lhotse import NOT_CUSTOM, cut_values
 from pipeline.corpus.tables.shards import ListDirectory, MemberRow, ShardKind, stem_key
 from pipeline.errors import AudioError, ErrorCode, UsageError
 from pipeline.storage.reads import Object
@@ -54,7 +54,8 @@ def _rows(manifest: Object, list_directory: ListDirectory) -> Iterator[MemberRow
         )
     fields: dict[str, dict[str, Any]] = defaultdict(dict)
     for found, item in listed:
-        if found["number"] == number and found["field"] not in ("", "cuts") and not found["tar"]:
+        is_value = not found["tar"] and found["field"] not in {"", "cuts", *NOT_CUSTOM}
+        if found["number"] == number and is_value:
             for row in objects_of(item.uri):
                 if isinstance(row, dict) and isinstance(value := row.get(found["field"]), str | int | float):
                     fields[str(row.get("cut_id"))][found["field"]] = value

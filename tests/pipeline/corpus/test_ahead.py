@@ -111,6 +111,15 @@ def test_what_is_large_is_fetched_in_its_turn(fetched, monkeypatch):
     assert fetched == ["11"]
 
 
+def test_an_object_of_unknown_size_is_fetched_in_its_turn(fetched, monkeypatch):
+    find = ObjectOpener.find
+    monkeypatch.setattr(ObjectOpener, "find", lambda opener: replace(find(opener), size=0))
+    reader = opened_ahead(map(utterance, (11, 12)), 8)
+    first = next(reader)
+    assert fetched == []
+    assert first.open() == b"11"
+
+
 def test_local_files_are_read_in_their_turn(tmp_path, fetched):
     paths = [str(write(tmp_path / name, name)) for name in "abc"]
     reader = opened_ahead([utterance(n, path) for n, path in enumerate(paths)], 8)

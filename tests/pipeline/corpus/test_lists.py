@@ -34,6 +34,11 @@ def test_a_file_of_that_name_is_itself(tmp_path):
     assert expanded(str(path)) == [str(path)]
 
 
+def test_a_list_may_be_longer_than_the_name_of_a_file():
+    names = [f"/data/tarred/manifest_{number:05}.json" for number in range(400)]
+    assert expanded(",".join(names)) == names
+
+
 @pytest.mark.parametrize("uri", ["a_{5..2}.tar", "a_{0..999999999999}.tar"])
 def test_an_absurd_range_is_refused(uri):
     with pytest.raises(UsageError, match="a range is two numbers"):

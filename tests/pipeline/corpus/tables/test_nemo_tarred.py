@@ -142,3 +142,19 @@ def test_a_compressed_shard_is_read(tmp_path):
     write(tmp_path / "audio_0.tar.gz", gzip.compress(tar_bytes([("a.wav", b"A"), ("b.wav", b"B")])))
     write(tmp_path / "m.json", json_lines([row("a.wav", 0), row("b.wav", 0)]))
     assert outcomes(tmp_path / "m.json") == [("a", b"A"), ("b", b"B")]
+
+
+def test_a_column_channel_is_a_tag(tmp_path):
+    write_shards(tmp_path, _0={"data_a.wav": b"A"})
+    write(tmp_path / "tarred_audio_manifest.json", json_lines([row("data_a.wav", 0, channel="A")]))
+    (found,) = read(tmp_path)
+    assert (found.problem, found.channel, json.loads(found.meta.tags)) == (None, None, {"channel": "A"})
+
+
+@pytest.mark.parametrize("named", ["*/audio_*.tar", "A/audio_*.tar", "A/audio_0.tar"])
+def test_shards_that_are_named_without_their_manifest_are_read_as_they_are(tmp_path, named):
+    for folder in ("A", "B"):
+        write_shards(tmp_path / folder, _0={f"{folder}.wav": b"A"})
+    write(tmp_path / "A" / "tarred_audio_manifest.json", json_lines([row("A.wav", 0)]))
+    expected = ["A", "B"] if named.startswith("*") else ["A"]
+    assert [found.utt_id.rpartition("/")[2] for found in read(f"{tmp_path}/{named}")] == expected

@@ -75,6 +75,14 @@ def test_fields_that_are_no_recordings_are_tags_or_left_out(corpus):
     assert json.loads(plan([str(corpus)], 1).schema.metadata[b"sewd.left_out"])["files"] == {"tar": 1}
 
 
+def test_fields_with_names_of_a_row_do_not_change_the_audio(corpus):
+    for name, value in (("offset", 12.5), ("duration", 0.1), ("channel", 1), ("id", "x")):
+        rows = json_lines([{"cut_id": "r1-0", name: value}])
+        write(corpus / f"{name}.000000.jsonl.gz", gzip.compress(rows))
+    found = read(corpus)[0]
+    assert (found.problem, found.utt_id, found.meta.span, found.channel) == (None, "r1-0", None, None)
+
+
 def test_a_cut_of_a_part_of_its_recording_has_a_span(tmp_path):
     cut = shar_cut("a", "x", duration=0.5, start=0.25, recording=shar_recording("a", 1.0))
     (found,) = read(write_all(tmp_path, shar([cut], {"a": b"A"})))
