@@ -158,7 +158,7 @@ def _repaired_record(uri: str) -> Repair:
         if run.record.fingerprint and run.record.config:
             if isinstance(run.record.values["status"], str):
                 return Repair(run)
-            return Repair(run.save(status=_status_without_record(uri)), [f"{RECORD}: its status was made again"])
+            return Repair(run.save(status=_status_without_record(run)), [f"{RECORD}: its status was made again"])
     except DamagedRunError:
         pass
     try:
@@ -169,13 +169,18 @@ def _repaired_record(uri: str) -> Repair:
             "models and settings made the rows. Transcribe to another --output; Parquet readers can read "
             f"{uri}/transcripts"
         ) from error
-    run = Run(uri, copy).save(status=_status_without_record(uri))
+    run = Run(uri, copy)
+    run = run.save(status=_status_without_record(run))
     return Repair(run, [f"{RECORD} was made again from its copy"])
 
 
-def _status_without_record(uri: str) -> RunStatus:
-    """A run that was not finished gets the status from which the same command resumes it."""
-    return RunStatus.DONE if objects.exists(uris.join(uri, COMPACTION)) else RunStatus.STOPPED  # see `follow_plan`
+def _status_without_record(run: Run) -> RunStatus:
+    """A run whose plan was not finished gets the status from which the same command resumes it."""
+    with contextlib.suppress(DamagedRunError):
+        compaction, update = read_compaction(run.uri), run.plan_update()
+        if compaction is not None and compaction.update == (update.number if update else 0):
+            return RunStatus.DONE
+    return RunStatus.STOPPED
 
 
 def _repair_plan(result: Repair, commits: Iterable[Commit]) -> None:
@@ -303,7 +308,7 @@ def _repair_data(result: Repair, commits: list[Commit]) -> None:
     complete = not lost and not open_parts and committed_only
     if was_finished and complete and (broken or compaction_is_damaged):
         _write_compaction(result, used, {file.path for file in own}, number)
-    elif lost or (was_finished and not complete) or (is_updating and broken):
+    elif lost or broken or (was_finished and not complete):
         kept = {_key(commit) for commit in commits} - {_key(commit) for commit in lost}
         _uncompact(result, commits, {key: files for key, files in homes.items() if key in kept})
         parts = {commit.part_id for commit in lost}
@@ -312,7 +317,7 @@ def _repair_data(result: Repair, commits: list[Commit]) -> None:
     result.made += [f"{path} is lost or was changed" for path in broken]
     gone = {_key(commit) for commit in lost}
     result.open_parts = run.record.parts - len(_parts_done(c for c in commits if _key(c) not in gone))
-    _repair_status(result, commits, finished=run.status == RunStatus.DONE and complete)
+    _repair_status(result, commits, finished=run.status == RunStatus.DONE and complete and not is_updating)
 
 
 def _parts_done(commits: Iterable[Commit]) -> list[str]:

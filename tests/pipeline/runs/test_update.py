@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from pipeline.runs import compact, ledger
+from pipeline.runs import compact, ledger, lifecycle
 from pipeline.runs.compact import read_compaction
 from pipeline.runs.record import PlanUpdate
 from pipeline.runs.repair import repair
@@ -22,6 +22,11 @@ from tests.support import updates
 
 class KilledError(Exception):
     """The driver is killed here."""
+
+
+def killed(*_) -> None:
+    """A call at which the driver is killed."""
+    raise KilledError
 
 
 def kill_after(monkeypatch, writes: int) -> None:
@@ -145,6 +150,49 @@ def test_an_update_that_is_killed_at_any_write_ends_as_if_it_were_not(finished, 
         assert run.status == RunStatus.DONE
         assert run.record.totals.utterances == 3 * updates.ROWS
         assert_sound(run)
+
+
+@pytest.mark.parametrize("lost", ["record", "status"])
+def test_a_repair_without_a_record_keeps_the_rows_of_an_update_that_was_not_compacted(finished, lost):
+    run = updates.update(finished, ["a", "b", "c", "d"])
+    run.save_copy()
+    updates.work(run)
+    if lost == "record":
+        objects.delete([f"{run.uri}/run.json"])
+    else:
+        run.save(status=None)
+    result = repair(run.uri)
+    assert (result.run.status, result.chunks, result.impossible) == (RunStatus.STOPPED, 0, [])
+    assert_sound(run)
+    run = updates.finish(run)
+    assert updates.found(run) == updates.expected(run)
+    assert_sound(run)
+
+
+def test_a_repair_without_a_record_knows_that_an_update_was_finished(finished):
+    run = drive(finished, ["a", "b", "c", "d"], again=())
+    run.save_copy()
+    objects.delete([f"{run.uri}/run.json"])
+    assert repair(run.uri).run.status == RunStatus.DONE
+    assert updates.found(run) == updates.expected(run)
+    assert_sound(run)
+
+
+def test_a_file_that_is_lost_before_the_first_compaction_is_stored_is_made_again(tmp_path, monkeypatch):
+    run = updates.create(tmp_path / "run", ["a", "b"])
+    updates.work(run)
+    small = next(commit for commit in run.commits()).files[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(lifecycle, "write_compaction", killed)
+        with pytest.raises(KilledError):
+            updates.finish(run)
+    objects.delete([f"{run.uri}/{small.path}"])
+    result = repair(run.uri)
+    assert (result.made, result.chunks) == ([f"{small.path} is lost or was changed"], 0)
+    assert_sound(run)
+    run = updates.finish(run)
+    assert updates.found(run) == updates.expected(run)
+    assert_sound(run)
 
 
 def test_a_part_that_comes_back_while_its_commits_are_still_there_is_done_again(finished):
