@@ -102,7 +102,7 @@ def test_audio_that_a_row_names_is_of_one_version_also_where_it_is_replaced_whil
 
 
 def replaced_while_read(uri, data, monkeypatch):
-    """Settings that cut recordings every second; the object is replaced while it is read."""
+    """Settings that cut what is longer than 4 s, at least every second; the object is replaced while it is read."""
     read_segments = decode.read_segments
 
     def read(source, settings, **options):
@@ -112,7 +112,7 @@ def replaced_while_read(uri, data, monkeypatch):
                 overwrite(uri, data)
 
     monkeypatch.setattr("pipeline.stages.rows.read_segments", read)
-    return dataclasses.replace(SETTINGS, audio=dataclasses.replace(SETTINGS.audio, max_segment_s=1.0))
+    return dataclasses.replace(SETTINGS, audio=dataclasses.replace(SETTINGS.audio, max_segment_s=4.0))
 
 
 @pytest.mark.parametrize("kind", ["tar", "parquet", "manifest"])
