@@ -11,6 +11,12 @@ from typing import Any
 
 from tests.support.corpora import add_member
 
+# JSON to Python, and no text that can be stored, or nested too deep.
+ODD_ROWS: tuple[Any, ...] = (
+    *({"audio_filepath": "a.wav", "note": "\ud83d"}, {"audio_filepath": "\ud83d.wav"}),
+    b'{"audio_filepath": "a.wav", "note": %s%s}' % (b"[" * 600, b"]" * 600),
+)
+
 
 def json_lines(rows: Iterable[Any]) -> bytes:
     """Rows as JSON lines; what is bytes already is a line as it is."""

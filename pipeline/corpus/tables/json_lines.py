@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
+
+from pydantic_core import from_json
 
 from pipeline.corpus.tables.kind import Row, TableKind, read_text
 from pipeline.errors import AudioError, ErrorCode
@@ -17,14 +18,17 @@ def objects_of(uri: str) -> Iterator[Row]:
 
 
 def objects_in(lines: str | bytes) -> Iterator[Row]:
-    """The objects in JSON lines, in order; an error for a line that is none."""
+    """The objects in JSON lines, in order; an error for a line that is none.
+
+    As in the rows of a manifest, which pydantic reads, half a pair of surrogates is no JSON, and nesting has a limit.
+    """
     text = lines if isinstance(lines, str) else lines.decode("utf-8-sig", errors="replace")
     for line in text.split("\n"):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = from_json(line)
+        except ValueError as error:
             yield AudioError(ErrorCode.BAD_ROW, f"it is not JSON: {error}")
             continue
         yield row if isinstance(row, dict) else AudioError(ErrorCode.BAD_ROW, "it is not a JSON object")

@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.corpus.named_paths import check_named
 from pipeline.corpus.naming import resolve
-from pipeline.corpus.tables.json_lines import SUFFIXES, objects_of
+from pipeline.corpus.tables.json_lines import SUFFIXES, objects_in, objects_of
 from pipeline.corpus.tables.kind import table_name
 from pipeline.corpus.tables.shards import ListDirectory, MemberRow, ShardKind, name_key
 from pipeline.errors import AudioError, ErrorCode, UsageError
@@ -33,11 +33,8 @@ def _recognises(manifest: Object, head: bytes) -> bool:
     """Whether the first row has a shard, and its audio is no file."""
     if not table_name(manifest.uri).endswith(SUFFIXES):
         return False
-    try:
-        first = json.loads(head.removeprefix(b"\xef\xbb\xbf").lstrip().split(b"\n", 1)[0])
-    except (ValueError, RecursionError):
-        return False
-    if not isinstance(first, dict) or "shard_id" not in first or not isinstance(first.get("audio_filepath"), str):
+    first = next((row for row in objects_in(head) if isinstance(row, dict)), {})
+    if "shard_id" not in first or not isinstance(first.get("audio_filepath"), str):
         return False
     audio = resolve(first["audio_filepath"], posixpath.dirname(manifest.uri))
     with contextlib.suppress(uris.UnknownSchemeError, AudioError):

@@ -17,6 +17,7 @@ from pipeline.corpus.read import read_part
 from pipeline.errors import UsageError
 from tests.support.corpora import parts_of
 from tests.support.inputs import outcomes, parquet, read, write, write_files
+from tests.support.shards import ODD_ROWS, json_lines
 
 ROWS = [
     {"path": "a.wav", "sentence": 'she said "yes", twice', "speaker_id": "s1", "locale": "en"},
@@ -84,6 +85,15 @@ def test_broken_rows_are_error_rows_and_cost_no_other(tmp_path):
     assert codes == ["ok", "BAD_ROW", "BAD_ROW", "BAD_ROW", "MISSING", "ok"]
     assert "row 3" in read(tmp_path / "t.csv")[2].problem.message
     assert [part.rows for part in parts_of(tmp_path / "t.csv", limit=2)] == [2]
+
+
+@pytest.mark.parametrize("name", ["t.jsonl.gz", "metadata.jsonl"])
+@pytest.mark.parametrize("odd", ODD_ROWS)
+def test_an_odd_row_of_json_is_an_error_row(tmp_path, name, odd):
+    write_files(tmp_path, "b.wav", size=1)
+    data = json_lines([odd, {"audio_filepath": "b.wav"}])
+    write(tmp_path / name, gzip.compress(data) if name.endswith(".gz") else data)
+    assert outcomes(tmp_path / name) == [(f"{tmp_path}/{name}[0]", "BAD_ROW"), ("b", b"b")]
 
 
 @pytest.mark.parametrize(

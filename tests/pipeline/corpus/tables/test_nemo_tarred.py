@@ -11,7 +11,7 @@ from pipeline.corpus.plan import plan
 from pipeline.errors import UsageError
 from tests.support.corpora import parts_of
 from tests.support.inputs import outcomes, read, write
-from tests.support.shards import json_lines, tar_bytes
+from tests.support.shards import ODD_ROWS, json_lines, tar_bytes
 
 
 def row(name, shard, **values):
@@ -116,6 +116,13 @@ def test_what_is_wrong_with_a_row_is_an_error_row_and_costs_no_other(tmp_path):
     codes = sorted(code for _, code in found if isinstance(code, str))
     assert codes == ["BAD_ROW"] * 9 + ["MISSING"] * 6
     assert len({key for key, _ in found}) == len(rows)
+
+
+@pytest.mark.parametrize("odd", ODD_ROWS)
+def test_an_odd_row_of_json_is_an_error_row(tmp_path, odd):
+    write_shards(tmp_path, _0={"b.wav": b"B"})
+    write(tmp_path / "m.json", json_lines([odd, row("b.wav", 0)]))
+    assert outcomes(tmp_path / "m.json") == [(f"{tmp_path}/m.json[0]", "BAD_ROW"), ("b", b"B")]
 
 
 def test_shards_that_are_all_missing_are_refused_in_a_line(corpus):

@@ -14,7 +14,7 @@ from pipeline.corpus.plan import plan
 from pipeline.errors import UsageError
 from tests.support.corpora import parts_of, write_audio
 from tests.support.inputs import outcomes, read, write
-from tests.support.shards import json_lines, shar, shar_cut, shar_recording, tar_bytes
+from tests.support.shards import ODD_ROWS, json_lines, shar, shar_cut, shar_recording, tar_bytes
 
 
 def write_all(folder, files):
@@ -44,6 +44,12 @@ def test_cuts_are_utterances_with_their_audio(corpus):
     assert found[0].uri == f"{corpus}/recording.000000.tar"
     assert found[1].where == f"{corpus}/cuts.000000.jsonl.gz, row 2"
     assert all(u.fixed_id for u in found)
+
+
+@pytest.mark.parametrize("odd", ODD_ROWS)
+def test_an_odd_row_of_json_is_an_error_row(tmp_path, odd):
+    write_all(tmp_path, shar([shar_cut("a", "x"), odd], {"a": b"A"}))
+    assert outcomes(tmp_path) == [("a", b"A"), (f"{tmp_path}/cuts.000000.jsonl.gz[1]", "BAD_ROW")]
 
 
 @pytest.mark.parametrize("named", ["cuts.000000.jsonl.gz", "cuts.*.jsonl.gz", "cuts*"])
