@@ -40,6 +40,7 @@ RECORD: Final = "run.json"
 RECORD_COPY: Final = "control/run.json"  # as it was when the driver was started last
 PLAN_FILE: Final = "plan.parquet"
 _PLAN_BATCH: Final = 1 << 16
+_LISTINGS: Final = 3  # of commits that are removed meanwhile
 QUARANTINE: Final = "quarantine"  # one object for each part that `pipeline.stages.quarantine` keeps a record of
 
 
@@ -253,7 +254,7 @@ class Run:
         Raises:
             DamagedRunError: a commit or the plan cannot be read.
         """
-        return of_parts(read_ledger(self.uri).table, self.counted_parts())
+        return of_parts(_listed(lambda: read_ledger(self.uri)).table, self.counted_parts())
 
     def totals(self) -> Totals:
         """Sums over the commits. A finished run has them in its record."""
@@ -263,7 +264,8 @@ class Run:
 
     def parts_done(self) -> set[str]:
         """Ids of the parts whose chunks are all committed."""
-        return set(parts_done(of_parts(read_committed_chunks(self.uri), self.counted_parts())).to_pylist())
+        chunks = _listed(lambda: read_committed_chunks(self.uri))
+        return set(parts_done(of_parts(chunks, self.counted_parts())).to_pylist())
 
     def unfinished_parts(self, folder: str = "") -> int:
         """Number of parts of the plan whose chunks are not all committed below `folder`, see `Commit.folder`."""
@@ -273,13 +275,15 @@ class Run:
 
     def files(self) -> dict[str, list[DataFile]]:
         """The files that hold the committed rows, by table (`transcripts`, `labels`, `errors`)."""
+        files = _listed(self._files)
+        return {table: [file for file in files if file.table == table] for table in TABLES}
+
+    def _files(self) -> list[DataFile]:
         compaction = read_compaction(self.uri)
         if compaction is None:
             files = [file for commit in self.all_commits() for file in commit.files]
             compaction = read_compaction(self.uri)  # finishing a run removes commits after it has stored this
-        if compaction is not None:
-            files = list(compaction.files)
-        return {table: [file for file in files if file.table == table] for table in TABLES}
+        return files if compaction is None else list(compaction.files)
 
     def read(self, call: Callable[[dict[str, list[DataFile]]], T]) -> T:
         """The result of `call` on the files that hold the committed rows; transient storage errors are retried.
@@ -324,6 +328,14 @@ class Run:
         If the run is finished meanwhile, the files of the dataset are removed: open it again (`read` does that).
         """
         return open_files(self.uri, table, [file.path for file in self.files()[table]])
+
+
+def _listed(read: Callable[[], T]) -> T:
+    """The result of `read`, which lists commits; again if the end of an update removes some before they are read."""
+    for _ in range(_LISTINGS - 1):
+        with contextlib.suppress(FileNotFoundError):
+            return read()
+    return read()
 
 
 def open_files(uri: str, table: str, paths: Sequence[str]) -> pads.Dataset:

@@ -44,6 +44,7 @@ from pipeline.schemas import is_readable
 from pipeline.storage import objects, uris
 
 FILES_AT_ONCE: Final = 4
+CHECKS: Final = 4  # of a run that is written to meanwhile
 
 
 class ChunkOfTable(NamedTuple):
@@ -97,14 +98,18 @@ class Verification:
 def verify(run: Run) -> Verification:
     """Check a run; see the module. Reads every byte of it once.
 
-    A run that is finished during the check is checked again, because its small files are gone then.
+    A run that is finished or updated during the check is checked again, because files that it had are gone then.
 
     Raises:
         StorageError: storage could not be reached.
     """
-    result = _verify(run)
-    reopened = Run.open(run.uri)
-    return result if reopened.status == run.status or not result.problems else _verify(reopened)
+    for _ in range(CHECKS):
+        result = _verify(run)
+        reopened = Run.open(run.uri)
+        if not result.problems or reopened.record == run.record:
+            break
+        run = reopened
+    return result
 
 
 def _verify(run: Run) -> Verification:
@@ -171,6 +176,9 @@ def _rolled_up_commits(run: Run, folder: str) -> Iterator[tuple[str, bytes | Pro
         path = _relative_path(run, uri)
         try:
             rows = read_rolled_up(uri)
+        except FileNotFoundError:
+            yield path, Problem(path, "is lost")
+            continue
         except NOT_PARQUET as error:
             yield path, Problem(path, str(error))
             continue

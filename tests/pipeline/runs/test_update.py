@@ -9,6 +9,7 @@ import shutil
 import pytest
 
 from pipeline.runs import compact, ledger, lifecycle
+from pipeline.runs import verify as module
 from pipeline.runs.compact import read_compaction
 from pipeline.runs.record import PlanUpdate
 from pipeline.runs.repair import repair
@@ -225,6 +226,56 @@ def test_verify_finds_commits_of_no_part_in_a_run_that_is_done(finished):
     run = drive(finished, ["a", "c"], again=())
     updates.write(run, "b", updates.part("b").part_id, 0)
     assert any("the plan has no part" in problem.message for problem in verify(run).problems)
+
+
+@pytest.mark.parametrize("read", ["ledger", "parts_done", "files", "read"])
+@pytest.mark.parametrize("rolled_up", [True, False])
+def test_commits_that_leave_while_they_are_read_are_not_missed(tmp_path, monkeypatch, read, rolled_up):
+    run = updates.create(tmp_path / "run", ["a", "b"])
+    updates.work(run)
+    if rolled_up:
+        ledger.roll_up(run.uri, ledger.read_ledger(run.uri).objects)
+    run = updates.update(Run.open(run.uri), ["a", "d"])
+    updates.work(run)
+    run = Run.open(run.uri)
+    name = "rolled_up_files" if rolled_up else "commit_objects"
+    once_listed(monkeypatch, name, lambda: updates.finish(run))
+    calls = {
+        "ledger": lambda: len(run.ledger()) == 6,
+        "parts_done": lambda: len(run.parts_done()) == 2,
+        "files": lambda: sum(file.rows for file in run.files()["transcripts"]) == 2 * updates.ROWS,
+        "read": lambda: updates.found(run) == updates.expected(run),
+    }
+    assert calls[read]()
+
+
+def once_listed(monkeypatch, name, call) -> None:
+    """Call `call` between the first listing of commits and what follows it."""
+    listing, calls = getattr(ledger, name), [call]
+
+    def listed(uri):
+        found = listing(uri)
+        if calls:
+            calls.pop()()
+        return found
+
+    monkeypatch.setattr(ledger, name, listed)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_verify_checks_a_run_again_that_is_updated_meanwhile(finished, monkeypatch, number):
+    check = module.check_file
+    names = [["a", "b", "d"], ["a", "d", "e"]][:number]
+    left = list(names)
+
+    def checked(*arguments):
+        if left:
+            drive(Run.open(finished.uri), left.pop(0), again=())
+        return check(*arguments)
+
+    monkeypatch.setattr(module, "check_file", checked)
+    assert_sound(finished)
+    assert left == []
 
 
 def test_a_file_whose_rows_all_stay_is_kept_as_it_is(finished, monkeypatch):
