@@ -7,6 +7,7 @@ in Unsupervised Pre-training for Speech Recognition", arXiv 2109.06870) and, for
 """
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -219,12 +220,20 @@ class SEWDConfig:
         if isinstance(getattr(type(self), name, None), property) and name not in _LABEL_KEYS:
             msg = f"{name} follows from other values and cannot be set"
             raise AttributeError(msg)
-        values = {**self.extra, **self._fields(), name: value}
-        if name in ("num_labels", "label2id"):
-            del values["id2label"]
-        if name == "label2id" and isinstance(value, Mapping):
-            values["id2label"] = {index: label for label, index in value.items()}
-        self.__dict__.update(type(self)(**values).__dict__)
+        self.__dict__.update(self.changed({name: value}).__dict__)
+
+    def changed(self, changes: Mapping[str, Any]) -> Self:
+        """Return the configuration with some values replaced, checked together.
+
+        `num_labels` keeps the names of the labels if there are as many.
+        """
+        values = {**self.extra, **self._fields(), **changes}
+        if "id2label" not in changes:
+            if isinstance(changes.get("label2id"), Mapping):
+                values["id2label"] = {index: label for label, index in changes["label2id"].items()}
+            elif changes.get("num_labels", self.num_labels) != self.num_labels:
+                del values["id2label"]
+        return type(self)(**values)
 
     def __getattr__(self, name: str) -> Any:
         """Return a key of `extra`, or the default that transformers has for it."""
@@ -240,6 +249,11 @@ class SEWDConfig:
         return {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "extra"}
 
     # ---------------------------------------------------------------------------------------- derived numbers
+    @property
+    def model_type(self) -> str:
+        """The name of the architecture in `config.json`."""
+        return MODEL_TYPE
+
     @property
     def num_labels(self) -> int:
         """Number of classes of the sequence classifier; 1 means regression."""
@@ -343,8 +357,12 @@ class SEWDConfig:
         return cls(**known, extra={name: value for name, value in values.items() if name not in known})
 
     @classmethod
-    def from_pretrained(cls, location: Location) -> Self:
+    def from_pretrained(cls, location: Location, **changes: Any) -> Self:
         """Read `config.json` in a directory or under any fsspec URI.
+
+        Args:
+            location: a directory or URI.
+            changes: values that replace those of the file.
 
         Raises:
             CheckpointError: the file is missing, is not JSON, or holds values that `from_dict` rejects.
@@ -355,7 +373,7 @@ class SEWDConfig:
             msg = f"there is no {CONFIG_FILE} in {shown(location)}"
             raise CheckpointError(msg)
         try:
-            return cls.from_dict(values)
+            return cls.from_dict(values).changed(changes)
         except ValueError as error:
             msg = f"{CONFIG_FILE} in {shown(location)}: {error}"
             raise CheckpointError(msg) from error
@@ -369,6 +387,10 @@ class SEWDConfig:
         values["label2id"] = self.label2id
         values["model_type"] = MODEL_TYPE
         return values
+
+    def to_json_string(self) -> str:
+        """Return the content of `config.json` as text."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
     def save_pretrained(self, location: Location) -> None:
         """Write `config.json` into a directory or under any fsspec URI."""

@@ -49,6 +49,10 @@ class Decoded:
     char_offsets: list[Any] | None
     word_offsets: list[Any] | None
 
+    def __getitem__(self, name: str) -> Any:
+        """Return an attribute by its name."""
+        return getattr(self, name)
+
 
 # -------------------------------------------------------------------------------------------------- tokenizer
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +159,23 @@ class CTCTokenizer:
     def drop_ids(self) -> tuple[int, ...]:
         """The ids to drop after collapsing, for `greedy_path`: start and end of sentence."""
         return tuple(index for index in (self.bos_id, self.eos_id) if index is not None)
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """`pad_id`, by its name in transformers."""
+        return self.pad_id
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens in `vocab.json`."""
+        return len(self.vocab)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Return all tokens and their ids."""
+        return dict(self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
     @cached_property
     def _long_tokens(self) -> re.Pattern[str]:

@@ -26,9 +26,20 @@ class Encoding(dict[str, Any]):
     def __setattr__(self, name: str, value: Any) -> None:
         self[name] = value
 
-    def to(self, device: str | torch.device) -> Self:
-        """Move the tensors to a device, in place."""
-        self.update({name: value.to(device) if hasattr(value, "to") else value for name, value in self.items()})
+    def to(self, *where: Any, dtype: torch.dtype | None = None) -> Self:
+        """Move the tensors to a device, in place, and change the data type of those that hold fractions.
+
+        Args:
+            where: a device, a data type, or both.
+            dtype: data type, if it is not in `where`.
+        """
+        kinds = [one for one in where if type(one).__name__ == "dtype"]
+        devices = [one for one in where if type(one).__name__ != "dtype"]
+        wanted = kinds[0] if kinds else dtype
+        for name, value in self.items():
+            if hasattr(value, "is_floating_point"):
+                moved = value.to(devices[0]) if devices else value
+                self[name] = moved.to(wanted) if wanted is not None and moved.is_floating_point() else moved
         return self
 
 

@@ -23,7 +23,6 @@ dict are those of a checkpoint.
   half-filled squeezed frame takes part in attention; a row then depends on the width of the batch.
 """
 
-import copy
 import math
 import warnings
 from collections.abc import Iterator, Mapping
@@ -520,6 +519,23 @@ class Encoder(nn.Module):
 
 
 # ------------------------------------------------------------------------------------------------- the models
+# Arguments of transformers' `from_pretrained` that are no values of a configuration, and that nothing here reads.
+_LOADING_OPTIONS = frozenset(
+    {
+        *("device_map", "ignore_mismatched_sizes", "output_loading_info", "quantization_config", "attn_implementation"),
+        *("low_cpu_mem_usage", "use_safetensors", "revision", "token", "cache_dir", "local_files_only", "subfolder"),
+    }
+)
+
+
+def _dtype(dtype: torch.dtype | str) -> torch.dtype:
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype):
+        msg = f"dtype must be a data type of torch or its name, such as 'float16', not {dtype!r}"
+        raise TypeError(msg)
+    return found
+
+
 class _PreTrained(nn.Module):
     """What the three models share: initialisation, loading and saving."""
 
@@ -625,7 +641,7 @@ class _PreTrained(nn.Module):
         location: Location,
         *,
         config: SEWDConfig | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
         new_head: bool = False,
         **changes: Any,
     ) -> Self:
@@ -634,7 +650,8 @@ class _PreTrained(nn.Module):
         Args:
             location: a directory, or any fsspec URI of one.
             config: used instead of the checkpoint's `config.json`, e.g. with other labels and `new_head`.
-            dtype: data type that the weights are converted to and the model computes in, whatever that of the file.
+            dtype: data type that the weights are converted to and the model computes in, whatever that of the file; or
+                its name.
             new_head: load the backbone only, and initialise the head from torch's random generator.
             changes: values of the configuration that replace those of the checkpoint, e.g. `num_labels=3`.
 
@@ -642,10 +659,13 @@ class _PreTrained(nn.Module):
             CheckpointError: files are missing or malformed, or keys or shapes do not fit; the message names them.
             OSError: the store cannot be read.
         """
-        config = copy.deepcopy(config) if config else SEWDConfig.from_pretrained(location)
+        if unknown := _LOADING_OPTIONS & changes.keys():
+            msg = f"{', '.join(sorted(unknown))}: not an option of this package; a model is loaded whole, on the CPU"
+            raise TypeError(msg)
+        dtype = _dtype(changes.pop("torch_dtype", dtype))
+        config = SEWDConfig.from_pretrained(location) if config is None else config
         try:
-            for name, value in changes.items():
-                setattr(config, name, value)
+            config = config.changed(changes)
             config.check_sizes()
         except ValueError as error:
             msg = f"the configuration ({CONFIG_FILE}) of {shown(location)}: {error}"

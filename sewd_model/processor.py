@@ -67,6 +67,8 @@ class Processor:
         labels: Sequence[Mapping[str, Any]] | None = None,
         *,
         padding: Padding = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
         return_tensors: TensorType = "pt",
     ) -> Encoding:
         """Join rows that were prepared one by one, as collators of training batches do.
@@ -74,15 +76,19 @@ class Processor:
         Args:
             input_features: one mapping with `input_values` (N,) for each clip.
             labels: one mapping with `input_ids` for each text.
-            padding: see `sewd_model.encoding.target_length`.
+            padding: see `sewd_model.encoding.target_length`, and so for the next two.
+            max_length: see `padding`.
+            pad_to_multiple_of: see `padding`.
             return_tensors: "pt", "np" or None.
 
         Returns:
             `input_values` and `attention_mask`, or `input_ids` and `attention_mask`; of both, those of the audio and
             `labels`.
         """
-        clips = _rows(input_features, "input_values", self.feature_extractor.padding_value, padding, return_tensors)
-        texts = _rows(labels, "input_ids", self.tokenizer.pad_id or 0, padding, return_tensors)
+        shape = (padding, max_length, pad_to_multiple_of, return_tensors)
+        filler = self.feature_extractor.padding_value
+        clips = _rows(input_features, "input_values", np.float32, filler, *shape)
+        texts = _rows(labels, "input_ids", np.int64, self.tokenizer.pad_id or 0, *shape)
         if not clips:
             return texts
         return Encoding({**clips, **({"labels": texts["input_ids"]} if texts else {})})
@@ -128,11 +134,18 @@ class Processor:
 
 
 def _rows(
-    mappings: Sequence[Mapping[str, Any]] | None, key: str, filler: float, padding: Padding, tensors: TensorType
+    mappings: Sequence[Mapping[str, Any]] | None,
+    key: str,
+    kind: type[np.generic],
+    filler: float,
+    padding: Padding,
+    max_length: int | None,
+    pad_to_multiple_of: int | None,
+    tensors: TensorType,
 ) -> Encoding:
     if mappings is None:
         return Encoding()
-    rows = [np.asarray(mapping[key]) for mapping in mappings]
-    length = target_length([len(row) for row in rows], padding)
+    rows = [np.asarray(mapping[key], kind) for mapping in mappings]
+    length = target_length([len(row) for row in rows], padding, max_length, pad_to_multiple_of)
     masks = padded([np.ones(len(row), np.int64) for row in rows], length, 0)
     return Encoding({key: in_type(padded(rows, length, filler), tensors), "attention_mask": in_type(masks, tensors)})

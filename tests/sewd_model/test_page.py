@@ -269,3 +269,47 @@ def test_a_lora_adapter_is_trained_and_the_rest_stays(checkpoint, audio, tmp_pat
 def test_a_language_without_adapter_is_refused(oracle):
     with pytest.raises(ValueError, match="target_lang 'fra'"):
         SEWDForCTC(sewd_model.SEWDConfig(**oracle.tiny()), target_lang="fra")
+
+
+def test_a_collator_pads_lists_to_what_the_model_takes(checkpoint, audio):
+    processor, model = Processor.from_pretrained(checkpoint), SEWDForCTC.from_pretrained(checkpoint)
+    rows = [{"input_values": audio.tolist()}, {"input_values": audio[:5000].tolist()}]  # as `datasets` stores them
+    batch = processor.pad(rows, pad_to_multiple_of=160)
+    theirs = transformers.AutoProcessor.from_pretrained(checkpoint).pad(
+        rows, padding=True, pad_to_multiple_of=160, return_attention_mask=True, return_tensors="pt"
+    )
+    assert (batch.input_values.dtype, batch.input_values.shape) == (torch.float32, theirs.input_values.shape)
+    torch.testing.assert_close(batch.input_values, theirs.input_values)
+    assert model(**batch).logits.shape[0] == 2
+
+
+def test_inputs_move_and_change_their_type(checkpoint, audio):
+    inputs = Processor.from_pretrained(checkpoint)(
+        [audio, audio[:5000]], sampling_rate=16_000, padding=True, return_tensors="pt"
+    )
+    for moved in (inputs.to("cpu", torch.float16), inputs.to(torch.float16), inputs.to("cpu", dtype=torch.float16)):
+        assert (moved.input_values.dtype, moved.attention_mask.dtype) == (torch.float16, torch.int64)
+
+
+def test_names_that_recipes_read_are_there(checkpoint):
+    tokenizer, other = CTCTokenizer.from_pretrained(checkpoint), transformers.AutoTokenizer.from_pretrained(checkpoint)
+    for name in ("pad_token_id", "vocab_size"):
+        assert getattr(tokenizer, name) == getattr(other, name)
+    assert (len(tokenizer), tokenizer.get_vocab()) == (len(other), other.get_vocab())
+    assert tokenizer.decode([VOCAB["A"]], output_word_offsets=True)["text"] == "A"
+    config = sewd_model.SEWDConfig.from_pretrained(checkpoint, num_labels=3)
+    assert (config.model_type, config.num_labels) == ("sew-d", 3)
+    assert sewd_model.SEWDConfig.from_dict(json.loads(config.to_json_string())) == config
+
+
+def test_options_of_loading_are_heeded_or_refused(classifier):
+    load = SEWDForSequenceClassification.from_pretrained
+    names = {0: "_unknown_", 1: "yes", 2: "no"}
+    assert load(classifier, num_labels=3).config.id2label == names
+    other = {0: "a", 1: "b", 2: "c"}
+    backwards = {label: number for number, label in other.items()}
+    assert load(classifier, label2id=backwards, id2label=other, num_labels=3).config.id2label == other
+    assert load(classifier, torch_dtype=torch.float16).dtype == load(classifier, dtype="float16").dtype == torch.float16
+    for wrong in ({"device_map": "auto"}, {"ignore_mismatched_sizes": True}, {"dtype": "auto"}):
+        with pytest.raises(TypeError, match=f"{next(iter(wrong))}"):
+            load(classifier, **wrong)
