@@ -36,6 +36,8 @@ def repair(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or 
 def _parts(result: mend.Repair) -> str:
     if result.run.status == RunStatus.DONE:
         return "all of its parts are committed"
+    if result.open_parts is None:
+        return "its rows and commits were left as they are"
     hint = how_to_resume(result.run.record.config.get("existing", "resume"))
     return f"{result.open_parts:,} of {result.run.record.parts:,} parts are left; {hint}"
 

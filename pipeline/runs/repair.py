@@ -84,14 +84,14 @@ class Repair:
         made: what was made again, a sentence each.
         impossible: what could not be made again, a sentence each.
         chunks: number of chunks whose rows were lost, and that the same command transcribes again.
-        open_parts: number of parts that are not completely committed.
+        open_parts: number of parts that are not completely committed; None if it is not known, without a plan.
     """
 
     run: Run
     made: list[str] = field(default_factory=list)
     impossible: list[str] = field(default_factory=list)
     chunks: int = 0
-    open_parts: int = 0
+    open_parts: int | None = None
 
 
 class _Key(NamedTuple):
@@ -137,13 +137,13 @@ def repair(uri: str) -> Repair:
         return result
 
 
-def _plan_of(run: Run) -> tuple[dict[str, int], int]:
-    """For each part of the plan the number of the update that planned it, and that of the plan; empty if it is lost."""
+def _plan_of(run: Run) -> tuple[dict[str, int], int] | None:
+    """For each part of the plan the number of the update that planned it, and that of the plan; None if it is lost."""
     try:
         update = run.plan_update()
         return run.part_updates(), update.number if update else 0
     except DamagedRunError:
-        return {}, 0
+        return None
 
 
 # ------------------------------------------------------------------------------------------------ record and plan
@@ -279,7 +279,12 @@ def _is_among(names: Collection[_Key], folder: str) -> Callable[[pa.Table], pa.A
 # ------------------------------------------------------------------------------------------------------------ data
 def _repair_data(result: Repair, commits: list[Commit]) -> None:
     run = result.run
-    updates, number = _plan_of(run)
+    known = _plan_of(run)
+    if known is None and run.record.updates:  # which commits count is not known: data and commits stay as they are
+        if run.status == RunStatus.RUNNING:
+            result.run = run.save(status=RunStatus.STOPPED, reason=None)
+        return
+    updates, number = known or ({}, 0)
     if number:
         commits = [commit for commit in commits if commit.part_id in updates]
     compaction, compaction_is_damaged = _compaction(run)

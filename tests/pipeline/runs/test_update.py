@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 
+from jobs import repair as verb
 from pipeline.runs import compact, ledger, lifecycle
 from pipeline.runs import verify as module
 from pipeline.runs.compact import read_compaction
@@ -177,6 +178,25 @@ def test_a_repair_without_a_record_knows_that_an_update_was_finished(finished):
     assert repair(run.uri).run.status == RunStatus.DONE
     assert updates.found(run) == updates.expected(run)
     assert_sound(run)
+
+
+@pytest.mark.parametrize("status", [RunStatus.RUNNING, RunStatus.DONE])
+def test_a_repair_without_the_plan_of_an_update_leaves_the_rows_as_they_are(finished, status, capsys):
+    run = updates.update(finished, ["a", "c", "d"])
+    updates.work(run, chunks=1)
+    if status == RunStatus.DONE:
+        updates.work(run)
+        run = updates.finish(run)
+    objects.delete([f"{run.uri}/plan.parquet"])
+    rows, compaction, commits = updates.found(run), read_compaction(run.uri), list(ledger.read_commits(run.uri))
+    assert verb.repair(run.uri) == 1
+    out, err = capsys.readouterr()
+    assert "the plan of a run that was updated cannot be made again" in " ".join(err.split())
+    assert ("rows and commits were left as they are" in out) == (status == RunStatus.RUNNING)
+    assert (updates.found(run), read_compaction(run.uri)) == (rows, compaction)
+    assert list(ledger.read_commits(run.uri)) == commits
+    stopped = RunStatus.STOPPED if status == RunStatus.RUNNING else status
+    assert Run.open(run.uri).status == stopped
 
 
 def test_a_file_that_is_lost_before_the_first_compaction_is_stored_is_made_again(tmp_path, monkeypatch):
