@@ -11,7 +11,7 @@ import io
 import itertools
 import json
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
@@ -47,6 +47,8 @@ BATCH_BYTES = 32 * 2**20
 READ_BYTES = 4 * 2**20  # read from storage at a time; without it Arrow reads whole column chunks
 
 _RATES: Final = ("sampling_rate", "sample_rate", "samplerate", "sr")
+_TEXT: Final = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+_BINARY: Final = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
 
 
 def plan_tables(listing: Listing, part_bytes: int, limit: int | None) -> Iterator[Part]:
@@ -111,10 +113,11 @@ def audio_column(schema: pa.Schema, columns: Mapping[str, str]) -> str | None:
 
 
 def _is_text(schema: pa.Schema, name: str) -> bool:
-    if name not in schema.names:
-        return False
-    kind = _plain(schema.field(name).type)
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+    return name in schema.names and _is_any(schema.field(name).type, _TEXT)
+
+
+def _is_any(kind: pa.DataType, tests: Sequence[Callable[[pa.DataType], bool]]) -> bool:
+    return any(test(_plain(kind)) for test in tests)
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
@@ -124,7 +127,12 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 def _members(kind: pa.DataType) -> frozenset[str]:
     """The members of a struct that can hold audio; empty for any other type."""
     kind = _plain(kind)
-    members = frozenset(kind.field(i).name for i in range(kind.num_fields)) if pa.types.is_struct(kind) else frozenset()
+    fields = [kind.field(i) for i in range(kind.num_fields)] if pa.types.is_struct(kind) else []
+    of_names = {
+        "bytes": (*_BINARY, pa.types.is_fixed_size_binary, pa.types.is_null),
+        "path": (*_TEXT, pa.types.is_null),
+    }
+    members = frozenset(one.name for one in fields if one.name not in of_names or _is_any(one.type, of_names[one.name]))
     return members if "bytes" in members or "path" in members or {"array", "sampling_rate"} <= members else frozenset()
 
 
@@ -133,11 +141,7 @@ def _why_no_audio(schema: pa.Schema, audio: str | None) -> str | None:
     if audio is None:
         return f"no column `audio`; its columns are {', '.join(sorted(schema.names))}; say which by --column audio=NAME"
     kind = _plain(schema.field(audio).type)
-    plain = (
-        *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
-        *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view),
-    )
-    if _members(kind) or any(test(kind) for test in plain) or (_is_list(kind) and _rate_column(schema.names)):
+    if _members(kind) or _is_any(kind, (*_TEXT, *_BINARY)) or (_is_list(kind) and _rate_column(schema.names)):
         return None
     kinds = (
         "a path, bytes, a struct of `bytes` and `path` or of `array` and `sampling_rate`, or an array beside a column "
@@ -240,7 +244,7 @@ def _read_row(row: _Row, part: Part) -> Utterance:
         for name in batch.schema.names:
             if name != row.audio and (value := value_of(batch[name][0], name)) is not None:
                 values[name] = value
-    except VALUE_ERRORS as error:
+    except (*VALUE_ERRORS, soundfile.SoundFileError) as error:  # libsndfile writes at most 1024 channels
         return broken_utterance(default_id, part.uri, AudioError(ErrorCode.BAD_ROW, f"{location}: {error}"), size)
     if audio.path and audio.data is None:
         default_id = relative_id(audio.path, base)
@@ -283,11 +287,18 @@ class _Audio(NamedTuple):
 
 
 def _audio_of(row: _Row) -> _Audio:
+    path, data = _path_and_data(row)
+    if not isinstance(path, str | None) or not isinstance(data, bytes | None):
+        raise ValueError("the audio is neither bytes nor the text of a path")
+    return _Audio(path, data)
+
+
+def _path_and_data(row: _Row) -> tuple[Any, Any]:
     scalar = row.batch[row.audio][0]
     if isinstance(scalar, pa.DictionaryScalar):
         scalar = scalar.value
     if not scalar.is_valid:
-        return _Audio(None, None)
+        return None, None
     rate_column = _rate_column(row.batch.schema.names)
     rate = None if rate_column is None else row.batch[rate_column][0].as_py()
     if isinstance(scalar, pa.StructScalar):
@@ -295,11 +306,11 @@ def _audio_of(row: _Row) -> _Audio:
         if data is None and "array" in scalar and scalar["array"].is_valid:
             rate = scalar["sampling_rate"].as_py() if "sampling_rate" in scalar else rate
             data = _wave(scalar["array"].values, rate)
-        return _Audio(path, data)
+        return path, data
     if isinstance(scalar, pa.ListScalar):
-        return _Audio(None, _wave(scalar.values, rate))
+        return None, _wave(scalar.values, rate)
     value = scalar.as_py()
-    return _Audio(value, None) if isinstance(value, str) else _Audio(None, value)
+    return (value, None) if isinstance(value, str) else (None, value)
 
 
 def _wave(samples: pa.Array, rate: int | None) -> bytes:

@@ -265,6 +265,28 @@ def test_an_array_of_channels_is_read(tmp_path):
     assert soundfile.read(io.BytesIO(found.open()))[0].tolist() == [[0.25, -0.25], [0.5, -0.5]]
 
 
+def test_an_array_of_frames_that_is_no_audio_is_an_error_row(tmp_path):
+    frames = {"array": [[0.5]] * 1025, "sampling_rate": 8000}
+    assert outcomes(parquet(tmp_path / "t.parquet", [{"audio": frames}])) == [("t/0", "BAD_ROW")]
+
+
+@pytest.mark.parametrize("audio", [{"bytes": b"A", "path": 5}, {"path": 5, "array": [0.5], "sampling_rate": 8000}])
+def test_a_path_that_is_no_text_is_an_error_row(tmp_path, audio):
+    assert outcomes(parquet(tmp_path / "t.parquet", [{"audio": audio}])) == [("t/0", "BAD_ROW")]
+
+
+@pytest.mark.parametrize("audio", [{"bytes": "A"}, {"bytes": [65, 300]}, {"path": 5}])
+def test_a_struct_of_other_types_holds_no_audio(tmp_path, audio):
+    with pytest.raises(UsageError, match="a column `audio` that is struct"):
+        parts_of(parquet(tmp_path / "t.parquet", [{"audio": audio}]))
+
+
+def test_a_member_that_is_null_in_all_rows_has_no_type(tmp_path):
+    write(tmp_path / "a.wav", b"A")
+    rows = [{"audio": {"bytes": None, "path": "a.wav"}}]
+    assert outcomes(parquet(tmp_path / "t.parquet", rows)) == [("a", b"A")]
+
+
 def test_classes_have_the_names_of_the_schema(tmp_path):
     features = {
         "label": {"_type": "ClassLabel", "names": ["no", "yes"]},
