@@ -18,6 +18,17 @@ TIMEOUT_S = 30.0  # to connect, and between two pieces of an answer
 class HubFileSystem(_HubFileSystem):  # type: ignore[misc]  # what it returns has no types here
     """`HfFileSystem` without caches of listings, and without retries."""
 
+    def resolve_path(self, path: str, *args: Any, **options: Any) -> Any:
+        """Return the repository that `path` names, and the path in it.
+
+        Raises:
+            FileNotFoundError: no repository can have its name.
+        """
+        try:
+            return super().resolve_path(path, *args, **options)
+        except (ValueError, NotImplementedError) as error:
+            raise FileNotFoundError(f"hf://{path}: {error}") from error
+
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         """Describe the file or directory at `path`, as it is now.
 

@@ -65,7 +65,7 @@ def _names_nothing(error: BaseException) -> bool:
     """Return whether a client raised `error` for a URI that no object can have, such as `s3://my bucket/`."""
     if isinstance(error, _loaded("gcsfs.retry.HttpError")):
         return str(error).startswith(_GOOGLE_NAME)
-    is_invalid = isinstance(error, _loaded("botocore.exceptions.ParamValidationError"))
+    is_invalid = isinstance(error, _loaded("botocore.exceptions.ParamValidationError", "aiohttp.InvalidURL"))
     return is_invalid or getattr(error, "error_code", None) == _AZURE_NAME
 
 
@@ -91,6 +91,8 @@ def _is_transient_reported_as_missing(error: BaseException) -> bool:
     fsspec's HTTP file system raises FileNotFoundError for every failure; the real one is its cause.
     """
     cause = error.__cause__
+    if cause is not None and _names_nothing(cause):
+        return False
     if cause is None or not type(cause).__module__.startswith("aiohttp"):
         return isinstance(cause, ConnectionError | TimeoutError)
     return getattr(cause, "status", None) not in _HTTP_MISSING

@@ -17,6 +17,13 @@ from pipeline.storage.retry import with_retries
 _ESCAPED_BYTE = re.compile(rb"\\x([89a-f][0-9a-f])")
 
 
+# File systems of fsspec that need another, or the data itself, where a URI has a name.
+_WRAPPERS = frozenset(
+    {
+        *("async_wrapper", "asyncwrapper", "asynclocal", "blockcache", "cached", "data", "dir", "filecache", "generic"),
+        *("libarchive", "reference", "simplecache", "tar", "zip"),
+    }
+)
 _NO_JAVA = re.compile(r"libjvm|libhdfs")  # how Arrow reports that it did not find these libraries
 
 
@@ -90,6 +97,8 @@ def filesystem(uri: str) -> tuple[Any, str]:
         return LocalFileSystem(), _unescaped(uri)
     if "::" in uri:
         raise UnknownSchemeError(f"cannot open {uri}: chained URIs are not supported")
+    if (scheme := uri.partition("://")[0].lower()) in _WRAPPERS:
+        raise UnknownSchemeError(f"cannot open {uri}: {scheme}:// names no storage")
     try:
         # Some file systems connect to their server here.
         return with_retries(uri, lambda: _open(uri))

@@ -4,6 +4,7 @@ import pytest
 
 from pipeline.corpus import utterances
 from pipeline.corpus.utterances import share
+from pipeline.errors import AudioError
 from tests.support.inputs import read, write
 
 
@@ -13,6 +14,19 @@ def test_a_large_object_is_opened_and_not_fetched(tmp_path, monkeypatch):
     (found,) = read(tmp_path)
     with found.open() as file:
         assert file.read(2) == b"12"
+
+
+@pytest.mark.parametrize(
+    ("uri", "code"),
+    [
+        *((uri, "MISSING") for uri in ("hf://datasets/a b/c/x.wav", "hf://x", "hf://", "http:///x.wav", "https://")),
+        *((f"{scheme}://x/y.wav", "BAD_ROW") for scheme in ("dir", "data", "zip", "tar", "ZIP", "simplecache")),
+    ],
+)
+def test_a_uri_that_names_nothing_is_the_error_of_its_row(uri, code):
+    with pytest.raises(AudioError) as error:
+        utterances.find_object(uri)
+    assert error.value.code == code
 
 
 @pytest.mark.parametrize(("total", "count"), [(0, 3), (10, 3), (7, 7), (2, 5)])

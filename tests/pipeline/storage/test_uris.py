@@ -46,6 +46,9 @@ def test_a_parent_after_a_link_is_the_parent_of_the_links_target(tmp_path):
     [
         ("nothing://a/b", uris.UnknownSchemeError),
         ("reference://a.wav", uris.UnknownSchemeError),
+        ("zip://a.wav", uris.UnknownSchemeError),
+        ("dir://x/a.wav", uris.UnknownSchemeError),
+        ("data://x/a.wav", uris.UnknownSchemeError),
         ("zip://a.wav::s3://bucket/b.zip", UsageError),
     ],
 )
