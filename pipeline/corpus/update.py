@@ -20,11 +20,12 @@ import hashlib
 import itertools
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.corpus.layouts.files import FILES
 from pipeline.corpus.layouts.manifest import MANIFEST
@@ -62,6 +63,19 @@ class UpdatedPlan:
     def has_changes(self) -> bool:
         """Whether anything has changed."""
         return bool(self.added or self.changed or self.removed)
+
+    def with_again(self, part_ids: Collection[str], number: int) -> UpdatedPlan:
+        """The plan in which parts that stay are done again, as a whole; `number` is that of the update."""
+        is_again = pc.is_in(self.table["part_id"], pa.array(sorted(part_ids), pa.string()))
+        stored = map(Part.from_row, self.table.filter(is_again).to_pylist())
+        again = [replace(part.planned_by(number), retry=(), retry_of="") for part in stored]
+        table = pa.concat_tables([self.table.filter(pc.invert(is_again)), plan_table(again)])
+        return replace(
+            self,
+            table=table.replace_schema_metadata(self.table.schema.metadata),
+            kept=self.kept - len(again),
+            changed=tuple(sorted({*self.changed, *(uri for part in again for uri in _uris(part))})),
+        )
 
 
 def known_manifests(stored: Iterable[Part]) -> dict[str, list[Part]]:

@@ -223,7 +223,8 @@ def check_contiguous(run: Run, table: pa.Table) -> None:
     for chunk in non_contiguous_chunks(table):
         raise InputChangedError(
             f"{run.uri}: the files of part {chunk.part_id} changed between two starts of the run: chunk {chunk.chunk} "
-            f"begins at row {chunk.first_row}, but the chunks before it hold {chunk.rows_before} rows. Start a new run"
+            f"begins at row {chunk.first_row}, but the chunks before it hold {chunk.rows_before} rows. "
+            "Do it again by --update, or start a new run"
         )
 
 

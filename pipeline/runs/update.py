@@ -43,6 +43,7 @@ from pipeline.corpus.plan import plan_parts
 from pipeline.corpus.update import UpdatedPlan, known_manifests, update_plan
 from pipeline.errors import InputsError, UsageError
 from pipeline.runs.fingerprint import has_earlier_rules
+from pipeline.runs.ledger import non_contiguous_chunks
 from pipeline.runs.record import PlanUpdate
 from pipeline.runs.run import Run, now, write_plan
 from pipeline.runs.status import RunStatus
@@ -51,14 +52,15 @@ from pipeline.runs.status import RunStatus
 def update_run(run: Run, config: RunConfig, check_lease: Callable[[], None]) -> tuple[Run, UpdatedPlan]:
     """Plan the INPUTs again and, if they have changed, make that the plan of the run. The caller holds the lease.
 
-    It does not matter whether the run is done: parts that stay are resumed.
+    It does not matter whether the run is done: parts that stay are resumed. Those whose chunks do not fit together,
+    because a file changed between two starts of the run, are done again.
 
     Returns:
         The run, with the status `running` if its plan has changed, and what has changed.
 
     Raises:
         InputsError: the INPUTs cannot be planned; among other reasons, because one holds no audio any more.
-        DamagedRunError: the stored plan is lost or cannot be read.
+        DamagedRunError: the stored plan, or a commit of a run that is not done, is lost or cannot be read.
         LeaseLostError: another driver took over.
     """
     try:
@@ -66,6 +68,9 @@ def update_run(run: Run, config: RunConfig, check_lease: Callable[[], None]) -> 
     except InputsError as error:
         raise InputsError(f"{error}; the run at {run.uri} stays as it is") from error
     run = follow_plan(run)
+    torn = non_contiguous_chunks(run.ledger()) if run.status != RunStatus.DONE else []
+    if torn:
+        updated = updated.with_again({chunk.part_id for chunk in torn}, next_update(run))
     if not updated.has_changes:
         return run, updated
     check_lease()

@@ -9,17 +9,21 @@ import shutil
 import pytest
 
 from jobs import repair as verb
+from pipeline.config import make_config
+from pipeline.errors import InputChangedError
 from pipeline.runs import compact, ledger, lifecycle
 from pipeline.runs import verify as module
 from pipeline.runs.compact import read_compaction
+from pipeline.runs.lifecycle import create_run, plan_new_run
 from pipeline.runs.record import PlanUpdate
 from pipeline.runs.repair import repair
 from pipeline.runs.run import Run
 from pipeline.runs.status import RunStatus
-from pipeline.runs.update import follow_plan, next_update, replace_plan
+from pipeline.runs.update import follow_plan, next_update, replace_plan, update_run
 from pipeline.runs.verify import verify
 from pipeline.storage import objects
 from tests.support import updates
+from tests.support.inputs import write_files
 
 
 class KilledError(Exception):
@@ -340,6 +344,28 @@ def test_random_histories_with_kills_end_as_the_last_plan_says(tmp_path, monkeyp
     assert run.record.totals.utterances == len(alive) * updates.ROWS
     assert len(run.record.updates) == run.plan_update().number
     assert_sound(run)
+
+
+def test_an_update_does_parts_again_whose_chunks_do_not_fit_together(tmp_path, monkeypatch):
+    folder = write_files(tmp_path / "in", "a.wav", "b.wav")
+    config = make_config(inputs=(str(folder),), output=str(tmp_path / "run"), model="m", part_mib=1e-6)
+    run = create_run(config, {"schema": 2}, plan_new_run(config))
+    torn, sound = run.plan(["part_id"])["part_id"].to_pylist()
+    with monkeypatch.context() as patch:
+        patch.setattr(updates, "texts", lambda name, part_id: [f"{name} {part_id} 0"])  # a file was gone then
+        updates.write(run, "", torn, 0)
+    updates.work(run)
+    with pytest.raises(InputChangedError, match="Do it again by --update"):
+        updates.finish(run)
+
+    run, updated = update_run(run.save(status=RunStatus.FAILED), config, lambda: None)
+    assert (updated.changed, updated.added, updated.removed) == ((f"{folder}/a.wav",), (), ())
+    assert run.plan(["part_id"])["part_id"].to_pylist() == [sound, f"{torn}1"]
+    updates.work(run)
+    run = updates.finish(run)
+    assert updates.found(run) == updates.expected(run)
+    assert_sound(run)
+    assert not update_run(run, config, lambda: None)[1].has_changes
 
 
 def test_a_plan_without_parts_is_refused_by_nobody(finished):
