@@ -31,6 +31,7 @@ from pipeline.runs.commit import DataFile
 from pipeline.runs.recordings import (
     IDENTITY,
     RecordingRows,
+    by_id,
     channels_of,
     is_shard,
     recording_ids,
@@ -44,12 +45,14 @@ from pipeline.scoring.counts import ErrorCounts, count_rows
 from pipeline.scoring.long_texts import segment_scores
 from pipeline.scoring.normalize import normalize
 from pipeline.scoring.references import References, agree, names_of
-from pipeline.scoring.rules import COUNT_COLUMNS, Scoring, score
+from pipeline.scoring.rules import COUNT_COLUMNS, Scoring
 from pipeline.scoring.stm import ReferenceSegment
 from pipeline.scoring.time_constrained import TimedWord, spread, time_constrained_counts
 from sewd_model.grouping import grouped
 
 Reference = tuple[ReferenceSegment, ...]
+Target = tuple[str, str | None]
+"""A key of `recording_keys`, and the id of a recording in it; None: whatever is in it, as one recording."""
 
 WORST: Final = 100
 """Recordings that are listed as those with the most errors."""
@@ -63,7 +66,7 @@ class ScoredRecordings:
     """The recordings of a run that are scored as wholes.
 
     Attributes:
-        keys: `recording_keys` of their rows, and of rows that are in `rows()` for another reason.
+        keys: `row_keys` of their rows.
         scores: by recording and channel.
         reference_words: words of all references of recordings, scored or not.
         unscored: recordings with a reference that could not be scored: nothing was transcribed, or the reference does
@@ -88,13 +91,19 @@ class ScoredRecordings:
         yield from self.dataset().to_batches(columns=list(columns), **SCAN_OPTIONS)
 
 
+def row_keys(rows: pa.Table | pa.RecordBatch) -> pa.Array:
+    """The key of each row's recording together with its id; `rows` has the columns of `IDENTITY`."""
+    pairs = zip(recording_keys(rows), recording_ids(rows), strict=True)
+    return pa.array([f"{key}\0{recording}" for key, recording in pairs], pa.string())
+
+
 def without_recordings(batches: Iterable[pa.RecordBatch], keys: pa.Array | None) -> Iterator[pa.RecordBatch]:
     """Rows without those of the recordings with these keys; None: all rows. Reads `IDENTITY`."""
     for batch in batches:
         if keys is None:
             yield batch
         else:
-            yield batch.filter(pc.invert(pc.is_in(pa.array(recording_keys(batch), pa.string()), keys)))
+            yield batch.filter(pc.invert(pc.is_in(row_keys(batch), keys)))
 
 
 def scored_recordings(run: Run, scoring: Scoring, references: Sequence[References]) -> ScoredRecordings | None:
@@ -141,7 +150,8 @@ def _scored_recordings(request: _Request, state: tuple[str, ...]) -> ScoredRecor
         targets, named, unfound = run.read(lambda files: _stored(run, files)), (), []
     if not targets and not unfound:
         return None
-    keys = pa.array(sorted(targets), pa.string())
+    keep = pa.array(sorted({key for key, _ in targets}), pa.string())
+    keys: set[str] = set()
     folder = tempfile.TemporaryDirectory(prefix="sewd-scores-")
     scores: list[RecordingScore] = []
     unscored: list[str] = []
@@ -149,20 +159,22 @@ def _scored_recordings(request: _Request, state: tuple[str, ...]) -> ScoredRecor
 
     def tables() -> Iterator[pa.Table]:
         nonlocal words
-        for rows in recording_rows(run, TRANSCRIPTS.names, keys):
-            if own := targets[rows.key] or _stored_reference(rows):
-                found = _score_recording(rows, own, scoring)
-                words += found.reference_words
-                scores.extend(found.scores)
-                unscored.extend(found.unscored)
-                yield from found.rows
-            else:  # the same audio as a recording with a reference, under another id
-                yield _replaced(rows.transcripts, score(rows.transcripts, scoring, run.record.normalizer, ()))
+        for rows in recording_rows(run, TRANSCRIPTS.names, keep):
+            whole = targets.get((rows.key, None), [])
+            for each in [rows] if whole else by_id(rows):
+                named = targets.get((each.key, each.recording))
+                if own := [*whole, *(named or ())] or (_stored_reference(each) if named is not None else []):
+                    found = _score_recording(each, own, scoring)
+                    keys.update(row_keys(each.transcripts).to_pylist())
+                    words += found.reference_words
+                    scores.extend(found.scores)
+                    unscored.extend(found.unscored)
+                    yield from found.rows
 
     with pq.ParquetWriter(_path(folder), _SCHEMA, compression="zstd") as writer:
         for group in grouped(tables() if targets else (), len, at_least=_ROW_GROUP_ROWS):
             writer.write_table(pa.concat_tables(group))
-    return ScoredRecordings(keys, tuple(scores), words, tuple(unscored), named, folder)
+    return ScoredRecordings(pa.array(sorted(keys), pa.string()), tuple(scores), words, tuple(unscored), named, folder)
 
 
 def _path(folder: tempfile.TemporaryDirectory[str]) -> Path:
@@ -193,35 +205,34 @@ def recording_figures(recordings: ScoredRecordings, scoring: Scoring, settings: 
 # --- Which recordings have a reference
 
 
-def _stored(run: Run, files: Mapping[str, Sequence[DataFile]]) -> dict[str, list[Reference]]:
-    """The keys of the recordings whose reference is stored with the run, which is read with their rows."""
-    targets: dict[str, list[Reference]] = {}
+def _stored(run: Run, files: Mapping[str, Sequence[DataFile]]) -> dict[Target, list[Reference]]:
+    """The recordings whose reference is stored with the run, which is read with their rows."""
+    targets: dict[Target, list[Reference]] = {}
     has_reference = pads.field("recording_reference").is_valid()
-    dataset = open_files(run.uri, "transcripts", [file.path for file in files["transcripts"]])
-    for batch in dataset.to_batches(columns=list(IDENTITY), filter=has_reference, **SCAN_OPTIONS):
-        targets |= {key: [] for key in recording_keys(batch)}
-    # An error row has the reference also of what is no recording in segments: only its rows can tell.
-    dataset = open_files(run.uri, "errors", [file.path for file in files["errors"]])
-    for batch in dataset.to_batches(columns=list(IDENTITY), filter=has_reference, **SCAN_OPTIONS):
-        ids = recording_ids(batch)
-        pieces = [name != utt_id for name, utt_id in zip(ids, batch["utt_id"].to_pylist(), strict=True)]
-        targets |= {key: [] for key, is_piece in zip(recording_keys(batch), pieces, strict=True) if is_piece}
+    for table in ("transcripts", "errors"):
+        dataset = open_files(run.uri, table, [file.path for file in files[table]])
+        for batch in dataset.to_batches(columns=list(IDENTITY), filter=has_reference, **SCAN_OPTIONS):
+            ids = recording_ids(batch)
+            for key, recording, utt_id in zip(recording_keys(batch), ids, batch["utt_id"].to_pylist(), strict=True):
+                # An error row has the reference also of what is no recording in segments.
+                if table == "transcripts" or recording != utt_id:
+                    targets[key, recording] = []
     return targets
 
 
-def _stored_reference(rows: RecordingRows) -> Sequence[Reference]:
+def _stored_reference(rows: RecordingRows) -> list[Reference]:
     stored = [*rows.transcripts["recording_reference"].to_pylist(), *rows.errors["recording_reference"].to_pylist()]
-    return [(ReferenceSegment(text),) for text in stored if text is not None][:1]
+    found: list[Reference] = [(ReferenceSegment(text),) for text in stored if text is not None]
+    return found[:1]
 
 
 def _named_recordings(
     run: Run, files: Mapping[str, Sequence[DataFile]], references: Sequence[References]
-) -> tuple[dict[str, list[Reference]], tuple[frozenset[str], ...]]:
+) -> tuple[dict[Target, list[Reference]], tuple[frozenset[str], ...]]:
     """The recordings that files of references name: by id, else as the only one whose path ends in that name.
 
     Returns:
-        The references of each recording by its key, at most one of each file; and the names of each file that were
-        found.
+        The references of each recording, at most one of each file; and the names of each file that were found.
     """
     wanted = [_Names(file) for file in references]
     for table in ("transcripts", "errors"):
@@ -230,13 +241,18 @@ def _named_recordings(
             columns = (batch[name].to_pylist() for name in ("utt_id", "uri", "start_s", "channel"))
             seen = set(zip(ids, recording_keys(batch), *columns, strict=True))
             for recording, key, utt_id, uri, start_s, channel in seen:
-                is_piece = recording != utt_id or bool(start_s)
+                is_cut = recording != utt_id
                 for names in wanted:
-                    names.offer(recording, key, None if is_shard(uri) else stem(uri), channel, is_piece=is_piece)
-    targets: dict[str, list[Reference]] = {}
+                    if is_cut or names.are_of_recordings:
+                        names.offer(recording, (key, recording), channel)
+                    elif table == "transcripts":
+                        names.take(utt_id)
+                    if (is_cut or names.are_of_recordings or start_s) and not is_shard(uri):
+                        names.offer(stem(uri), (key, None))
+    targets: dict[Target, list[Reference]] = {}
     for names in wanted:
-        for key, reference in names.references().items():
-            targets.setdefault(key, []).append(reference)
+        for target, reference in names.references().items():
+            targets.setdefault(target, []).append(reference)
     return targets, tuple(names.found() for names in wanted)
 
 
@@ -248,43 +264,52 @@ class _Names:
         self._by_last: dict[str, list[str]] = defaultdict(list)
         for name in file.recordings or file.index:
             self._by_last[names_of(name)[-1]].append(name)
-        self._exact: dict[str, set[tuple[str, int | None]]] = defaultdict(set)
-        self._alike: dict[str, set[tuple[str, int | None]]] = defaultdict(set)
+        self._exact: dict[str, set[tuple[Target, int | None]]] = defaultdict(set)
+        self._alike: dict[str, set[tuple[Target, int | None]]] = defaultdict(set)
+        self._utterances: set[str] = set()
 
-    def offer(self, recording: str, key: str, path: str | None, channel: int | None, *, is_piece: bool) -> None:
-        """Note that the recording with this key may be called `recording`, or by its path.
+    @property
+    def are_of_recordings(self) -> bool:
+        """Whether the file has no references of utterances."""
+        return bool(self._file.recordings)
 
-        A whole utterance is scored by its own id where a file has references by id.
-        """
-        if not is_piece and not self._file.recordings:
-            return
-        recording = composed(recording)
-        with_channel = f"{recording}#c{channel}"
+    def take(self, utt_id: str) -> None:
+        """Note that an utterance that is whole has this id: it is scored by it, and the name is no recording's."""
+        self._utterances.add(composed(utt_id))
+
+    def offer(self, candidate: str, target: Target, channel: int | None = None) -> None:
+        """Note that a recording may be called `candidate`, and this channel of it by the suffix of channels."""
+        candidate = composed(candidate)
+        with_channel = f"{candidate}#c{channel}"
         if with_channel in self._file.index:
-            self._exact[with_channel].add((key, channel))
-        for candidate in filter(None, (recording, path and composed(path))):
-            names = names_of(candidate)
-            for name in self._by_last.get(names[-1], ()):
-                if name == recording:
-                    self._exact[name].add((key, None))
-                elif agree(names_of(name), names):
-                    self._alike[name].add((key, None))
+            self._exact[with_channel].add((target, channel))
+        names = names_of(candidate)
+        for name in self._by_last.get(names[-1], ()):
+            if name == candidate:
+                self._exact[name].add((target, None))
+            elif agree(names_of(name), names):
+                self._alike[name].add((target, None))
 
-    def _matches(self) -> dict[str, tuple[str, int | None]]:
+    def _matches(self) -> dict[str, tuple[Target, int | None]]:
         """The recording, and perhaps its channel, of each name that is that of one recording."""
-        best = {name: self._exact.get(name) or self._alike[name] for name in {**self._exact, **self._alike}}
-        return {name: next(iter(keys)) for name, keys in best.items() if len(keys) == 1}
+        matches: dict[str, tuple[Target, int | None]] = {}
+        for name in {**self._exact, **self._alike}.keys() - self._utterances:
+            found = self._exact.get(name) or self._alike[name]
+            wholes = {each for each in found if each[0][1] is None}
+            if len({key for (key, _), _ in found}) == 1 and len(wholes or found) == 1:
+                matches[name] = next(iter(wholes or found))
+        return matches
 
     def found(self) -> frozenset[str]:
         return frozenset(self._matches())
 
-    def references(self) -> dict[str, Reference]:
-        references: dict[str, Reference] = {}
-        for name, (key, channel) in sorted(self._matches().items()):
+    def references(self) -> dict[Target, Reference]:
+        references: dict[Target, Reference] = {}
+        for name, (target, channel) in sorted(self._matches().items()):
             if self._file.recordings:
-                references[key] = references.get(key, ()) + self._file.recordings[name]
+                references[target] = references.get(target, ()) + self._file.recordings[name]
             elif (text := self._file.texts[self._file.index[name]]) is not None:
-                references[key] = (*references.get(key, ()), ReferenceSegment(text, channel=channel))
+                references[target] = (*references.get(target, ()), ReferenceSegment(text, channel=channel))
         return references
 
 

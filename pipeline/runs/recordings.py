@@ -213,10 +213,17 @@ def _split(key: str, transcripts: pa.Table, errors: pa.Table) -> Iterator[Record
         uri = (transcripts if len(transcripts) else errors)["uri"][0].as_py()
         yield RecordingRows(uri, key, transcripts, errors)
     else:
-        for name in sorted(starts):
-            masks = (pa.array([found == name for found in each], pa.bool_()) for each in ids)
-            own = [table.filter(mask) for table, mask in zip((transcripts, errors), masks, strict=True)]
-            yield RecordingRows(name, key, *own)
+        yield from by_id(RecordingRows("", key, transcripts, errors))
+
+
+def by_id(rows: RecordingRows) -> Iterator[RecordingRows]:
+    """The rows of each id, without suffixes, as a recording of its own."""
+    tables = rows.transcripts, rows.errors
+    ids = [recording_ids(table) for table in tables]
+    for name in sorted({*ids[0], *ids[1]}):
+        masks = (pa.array([found == name for found in each], pa.bool_()) for each in ids)
+        own = [table.filter(mask) for table, mask in zip(tables, masks, strict=True)]
+        yield RecordingRows(name, rows.key, *own)
 
 
 def channels_of(rows: RecordingRows) -> list[tuple[int | None, pa.Table, pa.Table]]:

@@ -275,3 +275,54 @@ def test_figures_are_stored(tmp_path, corpus):
     stored = {row["metric"]: row for row in metrics if row["scope"] == "corpus"}
     assert stored["tcwer"]["rate"] == evaluation.tcwer
     assert stored["wer"]["errors"] == jiwer_counts(corpus).errors
+
+
+def parts_of(name, *texts, step_s=5.0):
+    """Rows of parts of one audio that a manifest names by ids of their own."""
+    return [
+        {"utt_id": f"u{n}", "uri": f"calls/{name}.wav", "start_s": n * step_s, "duration_s": step_s, "text": text}
+        for n, text in enumerate(texts)
+    ]
+
+
+def test_parts_with_ids_of_their_own_are_scored_by_them(tmp_path):
+    texts = ["one two", "three", "four five", "six"]
+    run = write_run(tmp_path / "run", transcripts(parts_of("x", *texts)))
+    (tmp_path / "text").write_text("".join(f"u{n} {text}\n" for n, text in enumerate(texts)))
+    evaluation = scored(run, tmp_path / "text")
+    assert (evaluation.figures.words, evaluation.recordings) == (ErrorCounts(6, 0, 0, 0), None)
+    assert evaluation.problems.unknown.total == 0
+    (tmp_path / "one").write_text("u2 four\n")
+    evaluation = scored(run, tmp_path / "one")
+    assert (evaluation.figures.words, evaluation.problems.missing.total) == (ErrorCounts(1, 0, 0, 1), 3)
+    (tmp_path / "whole").write_text("x one two three four five\n")  # the audio
+    evaluation = scored(run, tmp_path / "whole")
+    assert (evaluation.figures.words, evaluation.recordings.scored) == (ErrorCounts(5, 0, 0, 1), 1)
+
+
+@pytest.mark.parametrize("offset_s", [0.0, 0.5])
+def test_one_audio_under_two_ids_has_a_reference_for_each(tmp_path, offset_s):
+    rows = []
+    for name in ("a", "b"):
+        for row in segments(name, ["one", "two", "three"], per=2):
+            start_s, end_s = row["start_s"] + offset_s, row["start_s"] + offset_s + row["duration_s"]
+            utt_id = f"{name}#{round(start_s * 1000)}-{round(end_s * 1000)}"
+            rows.append(row | {"utt_id": utt_id, "uri": "calls/x.wav", "start_s": start_s})
+    run = write_run(tmp_path / "run", transcripts(rows))
+    (tmp_path / "text").write_text("a one two three\nb one too three\n")
+    evaluation = scored(run, tmp_path / "text")
+    assert evaluation.figures.words == ErrorCounts(5, 1, 0, 0)
+    assert evaluation.recordings.reference_words == 6
+
+
+def test_stored_references_of_parts_are_their_own(tmp_path):
+    def long_part(name, start, words):
+        rows = segments(name, ["-"] * start + words, per=2)[start // 2 :]
+        return with_reference([row | {"uri": "calls/x.wav"} for row in rows], " ".join(words))
+
+    first, second = long_part("p1", 0, ["one", "two", "three"]), long_part("p2", 8, ["four", "five", "six"])
+    short = [{"utt_id": "p0", "uri": "calls/x.wav", "duration_s": 0.5, "text": "a b", "reference": "a c"}]
+    evaluation = evaluate_run(write_run(tmp_path / "long", transcripts([*first, *second])))
+    assert (evaluation.figures.words, evaluation.recordings.scored) == (ErrorCounts(6, 0, 0, 0), 2)
+    evaluation = evaluate_run(write_run(tmp_path / "mixed", transcripts([*short, *second])))
+    assert (evaluation.figures.words, evaluation.recordings.scored) == (ErrorCounts(4, 1, 0, 0), 1)
