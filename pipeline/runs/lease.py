@@ -5,12 +5,13 @@ while it is watched, its holder is alive, and the new driver is refused; if it d
 holder is dead, and the new driver takes over. Clocks are not compared: those of two machines differ. A holder on the
 same machine is looked up directly, so that a killed run can be resumed at once.
 
-Most stores have no conditional write, so two drivers that start in the same second may both believe that they hold the
-lease. It names the one that wrote last; the other notices at its next renewal, before its next commit, and before each
-change of what the two share (`require_lease`), and gives up. What remains is the time between such a check and the
-write after it. A commit in that time does no harm: commits of one chunk replace each other whole
-(`pipeline.runs.commit`). A data file that is written in that time, after the other driver has finished, is an orphan,
-and `sewd verify` finds it.
+The lease is written on condition that nobody else has written it (`pipeline.storage.conditional`): of two drivers that
+start at the same moment one gets it, and the other is refused at once. Not every store honours the condition. There
+both may believe that they hold the lease. It names the one that wrote last; the other notices at its next renewal,
+before its next commit, and before each change of what the two share (`require_lease`), and gives up. What remains is
+the time between such a check and the write after it. A commit in that time does no harm: commits of one chunk replace
+each other whole (`pipeline.runs.commit`). A data file that is written in that time, after the other driver has
+finished, is an orphan, and `sewd verify` finds it.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from pipeline.errors import LeaseLostError, RunBusyError, StorageError
-from pipeline.storage import objects, uris
+from pipeline.storage import conditional, objects, uris
+from pipeline.storage.conditional import Stored
 
 LEASE: Final = "control/lease.json"
 RENEW_S: Final = 10.0
@@ -90,9 +92,8 @@ def hold_lease(
         StorageError: the lease cannot be read or written.
     """
     uri = lease_uri(run)
-    _wait_until_free(run, uri, expire_s, clock)
     identity = {"attempt": attempt, **_identity()}
-    objects.put(uri, _encode(identity, 0))
+    _take(run, uri, _encode(identity, 0), expire_s, clock)
     _held.add(attempt)
     ended = threading.Event()
 
@@ -100,10 +101,11 @@ def hold_lease(
         beat = 0
         while not clock.wait(ended, renew_s):
             with contextlib.suppress(StorageError):  # the next renewal tries again
-                if attempt not in _held or not _is_held(uri, attempt):
+                stored = conditional.read(uri)
+                if attempt not in _held or _holder(stored).get("attempt") != attempt:
                     return  # it is released, or another driver took it over
                 beat += 1
-                objects.put(uri, _encode(identity, beat))
+                conditional.replace(uri, _encode(identity, beat), stored)
         with contextlib.suppress(StorageError):  # the lease expires
             if _is_held(uri, attempt):
                 objects.delete([uri])
@@ -168,32 +170,58 @@ def _is_held(uri: str, attempt: str) -> bool:
     return _read_holder(uri).get("attempt") == attempt
 
 
-def _wait_until_free(run: str, uri: str, expire_s: float, clock: Clock) -> None:
-    first = _read_holder(uri)
+def _take(run: str, uri: str, content: bytes, expire_s: float, clock: Clock) -> None:
+    """Write the lease once it is free; RunBusyError if another driver holds it, or takes it at the same moment."""
+    while not conditional.replace(uri, content, _wait_until_free(run, uri, expire_s, clock)):
+        if holder := _read_holder(uri):
+            raise RunBusyError(_at_work(run, holder))
+
+
+def _at_work(run: str, holder: Mapping[str, Any]) -> str:
+    return (
+        f"{run}: the driver {holder.get('host')}:{holder.get('pid')} is working on this run. "
+        "Let it finish, stop it, or choose another --output"
+    )
+
+
+def _wait_until_free(run: str, uri: str, expire_s: float, clock: Clock) -> Stored | None:
+    """Wait until nobody holds the lease; return what is stored then, None if nothing is."""
+    stored = conditional.read(uri)
+    first = _holder(stored)
     alive = _is_alive(first)
     deadline = clock.now() + expire_s
     while first and alive is not False:
         began = clock.now()
-        holder = _read_holder(uri)
+        stored = conditional.read(uri)
+        holder = _holder(stored)
         if not holder:
-            return
+            break
         if alive or holder != first:
-            raise RunBusyError(
-                f"{run}: the driver {holder.get('host')}:{holder.get('pid')} is working on this run. "
-                "Let it finish, stop it, or choose another --output"
-            )
+            raise RunBusyError(_at_work(run, holder))
         if clock.now() - began > 2 * _POLL_S:  # storage is slow: the holder may be unable to renew its lease
             deadline = clock.now() + expire_s
         if clock.now() >= deadline:
-            return
+            break
         clock.sleep(min(_POLL_S, expire_s / 4))
+    return stored
 
 
 def _read_holder(uri: str) -> dict[str, Any]:
     """The content of the lease; empty if there is no lease, or none that can be parsed."""
     try:
-        content = json.loads(objects.fetch(uri))
-    except (FileNotFoundError, ValueError, RecursionError):
+        return _parse(objects.fetch(uri))
+    except FileNotFoundError:
+        return {}
+
+
+def _holder(stored: Stored | None) -> dict[str, Any]:
+    return {} if stored is None else _parse(stored.data)
+
+
+def _parse(data: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) and "attempt" in content else {}
 

@@ -351,7 +351,7 @@ def _put_file(uri: str, path: Path) -> None:
 
 
 def _put_local(target: Path, source: BinaryIO) -> None:
-    _make_directory(target.parent)
+    make_directory(target.parent)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -370,10 +370,11 @@ def is_temporary(uri: str) -> bool:
     return name.startswith(".") and name.endswith(".tmp")
 
 
-def _make_directory(directory: Path) -> None:
+def make_directory(directory: Path) -> None:
+    """Create a local directory and those above it, each synced."""
     if directory.is_dir():
         return
-    _make_directory(directory.parent)
+    make_directory(directory.parent)
     directory.mkdir(exist_ok=True)
     _sync_directory(directory.parent)
 

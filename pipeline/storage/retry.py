@@ -39,6 +39,7 @@ _AZURE_DETAILS = re.compile(r"\n(RequestId|Content|Attempted credentials):.*", r
 _SECRET = re.compile(r"\b(access_token|sig)=[^&\s'\")]+")  # in URLs of Google and Azure
 _REFUSED = (401, 403)
 _BEYOND_END = (416,)
+_FAILED_CONDITION = (412,)
 _NO_TEXT = "no answer in time"  # asyncio's time-outs have no message
 _CREDENTIALS = "access was refused: check the credentials, whether they have expired, and what they may read and write"
 
@@ -115,6 +116,11 @@ def is_refused(error: BaseException | None) -> bool:
 def is_beyond_end(error: BaseException) -> bool:
     """Return whether the storage has no byte of the range that was asked for."""
     return _has_status(error, _BEYOND_END) or _has_status(error.__cause__, _BEYOND_END)
+
+
+def has_failed_condition(error: BaseException) -> bool:
+    """Return whether the storage refused a conditional write because its condition does not hold."""
+    return _has_status(error, _FAILED_CONDITION) or _has_status(error.__cause__, _FAILED_CONDITION)
 
 
 def _has_status(error: BaseException | None, wanted: tuple[int, ...]) -> bool:

@@ -175,10 +175,10 @@ def test_while_storage_is_slow_a_silent_driver_of_another_machine_is_not_yet_dea
     write(run)
     fetch = objects.fetch
 
-    def slow_fetch(uri):
+    def slow_fetch(uri, **version):
         if 30 < clock.time < 60:  # a renewal may take as long
             clock.time += 20
-        return fetch(uri)
+        return fetch(uri, **version)
 
     monkeypatch.setattr(objects, "fetch", slow_fetch)
     with hold_lease(run, "a", clock=clock):
@@ -229,7 +229,7 @@ def test_a_renewal_that_meets_a_storage_error_is_made_again_in_the_next_interval
 
     with hold_lease(run, "a", clock=clock):
         with monkeypatch.context() as patch:
-            patch.setattr(lease_module.objects, "put", fail)
+            patch.setattr(lease_module.conditional, "replace", fail)
             clock.advance(RENEW_S)
         assert read(run)["beat"] == 0
         clock.advance(RENEW_S)
