@@ -106,10 +106,12 @@ def replaced_while_read(uri, data, monkeypatch):
     read_segments = decode.read_segments
 
     def read(source, settings, **options):
-        for number, segment in enumerate(read_segments(source, settings, **options)):
+        replaced = False
+        for segment in read_segments(source, settings, **options):
             yield segment
-            if number == 10:  # of the only recording that is so long
+            if segment.start_s > 5 and not replaced:  # of the only recording that is so long
                 overwrite(uri, data)
+                replaced = True
 
     monkeypatch.setattr("pipeline.stages.rows.read_segments", read)
     return dataclasses.replace(SETTINGS, audio=dataclasses.replace(SETTINGS.audio, max_segment_s=4.0))
