@@ -37,6 +37,7 @@ from pipeline.runs.commit import DataFile, data_file_from_json, put_data_file
 from pipeline.runs.damage import damaged, first_damaged_file, first_lost_file
 from pipeline.schemas import TABLES
 from pipeline.storage import clients, objects, retry, uris
+from pipeline.storage.arrow import arrow_filesystem
 from sewd_model.grouping import grouped
 
 COMPACTION: Final = "compaction.json"
@@ -220,7 +221,7 @@ def compact_group(run: str, table: str, files: Sequence[DataFile], left: frozens
 
 
 def _merge(run: str, table: str, files: Sequence[DataFile], left: frozenset[str]) -> DataFile:
-    fs, root = uris.filesystem(run)
+    fs, root = arrow_filesystem(run)
     source = pads.dataset([uris.join(root, f.path) for f in files], TABLES[table], "parquet", filesystem=fs)
     read = rows = 0
     gone = pa.array(sorted(left), pa.string())

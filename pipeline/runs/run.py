@@ -33,6 +33,7 @@ from pipeline.runs.status import RunStatus
 from pipeline.runs.totals import Totals
 from pipeline.schemas import TABLES
 from pipeline.storage import objects, retry, uris
+from pipeline.storage.arrow import arrow_filesystem
 from pipeline.storage.parquet import encode_table
 
 T = TypeVar("T")
@@ -342,7 +343,7 @@ def open_files(uri: str, table: str, paths: Sequence[str]) -> pads.Dataset:
     """Data files of the run at `uri` as one dataset; `paths` are relative to the run."""
     if not paths:
         return pads.dataset(TABLES[table].empty_table())
-    fs, root = uris.filesystem(uri)
+    fs, root = arrow_filesystem(uri)
     return pads.dataset([uris.join(root, path) for path in paths], TABLES[table], "parquet", filesystem=fs)
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -19,42 +17,7 @@ from tests.faults.stand_in import MARKS, SECONDS
 from tests.faults.world import END_S, ROOT, wait_for_commits, write_corpus
 from tests.support import clouds, corpora, s3
 from tests.support.command import sewd
-
-
-class DenyingProxy(BaseHTTPRequestHandler):
-    """Forwards requests unchanged to the server behind it, and answers 403 to those that are denied."""
-
-    protocol_version = "HTTP/1.1"
-
-    def forward(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self.server.denied(self.command, self.path):
-            self.answer(403, {}, b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>")
-            return
-        upstream = http.client.HTTPConnection(self.server.upstream, timeout=30)
-        headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
-        upstream.request(self.command, self.path, body, headers)
-        response = upstream.getresponse()
-        data = response.read()
-        self.answer(response.status, dict(response.getheaders()), data)
-        upstream.close()
-
-    def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
-        self.send_response_only(status)
-        for name, value in headers.items():
-            if name.lower() not in ("transfer-encoding", "connection", "content-length"):
-                self.send_header(name, value)
-        # The answer to HEAD has no body, but the length of the object.
-        length = headers.get("Content-Length") if self.command == "HEAD" else str(len(body))
-        self.send_header("Content-Length", length or "0")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = forward
-
-    def log_message(self, *_) -> None:
-        pass
+from tests.support.fault_proxy import fault_proxy
 
 
 @contextlib.contextmanager
@@ -63,11 +26,12 @@ def denying_proxy(endpoint: str) -> Iterator[Callable]:
 
     The function takes a predicate (method, path) -> denied.
     """
-    with s3.web_server(DenyingProxy) as server:
-        server.upstream = endpoint.removeprefix("http://")
-        server.denied = lambda method, path: False
-        with s3.use_endpoint(f"http://127.0.0.1:{server.server_port}"):
-            yield lambda denied: setattr(server, "denied", denied)
+    with fault_proxy(endpoint) as proxy:
+
+        def deny(denied: Callable[[str, str], bool]) -> None:
+            proxy.choose = lambda method, path: "403 AccessDenied" if denied(method, path) else None
+
+        yield deny
 
 
 @pytest.fixture

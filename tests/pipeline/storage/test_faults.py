@@ -7,10 +7,14 @@ import functools
 from http.server import SimpleHTTPRequestHandler
 
 import fsspec
+import pyarrow as pa
+import pyarrow.dataset as pads
 import pytest
 
 from pipeline.errors import StorageError
 from pipeline.storage import clients, objects, reads
+from pipeline.storage.arrow import arrow_filesystem
+from pipeline.storage.parquet import encode_table
 from tests.support import clouds, fault_proxy, s3
 
 RATE = 0.35  # so that the few requests of a test meet several faults
@@ -57,6 +61,24 @@ def test_storage_with_faults_reads_and_writes_what_it_does_without(endpoint, kin
         assert use_storage(base) == expected
         assert proxy.faults.total() >= 4
         assert set(proxy.faults) <= set(kinds)
+
+
+@pytest.mark.parametrize("kind", [fault_proxy.SLOW_DOWN, fault_proxy.STALL, fault_proxy.CUT, "mixture"])
+def test_a_dataset_is_read_through_faults(endpoint, kind, tmp_path):
+    table = pa.table({"number": range(1000)})
+    uris = [f"s3://bucket/{tmp_path.name}/{n}.parquet" for n in range(6)]
+    with s3.use_endpoint(endpoint):
+        for uri in uris:
+            objects.put(uri, encode_table(table))
+    kinds = fault_proxy.KINDS if kind == "mixture" else (kind,)
+    with fault_proxy.fault_proxy(endpoint, fault_proxy.seeded(2, RATE, kinds)) as proxy:
+        proxy.stall_s, proxy.delay_s = 1, 0.1
+        fs, _ = arrow_filesystem(uris[0])
+        found = pads.dataset([uri.removeprefix("s3://") for uri in uris], format="parquet", filesystem=fs)
+        assert found.to_table() == pa.concat_tables([table] * 6)
+        assert proxy.faults.total() >= 2
+        with pytest.raises(FileNotFoundError):
+            pads.dataset([f"bucket/{tmp_path.name}/none.parquet"], format="parquet", filesystem=fs).to_table()
 
 
 def test_the_faults_of_a_proxy_follow_from_its_seed():
