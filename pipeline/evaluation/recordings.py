@@ -140,14 +140,13 @@ def _scored_recordings(request: _Request, state: tuple[str, ...]) -> ScoredRecor
     run, scoring, references = request.run, request.scoring, request.references
     if references:
         targets, named = run.read(lambda files: _named_recordings(run, files, references))
-        unfound = [
-            segments
-            for file, names in zip(references, named, strict=True)
-            for name, segments in file.recordings.items()
-            if name not in names
-        ]
     else:
-        targets, named, unfound = run.read(lambda files: _stored(run, files)), (), []
+        targets, named = run.read(lambda files: _stored(run, files)), ()
+    unfound: dict[str, int] = {}  # words by name: of alternatives, those of the longest
+    for file, names in zip(references, named, strict=True):
+        for name in file.recordings.keys() - names:
+            number = _word_number(file.recordings[name], scoring.normalizer)
+            unfound[name] = max(unfound.get(name, 0), number)
     if not targets and not unfound:
         return None
     keep = pa.array(sorted({key for key, _ in targets}), pa.string())
@@ -155,7 +154,7 @@ def _scored_recordings(request: _Request, state: tuple[str, ...]) -> ScoredRecor
     folder = tempfile.TemporaryDirectory(prefix="sewd-scores-")
     scores: list[RecordingScore] = []
     unscored: list[str] = []
-    words = sum(_word_number(segments, scoring.normalizer) for segments in unfound)
+    words = sum(unfound.values())
 
     def tables() -> Iterator[pa.Table]:
         nonlocal words

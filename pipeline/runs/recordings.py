@@ -229,7 +229,9 @@ def by_id(rows: RecordingRows) -> Iterator[RecordingRows]:
 def channels_of(rows: RecordingRows) -> list[tuple[int | None, pa.Table, pa.Table]]:
     """Transcripts and errors of each channel that has any; an error without a channel is one of all channels."""
     transcripts, errors = rows.transcripts, rows.errors
-    channels = [*pc.unique(transcripts["channel"]).to_pylist()] or [*pc.unique(errors["channel"]).to_pylist()]
+    own = transcripts["channel"].unique().to_pylist()
+    named = {*own, *errors["channel"].unique().to_pylist()} - {None}
+    channels = [*([None] if None in own or not named else []), *sorted(named)]
     found = []
     for channel in channels:
         is_own = _is_channel(errors, channel)

@@ -85,7 +85,10 @@ def _segment(fields: list[str], first_channel: int) -> ReferenceSegment:
 
 
 def _channel(name: str, first: int) -> int:
-    number = int(name) - first if name.isdecimal() else ord(name.upper()) - ord("A")
+    letter = name.upper()
+    if not name.isdecimal() and len(letter) != 1:
+        raise ValueError("channel")
+    number = int(name) - first if name.isdecimal() else ord(letter) - ord("A")
     if not 0 <= number < _MAX_CHANNELS:
         raise ValueError("channel")
     return number

@@ -326,3 +326,11 @@ def test_stored_references_of_parts_are_their_own(tmp_path):
     assert (evaluation.figures.words, evaluation.recordings.scored) == (ErrorCounts(6, 0, 0, 0), 2)
     evaluation = evaluate_run(write_run(tmp_path / "mixed", transcripts([*short, *second])))
     assert (evaluation.figures.words, evaluation.recordings.scored) == (ErrorCounts(4, 1, 0, 0), 1)
+
+
+def test_a_missing_recording_counts_once_whatever_the_alternatives(tmp_path):
+    run = write_run(tmp_path / "run", transcripts(segments("talk", ["one", "two"])))
+    for name, missing in (("a", "three four"), ("b", "three four five")):
+        (tmp_path / f"{name}.stm").write_text(f"talk 1 s 0 9 one two\nnever 1 s 0 9 {missing}\n")
+    evaluation = scored(run, tmp_path / "a.stm", tmp_path / "b.stm")
+    assert evaluation.recordings.reference_words == 2 + 3

@@ -62,6 +62,19 @@ def test_segments_are_joined_in_order_whatever_the_order_of_the_rows(tmp_path):
     assert rows_of(compact(run)) == found
 
 
+def test_a_channel_of_errors_only_is_one_too(tmp_path):
+    lost = segment("call", 0.0, "", channel=1)
+    lost = {name: lost[name] for name in ("utt_id", "uri", "start_s", "duration_s", "channel")}
+    heard = [segment("call", 0.0, "yes", channel=0), segment("mixed", 0.0, "no")]
+    whole = {"utt_id": "mixed", "uri": "audio/mixed.wav"}
+    found = rows_of(write_run(tmp_path / "run", transcripts(heard), errors=errors([lost, whole])))
+    assert {key: (row["text"], len(row["errors"])) for key, row in found.items()} == {
+        ("call", 0): ("yes", 0),
+        ("call", 1): ("", 1),
+        ("mixed", None): ("no", 1),
+    }
+
+
 def test_parts_that_a_manifest_names_are_segments_of_their_audio(tmp_path):
     rows = [
         {"utt_id": f"u{n}", "uri": "audio/talk.wav", "start_s": start_s, "duration_s": 1.0, "text": f"t{n}"}

@@ -41,7 +41,7 @@ def test_channels_are_numbers_or_letters(names, channels):
     "line",
     [
         *("call 1 anna 0", "call 1 anna 0 x words", "call 1 anna 2 1 w", "call 1 anna -1 1 w", "call ? anna 0 1 w"),
-        *("call 1 anna 0 inf w", "call 1 anna nan 1 w", "call 99 anna 0 1 w"),
+        *("call 1 anna 0 inf w", "call 1 anna nan 1 w", "call 99 anna 0 1 w", "call ch1 anna 0 1 w"),
     ],
 )
 def test_other_lines_are_refused_with_their_number(tmp_path, line):
