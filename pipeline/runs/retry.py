@@ -74,6 +74,12 @@ def utterance_id(utt_id: str) -> str:
     return _APPENDED.sub("", utt_id)
 
 
+def _was_finished(run: Run) -> bool:
+    """Whether all rows of its plan are in compacted files: also if a start was killed before it changed the plan."""
+    compaction, update = read_compaction(run.uri), run.plan_update()
+    return compaction is not None and compaction.update == (update.number if update else 0)
+
+
 def retry_errors(run: Run, codes: Collection[str]) -> Run:
     """Plan the rows of a finished run that failed with one of `codes` to be done again; the caller holds the lease.
 
@@ -84,9 +90,9 @@ def retry_errors(run: Run, codes: Collection[str]) -> Run:
     Raises:
         UsageError: the run is not finished for another reason.
     """
-    if run.status != RunStatus.DONE:
-        if is_retrying(run):
-            return run
+    if run.status != RunStatus.DONE and is_retrying(run):
+        return run
+    if run.status != RunStatus.DONE and not _was_finished(run):
         raise UsageError(
             f"rows are retried in a finished run, and {run.uri} is {run.status}: run its command first, "
             "without --retry-errors"

@@ -239,5 +239,16 @@ def test_what_cannot_be_retried_is_refused_in_a_line(run, made, tmp_path, small_
         run(("CRASH",))
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     (tmp_path / "run" / "run.json").write_text(json.dumps(record | {"status": "stopped"}))
+    (tmp_path / "run" / "compaction.json").unlink()
     with pytest.raises(pipeline.UsageError, match="rows are retried in a finished run"):
         run()
+
+
+@pytest.mark.parametrize("status", ["running", "failed"])
+def test_a_start_that_was_killed_before_it_changed_the_plan_is_repeated(run, made, tmp_path, status):
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record | {"status": status}))
+    again = run()
+    assert again.status == "done"
+    assert verify(again).problems == ()
+    assert len(again.record.updates) == 1
