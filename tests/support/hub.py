@@ -13,6 +13,8 @@ from pathlib import Path
 from unittest import mock
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from huggingface_hub import constants
+
 from tests.support.s3 import web_server
 
 REPOSITORY = "owner/corpus"
@@ -134,7 +136,10 @@ def hub_server(folder: Path, token: str = "") -> Iterator[str]:
             "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
             "NO_PROXY": "127.0.0.1",
             "HF_TOKEN": token,
+            "HF_HUB_OFFLINE": "0",
         }
-        with mock.patch.dict(os.environ, environment):
+        # Other tests, which must not reach the Hub, may have loaded the client in this process already.
+        online = mock.patch.object(constants, "HF_HUB_OFFLINE", False)
+        with mock.patch.dict(os.environ, environment), online:
             hub_server.current = server
             yield f"hf://datasets/{REPOSITORY}"
