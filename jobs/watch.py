@@ -51,7 +51,7 @@ def seconds(text: str) -> float:
     """The seconds of a time such as `90s`, `10m`, `1.5h` or `1d`.
 
     Raises:
-        UsageError: it is none, or not positive.
+        UsageError: it is not such a time, or not positive.
     """
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd])", text)
     if match is None or not float(match[1]):

@@ -55,7 +55,7 @@ def target_length(
         pad_to_multiple_of: round the length up to a multiple of this.
 
     Raises:
-        ValueError: `padding` is none of these, or "max_length" without `max_length`.
+        ValueError: `padding` has another value, or is "max_length" without `max_length`.
     """
     if padding in (False, "do_not_pad"):
         return None

@@ -138,7 +138,7 @@ class PauseFinder:
 
 
 def _without_rumble(signal: np.ndarray, rate: int) -> np.ndarray:
-    from scipy import signal as filters  # noqa: PLC0415 - takes almost a second, and readers of runs need it not
+    from scipy import signal as filters  # noqa: PLC0415 - takes almost a second; readers of runs do not need it
 
     sections = filters.butter(2, min(_HIGH_PASS_HZ, rate / 4), "highpass", fs=rate, output="sos")
     start = filters.sosfilt_zi(sections) * signal[0]  # a constant gives zeros from the first sample on

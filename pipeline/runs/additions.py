@@ -6,7 +6,7 @@ done, and its readers see what they saw before: what is read is what `compaction
 
 The ordering argument. When every part is committed, the labels are compacted beside those of the run, and one PUT of
 `compaction.json` names them together with all files from before: from then on readers see the new labels, all of them.
-Killed before it: the next start goes on with the pass, and compacts again. Killed after it: `compaction.json` says that
+Killed before it: the next start resumes the pass and compacts again. Killed after it: `compaction.json` says that
 it holds the addition, and the next start only completes the record. The commits of the pass stay, as those of the run
 do; its data files are removed once the compacted ones are named.
 
