@@ -10,6 +10,7 @@ import typer
 
 # That can be submitted, here or as a job on a cluster.
 SUBMITTABLE: Final = (
+    "doctor",
     "plan",
     "transcribe",
     "watch",

@@ -72,6 +72,15 @@ def replace(uri: str, data: bytes, old: Stored | None) -> bool:
     return now is not None and now.data == data
 
 
+def has_conditions(uri: str) -> bool:
+    """Return whether the file system of `uri` can write a new object on condition that it is absent.
+
+    A server may still ignore the condition.
+    """
+    fs, _ = filesystem(uri)
+    return isinstance(fs, LocalFileSystem) or _condition(fs, None) is not None
+
+
 @retried
 def _replace(uri: str, data: bytes, old: Stored | None) -> bool:
     fs, path = filesystem(uri)

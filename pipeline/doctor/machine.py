@@ -1,0 +1,150 @@
+"""The machine: processors and their instructions, memory, shared memory, open files, the temporary directory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from pipeline.doctor.check import Check, ok, warning
+
+CPU_INFO: Final = Path("/proc/cpuinfo")
+CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
+MEMORY_INFO: Final = Path("/proc/meminfo")
+SHARED_MEMORY: Final = "/dev/shm"
+# Of instruction sets, those that decide how fast the model is, by the names that Linux gives them.
+INSTRUCTIONS: Final = {
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx512_vnni": "VNNI",
+    "avx512_bf16": "BF16",
+    "amx_int8": "AMX",
+}
+MIN_MEMORY_GIB: Final = 4.0  # Ray's processes take two, and a recogniser of the smallest model one
+MIN_SHARED_GIB: Final = 0.5  # as `pipeline.cluster.ray_start`: room for a few chunks of twenty minutes
+MIN_TEMPORARY_GIB: Final = 2.0  # Ray's logs, copies of checkpoints, and what does not fit in the object store
+MIN_OPEN_FILES: Final = 4096
+
+
+def machine_checks() -> list[Check]:
+    """All checks of this module."""
+    return [processors(), instructions(), memory(), shared_memory(), open_files(), temporary_directory()]
+
+
+def usable_cpus() -> int:
+    """Number of CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processors(quota: Path = CPU_QUOTA) -> Check:
+    """The CPUs that this process may use, and the limit of its container on their time."""
+    cpus, load = usable_cpus(), os.getloadavg()[0]
+    message = f"{platform.system()} {platform.machine()}, {cpus} CPUs, load {load:.1f}"
+    limit = _quota_cpus(quota)
+    if limit is not None and limit < cpus:
+        return warning(
+            "CPUs",
+            f"{message}; the container has the time of {limit:g}",
+            f"give the container {cpus} CPUs, or the command `taskset` {max(1, int(limit))}: threads that wait for "
+            "their turn make each other slow",
+        )
+    if load > 2 * cpus:
+        return warning(
+            "CPUs", message, "wait until other work has ended: decoding and the model share the CPUs with it"
+        )
+    return ok("CPUs", message)
+
+
+def _quota_cpus(path: Path) -> float | None:
+    """CPUs by the quota of the control group; None where there is none."""
+    try:
+        quota, period = path.read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def instructions(info: Path = CPU_INFO) -> Check:
+    """The instruction sets that the model uses on CPUs."""
+    try:
+        flags = next(line for line in info.read_text().splitlines() if line.startswith(("flags", "Features"))).split()
+    except (OSError, StopIteration):
+        return ok("instructions", f"not known for {platform.machine()}")
+    found = [name for flag, name in INSTRUCTIONS.items() if flag in flags]
+    int8 = "`--dtype int8` is exact" if "VNNI" in found else "`--dtype int8` computes in float32"
+    message = f"{', '.join(found) or 'none of AVX2, AVX-512 and VNNI'}; {int8}"
+    if platform.machine() in ("x86_64", "AMD64") and "AVX2" not in found:
+        return warning(
+            "instructions", message, "use a machine with AVX2 or a GPU: the model is several times slower here"
+        )
+    return ok("instructions", message)
+
+
+def memory(info: Path = MEMORY_INFO) -> Check:
+    """Memory that is available now."""
+    try:
+        lines = dict(line.split(":", 1) for line in info.read_text().splitlines())
+        total, available = (int(lines[name].split()[0]) / 2**20 for name in ("MemTotal", "MemAvailable"))
+    except (OSError, KeyError, ValueError):
+        return ok("memory", "not known on this system")
+    message = f"{available:.1f} of {total:.1f} GiB available"
+    if available < MIN_MEMORY_GIB:
+        return warning(
+            "memory",
+            message,
+            f"free {MIN_MEMORY_GIB:g} GiB: a run whose processes are killed for memory is slow, or fails",
+        )
+    return ok("memory", message)
+
+
+def shared_memory(directory: str = SHARED_MEMORY) -> Check:
+    """Room for Ray's object store, in which chunks wait between the stages."""
+    try:
+        free = shutil.disk_usage(directory).free / 2**30
+    except OSError:
+        return ok("shared memory", f"there is no {directory} on this system: Ray keeps its objects elsewhere")
+    message = f"{directory} has {free:.2f} GiB free"
+    if free < MIN_SHARED_GIB:
+        return warning(
+            "shared memory",
+            f"{message}: chunks wait on the disk instead, which is slower",
+            "enlarge it to 2 GiB (docker run --shm-size=2g)",
+        )
+    return ok("shared memory", message)
+
+
+def open_files() -> Check:
+    """How many files and connections a process may have open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    message = f"a process may have {'any number' if soft == resource.RLIM_INFINITY else format(soft, ',')} open"
+    if soft != resource.RLIM_INFINITY and soft < MIN_OPEN_FILES:
+        can = (
+            "" if hard == resource.RLIM_INFINITY or hard >= 65536 else f" (now at most {hard:,}: raise the hard limit)"
+        )
+        return warning(
+            "open files",
+            message,
+            f"ulimit -n 65536{can}, in a container --ulimit nofile=65536: Ray needs several for each worker",
+        )
+    return ok("open files", message)
+
+
+def temporary_directory() -> Check:
+    """Room for logs, copies of checkpoints, and objects that Ray moves out of memory."""
+    directory = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    try:
+        free = shutil.disk_usage(directory).free / 2**30
+    except OSError as error:
+        return warning(
+            "temporary files", f"{directory}: {error.strerror}", "set RAY_TMPDIR and TMPDIR to directories that exist"
+        )
+    message = f"{directory} has {free:.1f} GiB free"
+    if free < MIN_TEMPORARY_GIB:
+        return warning(
+            "temporary files", message, "remove files, or set RAY_TMPDIR and TMPDIR to a disk with more room"
+        )
+    return ok("temporary files", message)
