@@ -16,7 +16,7 @@ from pipeline.storage import conditional, objects, uris
 PROBE_BYTES: Final = 2**20  # about what a small chunk writes
 MIN_FREE_GIB: Final = 1.0
 # What storage raises that cannot be written to: `ImportError` where its client is not installed.
-_REFUSALS: Final = (StorageError, UsageError, uris.UnknownSchemeError, NotImplementedError, ImportError)
+_REFUSALS: Final = (StorageError, UsageError, NotImplementedError, ImportError)
 
 
 def output_checks(uri: str) -> list[Check]:
