@@ -21,6 +21,7 @@ from pipeline.errors import RunFailedError, UsageError
 
 IDLE_WORKERS_MS: Final = 600_000
 LOCAL_OBJECT_STORE_BYTES: Final = 2 * 2**30
+STORE_BYTES_PER_CPU: Final = 2**28  # half of it for the chunks of 20 minutes that wait for an actor on each CPU
 CONNECT_TIMEOUT_S: Final = 10
 RAY_CLIENT: Final = "ray://"
 SHARED_MEMORY: Final = "/dev/shm"
@@ -110,13 +111,14 @@ def _start_local() -> None:
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(IDLE_WORKERS_MS))
     _check_temporary_directory()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    store_bytes = _fitting_store(int(min(LOCAL_OBJECT_STORE_BYTES, memory / 4)))
+    gpus = torch.cuda.device_count()  # those that this installation of torch can use
+    store_bytes = _fitting_store(_enough_store(local_cpus(), gpus, memory))
     try:
         with shielded_daemons(), few_daemons():
             ray.init(
                 address="local",  # else RAY_ADDRESS, or a cluster whose head is this machine, would be joined
                 num_cpus=local_cpus(),
-                num_gpus=torch.cuda.device_count(),  # those that this installation of torch can use
+                num_gpus=gpus,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
@@ -129,6 +131,15 @@ def _start_local() -> None:
             raise
         end_local_ray()
         raise RunFailedError(_start_failure(error)) from error
+
+
+def _enough_store(cpus: int, gpus: int, memory_bytes: int) -> int:
+    """The size of a local object store: more would only let decoding run further ahead of the model.
+
+    The pages of the store that a process has used count as its memory.
+    """
+    enough = LOCAL_OBJECT_STORE_BYTES if gpus else max(MIN_OBJECT_STORE_BYTES, cpus * STORE_BYTES_PER_CPU)
+    return min(enough, LOCAL_OBJECT_STORE_BYTES, memory_bytes // 4)
 
 
 def _check_temporary_directory() -> None:

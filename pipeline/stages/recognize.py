@@ -22,6 +22,10 @@ import pyarrow as pa
 # on a machine with other work, such as decoding, they take the CPU from the thread that they wait for: ten times slower
 # with two threads on two busy CPUs.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# oneDNN, and torch's layer above it, each keep the kernels of the last 1024 shapes. With clips of any length this is half
+# a gigabyte; with half as many, the model is as fast.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
+os.environ.setdefault("LRU_CACHE_CAPACITY", "512")
 
 import torch
 
@@ -175,7 +179,7 @@ class Recognizer:
         if objects.exists(self.settings.stop_uri):
             return None
         started, started_at = time.perf_counter(), time.time()
-        rows = chunk["rows"].combine_chunks().flatten()
+        rows = chunk.to_batches()[0].column("rows").flatten()  # the samples stay where Ray keeps them
         head = chunk.drop_columns("rows").to_pylist()[0]
         head["queue_s"] = max(0.0, started_at - head["read_at"])  # clocks of two machines may differ
         one_by_one = False
@@ -204,7 +208,7 @@ class Recognizer:
     def results(self, rows: pa.StructArray) -> list[Recognition]:
         """The result of each row; `_NO_RESULT` for a row without samples."""
         clips = [self._clips(rows, index) for index in range(len(rows))]
-        recognized = iter(self.recognize([clip.waveform for row in clips if row is not None for clip in row]))
+        recognized = iter(self.recognize([clip.samples for row in clips if row is not None for clip in row]))
         return [self._joined(rows, index, row, recognized) for index, row in enumerate(clips)]
 
     def _clips(self, rows: pa.StructArray, index: int) -> list[_Clip] | None:
@@ -212,17 +216,17 @@ class Recognizer:
 
         A clip begins with a frame of the CTC head, so that the times of its tokens are exact.
         """
-        waveform = _waveform(rows, index)
-        if waveform is None:
+        samples = _samples(rows, index)
+        if samples is None:
             return None
         edges = rows.field("spans")[index].as_py()
         if edges is None or (self.num_classifiers and not edges):  # a label needs something to be computed from
-            return [_Clip(0, waveform)]
+            return [_Clip(0, samples)]
         hop, least = self.settings.hop_length, self.min_samples
         clips = []
         for start, stop in zip(edges[::2], edges[1::2], strict=True):
-            frame = max(0, min(start, len(waveform) - least)) // hop
-            clips.append(_Clip(frame, waveform[frame * hop : max(stop, frame * hop + least)]))
+            frame = max(0, min(start, len(samples) - least)) // hop
+            clips.append(_Clip(frame, samples[frame * hop : max(stop, frame * hop + least)]))
         return clips
 
     def _joined(
@@ -238,7 +242,7 @@ class Recognizer:
         samples = (
             len(rows.field("samples")[index].as_buffer()) // np.dtype(rows.field("sample_type")[index].as_py()).itemsize
         )
-        skipped = samples - sum(len(clip.waveform) for clip in clips)
+        skipped = samples - sum(len(clip.samples) for clip in clips)
         if not skipped:
             return replace(results[0], skipped_s=0.0)
         duration_s: float = rows.field("duration_s")[index].as_py()
@@ -253,20 +257,20 @@ class Recognizer:
         steps = run_in_child(self.settings.run, name, recognize_rows, self.settings.deadline_s)
         return [step.row for step in steps if step.row is not None]
 
-    def recognize(self, waveforms: Sequence[np.ndarray]) -> list[Recognition]:
+    def recognize(self, clips: Sequence[np.ndarray]) -> list[Recognition]:
         """Recognise utterances.
 
         Args:
-            waveforms: float32 (num_samples,) each, at the model's sample rate, with at least `min_samples` samples.
+            clips: int16 or float32 (num_samples,) each, at the model's sample rate, with at least `min_samples` samples.
 
         Returns:
             One result per utterance, in order; an error for an utterance that does not fit in the GPU's memory.
         """
-        paths: list[GreedyPath | None] = [None] * len(waveforms)
-        label_scores: list[list[list[float]]] = [[[]] * self.num_classifiers for _ in waveforms]
+        paths: list[GreedyPath | None] = [None] * len(clips)
+        label_scores: list[list[list[float]]] = [[[]] * self.num_classifiers for _ in clips]
         errors: dict[int, Recognition] = {}
         for encoder in self.encoders:
-            for index, logits in enumerate(self._logits(encoder, waveforms)):
+            for index, logits in enumerate(self._logits(encoder, clips)):
                 if isinstance(logits, Recognition):
                     errors.setdefault(index, logits)
                     continue
@@ -280,11 +284,11 @@ class Recognizer:
             for index, (path, scores) in enumerate(zip(paths, label_scores, strict=True))
         ]
 
-    def _logits(self, encoder: _Encoder, waveforms: Sequence[np.ndarray]) -> list[Logits | Recognition]:
+    def _logits(self, encoder: _Encoder, clips: Sequence[np.ndarray]) -> list[Logits | Recognition]:
         """The logits of each clip, or its error."""
         with np.errstate(over="ignore", invalid="ignore"):
-            inputs = [torch.from_numpy(encoder.features.prepare(waveform)) for waveform in waveforms]
-        results: list[Logits | Recognition] = [_BAD_FEATURES] * len(waveforms)
+            inputs = [torch.from_numpy(encoder.features.prepare(to_float32(clip))) for clip in clips]
+        results: list[Logits | Recognition] = [_BAD_FEATURES] * len(clips)
         usable = [index for index, values in enumerate(inputs) if torch.isfinite(values).all()]
         outputs = with_deadline(self.settings.deadline_s, iter(encoder.engine.encode([inputs[i] for i in usable])))
         for index, logits in zip(usable, outputs, strict=True):
@@ -300,7 +304,7 @@ class _Clip(NamedTuple):
     """What the model computes of a row: some or all of its samples, from a frame of the CTC head on."""
 
     first_frame: int
-    waveform: np.ndarray
+    samples: np.ndarray
 
 
 def _joined_path(clips: Sequence[_Clip], results: Sequence[Recognition]) -> GreedyPath:
@@ -322,7 +326,7 @@ def _joined_path(clips: Sequence[_Clip], results: Sequence[Recognition]) -> Gree
 
 def _joined_scores(clips: Sequence[_Clip], results: Sequence[Recognition]) -> list[list[float]]:
     """The scores of a row: the means of those of its clips, by their lengths."""
-    weights = [len(clip.waveform) for clip in clips]
+    weights = [len(clip.samples) for clip in clips]
     by_classifier = zip(*(result.label_scores or [] for result in results), strict=True)
     return [np.average(scores, axis=0, weights=weights).tolist() for scores in by_classifier]
 
@@ -376,13 +380,13 @@ def _recognize_rows(
     return steps()
 
 
-def _waveform(rows: pa.StructArray, index: int) -> np.ndarray | None:
-    """The samples of a row, float32 (num_samples,); None if it has none."""
+def _samples(rows: pa.StructArray, index: int) -> np.ndarray | None:
+    """The samples of a row, int16 or float32 (num_samples,), not copied; None if it has none."""
     samples = rows.field("samples")[index]
     if not samples.is_valid:
         return None
     kind = np.dtype(rows.field("sample_type")[index].as_py()).newbyteorder("<")
-    return to_float32(np.frombuffer(samples.as_buffer(), kind))
+    return np.frombuffer(samples.as_buffer(), kind)
 
 
 def _label_scores(logits: torch.Tensor) -> list[float]:

@@ -89,3 +89,11 @@ def test_the_object_store_fits_into_shared_memory_or_a_warning_says_that_it_does
     monkeypatch.setattr(ray_start.log, "propagate", True)
     assert ray_start._fitting_store(2 * GIB) == pytest.approx(store_gib * GIB, rel=1e-3)
     assert ("--shm-size=2g" in caplog.text) == warned
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "memory_gib", "store_gib"),
+    [(2, 0, 24, 0.5), (6, 0, 24, 1.5), (64, 0, 500, 2), (2, 1, 24, 2), (2, 0, 1, 0.25)],
+)
+def test_a_local_object_store_is_as_large_as_the_cpus_or_gpus_need(cpus, gpus, memory_gib, store_gib):
+    assert ray_start._enough_store(cpus, gpus, memory_gib * GIB) == store_gib * GIB
