@@ -22,8 +22,8 @@ import pyarrow as pa
 # on a machine with other work, such as decoding, they take the CPU from the thread that they wait for: ten times slower
 # with two threads on two busy CPUs.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# oneDNN, and torch's layer above it, each keep the kernels of the last 1024 shapes. With clips of any length this is half
-# a gigabyte; with half as many, the model is as fast.
+# oneDNN, and torch's layer above it, each keep the kernels of the last 1024 shapes. With clips of any length this takes
+# half a gigabyte; with half as many, the model is as fast.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
 os.environ.setdefault("LRU_CACHE_CAPACITY", "512")
 
@@ -261,7 +261,7 @@ class Recognizer:
         """Recognise utterances.
 
         Args:
-            clips: int16 or float32 (num_samples,) each, at the model's sample rate, with at least `min_samples` samples.
+            clips: int16 or float32 (num_samples,) each, at the model's sample rate, of at least `min_samples` samples.
 
         Returns:
             One result per utterance, in order; an error for an utterance that does not fit in the GPU's memory.
