@@ -19,6 +19,7 @@ from pipeline.scoring.normalize import DEFAULT_NORMALIZER, NORMALIZERS
 from pipeline.settings import checked
 from pipeline.storage import uris
 from sewd_model.files import BUNDLED
+from sewd_model.hub import hub_name
 
 
 def _path_to_text(value: Any) -> Any:
@@ -42,8 +43,8 @@ class RunConfig:
     Attributes:
         inputs: files, directories, globs, .jsonl manifests, .tar shards, .parquet files; any fsspec URI.
         output: the RUN directory or prefix.
-        model: checkpoint with a CTC head (Hugging Face layout), as a directory or URI; `bundled` is the one in the
-            package.
+        model: checkpoint with a CTC head (Hugging Face layout): a directory or URI; a name on the hub, `ORG/NAME`,
+            `ORG/NAME@REVISION` or `hf://ORG/NAME`, where no directory has it; `bundled` is the one in the package.
         classifiers: checkpoints with classification heads, each `URI` or `NAME=URI`; `bundled` has one for keywords.
         add_classifiers: further ones, in the same form, whose labels are added to the finished run at `output`.
         retry_errors: error codes of rows of the finished run at `output` that are done again; `all` is every code but
@@ -184,7 +185,8 @@ def _by_task(specs: Iterable[str]) -> dict[str, str]:
     for spec in specs:
         name, equals, uri = spec.partition("=")
         if not equals or "/" in name:
-            name, uri = posixpath.basename(uris.absolute(spec)), spec
+            on_hub = hub_name(spec)
+            name, uri = posixpath.basename(on_hub.repo if on_hub else uris.absolute(spec)), spec
         if not name or not uri:
             raise UsageError(f"classifier: {spec!r} is neither DIR nor NAME=DIR")
         if name in uri_by_task:
@@ -233,5 +235,5 @@ def make_config(**values: Any) -> RunConfig:
 
 
 def model_uri(uri: str) -> str:
-    """The absolute URI of a checkpoint; the bundled model keeps its name, which is valid on every machine."""
-    return uri if uri == BUNDLED else uris.absolute(uri)
+    """The absolute URI of a checkpoint; the bundled model and those on the hub keep their names."""
+    return uri if uri == BUNDLED or hub_name(uri) else uris.absolute(uri)

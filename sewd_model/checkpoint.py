@@ -30,12 +30,22 @@ import torch
 from torch import Tensor, nn
 
 from sewd_model.config import SEWDConfig
-from sewd_model.files import CheckpointError, Location, file_size, local_path, read_bytes, read_json, shown, write_bytes
+from sewd_model.files import (
+    PICKLE_FILE,
+    SAFETENSORS_FILE,
+    WEIGHT_FILES,
+    CheckpointError,
+    Location,
+    file_size,
+    local_path,
+    read_bytes,
+    read_json,
+    shown,
+    write_bytes,
+)
 
 BACKBONE_PREFIX = "sew_d."
 MASK_VECTOR = "masked_spec_embed"
-SAFETENSORS_FILE = "model.safetensors"
-PICKLE_FILE = "pytorch_model.bin"
 
 # First parts of the keys of the heads of published SEW-D checkpoints.
 HEAD_KEYS = ("lm_head", "projector", "classifier", "layer_weights")
@@ -164,9 +174,9 @@ def check_size(config: SEWDConfig, head_weights: int, location: Location) -> Non
         CheckpointError: the files are far too small for a model of these sizes.
         OSError: the store cannot be read.
     """
-    names = [SAFETENSORS_FILE, PICKLE_FILE]
-    for name in (f"{SAFETENSORS_FILE}.index.json", f"{PICKLE_FILE}.index.json"):
-        index = read_json(location, name) if not any(file_size(location, known) for known in names[:2]) else None
+    names = list(WEIGHT_FILES)
+    for name in (f"{known}.index.json" for known in WEIGHT_FILES):
+        index = read_json(location, name) if not any(file_size(location, known) for known in WEIGHT_FILES) else None
         shards = (index or {}).get("weight_map")
         if isinstance(shards, dict):
             names += sorted({shard for shard in shards.values() if isinstance(shard, str)})

@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, cast
 
-from sewd_model.files import CheckpointError, Location, read_json, shown, write_json
-
-CONFIG_FILE = "config.json"
-MODEL_TYPE = "sew-d"
+from sewd_model import hub
+from sewd_model.architecture import MODEL_TYPE, check_architecture
+from sewd_model.files import CONFIG_FILE, CheckpointError, Location, read_json, shown, write_json
 
 # The names in transformers' ACT2FN, without two that have weights of their own (prelu, xielu).
 ACTIVATION_NAMES = frozenset(
@@ -357,21 +356,39 @@ class SEWDConfig:
         return cls(**known, extra={name: value for name, value in values.items() if name not in known})
 
     @classmethod
-    def from_pretrained(cls, location: Location, **changes: Any) -> Self:
-        """Read `config.json` in a directory or under any fsspec URI.
+    def from_pretrained(
+        cls,
+        location: Location,
+        *,
+        revision: str | None = None,
+        token: hub.Token = None,
+        cache_dir: Location | None = None,
+        local_files_only: bool = False,
+        **changes: Any,
+    ) -> Self:
+        """Read the `config.json` of a checkpoint.
 
         Args:
-            location: a directory or URI.
+            location: a directory, any fsspec URI of one, or a name on the hub (`ORG/NAME`, `ORG/NAME@REVISION`).
+            revision: of a checkpoint on the hub, see `sewd_model.hub.directory`, and so for the next three.
+            token: see `revision`.
+            cache_dir: see `revision`.
+            local_files_only: see `revision`.
             changes: values that replace those of the file.
 
         Raises:
-            CheckpointError: the file is missing, is not JSON, or holds values that `from_dict` rejects.
-            OSError: the store cannot be read.
+            CheckpointError: the file is missing, is not JSON, describes another architecture, or holds values that
+                `from_dict` rejects.
+            OSError: the store or the hub cannot be read.
         """
+        location = hub.directory(
+            location, (), revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+        )
         values = read_json(location, CONFIG_FILE)
         if values is None:
             msg = f"there is no {CONFIG_FILE} in {shown(location)}"
             raise CheckpointError(msg)
+        check_architecture(values, shown(location))
         try:
             return cls.from_dict(values).changed(changes)
         except ValueError as error:

@@ -17,16 +17,24 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from sewd_model import hub
 from sewd_model.encoding import Encoding, Padding, TensorType, in_type, padded, target_length
-from sewd_model.files import CheckpointError, Location, read_json, shown, write_json
+from sewd_model.files import (
+    ADDED_TOKENS_FILE,
+    SPECIAL_TOKENS_FILE,
+    TOKENIZER_FILE,
+    TOKENIZER_FILES,
+    VOCAB_FILE,
+    CheckpointError,
+    Location,
+    read_json,
+    shown,
+    write_json,
+)
 
 if TYPE_CHECKING:
     import torch
 
-VOCAB_FILE = "vocab.json"
-TOKENIZER_FILE = "tokenizer_config.json"
-SPECIAL_TOKENS_FILE = "special_tokens_map.json"
-ADDED_TOKENS_FILE = "added_tokens.json"
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "word_delimiter_token")
 
@@ -336,17 +344,38 @@ class CTCTokenizer:
         return Encoding({name: in_type(column, return_tensors) for name, column in columns.items()})
 
     @classmethod
-    def from_pretrained(cls, location: Location, *, target_lang: str | None = None) -> Self:
+    def from_pretrained(
+        cls,
+        location: Location,
+        *,
+        target_lang: str | None = None,
+        revision: str | None = None,
+        token: hub.Token = None,
+        cache_dir: Location | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
         """Read `vocab.json` and, if they exist, the other files of transformers' tokenizers.
 
         Args:
-            location: a directory or fsspec URI.
+            location: a directory, any fsspec URI of one, or a name on the hub (`ORG/NAME`, `ORG/NAME@REVISION`).
             target_lang: the language to take from a nested, multi-lingual vocabulary; None: that of the files.
+            revision: of a checkpoint on the hub, see `sewd_model.hub.directory`, and so for the next three.
+            token: see `revision`.
+            cache_dir: see `revision`.
+            local_files_only: see `revision`.
 
         Raises:
             CheckpointError: `vocab.json` is missing, a file is malformed, or the language is missing or unknown.
-            OSError: the store cannot be read.
+            OSError: the store or the hub cannot be read.
         """
+        location = hub.directory(
+            location,
+            TOKENIZER_FILES,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
         vocab = read_json(location, VOCAB_FILE)
         if vocab is None:
             msg = f"there is no {VOCAB_FILE} in {shown(location)}"

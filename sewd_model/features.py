@@ -10,11 +10,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sewd_model import hub
 from sewd_model.encoding import Encoding, Padding, TensorType, in_type, padded, target_length
-from sewd_model.files import CheckpointError, Location, read_json, shown, write_json
-
-FEATURES_FILE = "preprocessor_config.json"
-PROCESSOR_FILE = "processor_config.json"
+from sewd_model.files import (
+    FEATURE_FILES,
+    FEATURES_FILE,
+    PROCESSOR_FILE,
+    CheckpointError,
+    Location,
+    read_json,
+    shown,
+    write_json,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,15 +161,38 @@ class FeatureExtractor:
         return values, mask
 
     @classmethod
-    def from_pretrained(cls, location: Location) -> Self:
+    def from_pretrained(
+        cls,
+        location: Location,
+        *,
+        revision: str | None = None,
+        token: hub.Token = None,
+        cache_dir: Location | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
         """Read `preprocessor_config.json`, or the part of `processor_config.json` that newer transformers writes.
 
         Without either file, the defaults apply: 16 kHz, normalised.
 
+        Args:
+            location: a directory, any fsspec URI of one, or a name on the hub (`ORG/NAME`, `ORG/NAME@REVISION`).
+            revision: of a checkpoint on the hub, see `sewd_model.hub.directory`, and so for the next three.
+            token: see `revision`.
+            cache_dir: see `revision`.
+            local_files_only: see `revision`.
+
         Raises:
-            CheckpointError: a file is malformed, or a setting is not supported.
-            OSError: the store cannot be read.
+            CheckpointError: there is no such checkpoint, a file is malformed, or a setting is not supported.
+            OSError: the store or the hub cannot be read.
         """
+        location = hub.directory(
+            location,
+            FEATURE_FILES,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
         name = FEATURES_FILE
         values = read_json(location, name)
         if values is None:

@@ -21,6 +21,22 @@ Location = str | os.PathLike[str]
 
 BUNDLED: Final = "bundled"  # for a directory of this name, write `./bundled`
 
+# The files of a checkpoint.
+CONFIG_FILE: Final = "config.json"
+FEATURES_FILE: Final = "preprocessor_config.json"
+PROCESSOR_FILE: Final = "processor_config.json"
+FEATURE_FILES: Final = (FEATURES_FILE, PROCESSOR_FILE)
+VOCAB_FILE: Final = "vocab.json"
+TOKENIZER_FILE: Final = "tokenizer_config.json"
+SPECIAL_TOKENS_FILE: Final = "special_tokens_map.json"
+ADDED_TOKENS_FILE: Final = "added_tokens.json"
+TOKENIZER_FILES: Final = (VOCAB_FILE, TOKENIZER_FILE, SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE)
+SAFETENSORS_FILE: Final = "model.safetensors"
+PICKLE_FILE: Final = "pytorch_model.bin"
+WEIGHT_FILES: Final = (SAFETENSORS_FILE, PICKLE_FILE)  # the preferred one first
+
+_SNAPSHOT = re.compile(r".*/models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{12})[0-9a-f]{28}", re.ASCII)
+
 
 class CheckpointError(ValueError):
     """A checkpoint is incomplete, malformed, or does not fit the model; the message names the file or tensors."""
@@ -33,8 +49,14 @@ def located(location: Location) -> str:
 
 
 def shown(location: Location) -> str:
-    """Return the location for messages and logs: without the credentials of URIs such as `s3://user:key@host`."""
-    return re.sub(r"(?<=://)[^/@]*@", "", os.fspath(location))
+    """Return the location for messages and logs: without the credentials of URIs such as `s3://user:key@host`.
+
+    A directory of the hub's cache is shown as the name on the hub, with the commit.
+    """
+    text = os.fspath(location)
+    if (cached := _SNAPSHOT.fullmatch(text)) is not None:
+        return f"{cached[1]}/{cached[2]}@{cached[3]}"
+    return re.sub(r"(?<=://)[^/@]*@", "", text)
 
 
 def read_bytes(location: Location, name: str) -> bytes | None:

@@ -35,10 +35,10 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations
 from torch.utils import checkpoint as activations
 
-from sewd_model import checkpoint
+from sewd_model import checkpoint, hub
 from sewd_model.activations import ACTIVATIONS
-from sewd_model.config import CONFIG_FILE, InputTooShortError, SEWDConfig
-from sewd_model.files import CheckpointError, Location, shown
+from sewd_model.config import InputTooShortError, SEWDConfig
+from sewd_model.files import CONFIG_FILE, CheckpointError, Location, shown
 from sewd_model.spec_augment import draw_mask
 
 Padding = Literal["exact", "transformers"]
@@ -523,7 +523,7 @@ class Encoder(nn.Module):
 _LOADING_OPTIONS = frozenset(
     {
         *("device_map", "ignore_mismatched_sizes", "output_loading_info", "quantization_config", "attn_implementation"),
-        *("low_cpu_mem_usage", "use_safetensors", "revision", "token", "cache_dir", "local_files_only", "subfolder"),
+        *("low_cpu_mem_usage", "use_safetensors", "subfolder"),
     }
 )
 
@@ -643,26 +643,43 @@ class _PreTrained(nn.Module):
         config: SEWDConfig | None = None,
         dtype: torch.dtype | str = torch.float32,
         new_head: bool = False,
+        revision: str | None = None,
+        token: hub.Token = None,
+        cache_dir: Location | None = None,
+        local_files_only: bool = False,
         **changes: Any,
     ) -> Self:
         """Load a checkpoint in the Hugging Face layout, in eval mode, on the CPU.
 
         Args:
-            location: a directory, or any fsspec URI of one.
+            location: a directory, any fsspec URI of one, or a name on the hub (`ORG/NAME`, `ORG/NAME@REVISION`).
             config: used instead of the checkpoint's `config.json`, e.g. with other labels and `new_head`.
             dtype: data type that the weights are converted to and the model computes in, whatever that of the file; or
                 its name.
             new_head: load the backbone only, and initialise the head from torch's random generator.
+            revision: of a checkpoint on the hub, see `sewd_model.hub.directory`, and so for the next three.
+            token: see `revision`.
+            cache_dir: see `revision`.
+            local_files_only: see `revision`.
             changes: values of the configuration that replace those of the checkpoint, e.g. `num_labels=3`.
 
         Raises:
             CheckpointError: files are missing or malformed, or keys or shapes do not fit; the message names them.
-            OSError: the store cannot be read.
+            OSError: the store or the hub cannot be read.
         """
         if unknown := _LOADING_OPTIONS & changes.keys():
             msg = f"{', '.join(sorted(unknown))}: not an option of this package; a model is loaded whole, on the CPU"
             raise TypeError(msg)
         dtype = _dtype(changes.pop("torch_dtype", dtype))
+        location = hub.directory(
+            location,
+            (),
+            weights=True,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
         config = SEWDConfig.from_pretrained(location) if config is None else config
         try:
             config = config.changed(changes)

@@ -9,10 +9,11 @@ from typing import Any, Self
 
 import numpy as np
 
+from sewd_model import hub
 from sewd_model.ctc import CTCTokenizer, Decoded
 from sewd_model.encoding import Encoding, Padding, TensorType, in_type, padded, target_length
 from sewd_model.features import FeatureExtractor
-from sewd_model.files import Location
+from sewd_model.files import FEATURE_FILES, TOKENIZER_FILES, Location
 
 
 @dataclass(frozen=True)
@@ -102,19 +103,41 @@ class Processor:
         return self.tokenizer.batch_decode(sequences, skip_special_tokens, **options)
 
     @classmethod
-    def from_pretrained(cls, location: Location, *, target_lang: str | None = None, **changes: Any) -> Self:
+    def from_pretrained(
+        cls,
+        location: Location,
+        *,
+        target_lang: str | None = None,
+        revision: str | None = None,
+        token: hub.Token = None,
+        cache_dir: Location | None = None,
+        local_files_only: bool = False,
+        **changes: Any,
+    ) -> Self:
         """Read both parts.
 
         Args:
-            location: a directory or fsspec URI.
+            location: a directory, any fsspec URI of one, or a name on the hub (`ORG/NAME`, `ORG/NAME@REVISION`).
             target_lang: see `CTCTokenizer.from_pretrained`.
+            revision: of a checkpoint on the hub, see `sewd_model.hub.directory`, and so for the next three.
+            token: see `revision`.
+            cache_dir: see `revision`.
+            local_files_only: see `revision`.
             changes: settings of either part that replace those of the files, e.g. `do_lower_case=True`.
 
         Raises:
             CheckpointError: a file is missing or malformed.
             TypeError: neither part has such a setting.
-            OSError: the store cannot be read.
+            OSError: the store or the hub cannot be read.
         """
+        location = hub.directory(
+            location,
+            (*FEATURE_FILES, *TOKENIZER_FILES),
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
         features = FeatureExtractor.from_pretrained(location)
         tokenizer = CTCTokenizer.from_pretrained(location, target_lang=target_lang)
         own = {item.name for item in dataclasses.fields(FeatureExtractor)}

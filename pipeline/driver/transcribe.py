@@ -34,6 +34,7 @@ from pipeline.errors import RunFailedError, StorageError, UsageError
 from pipeline.runs.additions import complete_record, find_addition, finish_addition, save_state
 from pipeline.runs.changes import CorpusChanges, corpus_changes
 from pipeline.runs.commit import DataFile
+from pipeline.runs.commits import pin_commits
 from pipeline.runs.compact import FileGroup, compact_group
 from pipeline.runs.fingerprint import fingerprint
 from pipeline.runs.lease import hold_lease, require_lease
@@ -86,8 +87,9 @@ def transcribe(
     """
     config = make_config(**{name: getattr(config, name) for name in config.__dataclass_fields__})
     check_dtype(config)
+    config, commits = pin_commits(config)
     models = load_model_info(config)
-    expected = fingerprint(config)
+    expected = fingerprint(config, commits)
     heads = {task: checkpoint_digest(uri) for task, uri in config.added_tasks.items()}
     run = find_existing_run(config, expected)
     updates = config.existing == "update"
@@ -115,7 +117,7 @@ def transcribe(
             run = retry_errors(run, config.retry_errors)
         if _is_complete(run, config, heads):
             return run
-        addition = find_addition(run, config, heads)
+        addition = find_addition(run, config, heads, commits)
         if stop is not None and stop.is_set():
             return _stopped(run, addition)
         if addition is not None:

@@ -37,13 +37,16 @@ from pipeline.storage import objects, uris
 ADDITIONS: Final = "heads"
 
 
-def find_addition(run: Run, config: RunConfig, digests: Mapping[str, str]) -> Addition | None:
+def find_addition(
+    run: Run, config: RunConfig, digests: Mapping[str, str], commits: Mapping[str, str] | None = None
+) -> Addition | None:
     """The classifiers of `config.added_tasks` that the run lacks, and what is done of them; None if it has them all.
 
     Args:
         run: the run.
         config: the request.
         digests: digest of each requested checkpoint, by task.
+        commits: of all checkpoints of the request that are on the hub.
 
     Raises:
         UsageError: the run is not finished, or has another classifier of one of these names.
@@ -64,7 +67,8 @@ def find_addition(run: Run, config: RunConfig, digests: Mapping[str, str]) -> Ad
     folder = f"{ADDITIONS}/{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     begun = run.record.adding
     earlier = begun.attempts if begun is not None and begun.folder == folder else ()
-    return Addition(folder, {task: config.added_tasks[task] for task in missing}, missing, attempts=earlier)
+    added = {task: config.added_tasks[task] for task in missing}
+    return Addition(folder, added, missing, dict(commits or {}), attempts=earlier)
 
 
 def find_named(run: Run, tasks: Collection[str]) -> Addition | None:
@@ -139,8 +143,10 @@ def _complete_record(run: Run, addition: Addition, check_lease: Callable[[], Non
     run = run.with_changes(adding=None, added=added)
     remove_leftovers(run)
     check_lease()
+    heads = {**record.classifier_digests, **addition.digests}
+    commits = {**record.fingerprint.get("commits", {}), **addition.commits}
     run = run.save(
-        fingerprint={**record.fingerprint, "classifiers": {**record.classifier_digests, **addition.digests}},
+        fingerprint={**record.fingerprint, "classifiers": heads, **({"commits": commits} if commits else {})},
         config={**record.config, "classifiers": [*record.config.get("classifiers", ()), *addition.specifications]},
     )
     run.save_copy()

@@ -11,10 +11,14 @@ from pipeline.settings import default_of
 from pipeline.storage.checkpoints import checkpoint_digest
 
 
-def fingerprint(config: RunConfig) -> dict[str, Any]:
+def fingerprint(config: RunConfig, commits: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Everything that a run's rows depend on, by name, so that a resume can report what differs.
 
     Each checkpoint has a digest of its own.
+
+    Args:
+        config: of the run.
+        commits: of the checkpoints that are on the hub, see `pipeline.runs.commits`.
 
     Raises:
         UsageError: there is no checkpoint at one of the URIs.
@@ -35,6 +39,7 @@ def fingerprint(config: RunConfig) -> dict[str, Any]:
         "model": checkpoint_digest(config.model),
         "classifiers": {task: checkpoint_digest(uri) for task, uri in config.tasks.items()},
         "dtype": config.dtype,
+        **({"commits": dict(commits)} if commits else {}),
         **({"columns": column_names(config.columns)} if config.columns else {}),
         **({"input_format": config.input_format} if config.input_format else {}),
         **({"allow_any_path": True} if config.allow_any_path else {}),
@@ -57,7 +62,11 @@ def cut_of(stored: Mapping[str, Any]) -> str:
 
 
 def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
-    """`name: stored -> requested` for every entry in which two fingerprints differ."""
+    """`name: stored -> requested` for every entry in which two fingerprints differ.
+
+    The commits of checkpoints are not compared: what matters of them is in the digests. A commit that changes a README
+    changes no row.
+    """
     if "dtype" in requested:  # runs of versions that computed in float32 only have no entry
         stored = {"dtype": "float32", **stored}
     if "cut" in requested:  # runs without an entry are resumed with the cuts of their version, see `cut_of`
@@ -67,5 +76,5 @@ def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> list
     return [
         f"{name}: {stored.get(name)} -> {requested.get(name)}"
         for name in dict.fromkeys((*stored, *requested))
-        if stored.get(name) != requested.get(name)
+        if stored.get(name) != requested.get(name) and name != "commits"
     ]

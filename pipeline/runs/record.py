@@ -100,6 +100,7 @@ _Time = Annotated[str, AfterValidator(_check_time)]
 # The types of the values that this program reads; other keys of the record may hold anything.
 class _Fingerprint(BaseModel):
     classifiers: dict[str, str] | None = None
+    commits: dict[str, str] = {}
 
 
 class _Work(BaseModel):
@@ -141,6 +142,7 @@ class _Addition(BaseModel):
     folder: str
     classifiers: dict[str, str]
     digests: dict[str, str]
+    commits: dict[str, str] = {}
     status: str
     reason: str | None = None
     attempts: list[_Work] = []
@@ -202,6 +204,7 @@ class Addition:
         folder: where its commits are kept, relative to the run.
         classifiers: URI of each checkpoint, by task.
         digests: digest of each checkpoint, by task.
+        commits: of the checkpoints that are on the hub, see `pipeline.runs.commits`.
         status: of the addition; the run itself stays done.
         reason: why the addition failed; None if it did not.
         attempts: every start of a driver that worked on it, first to last.
@@ -210,6 +213,7 @@ class Addition:
     folder: str
     classifiers: Mapping[str, str]
     digests: Mapping[str, str]
+    commits: Mapping[str, str] = dataclasses.field(default_factory=dict)
     status: RunStatus = RunStatus.RUNNING
     reason: str | None = None
     attempts: tuple[Attempt, ...] = ()
@@ -226,6 +230,7 @@ class Addition:
             folder=values["folder"],
             classifiers=values["classifiers"],
             digests=values["digests"],
+            commits=values.get("commits", {}),
             status=RunStatus(values["status"]),
             reason=values.get("reason"),
             attempts=tuple(map(Attempt, values.get("attempts", ()))),
@@ -323,6 +328,11 @@ class RunRecord:
     def classifier_digests(self) -> dict[str, str]:
         """Digest of each classifier's checkpoint, by task."""
         return dict(self.fingerprint.get("classifiers") or {})
+
+    @property
+    def commits(self) -> dict[str, str]:
+        """Commits of the checkpoints that are on the hub, those of an unfinished addition too: by name as requested."""
+        return {**self.fingerprint.get("commits", {}), **(self.adding.commits if self.adding else {})}
 
     @property
     def first_classifiers(self) -> list[str]:

@@ -663,8 +663,8 @@ def _start(settings: TrainSettings, store: ClipStore) -> Start:
     labels = sorted({clip.label for clip in store.clips if clip.label is not None})
     torch.manual_seed(settings.data.seed)
     with_mel = settings.mel_steps > 0
-    if settings.init is not None:
-        return start_from_checkpoint(settings.init, labels, with_mel=with_mel)
+    if settings.start is not None:
+        return start_from_checkpoint(settings.start, labels, with_mel=with_mel)
     return start_from_scratch(load_config(settings.config or ""), labels, with_mel=with_mel)
 
 
@@ -710,11 +710,22 @@ def check_settings(settings: TrainSettings) -> None:
     if not objects.exists(uri) or not _checkpoint_uris(settings.output):
         return
     values = _as_json(settings)
-    old = {"allow_any_path": False, **json.loads(objects.fetch(uri))}  # version 0.1.0 wrote no such entry
+    # Version 0.1.0 wrote no such entries.
+    old = {"allow_any_path": False, "init_commit": None, **json.loads(objects.fetch(uri))}
     differ = sorted(key for key in values.keys() | old.keys() if values.get(key) != old.get(key))
     differ = [key for key in differ if key not in _CHANGEABLE]
     if differ:
         raise UsageError(f"{settings.output} holds a training with other {', '.join(differ)}: choose another output")
+
+
+def recorded_commit(settings: TrainSettings) -> str | None:
+    """The commit of `settings.init` in the training that the output holds; None if it holds none, or another one."""
+    uri = uris.join(settings.output, SETTINGS_FILE)
+    if not objects.exists(uri) or not _checkpoint_uris(settings.output):
+        return None
+    old = json.loads(objects.fetch(uri))
+    commit: str | None = old.get("init_commit") if old.get("init") == settings.init else None
+    return commit
 
 
 def record_settings(settings: TrainSettings) -> None:

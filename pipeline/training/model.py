@@ -14,12 +14,12 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from sewd_model import checkpoint
+from sewd_model import checkpoint, hub
 from sewd_model.checkpoint import read_state_dict
 from sewd_model.config import SEWDConfig
 from sewd_model.ctc import CTCTokenizer
 from sewd_model.features import FeatureExtractor
-from sewd_model.files import Location
+from sewd_model.files import FEATURE_FILES, TOKENIZER_FILES, Location
 from sewd_model.model import SEWDForCTC, SEWDForSequenceClassification, conv_lengths
 from sewd_model.time_major import TimeMajorFeatureEncoder, is_supported
 
@@ -190,12 +190,13 @@ def start_from_checkpoint(location: Location, labels: Sequence[str], *, with_mel
     """A checkpoint's backbone and heads; a head that it lacks, or whose labels differ, is new.
 
     Args:
-        location: directory or URI in the Hugging Face layout.
+        location: directory or URI in the Hugging Face layout, or name on the hub.
         labels: classes to train; if empty, a classifier of the checkpoint is kept unchanged.
 
     Raises:
         CheckpointError: files are missing or do not match.
     """
+    location = hub.directory(location, (*FEATURE_FILES, *TOKENIZER_FILES), weights=True)
     config = SEWDConfig.from_pretrained(location)
     keys = {key.split(".")[0] for key in read_state_dict(location)}
     features = FeatureExtractor.from_pretrained(location)

@@ -22,12 +22,23 @@ from pipeline.cluster.resources import cluster_nodes
 from pipeline.config import model_uri
 from pipeline.errors import RunFailedError, StorageError, UsageError
 from pipeline.storage import objects, uris
-from pipeline.training.loop import DATA_FILE, LOG_FILE, Worker, check_settings, describe, load_config, train
+from pipeline.storage.checkpoints import pinned
+from pipeline.training.loop import (
+    DATA_FILE,
+    LOG_FILE,
+    Worker,
+    check_settings,
+    describe,
+    load_config,
+    recorded_commit,
+    train,
+)
 from pipeline.training.loss_curve import draw_loss_curve
 from pipeline.training.settings import Placement, TrainSettings, settings_from_json
 from pipeline.training.sources import check_inputs
 from sewd_model.config import SEWDConfig
 from sewd_model.files import CheckpointError
+from sewd_model.hub import HubName, hub_name
 
 CURVE_FILE = "loss.png"
 TRACEBACK_FILE = "traceback.txt"
@@ -43,11 +54,13 @@ def finetune(settings: TrainSettings, placement: Placement, report: Callable[[st
     `report` receives a line of the log now and then.
 
     Raises:
-        UsageError: inputs, settings or resources do not fit, or the extra `train` is not installed.
+        UsageError: inputs, settings or resources do not fit, the hub has no `init`, or the extra `train` is not
+            installed.
+        StorageError: the hub cannot be reached.
         CheckpointError: `init` is not a checkpoint.
         RunFailedError: the training failed.
     """
-    settings = _absolute(settings)
+    settings = _pinned(_absolute(settings))
     try:
         from ray.train import FailureConfig, RunConfig, ScalingConfig  # noqa: PLC0415 - an extra, and seconds to load
         from ray.train.torch import TorchTrainer  # noqa: PLC0415
@@ -89,8 +102,8 @@ def _check(settings: TrainSettings) -> None:
     """Refuse what is known to fail, before Ray starts. The worker checks everything, before it writes anything."""
     check_settings(settings)
     check_inputs([*(uri for uri, _ in settings.train), *settings.valid.values()])
-    if settings.init is not None:
-        SEWDConfig.from_pretrained(settings.init)
+    if settings.start is not None:
+        SEWDConfig.from_pretrained(settings.start)
     else:
         load_config(settings.config or "")
 
@@ -179,6 +192,17 @@ def _absolute(settings: TrainSettings) -> TrainSettings:
         init=None if settings.init is None else model_uri(settings.init),
         config=None if settings.config is None else uris.absolute(settings.config),
     )
+
+
+def _pinned(settings: TrainSettings) -> TrainSettings:
+    """The settings with the commit of a checkpoint on the hub: that of the training that is resumed, or that of now."""
+    name = hub_name(settings.init) if settings.init else None
+    if settings.init is None or name is None:
+        return settings
+    named = dataclasses.replace(settings, init=name.uri)
+    commit = recorded_commit(named)
+    found = pinned(settings.init if commit is None else HubName(name.repo, commit).uri)
+    return dataclasses.replace(named, init_commit=found.rpartition("@")[2])
 
 
 def _check_resources(placement: Placement) -> None:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from pipeline.settings import checked
+from sewd_model.hub import HubName, hub_name
 
 _CHECKS: Final = ConfigDict(extra="forbid", allow_inf_nan=False)
 # Names of the command line that differ from those of the fields.
@@ -66,6 +67,7 @@ class TrainSettings:
         valid: validation INPUTs by name; without one, the last weights are the result.
         output: directory or prefix of the training.
         init: checkpoint to start from; None: train from scratch, with `config`.
+        init_commit: commit of `init`, if it is on the hub; a resume keeps it.
         config: `config.json` of a new model; None with `init`.
         steps: number of optimizer steps; None: by rule.
         accumulate: micro-batches per step.
@@ -96,6 +98,7 @@ class TrainSettings:
     valid: Mapping[str, str] = field(default_factory=dict)
     output: str
     init: str | None = None
+    init_commit: str | None = None
     config: str | None = None
     steps: Steps | None = None
     accumulate: Count = 1
@@ -119,6 +122,12 @@ class TrainSettings:
     prefetch: Annotated[int, _between(0, 1000)] = 4
     max_error_rate: Share | None = None
     allow_any_path: bool = False
+
+    @property
+    def start(self) -> str | None:
+        """The checkpoint to start from, with its commit if it is on the hub."""
+        name = hub_name(self.init) if self.init else None
+        return self.init if name is None else HubName(name.repo, self.init_commit or name.revision).uri
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:

@@ -111,7 +111,7 @@ OTHERS = {
 # Fields that no option sets on its own: two are set by an option with another field, the others from Python only.
 WITHOUT_OPTION = {
     RunConfig: {"min_actors", "existing"},  # --actors MIN:MAX; --new-run, --overwrite, --update
-    TrainSettings: {"data", "prefetch"},
+    TrainSettings: {"data", "prefetch", "init_commit"},
     DataSettings: {"join_below_s", "join_total_s"},  # --join MAX:SECONDS
     EvaluationSettings: {"scoring", "num_worst"},
 }

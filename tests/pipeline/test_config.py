@@ -108,6 +108,8 @@ def test_the_bundled_model_is_the_default_and_keeps_its_name(tmp_path, monkeypat
         ("s3://bucket/a=b/emotion", "emotion", "s3://bucket/a=b/emotion"),
         ("mood=s3://bucket/a=b", "mood", "s3://bucket/a=b"),
         (".", "{name}", "{cwd}"),
+        ("org/emotion@v1", "emotion", "org/emotion@v1"),
+        ("mood=hf://org/emotion", "mood", "hf://org/emotion"),
     ],
 )
 def test_a_task_has_the_given_name_or_that_of_its_directory(tmp_path, monkeypatch, spec, task, uri):

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import InputChangedError
-from pipeline.storage import objects
-from pipeline.storage.checkpoints import checkpoint_digest, local_copy
+from pipeline.errors import InputChangedError, StorageError, UsageError
+from pipeline.storage import objects, retry
+from pipeline.storage.checkpoints import checkpoint_digest, local_copy, pinned
+from tests.support.hub import model_hub
 
 
 @pytest.fixture
@@ -58,3 +59,56 @@ def test_a_changed_checkpoint_is_refused_and_leaves_no_copy(tmp_path, remote):
     with pytest.raises(InputChangedError, match="not the checkpoint that the run was started with"):
         local_copy(remote, "0" * 64, tmp_path / "copies")
     assert [path.suffix for path in (tmp_path / "copies").iterdir()] == [".lock"]
+
+
+# On the hub.
+
+NAME = "org/sew-d"
+
+
+@pytest.fixture
+def hub(tmp_path, small_ctc):
+    with model_hub(tmp_path / "cache") as models:
+        models.commit = models.publish(NAME, small_ctc)
+        yield models
+
+
+def test_a_name_on_the_hub_becomes_a_commit_whose_digest_is_that_of_its_files(hub, tmp_path, small_ctc):
+    uri = pinned(NAME)
+    assert uri == f"hf://{NAME}@{hub.commit}" == pinned(uri) == pinned(f"hf://{NAME}@main")
+    digest = checkpoint_digest(uri)
+    assert digest == checkpoint_digest(str(small_ctc))
+    # Another program downloads more of the commit.
+    folder = Path(local_copy(uri, digest, tmp_path / "copies"))
+    (folder / "pytorch_model.bin").write_text("weights that are not used")
+    assert checkpoint_digest(uri) == digest
+
+
+def test_a_machine_downloads_a_commit_once(hub, tmp_path, small_ctc):
+    uri, digest = f"hf://{NAME}@{hub.commit}", checkpoint_digest(str(small_ctc))
+    with ThreadPoolExecutor(8) as pool:
+        copies = set(pool.map(lambda _: local_copy(uri, digest, tmp_path / "copies"), range(8)))
+    assert len(copies) == 1
+    fetched = [request for request in hub.requests() if request.startswith("GET")]
+    assert len(fetched) == len(set(fetched)) == 5
+    with pytest.raises(InputChangedError, match="not the checkpoint that the run was started with"):
+        local_copy(uri, "0" * 64, tmp_path / "copies")
+
+
+def test_what_is_wrong_with_a_name_is_one_line_of_its_kind(hub, monkeypatch):
+    with pytest.raises(UsageError, match=r"^cannot load the model org/none: there is no directory .* answered 401"):
+        pinned("org/none")
+    hub.server.failures = 10**6
+    with pytest.raises(StorageError, match=r"^cannot load the model org/sew-d: .* answered 503"):
+        pinned(NAME)
+
+
+def test_a_worker_tries_the_hub_again(hub, tmp_path, small_ctc, monkeypatch):
+    waits = []
+    monkeypatch.setattr(retry, "_sleep", waits.append)
+    uri, digest = f"hf://{NAME}@{hub.commit}", checkpoint_digest(str(small_ctc))
+    hub.server.failures = 3
+    assert checkpoint_digest(local_copy(uri, digest, tmp_path / "copies")) == digest
+    assert len(waits) == 3
+    with pytest.raises(StorageError, match="401"):
+        local_copy(f"hf://org/none@{hub.commit}", digest, tmp_path / "copies")
