@@ -91,7 +91,7 @@ def _why_nothing_is_scored(
     if has_labels and not labels:
         return (
             f"nothing is scored: {where} have labels and no texts, and the run has no classifier to compare labels "
-            "with; transcribe with --classifier DIR"
+            "with; transcribe with --classifier MODEL"
         )
     if has_labels:
         return f"no word error rates: {where} have labels only"

@@ -40,7 +40,7 @@ def finetune(
         list[str] | None,
         typer.Option("--valid", metavar="[NAME=]INPUT", help="Validation data. Can be repeated."),
     ] = None,
-    init: Annotated[str | None, typer.Option(metavar="DIR", help="SEW-D checkpoint to start from.")] = None,
+    init: Annotated[str | None, typer.Option(metavar="MODEL", help="Start from it, as --model of transcribe.")] = None,
     config: Annotated[str | None, typer.Option(metavar="FILE", help="Train from scratch: a SEW-D config.json.")] = None,
     steps: Annotated[int | None, typer.Option(help=f"Number of optimizer steps. {_RULE}")] = None,
     batch_seconds: Annotated[

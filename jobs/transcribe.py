@@ -56,18 +56,25 @@ def transcribe(
     ],
     model: Annotated[
         str,
-        typer.Option("--model", metavar="DIR", help="SEW-D checkpoint with a CTC head: directory, URI, or `bundled`."),
+        typer.Option(
+            "--model",
+            metavar="MODEL",
+            help="SEW-D checkpoint with a CTC head: directory, URI, ORG/NAME[@REVISION] on the Hugging Face Hub, or "
+            "`bundled`.",
+        ),
     ] = default_of(RunConfig, "model"),
     classifier: Annotated[
         list[str] | None,
         typer.Option(
-            "--classifier", metavar="[NAME=]DIR", help="Checkpoint with a classification head. Can be repeated."
+            "--classifier",
+            metavar="[NAME=]MODEL",
+            help="Checkpoint with a classification head, as --model. Can be repeated.",
         ),
     ] = None,
     add_classifier: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="[NAME=]DIR",
+            metavar="[NAME=]MODEL",
             help="Add the labels of one more classifier to the finished run at RUN; its transcripts stay as they are. "
             "Can be repeated.",
             rich_help_panel=EXISTING,
@@ -411,7 +418,7 @@ def _corpus_warnings(run: pipeline.Run, totals: Totals) -> list[str]:
     if left_out.labels_only and not run.record.classifier_digests:
         warnings.append(
             f"{left_out.labels_only:,} rows have a label and no text, and labels are compared with those of a "
-            "classifier: add --add-classifier DIR"
+            "classifier: add --add-classifier MODEL"
         )
     if run.status == RunStatus.DONE and not totals.utterances + totals.errors:
         warnings.append("the inputs hold no utterances: nothing was transcribed")

@@ -188,9 +188,9 @@ def _by_task(specs: Iterable[str]) -> dict[str, str]:
             on_hub = hub_name(spec)
             name, uri = posixpath.basename(on_hub.repo if on_hub else uris.absolute(spec)), spec
         if not name or not uri:
-            raise UsageError(f"classifier: {spec!r} is neither DIR nor NAME=DIR")
+            raise UsageError(f"classifier: {spec!r} is neither MODEL nor NAME=MODEL")
         if name in uri_by_task:
-            raise UsageError(f"classifier: two have the name {name}; give them names, --classifier NAME=DIR")
+            raise UsageError(f"classifier: two have the name {name}; give them names, --classifier NAME=MODEL")
         uri_by_task[name] = model_uri(uri)
     return uri_by_task
 

@@ -50,7 +50,7 @@ def test_links_lead_to_files(document):
 def test_every_block_runs_or_is_marked_as_one_that_cannot(document):
     """`console` is for what needs a cluster, a registry, object storage, or hours."""
     needs = re.compile(
-        r"git clone|pip install|make |ray up|ray down|http://|s3://|kubectl|finetune|benchmarks|pip wheel"
+        r"git clone|pip install|make |ray up|ray down|http://|s3://|kubectl|finetune|benchmarks|pip wheel|asapp/"
     )
     for kind, block in BLOCKS[document]:
         assert kind in ("sh", "python", "console", "text"), block

@@ -11,6 +11,7 @@ from pipeline.doctor.machine import machine_checks
 from pipeline.doctor.output import output_checks
 from pipeline.doctor.versions import torch_loads, versions
 from sewd_model.files import BUNDLED
+from sewd_model.hub import hub_name
 
 
 def examine(config: RunConfig, output: str | None = None) -> Iterator[Check]:
@@ -22,7 +23,7 @@ def examine(config: RunConfig, output: str | None = None) -> Iterator[Check]:
     """
     yield from machine_checks()
     yield versions()
-    yield hub(is_needed=config.model.startswith("hf://"))
+    yield hub(is_needed=hub_name(config.model) is not None)
     if output is not None:
         yield from output_checks(output)
     loads = torch_loads()

@@ -54,7 +54,7 @@ def find_addition(
     stored = run.record.classifier_digests
     for task, digest in digests.items():
         if stored.get(task, digest) != digest:
-            raise UsageError(f"{run.uri} has another classifier {task}; give the new one a name, NAME=DIR")
+            raise UsageError(f"{run.uri} has another classifier {task}; give the new one a name, NAME=MODEL")
     missing = {task: digest for task, digest in digests.items() if task not in stored}
     if not missing:
         return None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import sewd_model
 
-ALLOWED = {"torch", "numpy", "safetensors", "fsspec", "sewd_model"}
+ALLOWED = {"httpx2", "huggingface_hub", "torch", "numpy", "safetensors", "fsspec", "sewd_model"}
 
 
 def test_importing_the_package_loads_no_ray_and_no_pipeline():
