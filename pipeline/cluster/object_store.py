@@ -22,6 +22,7 @@ STORE_SHARE: Final = 0.5  # at most, of a node's object store, for chunks that w
 # model. A GPU processes a chunk in a fraction of a second, in which Ray brings no other.
 CHUNKS_PER_CPU_ACTOR: Final = 4
 CHUNKS_PER_GPU_ACTOR: Final = 16
+RELEASE_INTERVAL_S: Final = 300.0  # a chunk of 20 minutes takes less, at 4 times real time or more
 MIN_STORE_BYTES: Final = 64 * 2**20  # Ray divides it between the stages, and holds back a stage that has no room
 
 
@@ -81,6 +82,11 @@ def data_context(nodes: ClusterNodes, resources: Resources, chunk_bytes: float) 
     cpus = sum(node.cpus for node in nodes.current) or min(node.cpus for node in nodes.potential if node.cpus)
     context.op_resource_reservation_ratio = min(0.5, 3 * SMALL_CPUS / cpus)
     context.override_object_store_memory_limit_fraction = store_share(nodes.current, resources, chunk_bytes)
+    # By default Ray takes one more chunk from a reader than there is room for whenever none was taken for ten seconds, in
+    # case something waits for it. Where an actor needs longer for a chunk, the whole corpus would pile up in the store
+    # and then on the disk. (Ray before 2.60 has no such setting.)
+    if hasattr(context, "output_backpressure_guard_release_interval_s"):
+        context.output_backpressure_guard_release_interval_s = RELEASE_INTERVAL_S
     # By default each worker sums up its memory pages once a second, for a figure in Ray's dashboard. In a process with
     # a model that takes a quarter of a second, in which none of its threads can allocate memory.
     context.memory_usage_poll_interval_s = None

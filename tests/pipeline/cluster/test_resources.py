@@ -1,5 +1,6 @@
 """How a cluster is divided: what is allocated always fits, and what cannot fit is refused with the numbers."""
 
+import dataclasses
 import math
 import re
 from collections import Counter
@@ -8,13 +9,16 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ray.data import DataContext
 from ray.util import get_node_ip_address
 
 from pipeline.cluster.object_store import (
     CHUNKS_PER_CPU_ACTOR,
     CHUNKS_PER_GPU_ACTOR,
     MIN_STORE_BYTES,
+    RELEASE_INTERVAL_S,
     STORE_SHARE,
+    data_context,
     store_share,
 )
 from pipeline.cluster.ray_start import connect
@@ -268,6 +272,14 @@ def test_chunks_take_no_more_of_large_stores_than_they_need():
     assert store_share(cpus, allocated([(4, 0)] * 2), 4e7) == pytest.approx(2 * CHUNKS_PER_CPU_ACTOR * 4e7 / 2e12)
     assert store_share(gpus, allocated([(8, 2)]), 4e7) == pytest.approx(2 * CHUNKS_PER_GPU_ACTOR * 4e7 / 1e12)
     assert store_share(cpus, allocated([(4, 0)] * 2), 1e3) == pytest.approx(MIN_STORE_BYTES / 2e12)
+
+
+def test_ray_lets_no_chunk_in_above_the_limit_while_an_actor_takes_long():
+    """Ray's default is one more every ten seconds, until the corpus fills the store and then the disk."""
+    cluster = ClusterNodes((Node(2, 0, 1e9),), ())
+    context = data_context(cluster, allocate(cluster, config()), 4e7)
+    assert context.output_backpressure_guard_release_interval_s == RELEASE_INTERVAL_S
+    assert "output_backpressure_guard_release_interval_s" in {field.name for field in dataclasses.fields(DataContext)}
 
 
 @pytest.mark.parametrize(("actors", "min_actors"), [(2, 3), (None, 1)])
