@@ -15,7 +15,7 @@ from pipeline.runs.compact import read_compaction
 from pipeline.runs.damage import first_lost_file
 from pipeline.runs.lease import is_lease_free
 from pipeline.runs.ledger import read_ledger
-from pipeline.runs.record import Addition, Attempt
+from pipeline.runs.record import Addition, Attempt, RunRecord
 from pipeline.runs.status import RunStatus
 from pipeline.runs.totals import Totals
 from pipeline.storage import uris
@@ -50,6 +50,8 @@ def status(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or 
         rows["last update"] = f"{update.at}: {counts} ({update.number:,} in all)"
     if summary := last_start(opened.record.attempts):
         rows["last start"] = summary
+    if compared := against_prediction(opened.record):
+        rows["prediction"] = compared
     if opened.record.classifier_digests:
         rows["classifiers"] = ", ".join(opened.record.classifier_digests)
     if (adding := opened.record.adding) is not None:
@@ -116,6 +118,14 @@ def how_to_resume(existing: str) -> str:
     """How to resume a run that is not done; `existing` is its command's setting for an existing run."""
     once = {"refuse": "--new-run", "overwrite": "--overwrite"}.get(existing)
     return "run the same command again to resume" + (f" (without {once})" if once else "")
+
+
+def against_prediction(record: RunRecord) -> str:
+    """One line that compares what `sewd plan` predicted with what came; empty without a prediction, or if resumed."""
+    if record.predicted_s is None or record.wall_s is None:
+        return ""
+    off = record.wall_s / record.predicted_s - 1
+    return f"predicted {duration(record.predicted_s)}, took {duration(record.wall_s)} ({off:+.0%})"
 
 
 def last_start(attempts: Sequence[Attempt]) -> str:

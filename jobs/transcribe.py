@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import re
 import signal
@@ -11,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -20,7 +21,7 @@ import pipeline
 from jobs.console import Exit, err, out, single, warn
 from jobs.kill_notice import kill_notice
 from jobs.logs import log_to
-from jobs.status import audio_of, describe_addition, how_to_resume, last_start
+from jobs.status import against_prediction, audio_of, describe_addition, how_to_resume, last_start
 from jobs.stop_signals import Stop, stop_on_signals
 from pipeline.cluster.local_ray import end_local_ray
 from pipeline.config import FORMAT_HELP, RunConfig, make_config
@@ -218,6 +219,14 @@ def transcribe(
     address: Annotated[str, typer.Option(help="Ray cluster: local (start one here), auto, or HOST:PORT.")] = default_of(
         RunConfig, "address"
     ),
+    prediction: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Output of `sewd plan --model DIR --json`: the record and the report compare it with the run.",
+            rich_help_panel=LOGGING,
+        ),
+    ] = None,
     log: Annotated[
         Path | None,
         typer.Option(
@@ -237,6 +246,7 @@ def transcribe(
     """
     config = configuration(locals())
     check_inputs(config.inputs, config.input_format)
+    predicted = None if prediction is None else read_prediction(prediction)
     log_to(log)
     worked = has_more = False
     with _ProgressDisplay() as show:
@@ -255,12 +265,28 @@ def transcribe(
             warn([changes.line])
 
         with stoppable(config, grace) as stop:
-            run = pipeline.transcribe(config, on_progress, stop.requested, on_changes)
+            run = pipeline.transcribe(config, on_progress, stop.requested, on_changes, predicted)
     addition = find_named(run, config.added_tasks)
     if worked and (summary := last_start((addition or run.record).attempts)):
         out.print(summary, markup=False, soft_wrap=True)
+        if compared := against_prediction(run.record):
+            out.print(compared, markup=False, soft_wrap=True)
     code = _report(run, errors_ok, how_to_resume(config.existing), stop, addition)
     return Exit.DONE_WITH_ERRORS if code == Exit.DONE and has_more and not errors_ok else code
+
+
+def read_prediction(path: Path) -> Mapping[str, Any]:
+    """The prediction in what `sewd plan --json` has printed.
+
+    Raises:
+        UsageError: the file holds none.
+    """
+    try:
+        predicted = json.loads(path.read_bytes())["prediction"]
+        float(predicted["run_s"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"prediction: {path} is no output of `sewd plan --model DIR --json`: {error!r}") from error
+    return cast(Mapping[str, Any], predicted)
 
 
 def configuration(options: Mapping[str, Any]) -> RunConfig:

@@ -25,6 +25,7 @@ _FIXED: Final = {
     "update": True,
     "errors_ok": False,
     "add_classifier": None,
+    "prediction": None,
     "retry_errors": None,
 }
 

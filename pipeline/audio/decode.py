@@ -173,6 +173,46 @@ def read_segments(
                 yield from _read_channel(reader, settings, selection, offset_s, duration_s)
 
 
+@dataclass(frozen=True)
+class Header:
+    """What the header of a recording states.
+
+    Attributes:
+        rate: sample rate, Hz.
+        channels: how many.
+        duration_s: its length, seconds; None where the header does not state it.
+    """
+
+    rate: int
+    channels: int
+    duration_s: float | None
+
+
+def read_header(source: bytes | BinaryIO, settings: AudioSettings) -> Header:
+    """Describe a recording without decoding it: what its containers declare is compared with its bytes.
+
+    Args:
+        source: the whole file, as `read_segments` takes it.
+        settings: limits.
+
+    Raises:
+        AudioError: as `read_segments`, where the header or the size of the file show it.
+        OSError: and whatever else reading `source` raises, unchanged.
+    """
+    view = Source(source)
+    if view.size == 0:
+        raise AudioError(ErrorCode.EMPTY_FILE, "the file has 0 bytes")
+    with _bad_bytes(view):
+        container = check_container(view)
+        with open_recording(container) as reader:
+            _check_limits(reader, settings)
+            _selections(settings.channels, reader.channels)
+            frames = reader.num_frames or container.frames_at(reader.rate) or reader.estimated_frames
+            if frames is not None and frames > settings.max_duration_s * reader.rate:
+                raise _too_long(frames / reader.rate, settings)
+            return Header(reader.rate, reader.channels, None if frames is None else frames / reader.rate)
+
+
 @contextlib.contextmanager
 def _bad_bytes(view: Source) -> Iterator[None]:
     """Turn whatever a decoder raises on the bytes into an AudioError; what reading them raises passes unchanged.

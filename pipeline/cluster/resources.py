@@ -122,6 +122,21 @@ def _potential_nodes(config: Mapping[str, Any], workers: Sequence[Node]) -> tupl
     return tuple(potential[: max(0, config["max_workers"] - len(workers))])
 
 
+def nodes_of(cluster: Path) -> tuple[Node, ...]:
+    """The nodes that a cluster's configuration, as `ray up` takes it, allows when all of them run; without the head.
+
+    Raises:
+        UsageError: it is not such a file.
+    """
+    try:
+        config = yaml.safe_load(cluster.read_bytes())
+        head = config.get("head_node_type")
+        types = {name: kind for name, kind in config["available_node_types"].items() if name != head}
+        return _potential_nodes({"available_node_types": types, "max_workers": config["max_workers"]}, ())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UsageError(f"cluster: {cluster} is no configuration of a Ray cluster: {error!r}") from error
+
+
 def allocate(cluster: ClusterNodes, config: RunConfig) -> Resources:
     """Divide a cluster between the stages. A cluster that can grow is divided as if it had all its potential nodes.
 

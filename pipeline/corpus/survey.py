@@ -45,6 +45,7 @@ class Found:
         suffixes: audio files by the suffix of their names.
         suffix_bytes: bytes of audio files by suffix, where they are listed.
         uris: shards, tables and manifests that are counted.
+        planned: its parts.
     """
 
     format: str
@@ -58,6 +59,7 @@ class Found:
     suffixes: Counter[str] = field(default_factory=Counter)
     suffix_bytes: Counter[str] = field(default_factory=Counter)
     uris: set[str] = field(default_factory=set, repr=False)
+    planned: list[Part] = field(default_factory=list, repr=False)
 
 
 @dataclass
@@ -78,7 +80,9 @@ class InputSurvey:
 
     def to_json(self) -> dict[str, Any]:
         """As `sewd plan --json` prints it."""
-        found = [{name: value for name, value in vars(one).items() if name != "uris"} for one in self.found]
+        found = [
+            {name: value for name, value in vars(one).items() if name not in ("uris", "planned")} for one in self.found
+        ]
         return {**vars(self), "found": found}
 
 
@@ -142,6 +146,7 @@ def _count(part: Part, found: Found, left_out: LeftOut, allow_any_path: bool) ->
         found.objects += len(part.items) or 1
     found.uris.update([part.uri] if part.uri else [])
     found.parts += 1
+    found.planned.append(part)
     found.bytes += part.bytes
     found.utterances = _sum(found.utterances, part.rows)
     if part.kind == FILES.kind:

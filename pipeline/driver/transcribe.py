@@ -65,6 +65,7 @@ def transcribe(
     on_progress: Callable[[Progress], None] | None = None,
     stop: threading.Event | None = None,
     on_changes: Callable[[CorpusChanges], None] = lambda changes: log.warning(changes.line),
+    predicted: Mapping[str, Any] | None = None,
 ) -> Run:
     """Transcribe a corpus, or resume a run that was interrupted.
 
@@ -74,6 +75,7 @@ def transcribe(
         stop: once it is set, the chunks that are in the model are finished and committed, and the run stops.
         on_changes: called if the inputs of a run that exists have changed since it was planned; logs a warning. With
             `existing="update"` the run follows them; it is called once that is sure to happen.
+        predicted: a prediction, as `sewd plan --json` prints it, which the record keeps beside what came.
 
     Returns:
         The run, with status `done` or `stopped`.
@@ -124,7 +126,7 @@ def transcribe(
             config = replace(config, classifiers=addition.specifications)
             models = load_model_info(config)
         report, stop = on_progress or (lambda _: None), stop or threading.Event()
-        return _process(run, config, models, attempt, report, stop, addition)
+        return _process(run, config, models, _new_attempt(attempt, predicted), report, stop, addition)
 
 
 def _is_complete(run: Run, config: RunConfig, heads: Mapping[str, str]) -> bool:
@@ -136,13 +138,14 @@ def _process(
     run: Run,
     config: RunConfig,
     models: ModelInfo,
-    attempt: str,
+    started: Attempt,
     report: Callable[[Progress], None],
     stop: threading.Event,
     addition: Addition | None,
 ) -> Run:
     """Process the parts that are not done, and finish the run or the addition; a failure is recorded in the run."""
-    attempts = (*(addition or run.record).attempts, _new_attempt(attempt))
+    attempt = str(started.values["id"])
+    attempts = (*(addition or run.record).attempts, started)
     run = save_state(run, addition, status=RunStatus.RUNNING, reason=None, attempts=attempts)
     run.save_copy()
     check_lease = functools.partial(require_lease, run.uri, attempt)
@@ -188,11 +191,11 @@ def _stopped(run: Run, addition: Addition | None, **changes: Any) -> Run:
     return save_state(run, addition, status=RunStatus.STOPPED, **changes)
 
 
-def _new_attempt(attempt: str) -> Attempt:
+def _new_attempt(attempt: str, predicted: Mapping[str, Any] | None) -> Attempt:
     versions = {name: importlib.metadata.version(name) for name in _RECORDED_PACKAGES}
-    return Attempt(
-        {"id": attempt, "started": now(), "host": socket.gethostname(), "python": platform.python_version(), **versions}
-    )
+    prediction = {} if predicted is None else {"predicted": dict(predicted)}
+    this = {"id": attempt, "started": now(), "host": socket.gethostname(), "python": platform.python_version()}
+    return Attempt(this | versions | prediction)
 
 
 def _carry_on_ray(run: Run, attempt: str, batches: Sequence[Sequence[Carried]]) -> None:

@@ -110,6 +110,7 @@ class RunSummary:
         started: first start of the driver.
         finished: end of the run.
         wall_s: from the start to the end; None if the run was resumed or has not finished.
+        predicted_s: what `sewd plan` predicted for it; None without a prediction, or where `wall_s` is None.
         audio_s: transcribed audio.
         skipped_s: silence in it that the model did not compute.
         compute_s: time in the model, summed over processes.
@@ -143,6 +144,7 @@ class RunSummary:
     attempts: int
     starts: Sequence[str]
     cost: RunCost | None
+    predicted_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import posixpath
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from pipeline.evaluation import intervals
 from pipeline.evaluation.results import Evaluation
@@ -35,13 +34,12 @@ def summarize_run(run: Run, cost: Cost | None = None) -> RunSummary:
     """Status, sizes, times, speed and cost of a run. A resumed run has no wall time, so no speed or cost either."""
     totals = run.totals()
     starts = [attempt.started for attempt in run.record.attempts if attempt.started]
-    finished = run.record.finished
-    wall_s = _seconds_between(starts[0], finished) if len(starts) == 1 and finished else None
+    wall_s = run.record.wall_s
     return RunSummary(
         uri=run.uri,
         status=run.status,
         started=starts[0] if starts else None,
-        finished=finished,
+        finished=run.record.finished,
         wall_s=wall_s,
         audio_s=totals.audio_s,
         skipped_s=totals.skipped_s,
@@ -55,12 +53,9 @@ def summarize_run(run: Run, cost: Cost | None = None) -> RunSummary:
         warnings=totals.warnings,
         attempts=len(starts),
         starts=starts,
+        predicted_s=run.record.predicted_s,
         cost=None if cost is None or wall_s is None else _run_cost(cost, wall_s, totals.audio_s),
     )
-
-
-def _seconds_between(start: str, end: str) -> float:
-    return (datetime.fromisoformat(end).astimezone(UTC) - datetime.fromisoformat(start).astimezone(UTC)).total_seconds()
 
 
 def _run_cost(cost: Cost, wall_s: float, audio_s: float) -> RunCost:

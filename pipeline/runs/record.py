@@ -10,7 +10,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, NonNegativeInt, ValidationError
@@ -87,6 +87,7 @@ class PlanUpdate:
 
 _UPDATE_KEY = b"sewd.update"
 _WORK_KEYS = frozenset(f.name for f in dataclasses.fields(WorkSummary))
+_NO_VERSIONS = frozenset({"id", "started", "host", "predicted"})  # of an attempt, beside what it did
 
 
 def _check_time(text: str) -> str:
@@ -103,7 +104,13 @@ class _Fingerprint(BaseModel):
     commits: dict[str, str] = {}
 
 
+class _Predicted(BaseModel):
+    run_s: float
+    audio_s: float = 0
+
+
 class _Work(BaseModel):
+    predicted: _Predicted | None = None
     started: _Time = ""
     chunks: int = 0
     utterances: int = 0
@@ -168,8 +175,8 @@ class Attempt:
     """One start of the driver, as the record holds it.
 
     Attributes:
-        values: the JSON object: `id`, `started` and `host`, the versions by name, and once the start has ended, the
-            keys of its `WorkSummary`.
+        values: the JSON object: `id`, `started` and `host`, the versions by name, `predicted` if there is a prediction,
+            and once the start has ended, the keys of its `WorkSummary`.
     """
 
     values: Mapping[str, Any]
@@ -182,7 +189,13 @@ class Attempt:
     @property
     def versions(self) -> dict[str, Any]:
         """The versions of Python and of the packages, by name."""
-        return {key: value for key, value in self.values.items() if key not in {"id", "started", "host"} | _WORK_KEYS}
+        return {key: value for key, value in self.values.items() if key not in _NO_VERSIONS | _WORK_KEYS}
+
+    @property
+    def predicted_s(self) -> float | None:
+        """Seconds that `sewd plan` predicted from the start to the end of the driver; None without a prediction."""
+        predicted = self.values.get("predicted")
+        return None if predicted is None else float(predicted["run_s"])
 
     @property
     def work(self) -> WorkSummary | None:
@@ -304,6 +317,20 @@ class RunRecord:
     def input_bytes(self) -> int:
         """Size of the planned input, in bytes."""
         return self.values.get("input_bytes") or 0
+
+    @property
+    def wall_s(self) -> float | None:
+        """Seconds from the start of the driver to its end; None if the run was resumed or has not finished."""
+        starts = [attempt.started for attempt in self.attempts if attempt.started]
+        if len(starts) != 1 or not self.finished:
+            return None
+        started, finished = (datetime.fromisoformat(text).astimezone(UTC) for text in (starts[0], self.finished))
+        return (finished - started).total_seconds()
+
+    @property
+    def predicted_s(self) -> float | None:
+        """What `sewd plan` predicted for `wall_s`; None where there is no prediction, or no `wall_s`."""
+        return None if self.wall_s is None else self.attempts[0].predicted_s
 
     @property
     def left_out(self) -> LeftOut:

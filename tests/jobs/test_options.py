@@ -102,7 +102,7 @@ SET_BY: dict[Any, dict[str, tuple[type, str]]] = {
 }
 # Options that set no field: how a verb starts, ends or reports.
 OTHERS = {
-    transcribe: {"errors_ok", "new_run", "overwrite", "update", "log", "grace"},
+    transcribe: {"errors_ok", "new_run", "overwrite", "update", "log", "grace", "prediction"},
     finetune: {"workers", "gpu", "address", "errors_ok"},
     evaluate: {"run", "fail_if", "address"},
     report: {"run", "baseline", "output", "corpus", "fail_if"},

@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
+from jobs.console import out
+from jobs.plan import show_prediction
+from pipeline import Run
+from pipeline.report.formats import duration
+from pipeline.report.summary import summarize_run
 from tests.support.command import sewd_in_process
-from tests.support.inputs import manifest, tar_of, write_files
+from tests.support.corpora import write_audio
+from tests.support.inputs import manifest, tar, write_files
 
 
 def test_what_is_recognised_is_printed_by_input(tmp_path):
-    write_files(tmp_path / "d", "a.wav", "a.txt", "b.wav", "x.pdf")
-    tar_of(tmp_path / "s.tar", "c.wav")
+    write_files(tmp_path / "d", "a.txt", "x.pdf")
+    for name in "ab":
+        write_audio(tmp_path / "d" / f"{name}.wav", 1.0)
+    tar(tmp_path / "s.tar", ("c.wav", write_audio(tmp_path / "c.wav", 1.6, rate=8000).read_bytes()))
     done = sewd_in_process("plan", tmp_path / "d", tmp_path / "s.tar")
     assert done.returncode == 0
     assert done.stdout.splitlines() == [
         f"{tmp_path}/d",
-        "  audio: 2 objects in 1 parts, 0.0 MiB",
+        "  audio: 2 objects in 1 parts, 0.1 MiB",
         "    utterances 2, with a reference 1, with a label only 0",
-        "    audio: wav 2 (0.0 MiB)",
+        "    audio: wav 2 (0.1 MiB)",
         f"{tmp_path}/s.tar",
         "  webdataset: 1 objects in 1 parts, 0.0 MiB",
         "    utterances ?, with a reference ?, with a label only ?",
-        "  all: 3 objects in 2 parts, 0.0 MiB",
+        "  all: 3 objects in 2 parts, 0.1 MiB",
         "    utterances ?, with a reference ?, with a label only ?",
-        "    audio: wav 2 (0.0 MiB)",
+        "    audio: wav 2 (0.1 MiB)",
+        "headers: 3 of 3 recordings; 0.00 h",
+        "  8,000 Hz 1, 16,000 Hz 2; 1 channel 3",
     ]
     assert done.stderr.splitlines() == ["warning: left out: 1 file that is neither audio nor text of it: .pdf 1"]
 
@@ -37,6 +49,8 @@ def test_json_has_the_same_numbers_and_rows_with_errors_give_code_3(tmp_path):
     assert (found["format"], found["utterances"], found["references"]) == ("manifest", 3, 1)
     assert (found["suffixes"], found["errors"]) == ({"wav": 2, "": 1}, {"DUPLICATE_ID": 1})
     assert done.returncode == 3
+    of_headers = json.loads(done.stdout)["recordings"]
+    assert (of_headers["headers_read"], of_headers["failed"]) == (3, {"MISSING": 3})
 
 
 def test_an_input_that_is_refused_gives_code_2_and_the_others_are_printed(tmp_path):
@@ -47,3 +61,62 @@ def test_an_input_that_is_refused_gives_code_2_and_the_others_are_printed(tmp_pa
     (line,) = done.stderr.splitlines()
     assert line.startswith("sewd: ")
     assert "unpack it" in line
+
+
+def test_what_cannot_be_read_is_shown_with_examples(tmp_path):
+    write_files(tmp_path, "a.wav")
+    done = sewd_in_process("plan", tmp_path)
+    assert done.returncode == 3
+    assert "  cannot be read: 100.00% (UNDECODABLE 1)" in done.stdout
+    assert f"    {tmp_path}/a.wav: UNDECODABLE: " in done.stdout
+
+
+@pytest.mark.parametrize("option", [("--cluster", "c.yaml"), ("--cost-per-hour", "2"), ("--classifier", "bundled")])
+def test_options_of_a_prediction_need_a_model(tmp_path, option):
+    done = sewd_in_process("plan", tmp_path, *option)
+    assert done.returncode == 2
+    assert "--model" in done.stderr
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_prediction_is_printed_and_compared_with_the_run(tmp_path, small_ctc):
+    for index in range(4):
+        write_audio(tmp_path / "audio" / f"{index}.wav", 2.0, seed=index)
+    shown = sewd_in_process("plan", tmp_path / "audio", "--model", small_ctc, "--cost-per-hour", 3600, "--json")
+    assert shown.returncode == 0
+    found = json.loads(shown.stdout)["prediction"]
+    assert found["audio_s"] == 8.0
+    assert found["cost"] == pytest.approx(found["time_s"])
+    with out.capture() as printed:
+        show_prediction(found, "m", None)
+    assert "prediction for m on this machine: 1 recognisers of " in printed.get()
+    assert "actor hours" in printed.get()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["audio"]  # nothing is written
+
+    prediction = tmp_path / "plan.json"
+    prediction.write_text(json.dumps({"prediction": found | {"run_s": 2.0}}))
+    run = tmp_path / "run"
+    done = sewd_in_process(
+        *("transcribe", tmp_path / "audio", "--output", run, "--model", small_ctc, "--prediction", prediction)
+    )
+    assert done.returncode == 0, done.stderr
+    opened = Run.open(run)
+    assert opened.record.predicted_s == 2.0
+    took = f"predicted 2.0 s, took {duration(opened.record.wall_s)} ("
+    assert took in done.stdout
+    assert took in sewd_in_process("status", run).stdout
+    assert "predicted" not in opened.record.attempts[0].versions
+    assert summarize_run(opened).predicted_s == 2.0
+    sewd_in_process("report", run, "--output", tmp_path / "report.md")
+    assert "Predicted by sewd plan" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"prediction": {"run_s": "x"}}'])
+def test_what_is_no_prediction_is_bad_usage(tmp_path, text):
+    (tmp_path / "plan.json").write_text(text)
+    write_files(tmp_path, "a.wav")
+    done = sewd_in_process(
+        *("transcribe", tmp_path / "a.wav", "--output", tmp_path / "run", "--prediction", tmp_path / "plan.json")
+    )
+    assert done.returncode == 2
+    assert "prediction: " in done.stderr

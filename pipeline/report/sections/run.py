@@ -29,6 +29,9 @@ def speed(report: ReportContent) -> Iterator[Part]:
         ("Finished", moment(run.finished)),
         ("Attempts", count(run.attempts)),
     ]
+    if run.predicted_s is not None and run.wall_s is not None:
+        share = percent(run.wall_s / run.predicted_s, 0)
+        details.append(("Predicted by sewd plan", f"{duration(run.predicted_s, SPACE)}; the run took {share} of it"))
     if run.attempts > 1:
         details.append(("Resumed", ", ".join(moment(start) for start in run.starts[1:])))
     if cost is not None:

@@ -35,6 +35,7 @@ RUN = {
     "attempts": None,
     "starts": [None],
     "cost": dict.fromkeys(("per_hour", "currency", "total", "per_audio_hour")),
+    "predicted_s": None,
 }
 PROBLEM = {"count": None, "examples": [None]}
 CONFUSION = {"reference": None, "hypothesis": None, "count": None, "examples": [None]}

@@ -1,0 +1,152 @@
+"""Hours, rates, channels and errors by headers: equal to what soundfile reads; sampled, within the stated error."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.audio.decode import AudioSettings
+from pipeline.prediction import recordings
+from pipeline.prediction.recordings import Work, examine, row_settings
+from tests.support.corpora import parts_of, write_audio, write_manifest
+from tests.support.inputs import parquet, tar, write
+
+SETTINGS = row_settings(AudioSettings(), 400)
+
+
+def found(*inputs, timed=False, settings=SETTINGS):
+    return examine(parts_of(*inputs), settings, allow_any_path=False, timed=timed)
+
+
+def wav(seconds: float, rate: int = 16_000, channels: int = 1) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.full((round(seconds * rate), channels), 0.1), rate, format="WAV")
+    return buffer.getvalue()
+
+
+def test_hours_rates_and_channels_are_those_of_the_headers(tmp_path):
+    write(tmp_path / "a.wav", wav(1.5))
+    write(tmp_path / "b.wav", wav(2.0, rate=8000, channels=2))
+    write_audio(tmp_path / "c.flac", 3.0, rate=44_100)
+    write_audio(tmp_path / "d.mp3", 4.0)
+    whole = found(tmp_path)
+    lengths = [soundfile.info(path).duration for path in tmp_path.iterdir()]
+    assert whole.audio_s == pytest.approx(sum(lengths), abs=0.1)  # MP3: decoders trim the padding
+    assert (whole.number, whole.read, whole.error_s) == (4, 4, 0.0)
+    assert whole.rates == {16_000: 2, 8000: 1, 44_100: 1}
+    assert whole.channels == {1: 3, 2: 1}
+    split = found(tmp_path, settings=row_settings(AudioSettings(channels="split"), 400))
+    assert split.audio_s == pytest.approx(whole.audio_s + 2.0)
+
+
+def test_what_cannot_be_read_is_a_share_with_examples(tmp_path):
+    write(tmp_path / "good.wav", wav(1.0))
+    write(tmp_path / "empty.wav", b"")
+    write(tmp_path / "cut.wav", wav(1.0)[:-1000])
+    write(tmp_path / "text.wav", b"not audio at all" * 10)
+    whole = found(tmp_path)
+    assert whole.failed == {"EMPTY_FILE": 1, "TRUNCATED": 1, "UNDECODABLE": 1}
+    assert whole.failed_share == 0.75
+    assert whole.audio_s == 1.0
+    assert {example["code"] for example in whole.examples} == {*whole.failed}
+    assert all(example["uri"] and example["message"] for example in whole.examples)
+
+
+def test_every_layout_gives_the_same_hours(tmp_path):
+    clips = {f"c{index}.wav": wav(0.5 + index / 4) for index in range(6)}
+    for name, data in clips.items():
+        write(tmp_path / "files" / name, data)
+    shard = tar(tmp_path / "s.tar", *clips.items())
+    table = parquet(tmp_path / "t.parquet", [{"audio": {"bytes": data, "path": name}} for name, data in clips.items()])
+    rows = write_manifest(tmp_path / "m.jsonl", [{"audio_filepath": f"files/{name}"} for name in clips])
+    wholes = [found(where) for where in (tmp_path / "files", shard, table, rows)]
+    for whole in wholes:
+        assert whole.audio_s == pytest.approx(sum(0.5 + index / 4 for index in range(6)))
+        assert (whole.number, whole.rates) == (6, {16_000: 6})
+
+
+def test_rows_of_a_manifest_count_the_seconds_that_they_name(tmp_path):
+    write(tmp_path / "long.wav", wav(10.0))
+    rows = [{"audio_filepath": "long.wav", "offset": 2.0 * k, "duration": 1.5} for k in range(4)]
+    rows.append({"audio_filepath": "gone.wav"})
+    whole = found(write_manifest(tmp_path / "m.jsonl", rows))
+    assert whole.audio_s == pytest.approx(6.0)
+    assert whole.failed == {"MISSING": 1}
+
+
+@pytest.mark.parametrize("layout", ["files", "manifest", "shards"])
+def test_a_sample_is_within_its_error(tmp_path, monkeypatch, layout):
+    monkeypatch.setattr(recordings, "MAX_HEADERS", 60)
+    monkeypatch.setattr(recordings, "MAX_CONTAINERS", 8)
+    generator = np.random.default_rng(3)
+    lengths = generator.gamma(2.0, 0.1, 240) + 0.03
+    for index, seconds in enumerate(lengths):
+        # Stereo by chance: sizes do not determine lengths.
+        write(tmp_path / "files" / f"{index:03}.wav", wav(seconds, 8000, 1 + index % 2 * int(generator.integers(2))))
+    names = sorted(path.name for path in (tmp_path / "files").iterdir())
+    inputs = [tmp_path / "files"]
+    if layout == "manifest":
+        inputs = [write_manifest(tmp_path / "m.jsonl", [{"audio_filepath": f"files/{name}"} for name in names])]
+    if layout == "shards":
+        members = [(name, (tmp_path / "files" / name).read_bytes()) for name in names]
+        inputs = [tar(tmp_path / f"{k}.tar", *members[k::24]) for k in range(24)]
+    sampled = found(*inputs)
+    assert sampled.read < 120
+    assert sampled.number == pytest.approx(240, rel=0 if layout != "shards" else 0.2)
+    assert 0 < sampled.error_s < 0.3 * lengths.sum()
+    assert abs(sampled.audio_s - sum(round(8000 * s) / 8000 for s in lengths)) < 2 * sampled.error_s
+    assert sampled.audio_s == found(*inputs).audio_s  # the same sample each time
+
+
+def test_the_stated_intervals_hold_the_sum_as_often_as_they_say():
+    """95 % intervals over many samples of one population, against its true sum."""
+    generator = np.random.default_rng(0)
+    sizes = generator.gamma(2.0, 1.0, 500) + 0.1
+    values = sizes * generator.normal(1.0, 0.3, 500)
+    hits = 0
+    for _ in range(1000):
+        chosen = generator.choice(500, 80, replace=False)
+        estimate = values[chosen].sum() / sizes[chosen].sum() * sizes.sum()
+        half = recordings.NORMAL_95 * recordings._variance(sizes[chosen], values[chosen], 500) ** 0.5
+        hits += abs(estimate - values.sum()) <= half
+    assert 0.92 <= hits / 1000 <= 0.97
+
+
+def test_the_work_is_that_of_all_audio_although_few_files_are_decoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(recordings, "MAX_DECODED", 5)
+    for index in range(40):
+        write_audio(tmp_path / f"{index}.wav", 2.0, seed=index)
+    decoded = []
+    monkeypatch.setattr(recordings, "levels", lambda *arguments: decoded.append(arguments))
+    whole = found(tmp_path, timed=True)
+    assert len(decoded) < 20
+    assert sum(seconds for seconds, _ in whole.work.clips.values()) == pytest.approx(80, rel=0.2)  # pauses are skipped
+    assert 0 < whole.work.read_cpu_s < 10
+    decoded.clear()
+    assert not found(tmp_path).work.clips
+    assert not decoded  # without a model, no audio is decoded
+
+
+def test_a_long_recording_is_timed_by_its_beginning(tmp_path, monkeypatch):
+    monkeypatch.setattr(recordings, "MAX_DECODED_S", 4.0)
+    write(tmp_path / "long.wav", wav(120.0))
+    settings = row_settings(AudioSettings(max_segment_s=8.0, skip_silence=False), 400)
+    whole = found(tmp_path, timed=True, settings=settings)
+    ((_, (seconds, number)),) = whole.work.clips.items()
+    assert seconds == pytest.approx(120.0)
+    assert seconds / number <= 2.1  # a quarter of the longest
+
+
+@given(st.dictionaries(st.integers(-4, 6), st.tuples(st.floats(0, 1e6), st.floats(0, 1e6))), st.floats(0, 100))
+def test_work_adds_up(clips, factor):
+    work = Work(1.0, 2.0, clips)
+    doubled = work + work
+    assert doubled.clips == work.times(2).clips
+    assert (doubled.read_cpu_s, doubled.read_s) == (2.0, 4.0)
+    assert (work + Work()).clips == clips
+    assert work.times(factor).read_s == 2.0 * factor
