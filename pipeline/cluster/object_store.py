@@ -82,7 +82,7 @@ def data_context(nodes: ClusterNodes, resources: Resources, chunk_bytes: float) 
     cpus = sum(node.cpus for node in nodes.current) or min(node.cpus for node in nodes.potential if node.cpus)
     context.op_resource_reservation_ratio = min(0.5, 3 * SMALL_CPUS / cpus)
     context.override_object_store_memory_limit_fraction = store_share(nodes.current, resources, chunk_bytes)
-    # By default Ray takes one more chunk from a reader than there is room for whenever none was taken for ten seconds, in
+    # By default Ray takes one more chunk from a reader than there is room for whenever it took none for ten seconds, in
     # case something waits for it. Where an actor needs longer for a chunk, the whole corpus would pile up in the store
     # and then on the disk. (Ray before 2.60 has no such setting.)
     if hasattr(context, "output_backpressure_guard_release_interval_s"):
