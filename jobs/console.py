@@ -11,14 +11,27 @@ from pathlib import Path
 from typing import NoReturn
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from jobs.native_output import native_output_to_log
 from pipeline import RunFailedError, StorageError, UsageError
 
+_CONTROL = dict.fromkeys(code for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n") | {0x1B: "\ufffd"}
+
 
 class _Console(Console):
-    """A console whose reader may go, as `head` does: then nothing more is printed, and the verb continues."""
+    """A console for untrusted text, whose reader may go.
+
+    Texts and labels come from manifests and checkpoints: their control characters, which can change the terminal, are
+    not printed. And if the reader goes, as `head` does, nothing more is printed, and the verb continues.
+    """
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The segments of something to print: Rich's own codes, and text without any."""
+        for segment in super().render(renderable, options):
+            text = segment.text if segment.control else segment.text.translate(_CONTROL)
+            yield segment if text == segment.text else segment._replace(text=text)
 
     def on_broken_pipe(self) -> None:
         """Print nothing more; Rich would end the process."""

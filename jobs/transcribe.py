@@ -31,6 +31,7 @@ from pipeline.errors import UsageError
 from pipeline.report.formats import duration
 from pipeline.runs.additions import find_named
 from pipeline.runs.changes import CorpusChanges
+from pipeline.runs.commits import pin_commits
 from pipeline.runs.record import Addition
 from pipeline.runs.status import RunStatus
 from pipeline.runs.totals import Totals
@@ -248,6 +249,7 @@ def transcribe(
     check_inputs(config.inputs, config.input_format)
     predicted = None if prediction is None else read_prediction(prediction)
     log_to(log)
+    pin_commits(config)  # what is downloaded shows its progress, which the bar below would disturb
     worked = has_more = False
     with _ProgressDisplay() as show:
 

@@ -15,12 +15,14 @@ the results:
   initial value).
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import json
 import pickle
 import struct
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol, cast
 
@@ -119,6 +121,7 @@ def _read_pickle(location: Location, name: str) -> dict[str, Tensor] | None:
     if data is None:
         return None
     try:
+        _check_not_packed(data)
         value = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except _UNPICKLING_ERRORS as error:
         msg = f"{name} in {shown(location)} cannot be read as a pickle of tensors without code: {error}"
@@ -129,6 +132,21 @@ def _read_pickle(location: Location, name: str) -> dict[str, Tensor] | None:
         msg = f"{name} in {shown(location)} does not contain a state dict (names to tensors)"
         raise CheckpointError(msg)
     return dict(value)
+
+
+def _check_not_packed(data: bytes) -> None:
+    """Refuse a zip whose content is larger than the file: torch writes tensors as they are, and would unpack them.
+
+    A file of 200 kB can hold 200 MB of zeros.
+
+    Raises:
+        ValueError: the content is larger.
+    """
+    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(io.BytesIO(data)) as archive:
+        size = sum(item.file_size for item in archive.infolist())
+        if size > len(data):
+            msg = f"it is compressed: {len(data):,} bytes would become {size:,}"
+            raise ValueError(msg)
 
 
 def _read_shards(

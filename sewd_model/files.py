@@ -34,6 +34,7 @@ TOKENIZER_FILES: Final = (VOCAB_FILE, TOKENIZER_FILE, SPECIAL_TOKENS_FILE, ADDED
 SAFETENSORS_FILE: Final = "model.safetensors"
 PICKLE_FILE: Final = "pytorch_model.bin"
 WEIGHT_FILES: Final = (SAFETENSORS_FILE, PICKLE_FILE)  # the preferred one first
+MAX_JSON_BYTES: Final = 2**26  # the largest that are published, vocabularies of text models, have some ten million
 
 _SNAPSHOT = re.compile(r".*/models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{12})[0-9a-f]{28}", re.ASCII)
 
@@ -86,6 +87,11 @@ def check_regular(fs: Any, path: str, name: str) -> None:
         raise CheckpointError(msg)
 
 
+def too_large(name: str, where: str, size: int) -> str:
+    """Return the message for a JSON file of more than `MAX_JSON_BYTES`."""
+    return f"{name} in {where} has {size:,} bytes, too many for a JSON file of a checkpoint"
+
+
 def file_size(location: Location, name: str) -> int | None:
     """Return the size of the file `name` in bytes; None if it does not exist, or the store does not tell.
 
@@ -104,9 +110,11 @@ def read_json(location: Location, name: str) -> dict[str, Any] | None:
     """Read the JSON object in the file `name`; return None if the file does not exist.
 
     Raises:
-        CheckpointError: the file is not UTF-8 JSON, or not an object.
+        CheckpointError: the file is not UTF-8 JSON, not an object, or larger than `MAX_JSON_BYTES`.
         OSError: the store cannot be read.
     """
+    if (size := file_size(location, name) or 0) > MAX_JSON_BYTES:
+        raise CheckpointError(too_large(name, shown(location), size))
     data = read_bytes(location, name)
     if data is None:
         return None

@@ -21,7 +21,17 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from sewd_model.architecture import check_architecture
-from sewd_model.files import BUNDLED, CONFIG_FILE, WEIGHT_FILES, CheckpointError, Location, read_json, shown
+from sewd_model.files import (
+    BUNDLED,
+    CONFIG_FILE,
+    MAX_JSON_BYTES,
+    WEIGHT_FILES,
+    CheckpointError,
+    Location,
+    read_json,
+    shown,
+    too_large,
+)
 
 HUB: Final = "hf://"
 Token = str | bool | None  # as huggingface_hub has it: None: the user's own, if there is one; False: none
@@ -205,7 +215,11 @@ class _Hub:
         url = hf_hub_url(self._name.repo, name, revision=revision, endpoint=self._endpoint)
         try:
             # The download alone would make its first request again for minutes if the hub does not answer.
-            get_hf_file_metadata(url, self._token, timeout=constants.HF_HUB_ETAG_TIMEOUT, endpoint=self._endpoint)
+            found = get_hf_file_metadata(
+                url, self._token, timeout=constants.HF_HUB_ETAG_TIMEOUT, endpoint=self._endpoint
+            )
+            if name.endswith(".json") and (found.size or 0) > MAX_JSON_BYTES:
+                raise CheckpointError(too_large(name, self.where, found.size or 0))
         except RemoteEntryNotFoundError:
             pass  # the download notes in the cache that there is no such file
         except RevisionNotFoundError as error:

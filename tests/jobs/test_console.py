@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import re
 import subprocess
 import sys
 
 import pytest
+from rich.table import Table
+
+from jobs.console import _Console
 
 PROGRAM = """
 import sys
@@ -32,3 +37,16 @@ def test_a_verb_continues_without_its_readers(gone, tmp_path):
     assert process.returncode == 3
     assert (tmp_path / "result").read_text() == "done"
     assert kept == ("" if gone == "both" else "a line\n" * 3)
+
+
+def test_control_characters_of_texts_are_not_printed():
+    printed = io.StringIO()
+    console = _Console(file=printed, force_terminal=True, width=80)
+    table = Table("label")
+    table.add_row("\x1b]0;title\x07\x1b[2Jspoken\x9b31m")
+    console.print(table)
+    console.print("\x1b[1A\rtext", markup=False)
+    own = re.sub(r"\x1b\[[0-9;]*m", "", printed.getvalue())  # Rich's colours
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", own)
+    assert "spoken" in own
+    assert "\ufffd[1Atext" in own

@@ -1,11 +1,13 @@
 """Checkpoints of transformers are read in every layout, transformers reads those that are saved here, bad ones fail."""
 
+import io
 import json
 import os
 import pickle
 import shutil
 import time
 import uuid
+import zipfile
 from pathlib import Path
 
 import fsspec
@@ -281,6 +283,28 @@ def test_damaged_weights_are_refused_by_file_name(saved, layout, damage, where):
     else:
         victim.write_bytes({"empty": b"", "garbage": b"\x80\x02garbage that is no file of weights" * 9}[damage])
     with pytest.raises(CheckpointError, match=victim.name):
+        SEWDForCTC.from_pretrained(directory if where == "directory" else to_memory(directory))
+
+
+def test_compressed_weights_are_refused_before_they_are_unpacked(saved, monkeypatch):
+    _, directory = saved()
+    (directory / "model.safetensors").unlink()
+    written = io.BytesIO()
+    torch.save({"lm_head.bias": torch.zeros(10**6)}, written)
+    with zipfile.ZipFile(written) as plain, zipfile.ZipFile(directory / "pytorch_model.bin", "w", 8) as packed:
+        for item in plain.infolist():
+            packed.writestr(item.filename, plain.read(item))
+    assert torch.load(directory / "pytorch_model.bin", weights_only=True)["lm_head.bias"].shape == (10**6,)
+    monkeypatch.setattr(torch, "load", None)
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin .* is compressed: 4,\d+ bytes would become 4,000"):
+        SEWDForCTC.from_pretrained(directory)
+
+
+@pytest.mark.parametrize("where", ["directory", "memory"])
+def test_json_files_that_are_too_large_are_not_read(saved, monkeypatch, where):
+    _, directory = saved()
+    monkeypatch.setattr(files, "MAX_JSON_BYTES", 50)
+    with pytest.raises(CheckpointError, match=r"config\.json .* bytes, too many for a JSON file"):
         SEWDForCTC.from_pretrained(directory if where == "directory" else to_memory(directory))
 
 

@@ -269,6 +269,27 @@ def test_a_shard_outside_the_repository_is_not_asked_for(hub, tmp_path):
     assert not any("passwd" in request for request in hub.requests())
 
 
+def test_a_json_file_that_is_too_large_is_not_downloaded(hub, monkeypatch):
+    monkeypatch.setattr("sewd_model.hub.MAX_JSON_BYTES", 50)
+    assert "too many for a JSON file" in refusal()
+    assert not any(request.startswith("GET") for request in hub.requests())
+
+
+def test_code_of_a_repository_is_neither_downloaded_nor_run(hub, tmp_path, small_ctc):
+    folder = tmp_path / "repo"
+    shutil.copytree(small_ctc, folder)
+    trace = tmp_path / "trace"
+    (folder / "modeling.py").write_text(f"import pathlib; pathlib.Path({str(trace)!r}).touch()")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"auto_map": {"AutoModelForCTC": "modeling.Model"}, "custom_pipelines": {"x": {"impl": "modeling.Model"}}}
+    (folder / "config.json").write_text(json.dumps(config))
+    hub.publish("org/code", folder)
+    assert bias("org/code") == bias(small_ctc)
+    Processor.from_pretrained("org/code")
+    assert not any("modeling" in request for request in hub.requests())
+    assert not trace.exists()
+
+
 # A hub that fails.
 
 
