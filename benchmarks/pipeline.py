@@ -61,7 +61,8 @@ import pipeline
 from benchmarks.workload import LONGEST_S, MEDIAN_S, RATE, SHORTEST_S, SIGMA
 from pipeline.cluster.ray_start import connect
 from pipeline.driver import dataset
-from pipeline.stages.recognize import Recognition, Recognizer, RecognizeSettings
+from pipeline.stages.heads import Recognition
+from pipeline.stages.recognize import Recognizer, RecognizeSettings
 from pipeline.storage.checkpoints import checkpoint_digest
 from sewd_model import CTCTokenizer, EngineStatus
 from sewd_model.engines import Logits

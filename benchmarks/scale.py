@@ -40,7 +40,8 @@ from rich.table import Table
 import pipeline
 from pipeline.cluster.ray_start import connect
 from pipeline.driver import dataset
-from pipeline.stages.recognize import Recognition, Recognizer, RecognizeSettings
+from pipeline.stages.heads import Recognition
+from pipeline.stages.recognize import Recognizer, RecognizeSettings
 from sewd_model import GreedyPath
 from tests.support import checkpoints, corpora
 from tests.support.s3 import free_port

@@ -1,4 +1,6 @@
-"""Transcribe a speech corpus into a run, and evaluate the run. Independent of the command line.
+"""Transcribe a speech corpus into a run, and evaluate the run; or recognise audio in this process, without a run.
+
+Independent of the command line.
 
 run = pipeline.transcribe(pipeline.RunConfig(inputs=("corpus/",), output="run", model="checkpoint"))
 pipeline.evaluate_run(run).wer
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from pipeline.evaluation.tables import write_metrics
     from pipeline.runs.recordings import recordings
     from pipeline.scoring.rules import Scoring
+    from pipeline.stages.recognizer import Recognizer, Transcript
+    from pipeline.stages.table_recognizer import TableRecognizer
 
 __all__ = [
     "AudioError",
@@ -27,11 +31,14 @@ __all__ = [
     "Evaluation",
     "EvaluationSettings",
     "Progress",
+    "Recognizer",
     "Run",
     "RunConfig",
     "RunFailedError",
     "Scoring",
     "StorageError",
+    "TableRecognizer",
+    "Transcript",
     "UsageError",
     "evaluate_run",
     "recordings",
@@ -45,7 +52,10 @@ _MODULES = {
     "Evaluation": "evaluation.results",
     "EvaluationSettings": "evaluation.settings",
     "Progress": "driver.progress",
+    "Recognizer": "stages.recognizer",
     "Scoring": "scoring.rules",
+    "TableRecognizer": "stages.table_recognizer",
+    "Transcript": "stages.recognizer",
     "evaluate_run": "evaluation.evaluate",
     "recordings": "runs.recordings",
     "transcribe": "driver.transcribe",

@@ -19,11 +19,11 @@ from pipeline.cluster.ray_errors import MAX_DEATHS, project_errors
 from pipeline.cluster.ray_private import actor_states
 from pipeline.cluster.resources import ClusterNodes, Resources
 from pipeline.config import RunConfig
-from pipeline.driver.models import ModelInfo
 from pipeline.driver.stop import stop_uri
 from pipeline.runs.fingerprint import cut_of, has_earlier_rules
 from pipeline.runs.record import Addition
 from pipeline.runs.run import Run
+from pipeline.stages.models import ModelInfo
 from pipeline.stages.read import ReadSettings, read_parts
 from pipeline.stages.recognize import Recognizer, RecognizeSettings
 from pipeline.stages.write import WriteSettings, write_chunks

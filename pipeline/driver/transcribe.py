@@ -27,7 +27,6 @@ from pipeline.cluster.resources import allocate, check_dtype, cluster_nodes
 from pipeline.config import RunConfig, make_config
 from pipeline.driver.dataset import configure_stages
 from pipeline.driver.execution import Execution
-from pipeline.driver.models import ModelInfo, load_model_info
 from pipeline.driver.progress import Progress
 from pipeline.driver.stop import stop_marker, stop_uri
 from pipeline.errors import RunFailedError, StorageError, UsageError
@@ -52,6 +51,7 @@ from pipeline.runs.run import Run, now
 from pipeline.runs.status import RunStatus
 from pipeline.runs.totals import Totals
 from pipeline.runs.update import follow_plan, update_run
+from pipeline.stages.models import ModelInfo, load_model_info
 from pipeline.storage.checkpoints import checkpoint_digest
 
 COMPACT_CPUS: Final = 0.5

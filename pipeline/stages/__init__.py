@@ -12,4 +12,7 @@ What raises ends the run: `StorageError` (storage could not be reached, or an in
 
 A retry sees the same part or chunk, and gives the same chunks; from the second attempt on in child processes
 (`pipeline.stages.quarantine`). A chunk that was committed before is read past, and not yielded again.
+
+`heads`, `rows` and `texts` are what the stages compute, without Ray. `recognizer` is made of the same, for use without
+a run; `table_recognizer` makes a stage of it for other pipelines.
 """

@@ -11,23 +11,20 @@ import functools
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from pipeline.audio.silence import levels
 from pipeline.cluster.ray_private import task_attempt
 from pipeline.corpus.ahead import READ_AHEAD
 from pipeline.corpus.parts import Part
 from pipeline.errors import ErrorCode
-from pipeline.schemas import READ_CHUNK, READ_ROW, one_chunk
+from pipeline.schemas import READ_CHUNK, one_chunk
 from pipeline.stages.child import run_in_child
 from pipeline.stages.quarantine import Record
-from pipeline.stages.rows import ReadRow, RowError, RowSettings, part_steps
+from pipeline.stages.rows import ReadRow, RowError, RowSettings, part_steps, read_rows
 from pipeline.stages.steps import START, Step
 from pipeline.storage import objects
 from pipeline.storage.deadline import with_deadline
@@ -189,35 +186,4 @@ def _table(part: Part, chunk: _Chunk, rate: int, last: bool = False, **totals: f
         "read_s": time.perf_counter() - chunk.started,
         "read_at": time.time(),
     } | totals
-    columns = [_column(column, chunk.rows, rate) for column in READ_ROW]
-    rows = pa.StructArray.from_arrays(columns, fields=list(READ_ROW))
-    return one_chunk(READ_CHUNK, head, rows)
-
-
-def _column(column: pa.Field, rows: Sequence[ReadRow], rate: int) -> pa.Array:
-    if column.name == "samples":
-        return _waveforms([row.samples for row in rows])
-    if column.name == "spans":
-        values: list[Any] = [
-            None if row.spans is None else [edge for span in row.spans for edge in span] for row in rows
-        ]
-    elif column.name == "levels":
-        values = [None if row.samples is None else levels(row.samples, rate).tobytes() for row in rows]
-    elif column.name == "sample_type":
-        values = [None if row.samples is None else row.samples.dtype.name for row in rows]
-    elif column.name in RowError._fields:
-        values = [None if row.error is None else getattr(row.error, column.name) for row in rows]
-    else:
-        values = [getattr(row, column.name) for row in rows]
-    return pa.array(values, column.type)
-
-
-def _waveforms(samples: Sequence[np.ndarray | None]) -> pa.LargeBinaryArray:
-    """The bytes of waveforms as an array, copied once; Arrow's builder would copy megabytes each time it grows."""
-    present = [waveform.view(np.uint8) for waveform in samples if waveform is not None]
-    ends = np.cumsum([0, *(0 if waveform is None else waveform.nbytes for waveform in samples)], dtype=np.int64)
-    validity = pa.array([waveform is not None for waveform in samples], pa.bool_())
-    data = pa.py_buffer(np.concatenate(present) if present else b"")
-    return pa.Array.from_buffers(
-        pa.large_binary(), len(samples), [validity.buffers()[1], pa.py_buffer(ends), data], validity.false_count
-    )
+    return one_chunk(READ_CHUNK, head, read_rows(chunk.rows, rate))

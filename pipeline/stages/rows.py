@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline.audio.decode import AudioSettings, LastRecording, Segment, read_segments
-from pipeline.audio.silence import Spans
+from pipeline.audio.silence import Spans, levels
 from pipeline.corpus.parts import Part
 from pipeline.corpus.read import read_part
 from pipeline.corpus.utterances import Utterance, broken_utterance
 from pipeline.errors import AudioError, ErrorCode, InputChangedError
 from pipeline.runs.retry import utterance_id
+from pipeline.schemas import READ_ROW
 from pipeline.stages.steps import Position, Skipped, Step
 
 
@@ -230,4 +232,39 @@ def _row(
         tags=utterance.meta.tags,
         samples=samples,
         error=error,
+    )
+
+
+def read_rows(rows: Sequence[ReadRow], rate: int) -> pa.StructArray:
+    """Rows as an array of type `READ_ROW`; `rate` is that of their samples, in Hz."""
+    columns = [_column(column, rows, rate) for column in READ_ROW]
+    return pa.StructArray.from_arrays(columns, fields=list(READ_ROW))
+
+
+def _column(column: pa.Field, rows: Sequence[ReadRow], rate: int) -> pa.Array:
+    if column.name == "samples":
+        return _waveforms([row.samples for row in rows])
+    if column.name == "spans":
+        values: list[Any] = [
+            None if row.spans is None else [edge for span in row.spans for edge in span] for row in rows
+        ]
+    elif column.name == "levels":
+        values = [None if row.samples is None else levels(row.samples, rate).tobytes() for row in rows]
+    elif column.name == "sample_type":
+        values = [None if row.samples is None else row.samples.dtype.name for row in rows]
+    elif column.name in RowError._fields:
+        values = [None if row.error is None else getattr(row.error, column.name) for row in rows]
+    else:
+        values = [getattr(row, column.name) for row in rows]
+    return pa.array(values, column.type)
+
+
+def _waveforms(samples: Sequence[np.ndarray | None]) -> pa.LargeBinaryArray:
+    """The bytes of waveforms as an array, copied once; Arrow's builder would copy megabytes each time it grows."""
+    present = [waveform.view(np.uint8) for waveform in samples if waveform is not None]
+    ends = np.cumsum([0, *(0 if waveform is None else waveform.nbytes for waveform in samples)], dtype=np.int64)
+    validity = pa.array([waveform is not None for waveform in samples], pa.bool_())
+    data = pa.py_buffer(np.concatenate(present) if present else b"")
+    return pa.Array.from_buffers(
+        pa.large_binary(), len(samples), [validity.buffers()[1], pa.py_buffer(ends), data], validity.false_count
     )

@@ -31,14 +31,14 @@ from pipeline.cluster.resources import Resources, cluster_nodes
 from pipeline.driver import dataset
 from pipeline.driver import transcribe as driver
 from pipeline.driver.dataset import build_dataset, configure_stages
-from pipeline.driver.models import load_model_info
 from pipeline.errors import LeaseLostError
 from pipeline.runs import lifecycle
 from pipeline.runs.fingerprint import fingerprint
 from pipeline.runs.lease import hold_lease, lease_uri
 from pipeline.runs.verify import verify
+from pipeline.stages.models import load_model_info
 from pipeline.stages.recognize import Recognizer, RecognizeSettings
-from pipeline.stages.write import TOP_K
+from pipeline.stages.texts import TOP_K
 from pipeline.storage import objects
 from pipeline.storage.checkpoints import checkpoint_digest
 from tests.support import corpora

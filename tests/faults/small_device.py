@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.stages import recognize
+from pipeline.stages import heads as recognizer_heads
 from pipeline.stages.recognize import Recognizer
 from sewd_model import engines
 from sewd_model.packed import gpu, gpu_batches, gpu_layout
@@ -16,7 +16,7 @@ class SmallDevice(Recognizer):
     """Works like the model, for few samples at a time."""
 
     def _load(self):
-        recognize.load_engine = lambda heads, device, dtype, *_: engines._load_on_device(heads, device, dtype)
+        recognizer_heads.load_engine = lambda heads, device, dtype, *_: engines._load_on_device(heads, device, dtype)
         gpu_batches.DeviceEngine.lay_out = _lay_out
         super()._load()
 

@@ -17,8 +17,9 @@ import pyarrow as pa
 
 from pipeline.driver import dataset
 from pipeline.runs import commit
+from pipeline.stages.heads import Recognition
 from pipeline.stages.read import ReadSettings, read_parts
-from pipeline.stages.recognize import Recognition, Recognizer, RecognizeSettings
+from pipeline.stages.recognize import Recognizer, RecognizeSettings
 from pipeline.stages.write import WriteSettings, write_chunks
 from pipeline.storage import objects
 from sewd_model import GreedyPath

@@ -25,8 +25,8 @@ from tests.support import checkpoints, corpora
 def make(model, *classifiers, stop="/nowhere/stop", threads=1, dtype="float32"):
     uris = tuple(map(str, (model, *classifiers)))
     digests = tuple(map(checkpoint_digest, uris))
-    settings = RecognizeSettings(uris[0], uris[1:], digests, "cpu", dtype, threads, str(stop), "/nowhere", 600.0)
-    return Recognizer(settings)
+    heads = (uris[0], uris[1:], digests, "cpu", dtype, threads)
+    return Recognizer(RecognizeSettings(*heads, deadline_s=600.0, stop_uri=str(stop), run="/nowhere"))
 
 
 def chunk_table(waves: list[np.ndarray | None]) -> pa.Table:
@@ -236,8 +236,8 @@ def test_a_chunk_without_rows_is_returned_without_rows(small_ctc):
 
 def test_a_checkpoint_that_is_not_the_runs_is_reported_with_the_first_chunk(tmp_path, small_ctc, monkeypatch):
     monkeypatch.setattr(local_copy, "__defaults__", (tmp_path,))
-    settings = RecognizeSettings(f"file://{small_ctc}", (), ("0" * 64,), "cpu", "float32", 1, "/no", "/no", 600.0)
-    recognizer = Recognizer(settings)
+    heads = (f"file://{small_ctc}", (), ("0" * 64,), "cpu", "float32", 1)
+    recognizer = Recognizer(RecognizeSettings(*heads, deadline_s=600.0, stop_uri="/no", run="/no"))
     with pytest.raises(InputChangedError, match="not the checkpoint that the run was started with"):
         recognizer(chunk_table([]))
 

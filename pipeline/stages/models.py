@@ -1,4 +1,4 @@
-"""What the driver must know of the checkpoints."""
+"""What the stages must know of the checkpoints before they load them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def load_model_info(config: RunConfig) -> ModelInfo:
         rates = {uri: retry.with_retries(uri, functools.partial(_sampling_rate, uri)) for uri in checkpoints}
         tokenizer = retry.with_retries(config.model, lambda: CTCTokenizer.from_pretrained(config.model))
         rate = rates[config.model]
-        audio = AudioSettings(rate, config.channels, config.max_segment_s, config.cut)
+        audio = AudioSettings(rate, config.channels, config.max_segment_s, config.cut, config.skip_silence)
     except (CheckpointError, ValueError, FileNotFoundError) as error:
         raise UsageError(f"cannot load the model: {error}") from error
     if len(set(rates.values())) > 1:
