@@ -21,7 +21,7 @@ _INDENT: Final = 9
 
 def doctor(
     model: Annotated[
-        str, typer.Option("--model", metavar="DIR", help="Checkpoint that a run is to use: it is loaded and tried.")
+        str, typer.Option("--model", metavar="MODEL", help="Checkpoint that a run is to use: it is loaded and tried.")
     ] = default_of(RunConfig, "model"),
     output: Annotated[
         str | None,

@@ -38,11 +38,11 @@ def plan(
     part_mib: Annotated[float, typer.Option(help="MiB of input per part.")] = default_of(RunConfig, "part_mib"),
     model: Annotated[
         str | None,
-        typer.Option("--model", metavar="DIR", help="Predict a run with this model.", rich_help_panel=MODEL),
+        typer.Option("--model", metavar="MODEL", help="Predict a run with this model.", rich_help_panel=MODEL),
     ] = None,
     classifier: Annotated[
         list[str] | None,
-        typer.Option(metavar="[NAME=]DIR", help="And with this classifier. Can be repeated.", rich_help_panel=MODEL),
+        typer.Option(metavar="[NAME=]MODEL", help="And with this classifier. Can be repeated.", rich_help_panel=MODEL),
     ] = None,
     channels: Annotated[str, typer.Option(help="As of sewd transcribe.", rich_help_panel=MODEL)] = default_of(
         RunConfig, "channels"
@@ -105,7 +105,7 @@ def plan(
         **({} if model is None else {"model": model}),
     )
     if model is None and (classifier or cluster or speed or cost_per_hour is not None):
-        raise UsageError("model: a run is predicted with --model DIR, for example --model bundled")
+        raise UsageError("model: a run is predicted with --model MODEL, for example --model bundled")
     surveys = survey(config.inputs, int(config.part_mib * 2**20), config.choice, config.allow_any_path)
     for of_input in surveys:
         if of_input.problem is not None:
@@ -121,8 +121,10 @@ def plan(
     if model is not None:
         from pipeline.driver.models import load_model_info  # noqa: PLC0415 - loads torch and Ray
         from pipeline.prediction.predict import Machines, predict  # noqa: PLC0415
+        from pipeline.runs.commits import pin_commits  # noqa: PLC0415
 
         imports_s = age_s + time.perf_counter() - started
+        config, _ = pin_commits(config)
         models = load_model_info(config)
         settings = row_settings(models.audio, models.min_samples)
     parts = [part for of_input in surveys for found in of_input.found for part in found.planned]

@@ -224,7 +224,7 @@ def transcribe(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Output of `sewd plan --model DIR --json`: the record and the report compare it with the run.",
+            help="Output of `sewd plan --model MODEL --json`: the record and the report compare it with the run.",
             rich_help_panel=LOGGING,
         ),
     ] = None,
@@ -287,7 +287,7 @@ def read_prediction(path: Path) -> Mapping[str, Any]:
         predicted = json.loads(path.read_bytes())["prediction"]
         float(predicted["run_s"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"prediction: {path} is no output of `sewd plan --model DIR --json`: {error!r}") from error
+        raise UsageError(f"prediction: {path} is no output of `sewd plan --model MODEL --json`: {error!r}") from error
     return cast(Mapping[str, Any], predicted)
 
 

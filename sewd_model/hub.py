@@ -12,6 +12,7 @@ cannot be reached. This module adds four things:
 * No request waits without limit, and an error is one line, of one of the two kinds of `sewd_model.files`.
 """
 
+import logging
 import os
 import re
 from collections.abc import Collection
@@ -38,6 +39,7 @@ Token = str | bool | None  # as huggingface_hub has it: None: the user's own, if
 
 _MAIN = "main"
 _NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\S+))?", re.ASCII)
+_QUERY = re.compile(r"\?[\w.-]+=\S*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _NO_ORGS = ("models", "datasets", "spaces", "buckets", "kernels")  # `hf://datasets/ORG/NAME/...` is storage
 _SIGN_IN = "set HF_TOKEN, or run `hf auth login`"
@@ -258,6 +260,8 @@ class _Hub:
     def _hub_download(self, name: str, revision: str | None, **options: Any) -> str:
         from huggingface_hub import hf_hub_download  # noqa: PLC0415
 
+        for module in ("file_download", "utils._http"):  # those that log addresses; a filter is added once
+            logging.getLogger(f"huggingface_hub.{module}").addFilter(_without_signatures)
         path: str = hf_hub_download(
             self._name.repo,
             name,
@@ -307,6 +311,14 @@ def _reason(error: BaseException) -> str:
     if str(error).startswith("Consistency check failed"):
         return "fewer bytes came than announced"
     return getattr(error, "strerror", None) or type(error).__name__
+
+
+def _without_signatures(record: logging.LogRecord) -> bool:
+    """Cut the queries off the addresses in a record of huggingface_hub: a signed one gives access to private files."""
+    record.msg = _QUERY.sub("", str(record.msg))
+    if isinstance(record.args, tuple):
+        record.args = tuple(_QUERY.sub("", arg) if isinstance(arg, str) else arg for arg in record.args)
+    return True
 
 
 def _line(error: BaseException) -> str:

@@ -55,7 +55,7 @@ def checkpoint(uri: str) -> Check:
         CTCTokenizer.from_pretrained(uri)
     except (CheckpointError, ValueError, FileNotFoundError) as error:
         return failure(
-            name, f"cannot load it: {error}", "name a directory or URI with a SEW-D checkpoint with a CTC head"
+            name, f"cannot load it: {error}", "name a SEW-D checkpoint with a CTC head, as --model of sewd transcribe"
         )
     except StorageError as error:
         return failure(name, str(error), "check the name, the credentials and the network")

@@ -24,6 +24,7 @@ from huggingface_hub import constants
 from tests.support.s3 import web_server
 
 REPOSITORY = "owner/corpus"
+SIGNATURE = "CanarySignature"  # of the addresses of weights
 _ROUTE = re.compile(
     rf"/api/datasets/{REPOSITORY}(?:/(?P<verb>revision|tree|paths-info)/(?P<revision>[^/]+)(?:/(?P<path>.*))?)?$"
 )
@@ -54,7 +55,7 @@ class Hub(BaseHTTPRequestHandler):
         elif url.path.startswith("/models-cdn/"):
             if "Authorization" in self.headers:
                 self.server.leaks.append(self.path)
-            self._bytes(Path(unquote(url.path.removeprefix("/models-cdn/"))))
+            self._bytes(Path(unquote(url.path.removeprefix("/models-cdn/"))))  # whatever the signature
         elif url.path.startswith("/cdn/"):  # where the Hub redirects to
             self._bytes(self.server.folder / unquote(url.path.removeprefix("/cdn/")))
         elif found := _FILE.match(url.path):
@@ -116,7 +117,7 @@ class Hub(BaseHTTPRequestHandler):
         digest = f'"{hashlib.sha256(file.read_bytes()).hexdigest()}"'
         headers = {"X-Repo-Commit": commit, "ETag": digest}
         if file.suffix in (".safetensors", ".bin"):
-            place = f"http://localhost:{self.server.server_port}/models-cdn/{file}"
+            place = f"http://localhost:{self.server.server_port}/models-cdn/{file}?Signature={SIGNATURE}"
             linked = {"X-Linked-Etag": digest, "X-Linked-Size": str(file.stat().st_size)}
             self._answer(302, b"", Location=place, **headers, **linked)
         else:
