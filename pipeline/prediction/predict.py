@@ -13,10 +13,10 @@ import numpy as np
 from pipeline.cluster.object_store import store_share
 from pipeline.cluster.resources import ClusterNodes, Resources, allocate, nodes_of
 from pipeline.config import RunConfig
-from pipeline.driver.models import ModelInfo
 from pipeline.errors import UsageError
 from pipeline.prediction.recordings import Recordings, Work
 from pipeline.prediction.trial import Trial, run_trial
+from pipeline.stages.models import ModelInfo
 from pipeline.storage.checkpoints import checkpoint_digest
 
 MIN_CLIP_S: Final = 1 / 16

@@ -23,7 +23,7 @@ from pipeline.cluster.ray_errors import project_errors
 from pipeline.cluster.ray_start import connect
 from pipeline.cluster.resources import ClusterNodes, Resources, allocate, cluster_nodes
 from pipeline.config import RunConfig
-from pipeline.driver.models import ModelInfo
+from pipeline.stages.models import ModelInfo
 from pipeline.stages.read import worker_name
 from pipeline.stages.recognize import Recognizer, RecognizeSettings
 

@@ -8,12 +8,12 @@ import pytest
 
 from pipeline.cluster.resources import ClusterNodes, Node, allocate
 from pipeline.config import make_config
-from pipeline.driver.models import load_model_info
 from pipeline.errors import UsageError
 from pipeline.prediction import predict as module
 from pipeline.prediction.predict import Machines, predict
 from pipeline.prediction.recordings import Recordings, Work
 from pipeline.prediction.trial import Trial, run_trial
+from pipeline.stages.models import load_model_info
 from pipeline.storage.checkpoints import checkpoint_digest
 
 HOUR = 3600.0
