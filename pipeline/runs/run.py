@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from pipeline.corpus.parts import PLAN, Part
 from pipeline.errors import DamagedRunError, UsageError
+from pipeline.runs import frames
 from pipeline.runs.commit import Commit, DataFile
 from pipeline.runs.compact import read_compaction
 from pipeline.runs.damage import NOT_PARQUET, damaged, first_damaged_file, first_lost_file
@@ -327,8 +328,56 @@ class Run:
         """The committed rows of `transcripts`, `labels` or `errors`, at any time, also while the run is in progress.
 
         If the run is finished meanwhile, the files of the dataset are removed: open it again (`read` does that).
+
+        Raises:
+            UsageError: there is no such table.
         """
+        check_table(table)
         return open_files(self.uri, table, [file.path for file in self.files()[table]])
+
+    def to_arrow(self, table: str = "transcripts", columns: Sequence[str] | None = None) -> pa.Table:
+        """The committed rows of a table in memory; all columns, or those named.
+
+        Rows of a run in progress are those that were committed when this was called.
+
+        Raises:
+            UsageError: there is no such table, or it has no such column.
+            StorageError: the run could not be read, after retries.
+            DamagedRunError: a file that the run names is lost or was changed.
+        """
+        check_table(table)
+        if missing := [name for name in columns or () if name not in TABLES[table].names]:
+            raise UsageError(f"{table} has no column {', '.join(missing)}: it has {', '.join(TABLES[table].names)}")
+        wanted = None if columns is None else list(columns)
+
+        def read(files: Mapping[str, Sequence[DataFile]]) -> pa.Table:
+            return open_files(self.uri, table, [file.path for file in files[table]]).to_table(columns=wanted)
+
+        return self.read(read)
+
+    def to_pandas(self, table: str = "transcripts", columns: Sequence[str] | None = None) -> Any:
+        """As `to_arrow`, a `pandas.DataFrame`; raises UsageError too if pandas is not installed."""
+        return frames.pandas_frame(self.to_arrow(table, columns))
+
+    def to_polars(self, table: str = "transcripts", columns: Sequence[str] | None = None) -> Any:
+        """As `to_arrow`, a `polars.DataFrame`; raises UsageError too if Polars is not installed."""
+        return frames.polars_frame(self.to_arrow(table, columns))
+
+    def duckdb(self) -> Any:
+        """A connection of DuckDB with the views `transcripts`, `labels` and `errors`, which are read when queried.
+
+        They hold what `dataset` gives; open another connection when a run in progress has been finished.
+
+        Raises:
+            UsageError: DuckDB is not installed.
+        """
+        return frames.duckdb_connection({table: self.dataset(table) for table in TABLES})
+
+
+def check_table(name: str) -> None:
+    """Raise UsageError unless a run has a table of this name."""
+    if name not in TABLES:
+        raise UsageError(f"a run has no table {name!r}: it has {', '.join(TABLES)}")
 
 
 def _listed(read: Callable[[], T]) -> T:
