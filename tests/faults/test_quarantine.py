@@ -161,7 +161,7 @@ def test_waiting_for_storage_does_not_count_as_hanging(tmp_path, local_ray, smal
             objects.LocalFileSystem.cat_file = fetch
 
     monkeypatch.setattr(dataset, "read_parts", slow_read)
-    run = transcribe(tmp_path / "in", tmp_path / "run", small_ctc, deadline_s=2)
+    run = transcribe(tmp_path / "in", tmp_path / "run", small_ctc, deadline_s=3)
     assert errors_of(run) == {}
     assert len(corpora.rows_of(run)) == 1
     assert not (tmp_path / "run" / "quarantine").exists()
