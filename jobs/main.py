@@ -14,12 +14,17 @@ def main() -> NoReturn:
     with ended_by_ctrl_c():
         from jobs.app import application_for  # noqa: PLC0415 - takes seconds
         from jobs.console import run  # noqa: PLC0415
-        from pipeline.cluster.job_environment import check_environment  # noqa: PLC0415
+        from pipeline.cluster.job_environment import check_environment, check_local_arguments  # noqa: PLC0415
 
         if len(sys.argv) == 1:
             sys.argv.append("--help")
         app = application_for(sys.argv[1])
-    run(app, before=check_environment)
+
+    def check() -> None:
+        check_local_arguments(sys.argv[1:])
+        check_environment()
+
+    run(app, before=check)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import posixpath
 from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from pipeline.corpus.input_formats import FORMATS
@@ -16,6 +16,7 @@ from pipeline.corpus.listings import Choice
 from pipeline.corpus.lists import expanded
 from pipeline.errors import ErrorCode, UsageError
 from pipeline.scoring.normalize import DEFAULT_NORMALIZER, NORMALIZERS
+from pipeline.secrets import has_secret
 from pipeline.settings import checked
 from pipeline.storage import uris
 from sewd_model.files import BUNDLED
@@ -29,8 +30,14 @@ def _path_to_text(value: Any) -> Any:
     return f"./{path}" if path == BUNDLED else path  # a path object means a path, even if its name is `bundled`
 
 
+def _check_secrets(uri: str) -> str:
+    if has_secret(uri):
+        raise ValueError("holds a secret, which the record of the run would show; set it in the environment")
+    return uri
+
+
 # A path or URI as a string or PathLike. It must not be empty, which would mean the working directory.
-Uri = Annotated[str, Field(min_length=1), BeforeValidator(_path_to_text)]
+Uri = Annotated[str, Field(min_length=1), BeforeValidator(_path_to_text), AfterValidator(_check_secrets)]
 
 
 _COLUMN_KEYS: Final = {"audio": "audio_filepath", "id": "utt_id"}

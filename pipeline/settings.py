@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from pipeline.errors import UsageError
+from pipeline.secrets import without_secrets
 
 T = TypeVar("T")
 
@@ -35,7 +36,7 @@ def checked(kind: type[T], values: Mapping[str, Any], options: Mapping[str, str]
         if not field:  # a check of several fields; its message names them
             raise UsageError(text) from error
         option = options.get(field, field.replace("_", "-"))
-        raise UsageError(f"{option}: {text} (got {first['input']!r})") from error
+        raise UsageError(without_secrets(f"{option}: {text} (got {first['input']!r})")) from error
 
 
 def default_of(kind: type, field: str) -> Any:

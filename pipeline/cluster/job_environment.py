@@ -13,15 +13,13 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipeline.errors import UsageError
+from pipeline.secrets import has_secret
 
 REQUIRED_VARIABLE: Final = "SEWD_REQUIRED_ENVIRONMENT"
-# Parts of the names that clouds and tools give to secrets, and patterns of the values.
+# Parts of the names that clouds and tools give to secrets.
 _SECRET_NAME: Final = re.compile(
     r"SECRET|TOKEN|PASS|PWD|CREDENTIAL|PRIVATE|CONNECTION_STRING|DATABASE_URL|_KEY(_ID)?$|^FSSPEC_|SAS|SIGNATURE",
     re.IGNORECASE,
-)
-_SECRET_VALUE: Final = re.compile(
-    r"://[^/\s@]*:[^/\s@]*@|AccountKey=|Signature=|[?&]sig=|\bAKIA[0-9A-Z]{16}\b|-----BEGIN", re.IGNORECASE
 )
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _WHO_CAN_READ_IT: Final = "anyone with access to the cluster's dashboard can read what a job is submitted with"
@@ -42,7 +40,7 @@ def job_variables(settings: Sequence[str], required: Sequence[str]) -> dict[str,
         name, equals, value = setting.partition("=")
         if not equals or not _NAME.fullmatch(name):
             raise UsageError(f"env: {name!r} is not NAME=VALUE")
-        if _SECRET_NAME.search(name) or _SECRET_VALUE.search(value):
+        if _SECRET_NAME.search(name) or has_secret(value):
             raise UsageError(
                 f"env: {name} looks like a secret, and {_WHO_CAN_READ_IT}: set it where Ray is started on the cluster, "
                 f"and require it by --require-env {name}"
@@ -62,9 +60,22 @@ def check_arguments(arguments: Sequence[str]) -> None:
     Raises:
         UsageError: an argument looks like a secret; the message has its position and not its text.
     """
+    _refuse_secrets(arguments, _WHO_CAN_READ_IT)
+
+
+def check_local_arguments(arguments: Sequence[str]) -> None:
+    """Refuse to start with arguments that contain a secret: other users of the machine see them.
+
+    Raises:
+        UsageError: an argument looks like a secret; the message has its position and not its text.
+    """
+    _refuse_secrets(arguments, "process lists and the record of a run would show it: set it in the environment")
+
+
+def _refuse_secrets(arguments: Sequence[str], why: str) -> None:
     for position, argument in enumerate(arguments, 1):
-        if _SECRET_VALUE.search(argument):
-            raise UsageError(f"argument {position} looks like it contains a secret, and {_WHO_CAN_READ_IT}")
+        if has_secret(argument):
+            raise UsageError(f"argument {position} looks like it contains a secret, and {why}")
 
 
 def check_environment() -> None:

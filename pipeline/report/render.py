@@ -46,6 +46,7 @@ _FORMATTERS: Final[Mapping[Kind, Callable[[Any, int], str]]] = {
     "alignment": lambda value, _: alignment_text(value),
     "spoken": lambda value, _: f"{alignment_text(value.alignment)} ({value.place})",
 }
+_CONTROLS: Final = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"}
 _LONG: Final = frozenset({"alignment", "spoken"})
 _BESIDE: Final = 4  # columns that a phone has room for, of them one of names or words
 _MEDIA: Final[Mapping[str | None, str]] = {"embed": "data:", "link": "https: http: file:"}
@@ -76,8 +77,11 @@ def json_text(report: ReportContent) -> str:
 
 
 def _encodable(text: str) -> str:
-    """The text with a question mark for each lone surrogate, which names of files may have and UTF-8 cannot encode."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    """The text without what is no text: control characters, which command terminals, and lone surrogates of file names.
+
+    UTF-8 cannot encode these; each becomes a question mark, and a control character a replacement character.
+    """
+    return text.encode("utf-8", "replace").decode("utf-8").translate(_CONTROLS)
 
 
 def written(table: Table) -> list[list[str]]:

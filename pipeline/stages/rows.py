@@ -19,6 +19,7 @@ from pipeline.corpus.utterances import Utterance, broken_utterance
 from pipeline.errors import AudioError, ErrorCode, InputChangedError
 from pipeline.runs.retry import utterance_id
 from pipeline.schemas import READ_ROW
+from pipeline.secrets import without_secrets
 from pipeline.stages.steps import Position, Skipped, Step
 
 
@@ -47,7 +48,7 @@ class RowError(NamedTuple):
     @staticmethod
     def of(stage: str, error: AudioError) -> RowError:
         """The error of a stage."""
-        return RowError(stage, error.code.value, error.message)
+        return RowError(stage, error.code.value, without_secrets(error.message))
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ from typing import ParamSpec, TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from pipeline.errors import StorageError
+from pipeline.secrets import without_secrets
 from pipeline.storage.deadline import deadline_paused
 
 P = ParamSpec("P")
@@ -36,7 +37,6 @@ _AZURE_NAME = "InvalidResourceName"  # how Azure calls a name that no container 
 _GOOGLE_NAME = "Invalid bucket name"
 _GOOGLE_REFUSED = "Forbidden: "  # gcsfs drops the status
 _AZURE_DETAILS = re.compile(r"\n(RequestId|Content|Attempted credentials):.*", re.DOTALL)  # a page of them
-_SECRET = re.compile(r"\b(access_token|sig)=[^&\s'\")]+")  # in URLs of Google and Azure
 _REFUSED = (401, 403)
 _BEYOND_END = (416,)
 _FAILED_CONDITION = (412,)
@@ -159,6 +159,7 @@ def with_retries(where: str, call: Callable[[], T]) -> T:
                 failure = error
             return _retry(failure, call)
     except transient_types() as error:
+        where = without_secrets(where)
         if is_transient(error):
             reported = error.__cause__ if isinstance(error, _MISSING_TYPES) and error.__cause__ else error
             hint = f" ({_CREDENTIALS})" if is_refused(reported) else ""
@@ -170,7 +171,7 @@ def with_retries(where: str, call: Callable[[], T]) -> T:
 
 def _text(error: BaseException) -> str:
     """Return the message of `error` as one line, without secrets."""
-    return " ".join(_SECRET.sub(r"\1=...", _AZURE_DETAILS.sub("", str(error))).split())
+    return " ".join(without_secrets(_AZURE_DETAILS.sub("", str(error))).split())
 
 
 def _retry(first_failure: BaseException, call: Callable[[], T]) -> T:

@@ -315,6 +315,14 @@ def test_data_never_becomes_markup(full):
         assert " ".join(text.split()) in hostile.text, text
 
 
+@pytest.mark.parametrize("write", [render.html, render.markdown])
+def test_control_characters_of_the_data_are_not_written(write):
+    report = replace(reports.full(), title="\x1b[2J\x00 title \x9b31m\x07")
+    text = write(report)
+    assert " title " in text
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)
+
+
 def test_pages_refer_to_no_external_resource(full):
     for tag, attrs in Parsed(full).tags:
         for name in ("src", "href", "srcset", "action", "data", "poster"):
