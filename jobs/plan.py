@@ -106,6 +106,7 @@ def plan(
     )
     if model is None and (classifier or cluster or speed or cost_per_hour is not None):
         raise UsageError("model: a run is predicted with --model MODEL, for example --model bundled")
+    started = time.perf_counter()
     surveys = survey(config.inputs, int(config.part_mib * 2**20), config.choice, config.allow_any_path)
     for of_input in surveys:
         if of_input.problem is not None:
@@ -114,7 +115,6 @@ def plan(
     values: dict[str, Any] = {"inputs": [of_input.to_json() for of_input in surveys]}
     if not as_json:
         _show_inputs(surveys)
-    started = time.perf_counter()
     from pipeline.prediction.recordings import examine, row_settings  # noqa: PLC0415 - takes a while
 
     settings = row_settings(AudioSettings(channels=config.channels, max_segment_s=config.max_segment_s))
@@ -123,18 +123,20 @@ def plan(
         from pipeline.runs.commits import pin_commits  # noqa: PLC0415
         from pipeline.stages.models import load_model_info  # noqa: PLC0415 - loads torch and Ray
 
-        imports_s = age_s + time.perf_counter() - started
         config, _ = pin_commits(config)
         models = load_model_info(config)
+        prepare_s = age_s + time.perf_counter() - started
         settings = row_settings(models.audio, models.min_samples)
     parts = [part for of_input in surveys for found in of_input.found for part in found.planned]
     recordings = examine(parts, settings, allow_any_path=config.allow_any_path, timed=model is not None)
     values["recordings"] = recordings.to_json()
     if not as_json:
         _show_recordings(values["recordings"])
-    if model is not None and recordings.work.clips and not refused:
+    if model is not None and not refused and not recordings.work.clips:
+        warn(["no recording that was tried could be decoded: there is nothing to predict from"])
+    elif model is not None and not refused:
         machines = Machines(cluster, speed, cost_per_hour)
-        predicted = predict(config, models, machines, recordings, len(parts), imports_s)
+        predicted = predict(config, models, machines, recordings, len(parts), prepare_s)
         values["prediction"] = predicted.to_json()
         if not as_json:
             show_prediction(values["prediction"], model, cluster)

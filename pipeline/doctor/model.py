@@ -51,8 +51,8 @@ def checkpoint(uri: str) -> Check:
     name = f"model {uri}"
     try:
         logits, head = retry.with_retries(uri, lambda: _logits(uri))
-        features = FeatureExtractor.from_pretrained(uri)
-        CTCTokenizer.from_pretrained(uri)
+        features = retry.with_retries(uri, lambda: FeatureExtractor.from_pretrained(uri))
+        retry.with_retries(uri, lambda: CTCTokenizer.from_pretrained(uri))
     except (CheckpointError, ValueError, FileNotFoundError) as error:
         return failure(
             name, f"cannot load it: {error}", "name a SEW-D checkpoint with a CTC head, as --model of sewd transcribe"

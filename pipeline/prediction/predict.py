@@ -29,7 +29,8 @@ class Prediction:
     Attributes:
         audio_s: audio of the run.
         time_s: of the command, from its start to its end.
-        run_s: from the start of the driver to its end, as the record has it: without loading Python's packages.
+        run_s: from the start of the driver to its end, as the record has it: without what comes before, which is to
+            load packages and models, and to list the corpus.
         start_s: of that, to start and end Ray and the recognisers.
         model_s: that all recognisers together compute.
         decode_cpu_s: CPU seconds to read and decode.
@@ -83,7 +84,7 @@ class Machines:
 
 
 def predict(
-    config: RunConfig, models: ModelInfo, machines: Machines, recordings: Recordings, parts: int, imports_s: float
+    config: RunConfig, models: ModelInfo, machines: Machines, recordings: Recordings, parts: int, prepare_s: float
 ) -> Prediction:
     """Predict a run.
 
@@ -93,7 +94,7 @@ def predict(
         machines: what it runs on.
         recordings: of the corpus, with the work on them, timed on this machine.
         parts: number of parts of the plan.
-        imports_s: how long this process took to load Python's packages.
+        prepare_s: how long a command takes before it starts Ray: to load packages and models, and to list the corpus.
 
     Raises:
         UsageError: the request does not fit the machines, or they have GPUs and this machine has none.
@@ -125,7 +126,7 @@ def predict(
     every = [*nodes.current, *nodes.potential]
     return Prediction(
         audio_s=audio_s,
-        time_s=imports_s + run_s,
+        time_s=prepare_s + run_s,
         run_s=run_s,
         start_s=trial.start_s,
         model_s=model_s,
@@ -139,7 +140,7 @@ def predict(
         store_bytes=_store_bytes(nodes, wanted, config, models, audio_s),
         speeds={f"{length:.2g}": 1 / seconds for length, seconds in trial.seconds.items()},
         engine=trial.engine,
-        cost=None if machines.cost_per_hour is None else machines.cost_per_hour * (imports_s + run_s) / 3600,
+        cost=None if machines.cost_per_hour is None else machines.cost_per_hour * (prepare_s + run_s) / 3600,
     )
 
 

@@ -31,6 +31,7 @@ PACK_S: Final = 30.0  # of audio for each thread at a time, where the engine has
 TIMED_S: Final = 1.5  # for each length, at least, or so many batches
 MAX_BATCHES: Final = 6
 MAX_CLIPS: Final = 1000  # in a batch
+SPREAD: Final = 0.3  # of the lengths in a batch, about their mean: neighbours are a factor of two apart
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,11 @@ class _TimedRecognizer:
         return pa.Table.from_pylist([row | shared | {"engine": str(status)} for row in rows])
 
     def _clips(self, length: float, number: int) -> list[np.ndarray]:
+        """Noise around a length: packs of clips of equal length would be quicker than those of a corpus."""
         generator = np.random.default_rng(0)
-        samples = max(self._recognizer.min_samples, round(length * self._rate))
-        return [generator.normal(0, 0.1, samples).astype(np.float32) for _ in range(number)]
+        lengths = length * generator.permutation(np.linspace(1 - SPREAD, 1 + SPREAD, number))
+        samples = np.maximum(self._recognizer.min_samples, np.rint(lengths * self._rate).astype(int))
+        return [generator.normal(0, 0.1, size).astype(np.float32) for size in samples]
 
 
 def _read(lengths: pa.Table) -> pa.Table:

@@ -43,7 +43,7 @@ def predicted(monkeypatch):
 
     def prediction(audio_s=HOUR, read_s=0.0, parts=10, machines=THIS_MACHINE, **changes):
         recordings = Recordings(audio_s=audio_s, work=Work(read_s, read_s, {3: (audio_s, audio_s / 8)}))
-        return predict(replace(config, **changes), models, machines, recordings, parts, imports_s=3.0)
+        return predict(replace(config, **changes), models, machines, recordings, parts, prepare_s=3.0)
 
     return prediction
 
