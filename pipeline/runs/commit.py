@@ -206,7 +206,14 @@ def data_file_from_json(values: Any) -> DataFile:
         raise ValueError(f"not a data file: {values}")
     if not all(isinstance(number, int) for number in (file.rows, file.size)):
         raise ValueError(f"not a data file: {values}")
+    if not is_below(file.path):
+        raise ValueError(f"not a data file of this run: {file.path!r}")
     return file
+
+
+def is_below(path: str) -> bool:
+    """Whether a relative path stays below the run; who can write to a run must not reach other files of its user."""
+    return not path.startswith("/") and ".." not in path.split("/")
 
 
 def parse_commit(data: bytes) -> Commit:
@@ -237,6 +244,8 @@ def parse_commit(data: bytes) -> Commit:
         isinstance(flag, bool) for flag in (commit.last, commit.carried)
     ):
         raise ValueError("not a commit: it does not name its part")
+    if not is_below(commit.full_path):
+        raise ValueError(f"not a commit: it would be outside of the run, at {commit.full_path!r}")
     return commit
 
 

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, NonNegativeInt, ValidationError
 
 from pipeline.corpus.left_out import LeftOut
 from pipeline.errors import DamagedRunError
+from pipeline.runs.commit import is_below
 from pipeline.runs.status import RunStatus
 from pipeline.runs.totals import Totals
 
@@ -95,6 +96,12 @@ def _check_time(text: str) -> str:
     return text
 
 
+def _check_below(folder: str) -> str:
+    if not is_below(folder):
+        raise ValueError(f"{folder!r} is not below the run")
+    return folder
+
+
 _Time = Annotated[str, AfterValidator(_check_time)]
 
 
@@ -146,7 +153,7 @@ class _Totals(BaseModel):
 
 
 class _Addition(BaseModel):
-    folder: str
+    folder: Annotated[str, AfterValidator(_check_below)]
     classifiers: dict[str, str]
     digests: dict[str, str]
     commits: dict[str, str] = {}

@@ -45,6 +45,10 @@ def run(request, tmp_path):
     return f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
 
 
+def file_at(path):
+    return {"table": "transcripts", "path": path, "rows": 1, "size": 1, "sha256": "0" * 64}
+
+
 def make_commit(chunk=0, last=False, part=PART, **changes):
     return dataclasses.replace(
         Commit(
@@ -231,6 +235,11 @@ def test_an_engine_keeps_its_keys_in_the_commit_object(tmp_path):
         ({"files": [{}]}, "missing"),
         ({"engines": [{"way": "packed"}]}, "missing"),
         ({"no_such_key": 1}, "unexpected keyword"),
+        ({"part_id": "/../../../home/user/x"}, "outside of the run"),
+        ({"folder": "../other"}, "outside of the run"),
+        ({"folder": "/etc"}, "outside of the run"),
+        ({"files": [file_at("../other/transcripts/a.parquet")]}, "not a data file of this run"),
+        ({"files": [file_at("/home/user/a.parquet")]}, "not a data file of this run"),
     ],
 )
 def test_an_object_that_is_not_a_commit_is_an_error_that_says_why(changes, message):

@@ -109,3 +109,12 @@ def test_a_record_that_is_not_a_json_object_is_a_usage_error(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(UsageError, match=r"run\.json is damaged"):
         Run.open(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["/home/user", "../other", "additions/../../other"])
+def test_a_record_that_names_a_folder_outside_the_run_is_refused(tmp_path, folder):
+    addition = {"folder": folder, "classifiers": {}, "digests": {}, "status": "running"}
+    for values in ({"adding": addition}, {"added": [addition]}):
+        (tmp_path / "run.json").write_text(json.dumps(values))
+        with pytest.raises(UsageError, match="is not below the run"):
+            Run.open(tmp_path)
