@@ -20,7 +20,7 @@ from pipeline.errors import ErrorCode
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "jobs" / "demo_corpus" / "audio"
-DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
+DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md")))
 NAMED = [
     (document.name, *match.groups())
     for document in DOCUMENTS
@@ -38,6 +38,26 @@ def test_some_are_named():
 def test_a_test_that_a_document_names_exists(document, path, name):
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}, f"{document}: {path}"
+
+
+def threats(document: str) -> list[list[str]]:
+    """The cells of each row of a document's tables of threats, whose last column names tests."""
+    text = (ROOT / "docs" / document).read_text(encoding="utf-8")
+    tables = re.findall(r"^\|[^\n]*\| tests? \|\n\|[-|]+\n((?:\|[^\n]*\n)+)", text, re.MULTILINE)
+    return [[cell.strip() for cell in row.strip("|").split("|")] for table in tables for row in table.splitlines()]
+
+
+@pytest.mark.parametrize(("document", "fewest"), [("security.md", 40), ("inputs.md", 11)])
+def test_every_threat_has_a_test(document, fewest):
+    rows = threats(document)
+    assert len(rows) >= fewest
+    named: list[str] = []
+    for threat, held, tests in rows:
+        named = named if tests == "the same" else re.findall(r"`(tests/[\w/]+\.py)", tests)
+        assert threat, rows
+        assert held, threat
+        assert named, threat
+        assert all((ROOT / path).is_file() for path in named), threat
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

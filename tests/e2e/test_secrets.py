@@ -100,6 +100,7 @@ def test_secrets_reach_no_log_record_plan_report_or_process_list(tmp_path, small
     written = [*contents(tmp_path), *contents(ray_folder)]
     names = {path.name for path, _ in written}
     assert {"run.json", "plan.parquet", "log.jsonl", "report.html", "raylet.out"} <= names
+    assert any(path.suffix == ".parquet" and "a latte" in text for path, text in written), "values are looked at"
     texts = [*written, *(("printed", text) for text in printed), *(("arguments", line) for line in seen)]
     found = [
         (name, str(place))
