@@ -82,8 +82,10 @@ def _print_error(message: str, code: Exit) -> Exit:
 
 def single(verb: Callable[..., int]) -> NoReturn:
     """Run one verb as its own program: `python -m jobs.VERB`."""
+    from jobs.verbs import configured  # noqa: PLC0415 - the verbs import this module
+
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(verb)
+    app.command()(configured(verb))
     run(app)
 
 

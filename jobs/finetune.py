@@ -23,7 +23,7 @@ from pipeline.training.settings import (
 
 # Panels of `--help`.
 DATA, OPTIMIZER, PROGRESS, RESOURCES = "Data", "Optimizer", "Validation and saving", "Resources"
-_RULE = "By default another with --init than with --config, see docs/training.md."
+_RULE = "By default another with --init than with --model-config, see docs/training.md."
 
 
 def finetune(
@@ -41,7 +41,9 @@ def finetune(
         typer.Option("--valid", metavar="[NAME=]INPUT", help="Validation data. Can be repeated."),
     ] = None,
     init: Annotated[str | None, typer.Option(metavar="MODEL", help="Start from it, as --model of transcribe.")] = None,
-    config: Annotated[str | None, typer.Option(metavar="FILE", help="Train from scratch: a SEW-D config.json.")] = None,
+    model_config: Annotated[
+        str | None, typer.Option("--model-config", metavar="FILE", help="Train from scratch: a SEW-D config.json.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help=f"Number of optimizer steps. {_RULE}")] = None,
     batch_seconds: Annotated[
         float, typer.Option(help="Seconds of audio per batch and worker.", rich_help_panel=OPTIMIZER)
@@ -175,7 +177,7 @@ def finetune(
         valid=_all_named(valid or ()),
         output=output,
         init=init,
-        config=config,
+        config=model_config,
         steps=steps,
         accumulate=accumulate,
         learning_rate=learning_rate,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -12,8 +13,11 @@ from typing import NoReturn
 def main() -> NoReturn:
     """Parse the command line, run the verb, exit with its code."""
     with ended_by_ctrl_c():
-        from jobs.app import application_for  # noqa: PLC0415 - takes seconds
-        from jobs.console import run  # noqa: PLC0415
+        from jobs.app import application_for, application_to_complete  # noqa: PLC0415 - takes a second
+
+        if "_SEWD_COMPLETE" in os.environ:
+            application_to_complete(os.environ)(prog_name="sewd")
+        from jobs.console import run  # noqa: PLC0415 - takes seconds
         from pipeline.cluster.job_environment import check_environment, check_local_arguments  # noqa: PLC0415
 
         if len(sys.argv) == 1:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs.config_file import arguments_of_file, without_file
 from jobs.console import Exit, err, single
 from jobs.verbs import SUBMITTABLE, application
 from pipeline.cluster.job_environment import check_arguments, job_variables
@@ -86,6 +87,10 @@ def checked(command: Sequence[str]) -> list[str]:
         raise UsageError(f"cannot submit {verb!r}: choose one of {', '.join(SUBMITTABLE)}")
     check_arguments(rest)
     context = typer.main.get_command(application([verb])).make_context(verb, list(rest))
+    if context.default_map:  # the file is here, and not on the cluster
+        options, positional = arguments_of_file(context)
+        rest = [*options, *without_file(rest), *positional]
+        check_arguments(rest)
     default = context.get_parameter_source("address")
     if "address" in context.params and default is not None and default.name == "DEFAULT":
         rest = ["--address", "auto", *rest]

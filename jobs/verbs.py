@@ -23,22 +23,45 @@ SUBMITTABLE: Final = (
     "repair",
     "finetune",
 )
+# That take their options from a file, too.
+WITH_CONFIG: Final = ("transcribe", "watch", "evaluate", "compare", "report", "finetune")
 VERBS: Final = (*SUBMITTABLE, "submit", "demo")
 
 
 def function(verb: str) -> Callable[..., int]:
     """The function of a verb."""
     found: Callable[..., int] = getattr(importlib.import_module(f"jobs.{verb}"), verb)
-    return found
+    return configured(found)
 
 
-def application(verbs: Iterable[str]) -> typer.Typer:
-    """A Typer application with these verbs."""
+def configured(verb: Callable[..., int]) -> Callable[..., int]:
+    """The verb, with `--config` if it is one that has it."""
+    if verb.__name__ not in WITH_CONFIG:
+        return verb
+    from jobs.config_file import configurable  # noqa: PLC0415 - the names of the verbs are completed without it
+
+    return configurable(verb)
+
+
+def _nothing() -> int:
+    return 0
+
+
+def application(verbs: Iterable[str], *, names: Iterable[str] = (), add_completion: bool = False) -> typer.Typer:
+    """A Typer application.
+
+    Args:
+        verbs: its verbs, which are imported.
+        names: further verbs by name alone, to complete them.
+        add_completion: add `--install-completion` and `--show-completion`.
+    """
     app = typer.Typer(
-        add_completion=False,
+        add_completion=add_completion,
         pretty_exceptions_enable=False,
         help="Transcribe speech corpora with SEW-D, and measure the errors.",
     )
     for verb in verbs:
         app.command()(function(verb))
+    for name in names:
+        app.command(name)(_nothing)
     return app

@@ -73,7 +73,7 @@ def test_every_block_runs_or_is_marked_as_one_that_cannot(document):
         r"git clone|pip install|make |ray up|ray down|http://|s3://|kubectl|finetune|benchmarks|pip wheel|asapp/"
     )
     for kind, block in BLOCKS[document]:
-        assert kind in ("sh", "python", "console", "text"), block
+        assert kind in ("sh", "python", "console", "text", "yaml"), block
         assert kind != "console" or needs.search(block), block
 
 

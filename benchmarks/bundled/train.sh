@@ -35,7 +35,7 @@ export RAY_worker_niceness=0
 making=$!
 
 # 1. Single digits.
-sewd finetune --config "$here/config.json" --output "$work/runs/1" "${common[@]}" --learning-rate 8e-4 \
+sewd finetune --model-config "$here/config.json" --output "$work/runs/1" "${common[@]}" --learning-rate 8e-4 \
     --train "$corpus/digits.jsonl" --valid "strings-known=$corpus/strings-known-valid.jsonl" \
     --steps 700 --warmup 0.2 --hold 0.7 --batch-seconds 8 --augment gain=0.3,speed=0.3 --valid-every 700
 

@@ -14,7 +14,13 @@ from sewd_model.hub import HubName, hub_name
 
 _CHECKS: Final = ConfigDict(extra="forbid", allow_inf_nan=False)
 # Names of the command line that differ from those of the fields.
-OPTIONS: Final = {"batch_s": "batch-seconds", "join_max": "join", "join_below_s": "join", "stop_after_s": "stop-after"}
+OPTIONS: Final = {
+    "config": "model-config",
+    "batch_s": "batch-seconds",
+    "join_max": "join",
+    "join_below_s": "join",
+    "stop_after_s": "stop-after",
+}
 
 MAX_STEPS: Final = 10_000_000  # names of checkpoints have eight digits
 
@@ -132,7 +138,7 @@ class TrainSettings:
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
         if (self.init is None) == (self.config is None):
-            raise ValueError("give either a checkpoint to start from (--init) or a configuration (--config)")
+            raise ValueError("give either a checkpoint to start from (--init) or a configuration (--model-config)")
         warmup = SCRATCH.warmup if self.warmup is None else self.warmup
         if warmup + self.hold > 1:
             raise ValueError(f"warmup and hold: {warmup:g} + {self.hold:g} is more than 1")
@@ -180,7 +186,7 @@ class Schedule:
 
 
 SCRATCH: Final = Schedule(steps=1000, learning_rate=4e-4, warmup=0.1)
-"""The defaults with `--config`."""
+"""The defaults with `--model-config`."""
 SCRATCH_AUGMENT: Final = "speed=0.5,reverb=0.1,tilt=0.2,noise=0.3,gain=0.3,band=0.2,codec=0.05"
 
 # The defaults with `--init`, by the measurements in docs/training.md.

@@ -30,7 +30,7 @@ def corpus(tmp_path_factory):
 @pytest.mark.slow
 def test_finetune_writes_a_model_a_log_and_a_plot_and_refuses_other_settings(corpus, tmp_path):
     config, run = write_config(tmp_path), tmp_path / "run"
-    arguments = ("finetune", "--train", corpus, "--valid", f"v={corpus}", "--config", config, "-o", run, *PLAIN)
+    arguments = ("finetune", "--train", corpus, "--valid", f"v={corpus}", "--model-config", config, "-o", run, *PLAIN)
     done = sewd(*arguments, "--steps", 4, "--valid-every", 2, "--save-dtype", "float16")
     assert done.returncode == 0, done.stderr
     assert "done at step 4, best error" in done.stdout
@@ -53,7 +53,7 @@ def test_finetune_writes_a_model_a_log_and_a_plot_and_refuses_other_settings(cor
 @pytest.mark.slow
 def test_two_workers_train_together(corpus, tmp_path):
     config, run = write_config(tmp_path), tmp_path / "run"
-    arguments = ("--train", corpus, "--config", config, "-o", run, "--steps", 3, "--workers", 2, *PLAIN)
+    arguments = ("--train", corpus, "--model-config", config, "-o", run, "--steps", 3, "--workers", 2, *PLAIN)
     done = sewd("finetune", *arguments)
     assert done.returncode == 0, done.stderr
     assert len((run / "log.jsonl").read_text().splitlines()) == 3
@@ -62,7 +62,20 @@ def test_two_workers_train_together(corpus, tmp_path):
 @pytest.mark.slow
 def test_two_workers_stop_together_when_patience_ends(corpus, tmp_path):
     config, run = write_config(tmp_path), tmp_path / "run"
-    arguments = ("--train", corpus, "--valid", corpus, "--config", config, "-o", run, "--steps", 50, "--workers", 2)
+    arguments = (
+        "--train",
+        corpus,
+        "--valid",
+        corpus,
+        "--model-config",
+        config,
+        "-o",
+        run,
+        "--steps",
+        50,
+        "--workers",
+        2,
+    )
     done = sewd("finetune", *arguments, "--valid-every", 1, "--patience", 1, "--learning-rate", 1e-9, *PLAIN)
     assert done.returncode == 0, done.stderr
     measured = [row for row in map(json.loads, (run / "log.jsonl").read_text().splitlines()) if "valid" in row]
@@ -81,7 +94,7 @@ def test_errors_and_unknown_characters_are_shown_before_the_first_step_and_count
         shard.add(folder / "05.wav", "x/05.wav")
         shard.add(folder / "05.txt", "x/05.txt")
     (folder / "05.wav").write_bytes(b"no audio")
-    arguments = ("finetune", "--train", folder, "--config", config, "-o", run, "--steps", 2, *PLAIN)
+    arguments = ("finetune", "--train", folder, "--model-config", config, "-o", run, "--steps", 2, *PLAIN)
     limited = sewd(*arguments, "--max-error-rate", 0.01)
     assert limited.returncode == 1, limited.stderr
     assert "train: 1 of 9 rows failed, more than --max-error-rate 0.01" in limited.stderr
@@ -101,7 +114,7 @@ def test_errors_and_unknown_characters_are_shown_before_the_first_step_and_count
     "arguments",
     [
         ("--init", "/nowhere/model"),
-        ("--config", "/nowhere/config.json"),
+        ("--model-config", "/nowhere/config.json"),
         ("--init", "bundled", "--train", "/nowhere/more.jsonl"),
         ("--init", "bundled", "--valid", "/nowhere/*.tar"),
         ("--init", "bundled", "--steps", "0"),
@@ -118,10 +131,13 @@ def test_a_refused_start_is_one_line_before_ray_starts_and_leaves_nothing(corpus
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--config", "c.json", "--augment", "echo=1"), "augment: there is no 'echo'"),
-        (("--config", "c.json", "--join", "many"), "join: 'many' is not MAX[:SECONDS]"),
-        (("--config", "c.json", "--precision", "float8"), "precision: Input should be 'auto', 'float32' or 'bfloat16'"),
-        (("--config", "c.json", "--train", "0=b.jsonl"), "train: '0=b.jsonl'"),
+        (("--model-config", "c.json", "--augment", "echo=1"), "augment: there is no 'echo'"),
+        (("--model-config", "c.json", "--join", "many"), "join: 'many' is not MAX[:SECONDS]"),
+        (
+            ("--model-config", "c.json", "--precision", "float8"),
+            "precision: Input should be 'auto', 'float32' or 'bfloat16'",
+        ),
+        (("--model-config", "c.json", "--train", "0=b.jsonl"), "train: '0=b.jsonl'"),
     ],
 )
 def test_a_bad_option_gives_one_line_and_exit_code_2(tmp_path, arguments, words):

@@ -71,7 +71,7 @@ SET_BY: dict[Any, dict[str, tuple[type, str]]] = {
         **{
             name: (TrainSettings, name)
             for name in (
-                *("train", "valid", "output", "init", "config", "steps", "accumulate", "learning_rate", "warmup"),
+                *("train", "valid", "output", "init", "steps", "accumulate", "learning_rate", "warmup"),
                 *("hold", "optimizer", "weight_decay", "clip_norm", "label_weight", "mel_steps", "freeze_features"),
                 *(
                     "precision",
@@ -85,6 +85,7 @@ SET_BY: dict[Any, dict[str, tuple[type, str]]] = {
                 ),
             )
         },
+        "model_config": (TrainSettings, "config"),
         "batch_seconds": (DataSettings, "batch_s"),
         "join": (DataSettings, "join_max"),
         "augment": (DataSettings, "augment"),
