@@ -20,6 +20,7 @@ import typer
 import yaml
 
 from pipeline.errors import UsageError
+from pipeline.secrets import has_secret
 from sewd_model.files import shown
 
 PANEL: Final = "Config file"
@@ -165,6 +166,8 @@ def _checked(context: typer.Context, parameter: Any, value: Any, where: str) -> 
             raise UsageError(f"{where}: {item!r} is not {wanted}")
         if isinstance(item, dict | list) or item is None:
             raise UsageError(f"{where}: {item!r} is neither text nor a number")
+        if has_secret(str(item)):
+            raise UsageError(f"{where}: it looks like a secret, which a run would record: set it in the environment")
     try:
         parameter.process_value(context, list(values) if is_list else value)
     except typer.BadParameter as error:

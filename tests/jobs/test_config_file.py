@@ -135,6 +135,13 @@ def test_credentials_in_uris_are_not_printed():
     assert yaml.safe_load(as_yaml(made))["output"] == "s3://bucket/run"
 
 
+def test_a_secret_in_the_file_is_refused_and_not_shown(tmp_path):
+    file = written(tmp_path / "a.yaml", "inputs: s3://key:hunter22@bucket/a\noutput: o\n")
+    with pytest.raises(UsageError, match="inputs: it looks like a secret") as raised:
+        context("transcribe", "--config", file)
+    assert "hunter22" not in str(raised.value)
+
+
 def test_a_submitted_command_does_not_name_a_file_of_this_machine(tmp_path):
     text = (
         "inputs: [s3://b/a, s3://b/c]\noutput: s3://b/run\nactors: 2:8\nskip-silence: false\nstrict: true\nlimit: 3\n"
