@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
-# Tests without Ray run in two processes, a file in one of them; tests with Ray share one Ray and run in one process.
+# Tests run in two processes, a file in one of them. Each process has one Ray, which its tests share.
 PARALLEL := -n 2 --dist loadfile
 
 .PHONY: help install demo test test-fast test-all lint types format clean
@@ -29,7 +29,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	status=0; \
 	$(BIN)/python -m pytest -m "not slow and not ray" $(PARALLEL) || status=$$?; \
-	$(BIN)/python -m pytest -m "not slow and ray" || status=$$?; \
+	$(BIN)/python -m pytest -m "not slow and ray" $(PARALLEL) || status=$$?; \
 	exit $$status
 
 # The tests that need no Ray.
@@ -39,7 +39,7 @@ test-fast: $(STAMP)
 test-all: $(STAMP)
 	status=0; \
 	$(BIN)/python -m pytest --hypothesis-profile search -m "not ray" $(PARALLEL) || status=$$?; \
-	$(BIN)/python -m pytest --hypothesis-profile search -m ray || status=$$?; \
+	$(BIN)/python -m pytest --hypothesis-profile search -m ray $(PARALLEL) || status=$$?; \
 	exit $$status
 
 lint: $(STAMP)
