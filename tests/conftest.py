@@ -27,7 +27,7 @@ WITH_RAY = {ROOT / "tests" / "e2e", ROOT / "tests" / "faults"}  # whole commands
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark a test that needs Ray: these run in one process, since they share one Ray and the CPUs."""
+    """Mark a test that needs Ray: these share one Ray in each process, and run after the others."""
     if "local_ray" in getattr(item, "fixturenames", ()) or WITH_RAY.intersection(item.path.parents):
         item.add_marker(pytest.mark.ray)
 
