@@ -66,7 +66,7 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
     """Return the fsspec file system of `uri`, which does not retry, and the path of `uri` in it."""
     scheme = uri.partition("://")[0]
     if scheme == HUB_SCHEME:
-        from pipeline.storage.hub import HubFileSystem  # noqa: PLC0415 - of the extra `hf`
+        from pipeline.storage.hub import HubFileSystem  # noqa: PLC0415 - only the hub needs it
 
         fs = HubFileSystem(endpoint=os.environ.get("HF_ENDPOINT"))
         return fs, fs._strip_protocol(uri)
