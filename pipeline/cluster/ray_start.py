@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import socket
 import warnings
@@ -181,7 +180,7 @@ def _fitting_store(wanted: int) -> int:
         return free
     log.warning(
         f"{SHARED_MEMORY} has room for {free / 2**20:,.0f} MiB: chunks wait on the disk instead, which is slower. "
-        f"Enlarge it to {wanted / 2**30:.0f} GiB (docker run --shm-size={math.ceil(wanted / 2**30)}g)"
+        f"Enlarge it to {LOCAL_OBJECT_STORE_BYTES >> 30} GiB (docker run --shm-size={LOCAL_OBJECT_STORE_BYTES >> 30}g)"
     )
     return wanted
 

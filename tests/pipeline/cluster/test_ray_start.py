@@ -79,16 +79,17 @@ def test_a_temporary_directory_that_cannot_be_made_is_refused(monkeypatch, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("free_gib", "store_gib", "warned"), [(20, 2, False), (2.5, 2, False), (1, 0.9, False), (0.0625, 2, True)]
+    ("free_gib", "wanted_gib", "store_gib", "warned"),
+    [(20, 2, 2, False), (2.5, 2, 2, False), (1, 2, 0.9, False), (0.0625, 2, 2, True), (0.0625, 0.5, 0.5, True)],
 )
 def test_the_object_store_fits_into_shared_memory_or_a_warning_says_that_it_does_not(
-    free_gib, store_gib, warned, monkeypatch, caplog
+    free_gib, wanted_gib, store_gib, warned, monkeypatch, caplog
 ):
     blocks = SimpleNamespace(f_bavail=int(free_gib * GIB) // 4096, f_frsize=4096)
     monkeypatch.setattr(os, "statvfs", lambda _: blocks)
     monkeypatch.setattr(ray_start.log, "propagate", True)
-    assert ray_start._fitting_store(2 * GIB) == pytest.approx(store_gib * GIB, rel=1e-3)
-    assert ("--shm-size=2g" in caplog.text) == warned
+    assert ray_start._fitting_store(int(wanted_gib * GIB)) == pytest.approx(store_gib * GIB, rel=1e-3)
+    assert ("to 2 GiB (docker run --shm-size=2g)" in caplog.text) == warned
 
 
 @pytest.mark.parametrize(
