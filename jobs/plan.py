@@ -89,7 +89,8 @@ def plan(
     age_s = _age_s()
     config = make_config(
         inputs=tuple(inputs),
-        output=".",  # nothing is written
+        output=".",  # nothing is written there, and no run is read
+        existing="overwrite",
         columns=tuple(column or ()),
         input_format=input_format,
         allow_any_path=allow_any_path,

@@ -32,7 +32,7 @@ from pipeline.report.formats import duration
 from pipeline.runs.additions import find_named
 from pipeline.runs.changes import CorpusChanges
 from pipeline.runs.commits import pin_commits
-from pipeline.runs.record import Addition
+from pipeline.runs.record import Addition, check_prediction
 from pipeline.runs.status import RunStatus
 from pipeline.runs.totals import Totals
 from pipeline.settings import default_of
@@ -285,9 +285,10 @@ def read_prediction(path: Path) -> Mapping[str, Any]:
     """
     try:
         predicted = json.loads(path.read_bytes())["prediction"]
-        float(predicted["run_s"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"prediction: {path} is no output of `sewd plan --model MODEL --json`: {error!r}") from error
+        check_prediction(predicted)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UsageError(f"prediction: {path} is no output of `sewd plan --model MODEL --json`: {why}") from error
     return cast(Mapping[str, Any], predicted)
 
 

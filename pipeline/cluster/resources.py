@@ -25,6 +25,7 @@ WRITERS_PER_CPU_ACTOR: Final = 2
 WRITERS_PER_GPU_ACTOR: Final = 4
 # Where `ray up` puts the cluster's configuration on its head.
 AUTOSCALING_CONFIG: Final = Path("~/ray_bootstrap_config.yaml")
+DEFAULT_MAX_WORKERS: Final = 2  # of a cluster's configuration, by defaults.yaml of Ray's providers of clouds
 HEAD_RESOURCE: Final = "node:__internal_head__"  # the resource by which Ray marks the head
 EPSILON: Final = 1e-9  # rounding: ten tenths of a GPU are one
 
@@ -125,16 +126,32 @@ def _potential_nodes(config: Mapping[str, Any], workers: Sequence[Node]) -> tupl
 def nodes_of(cluster: Path) -> tuple[Node, ...]:
     """The nodes that a cluster's configuration, as `ray up` takes it, allows when all of them run; without the head.
 
+    What the file leaves out has the defaults of `ray up`: the cluster's `max_workers` for a node type's.
+
     Raises:
-        UsageError: it is not such a file.
+        UsageError: it is not such a file, it does not say what its workers have, or it allows none.
     """
     try:
         config = yaml.safe_load(cluster.read_bytes())
-        head = config.get("head_node_type")
-        types = {name: kind for name, kind in config["available_node_types"].items() if name != head}
-        return _potential_nodes({"available_node_types": types, "max_workers": config["max_workers"]}, ())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UsageError(f"cluster: {cluster} is no configuration of a Ray cluster: {error!r}") from error
+        head, at_most = config.get("head_node_type"), config.get("max_workers", DEFAULT_MAX_WORKERS)
+        types = {
+            name: {"max_workers": at_most, **node_type}
+            for name, node_type in config["available_node_types"].items()
+            if name != head and node_type.get("max_workers") != 0
+        }
+        unknown = [name for name, node_type in types.items() if not node_type.get("resources")]
+        nodes = () if unknown else _potential_nodes({"available_node_types": types, "max_workers": at_most}, ())
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UsageError(f"cluster: {cluster} is no configuration of a Ray cluster: {why}") from error
+    if unknown:
+        raise UsageError(
+            f"cluster: {cluster}: node type {unknown[0]} has no resources: add `resources: {{CPU: ...}}`, and GPU if "
+            "it has GPUs"
+        )
+    if not any(node.cpus for node in nodes):
+        raise UsageError(f"cluster: {cluster} allows no workers with CPUs: see its max_workers, and its node types")
+    return nodes
 
 
 def allocate(cluster: ClusterNodes, config: RunConfig) -> Resources:

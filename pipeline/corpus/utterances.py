@@ -112,10 +112,10 @@ def _stat_in_any_spelling(uri: str) -> Object | None:
         raise
 
 
-def _open_found(found: Object) -> bytes | BinaryIO:
+def _open_found(found: Object, whole_bytes: int) -> bytes | BinaryIO:
     with _bad_uris(found.uri):
         try:
-            if found.size <= WHOLE_OBJECT_BYTES:
+            if found.size <= whole_bytes:
                 return objects.fetch(found.uri, version=found.version)
             return objects.open_read(found.uri, found.version)
         except FileNotFoundError as error:
@@ -163,9 +163,14 @@ class ObjectOpener:
             return find_object(self.uri)
         return Object(self.uri, size_of(self.version), self.version)
 
-    def read(self, found: Object) -> bytes | BinaryIO:
-        """What `open_object` returns of the object that was found; raises as it."""
-        return _open_found(found)
+    def read(self, found: Object, whole_bytes: int | None = None) -> bytes | BinaryIO:
+        """What `open_object` returns of the object that was found; raises as it.
+
+        Args:
+            found: the object.
+            whole_bytes: up to this size it is fetched whole; None: `WHOLE_OBJECT_BYTES`.
+        """
+        return _open_found(found, WHOLE_OBJECT_BYTES if whole_bytes is None else whole_bytes)
 
     def __call__(self) -> bytes | BinaryIO:
         """Both steps."""

@@ -30,7 +30,6 @@ from pipeline.corpus.read import read_part
 from pipeline.corpus.utterances import ObjectOpener, Utterance
 from pipeline.errors import AudioError, InputChangedError
 from pipeline.stages.rows import RowSettings, utterance_rows
-from pipeline.storage import objects
 
 MAX_HEADERS: Final = 2000  # of files of one format, or of rows
 MAX_CONTAINERS: Final = 6  # parts of shards and Parquet files, which are read whole
@@ -270,7 +269,7 @@ def _header(utterance: Utterance, settings: AudioSettings) -> Header:
     opener = getattr(utterance.open, "__self__", None)
     opener = getattr(opener, "opener", utterance.open)
     if isinstance(opener, ObjectOpener) and utterance.size > SMALL_BYTES and "://" in opener.uri:
-        source: Any = objects.open_read(opener.uri, opener.version)  # by ranges: only the headers are fetched
+        source: Any = opener.read(opener.find(), SMALL_BYTES)  # by ranges: only the headers are fetched
     else:
         source = utterance.open()
     with contextlib.nullcontext() if isinstance(source, bytes) else contextlib.closing(source):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, NonNegativeInt, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, NonNegativeInt, ValidationError
 
 from pipeline.corpus.left_out import LeftOut
 from pipeline.errors import DamagedRunError
@@ -112,8 +112,8 @@ class _Fingerprint(BaseModel):
 
 
 class _Predicted(BaseModel):
-    run_s: float
-    audio_s: float = 0
+    run_s: float = Field(gt=0, allow_inf_nan=False)
+    audio_s: float = Field(0, ge=0, allow_inf_nan=False)
 
 
 class _Work(BaseModel):
@@ -175,6 +175,23 @@ class _Record(BaseModel):
     totals: _Totals | None = None
     adding: _Addition | None = None
     added: list[_Addition] = []
+
+
+def _validate(model: type[BaseModel], values: Any) -> None:
+    try:
+        model.model_validate(values, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def check_prediction(values: Any) -> None:
+    """Check that a record may hold `values` as the prediction of an attempt.
+
+    Raises:
+        ValueError: a value is missing, or is none that `sewd plan` prints.
+    """
+    _validate(_Predicted, values)
 
 
 @dataclass(frozen=True)
@@ -280,11 +297,7 @@ class RunRecord:
             raise ValueError("not a JSON object") from error
         if not isinstance(values, dict):
             raise ValueError("not a JSON object")
-        try:
-            _Record.model_validate(values, strict=True)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        _validate(_Record, values)
         return RunRecord(values)
 
     def encode(self) -> bytes:

@@ -90,10 +90,16 @@ class Run:
         return Run(self.uri, self.record.updated(**changes))
 
     def save(self, **changes: Any) -> Run:
-        """Write `run.json` with `changes` to the record, and return the run as it is stored now."""
+        """Write `run.json` with `changes` to the record, and return the run as it is stored now.
+
+        Raises:
+            ValueError: a change has another type than the record's; nothing is written.
+            StorageError: it could not be written.
+        """
         data = self.record.updated(**changes).encode()
+        record = RunRecord.parse(data)  # before it is stored: nobody could open the run
         objects.put(uris.join(self.uri, RECORD), data)
-        return Run(self.uri, RunRecord.parse(data))
+        return Run(self.uri, record)
 
     def save_copy(self) -> None:
         """Store a copy of the record, from which `pipeline.runs.repair` makes a lost one again."""

@@ -9,8 +9,11 @@ import pytest
 from jobs.console import out
 from jobs.plan import show_prediction
 from pipeline import Run
+from pipeline.errors import UsageError
 from pipeline.report.formats import duration
 from pipeline.report.summary import summarize_run
+from pipeline.runs import commits
+from pipeline.runs.record import RunRecord
 from tests.support.command import sewd_in_process
 from tests.support.corpora import write_audio
 from tests.support.inputs import manifest, tar, write_files
@@ -71,6 +74,21 @@ def test_what_cannot_be_read_is_shown_with_examples(tmp_path):
     assert f"    {tmp_path}/a.wav: UNDECODABLE: " in done.stdout
 
 
+def test_a_run_in_the_working_directory_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_audio(tmp_path / "a.wav", 1.0)
+    Run(".", RunRecord({"status": "done", "fingerprint": {"commits": {"hf://org/name": "a" * 40}}})).save()
+    asked = []
+
+    def pinned(uri):
+        asked.append(uri)
+        raise UsageError(f"{uri} is not looked up")
+
+    monkeypatch.setattr(commits, "pinned", pinned)
+    assert sewd_in_process("plan", "a.wav", "--model", "org/name").returncode == 2
+    assert asked == ["org/name"]  # not at the commit of that run
+
+
 @pytest.mark.parametrize("option", [("--cluster", "c.yaml"), ("--cost-per-hour", "2"), ("--classifier", "bundled")])
 def test_options_of_a_prediction_need_a_model(tmp_path, option):
     done = sewd_in_process("plan", tmp_path, *option)
@@ -111,7 +129,22 @@ def test_a_prediction_is_printed_and_compared_with_the_run(tmp_path, small_ctc):
     assert "Predicted by sewd plan" in (tmp_path / "report.md").read_text()
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"prediction": {"run_s": "x"}}'])
+NO_PREDICTIONS = {
+    "empty": "",
+    "no-prediction": "{}",
+    "null": '{"prediction": null}',
+    "text": '{"prediction": {"run_s": "x"}}',
+    "zero": '{"prediction": {"run_s": 0}}',
+    "negative": '{"prediction": {"run_s": -5.0}}',
+    "nan": '{"prediction": {"run_s": NaN}}',
+    "infinite": '{"prediction": {"run_s": Infinity}}',
+    "bool": '{"prediction": {"run_s": true}}',
+    "no-audio": '{"prediction": {"run_s": 2.0, "audio_s": null}}',
+    "deep": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("text", NO_PREDICTIONS.values(), ids=NO_PREDICTIONS)
 def test_what_is_no_prediction_is_bad_usage(tmp_path, text):
     (tmp_path / "plan.json").write_text(text)
     write_files(tmp_path, "a.wav")
@@ -119,4 +152,6 @@ def test_what_is_no_prediction_is_bad_usage(tmp_path, text):
         *("transcribe", tmp_path / "a.wav", "--output", tmp_path / "run", "--prediction", tmp_path / "plan.json")
     )
     assert done.returncode == 2
-    assert "prediction: " in done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("sewd: prediction: ")
+    assert not (tmp_path / "run").exists()

@@ -4,8 +4,10 @@ import dataclasses
 import math
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
+import ray
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +24,16 @@ from pipeline.cluster.object_store import (
     store_share,
 )
 from pipeline.cluster.ray_start import connect
-from pipeline.cluster.resources import HEAD_RESOURCE, ClusterNodes, Node, Resources, allocate, cluster_nodes
+from pipeline.cluster.resources import (
+    DEFAULT_MAX_WORKERS,
+    HEAD_RESOURCE,
+    ClusterNodes,
+    Node,
+    Resources,
+    allocate,
+    cluster_nodes,
+    nodes_of,
+)
 from pipeline.config import make_config
 from pipeline.errors import UsageError
 from tests.support import s3
@@ -199,6 +210,48 @@ def test_the_current_nodes_are_those_that_are_alive(monkeypatch):
     ]
     monkeypatch.setattr("ray.nodes", lambda: nodes)
     assert cluster_nodes("auto") == ClusterNodes((Node(4.0, 1.0), Node(0.0, 0.0)))
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("max_workers: 4\navailable_node_types: {head: {}, w: {resources: {CPU: 16}}}", 4),
+        ("available_node_types: {head: {}, w: {resources: {CPU: 16}}}", 2),
+        ("max_workers: 4\navailable_node_types: {w: {resources: {CPU: 16}, max_workers: 3}}", 3),
+        ("available_node_types: {w: {resources: {CPU: 16}, max_workers: 9}, unused: {max_workers: 0}}", 2),
+    ],
+    ids=["of-the-cluster", "of-ray", "of-the-type", "at-most-two"],
+)
+def test_what_a_cluster_leaves_out_has_the_defaults_of_ray(tmp_path, text, number):
+    path = tmp_path / "cluster.yaml"
+    path.write_text(f"head_node_type: head\n{text}\n")
+    assert nodes_of(path) == (Node(16.0, 0.0),) * number
+
+
+@pytest.mark.parametrize("provider", ["aws", "gcp", "azure"])
+def test_the_default_of_workers_is_that_of_ray(provider):
+    defaults = Path(ray.__file__).parent / "autoscaler" / provider / "defaults.yaml"
+    assert yaml.safe_load(defaults.read_text())["max_workers"] == DEFAULT_MAX_WORKERS
+
+
+@pytest.mark.parametrize(
+    ("types", "message"),
+    [
+        ("{head: {}, w: {node_config: {InstanceType: m5.4xlarge}}}", "node type w has no resources: add `resources:"),
+        ("{w: {resources: {}}}", "node type w has no resources"),
+        ("{head: {resources: {CPU: 4}}}", "cluster.yaml allows no workers"),
+        ("{w: {resources: {CPU: 4}, max_workers: 0}}", "cluster.yaml allows no workers"),
+        ("{w: {resources: {GPU: 4}}}", "cluster.yaml allows no workers with CPUs"),
+        ("{w: 4}", "cluster.yaml is no configuration"),
+    ],
+    ids=["no-resources", "empty-resources", "head-only", "no-workers", "no-cpus", "no-type"],
+)
+def test_a_cluster_that_says_too_little_is_one_line(tmp_path, types, message):
+    path = tmp_path / "cluster.yaml"
+    path.write_text(f"head_node_type: head\nmax_workers: 4\navailable_node_types: {types}\n")
+    with pytest.raises(UsageError, match=message) as refused:
+        nodes_of(path)
+    assert "\n" not in str(refused.value)
 
 
 def test_the_potential_nodes_are_those_of_the_autoscaler_that_do_not_run_yet(monkeypatch, tmp_path):

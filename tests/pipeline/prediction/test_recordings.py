@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 
+import fsspec
 import numpy as np
 import pytest
 import soundfile
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from pipeline.audio.decode import AudioSettings
 from pipeline.prediction import recordings
 from pipeline.prediction.recordings import Work, examine, row_settings
+from pipeline.storage import objects
 from tests.support.corpora import parts_of, write_audio, write_manifest
 from tests.support.inputs import parquet, tar, write
 
@@ -77,6 +80,27 @@ def test_rows_of_a_manifest_count_the_seconds_that_they_name(tmp_path):
     whole = found(write_manifest(tmp_path / "m.jsonl", rows))
     assert whole.audio_s == pytest.approx(6.0)
     assert whole.failed == {"MISSING": 1}
+
+
+def test_long_remote_recordings_that_are_no_objects_are_errors_and_others_are_read_by_ranges(monkeypatch):
+    root = "memory://plan-headers"
+    memory = fsspec.filesystem("memory")
+    memory.pipe(f"{root}/long.wav", wav(100.0))
+    memory.pipe(f"{root}/directory/x.wav", b"x")
+    names = ["long.wav", "gone.wav", "directory", "odd://x/y.wav"]
+    memory.pipe(
+        f"{root}/m.jsonl",
+        b"".join(json.dumps({"audio_filepath": name, "duration": 100}).encode() + b"\n" for name in names),
+    )
+    fetched = []
+    fetch = objects.fetch
+    monkeypatch.setattr(
+        objects, "fetch", lambda uri, *args, **kwargs: fetched.append(uri) or fetch(uri, *args, **kwargs)
+    )
+    whole = examine(parts_of(f"{root}/m.jsonl"), SETTINGS, allow_any_path=True, timed=False)
+    assert whole.failed == {"MISSING": 2, "BAD_ROW": 1}
+    assert whole.audio_s == 100.0
+    assert not [uri for uri in fetched if uri.endswith(".wav")]
 
 
 @pytest.mark.parametrize("layout", ["files", "manifest", "shards"])

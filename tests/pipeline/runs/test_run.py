@@ -47,6 +47,14 @@ def test_a_record_is_read_as_it_was_saved(tmp_path):
     assert Run.open(f"{tmp_path}/").record.values == {"status": "done", "a": {"ä": [1, None]}, "b": 2}
 
 
+def test_a_record_that_could_not_be_read_is_not_stored(tmp_path):
+    run = run_with(tmp_path, status="running").save()
+    for run_s in (0, -1.0, float("nan"), True, "2"):
+        with pytest.raises(ValueError, match="run_s"):
+            run.save(attempts=[{"id": "a", "predicted": {"run_s": run_s}}])
+    assert Run.open(str(tmp_path)) == run
+
+
 def test_saving_does_not_change_the_run_object(tmp_path):
     run = run_with(tmp_path, status="running")
     run.save(status="done")
