@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import resource
@@ -13,7 +14,7 @@ from typing import Final
 from pipeline.doctor.check import Check, ok, warning
 
 CPU_INFO: Final = Path("/proc/cpuinfo")
-CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
+CONTROL_GROUPS: Final = Path("/sys/fs/cgroup")  # in a container, its own group is the root
 MEMORY_INFO: Final = Path("/proc/meminfo")
 SHARED_MEMORY: Final = "/dev/shm"
 # Of instruction sets, those that decide how fast the model is, by the names that Linux gives them.
@@ -40,11 +41,11 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def processors(quota: Path = CPU_QUOTA) -> Check:
+def processors(groups: Path = CONTROL_GROUPS) -> Check:
     """The CPUs that this process may use, and the limit of its container on their time."""
     cpus, load = usable_cpus(), os.getloadavg()[0]
     message = f"{platform.system()} {platform.machine()}, {cpus} CPUs, load {load:.1f}"
-    limit = _quota_cpus(quota)
+    limit = _quota_cpus(groups)
     if limit is not None and limit < cpus:
         return warning(
             "CPUs",
@@ -59,12 +60,15 @@ def processors(quota: Path = CPU_QUOTA) -> Check:
     return ok("CPUs", message)
 
 
-def _quota_cpus(path: Path) -> float | None:
-    """CPUs by the quota of the control group; None where there is none."""
+def _quota_cpus(groups: Path) -> float | None:
+    """CPUs by the quota of the control group, of version 2 or 1; None where there is none."""
     try:
-        quota, period = path.read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
+        if (current := groups / "cpu.max").exists():
+            quota, period = current.read_text().split()
+        else:
+            quota, period = ((groups / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (OSError, ValueError):  # version 2 writes "max" where there is no limit, version 1 -1
         return None
 
 
@@ -84,14 +88,18 @@ def instructions(info: Path = CPU_INFO) -> Check:
     return ok("instructions", message)
 
 
-def memory(info: Path = MEMORY_INFO) -> Check:
-    """Memory that is available now."""
+def memory(info: Path = MEMORY_INFO, groups: Path = CONTROL_GROUPS) -> Check:
+    """Memory that is available now: of the machine, or of the container where that has less."""
     try:
         lines = dict(line.split(":", 1) for line in info.read_text().splitlines())
         total, available = (int(lines[name].split()[0]) / 2**20 for name in ("MemTotal", "MemAvailable"))
     except (OSError, KeyError, ValueError):
         return ok("memory", "not known on this system")
-    message = f"{available:.1f} of {total:.1f} GiB available"
+    limit, free = _container_memory(groups)
+    available = min(available, free)
+    message = f"{available:.1f} of {min(total, limit):.1f} GiB available"
+    if limit < total:
+        message += ", by the limit of the container"
     if available < MIN_MEMORY_GIB:
         return warning(
             "memory",
@@ -99,6 +107,24 @@ def memory(info: Path = MEMORY_INFO) -> Check:
             f"free {MIN_MEMORY_GIB:g} GiB: a run whose processes are killed for memory is slow, or fails",
         )
     return ok("memory", message)
+
+
+def _container_memory(groups: Path) -> tuple[float, float]:
+    """Limit of the control group, of version 2 or 1, and what is left of it, in GiB; infinite where there is none.
+
+    Cached files do not count as used: the kernel drops them first. Ray's monitor, which ends workers, counts so too.
+    """
+    if (groups / "memory.max").exists():
+        folder, limit, usage, prefix = groups, "memory.max", "memory.current", ""
+    else:
+        folder, limit, usage, prefix = groups / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"
+    try:
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        cached = sum(int(stat[f"{prefix}{kind}_file"]) for kind in ("active", "inactive"))
+        most, used = (int((folder / name).read_text()) for name in (limit, usage))
+    except (OSError, KeyError, ValueError):  # version 2 writes "max" where there is no limit
+        return math.inf, math.inf
+    return most / 2**30, max(0, most - used + cached) / 2**30
 
 
 def shared_memory(directory: str = SHARED_MEMORY) -> Check:

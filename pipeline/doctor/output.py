@@ -27,8 +27,16 @@ def output_checks(uri: str) -> list[Check]:
     """
     place = uris.absolute(uri)
     if "://" not in place:
-        place = _existing(Path(place))
-        free = shutil.disk_usage(place).free
+        try:
+            path = _existing(Path(place))
+            if not path.is_dir():
+                kind = "a file" if path.exists() else "a link without a target"
+                return [failure("output", f"{path} is {kind}; a run is a directory or prefix", "choose another place")]
+            free = shutil.disk_usage(path).free
+        except OSError as error:
+            message = f"{place}: {error.strerror}"
+            return [failure("output", message, _advice(message))]
+        place = str(path)
         if free < PROBE_BYTES:
             return [
                 failure("output", f"no space: {place} has {free:,} bytes free", "remove files, or choose another disk")
@@ -43,10 +51,15 @@ def output_checks(uri: str) -> list[Check]:
             objects.delete([probe])
 
 
-def _existing(path: Path) -> str:
-    while not path.is_dir() and path != path.parent:
-        path = path.parent
-    return str(path)
+def _existing(path: Path) -> Path:
+    """The path, or the nearest one above it that exists."""
+    while True:
+        try:
+            path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            path = path.parent
+        else:
+            return path
 
 
 def _advice(message: str) -> str:

@@ -52,6 +52,8 @@ class Hub(BaseHTTPRequestHandler):
             self._model_file(model["repo"], unquote(model["revision"]), unquote(model["path"]))
         elif model := _MODEL.match(url.path):
             self._model(model["repo"], model["verb"], unquote(model["revision"]))
+        elif url.path == "/api/models":
+            self._json([])
         elif url.path.startswith("/models-cdn/"):
             if "Authorization" in self.headers:
                 self.server.leaks.append(self.path)

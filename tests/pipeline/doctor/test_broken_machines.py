@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,39 @@ def test_without_rights_the_output_is_a_failure():
     assert "may read, write" in check.advice
 
 
+def test_below_a_directory_of_another_user_the_output_is_a_failure():
+    folder = Path(tempfile.mkdtemp())  # as above
+    (folder / "closed").mkdir(mode=0o700 if os.geteuid() == 0 else 0)
+    user = os.geteuid()
+    try:
+        folder.chmod(0o755)
+        if user == 0:
+            os.seteuid(OTHER_USER)
+        (check,) = output_checks(str(folder / "closed" / "runs" / "r1"))
+    finally:
+        os.seteuid(user)
+        (folder / "closed").rmdir()
+        folder.rmdir()
+    assert check.outcome is Outcome.FAILURE
+    assert "closed/runs/r1: Permission denied" in check.message
+    assert "may read, write" in check.advice
+
+
+@pytest.mark.parametrize("name", ["file.txt", "file.txt/run", "file.txt/a/run"])
+def test_a_file_as_output_is_a_failure(tmp_path, name):
+    (tmp_path / "file.txt").touch()
+    (check,) = output_checks(str(tmp_path / name))
+    assert check.outcome is Outcome.FAILURE
+    assert f"{tmp_path}/file.txt is a file" in check.message
+
+
+def test_a_link_without_a_target_as_output_is_a_failure(tmp_path):
+    (tmp_path / "link").symlink_to("gone")
+    (check,) = output_checks(str(tmp_path / "link" / "run"))
+    assert check.outcome is Outcome.FAILURE
+    assert f"{tmp_path}/link is a link without a target" in check.message
+
+
 def test_wrong_credentials_are_a_failure_and_ignored_conditions_a_warning(tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     with s3.rclone_server(tmp_path):
@@ -171,6 +205,44 @@ def test_a_token_that_the_hub_refuses_is_named(tmp_path, monkeypatch):
         check = hub.hub(is_needed=True)
     assert check.outcome is Outcome.FAILURE
     assert "refuses the token" in check.message
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """Answers with the status `server.status`."""
+
+    def do_GET(self):
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.usefixtures("healthy_hub")
+def test_a_status_that_is_an_error_is_no_answer_and_the_password_is_not_shown(monkeypatch):
+    with s3.web_server(Refusing) as server:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://user:secret@127.0.0.1:{server.server_port}")
+        for server.status in (400, 404, 407, 429, 503):
+            check = hub.hub()
+            assert check.outcome is Outcome.WARNING
+            assert f"http://127.0.0.1:{server.server_port} answers with status {server.status}" in check.message
+    for address in (f"127.0.0.1:{server.server_port}", "[::1"):
+        monkeypatch.setenv("HF_ENDPOINT", f"http://user:secret@{address}")
+        check = hub.hub(is_needed=True)
+        assert check.outcome is Outcome.FAILURE
+        assert "does not answer: " in check.message
+        assert "secret" not in check.message
+
+
+@pytest.mark.usefixtures("healthy_hub")
+def test_an_error_without_text_is_named_by_its_type(monkeypatch):
+    class Session:
+        def get(self, *_, **__):
+            raise ConnectionError
+
+    monkeypatch.setattr("huggingface_hub.get_session", Session)
+    assert hub.hub().message.endswith("does not answer: ConnectionError")
 
 
 @pytest.mark.usefixtures("local_ray")
