@@ -19,7 +19,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from sewd_model.architecture import check_architecture
 from sewd_model.files import (
@@ -38,7 +38,9 @@ HUB: Final = "hf://"
 Token = str | bool | None  # as huggingface_hub has it: None: the user's own, if there is one; False: none
 
 _MAIN = "main"
-_NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\S+))?", re.ASCII)
+# A `/` after the revision would begin a path below it, which is storage; those that the hub makes itself have some.
+_REFERENCE = r"refs/convert/\w+|refs/pr/\d+"
+_NAME = re.compile(rf"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>{_REFERENCE}|[^\s/]+))?", re.ASCII)
 _QUERY = re.compile(r"\?[\w.-]+=\S*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _NO_ORGS = ("models", "datasets", "spaces", "buckets", "kernels")  # `hf://datasets/ORG/NAME/...` is storage
@@ -62,7 +64,10 @@ class HubName:
     @property
     def uri(self) -> str:
         """The name as `hf://ORG/NAME[@REVISION]`, which means the same in every directory and on every machine."""
-        return f"{HUB}{self.repo}" + (f"@{self.revision}" if self.revision else "")
+        if not self.revision:
+            return f"{HUB}{self.repo}"
+        safe = "/" if re.fullmatch(_REFERENCE, self.revision) else ""
+        return f"{HUB}{self.repo}@{quote(self.revision, safe)}"
 
     @property
     def is_pinned(self) -> bool:
@@ -78,7 +83,7 @@ def hub_name(location: Location) -> HubName | None:
     if not isinstance(location, str):
         return None
     if location.startswith(HUB):
-        text, tried = unquote(location.removeprefix(HUB).removeprefix("models/")), None
+        text, tried = location.removeprefix(HUB).removeprefix("models/"), None
     elif os.path.lexists(location):
         return None
     else:
@@ -86,7 +91,8 @@ def hub_name(location: Location) -> HubName | None:
     match = _NAME.fullmatch(text)
     if match is None or text.partition("/")[0] in _NO_ORGS:
         return None
-    return HubName(match["repo"], None if match["revision"] == _MAIN else match["revision"], tried)
+    revision = unquote(match["revision"] or _MAIN)
+    return HubName(match["repo"], None if revision == _MAIN else revision, tried)
 
 
 def directory(

@@ -79,7 +79,9 @@ def refusal(location=NAME, kind=CheckpointError, load=SEWDForCTC, **options) -> 
         ("org/sew-d.tiny_2@v1.0", "org/sew-d.tiny_2", "v1.0"),
         ("org/name@refs/pr/1", "org/name", "refs/pr/1"),
         ("hf://org/name", "org/name", None),
+        ("org/name@feature%2Fx", "org/name", "feature/x"),
         ("hf://models/org/name@feature%2Fx", "org/name", "feature/x"),
+        ("hf://org/name@refs%2Fpr%2F1", "org/name", "refs/pr/1"),
     ],
 )
 def test_names_of_the_hub(text, repo, revision):
@@ -98,6 +100,9 @@ def test_names_of_the_hub(text, repo, revision):
             "hf://datasets/org/name",
             "hf://org",
             "hf://org/name/file",
+            "hf://org/name@main/sub",
+            "hf://org/name@refs/pr/1/sub",
+            "org/name@main/sub",
             "s3://org/name",
             "file:///org/name",
         ),
