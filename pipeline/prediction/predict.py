@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import resource
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import torch
 
 from pipeline.cluster.object_store import store_share
 from pipeline.cluster.resources import ClusterNodes, Resources, allocate, nodes_of
@@ -97,22 +98,20 @@ def predict(
         prepare_s: how long a command takes before it starts Ray: to load packages and models, and to list the corpus.
 
     Raises:
-        UsageError: the request does not fit the machines, or they have GPUs and this machine has none.
+        UsageError: the request does not fit the machines; or only they, or only this machine, computes on GPUs, and
+            there is no speed.
         StorageError, RunFailedError: as `run_trial`.
     """
     audio_s, work = recordings.audio_s, recordings.work
     digests = tuple(map(checkpoint_digest, (config.model, *config.tasks.values())))
     lengths = {exponent: seconds / number for exponent, (seconds, number) in work.clips.items() if number}
-    trial = run_trial(config, models, digests, sorted(lengths.values()) or [MIN_CLIP_S])
-    nodes, wanted = trial.nodes, trial.resources
+    of_cluster = None
     if machines.cluster is not None:
-        nodes = ClusterNodes((), nodes_of(machines.cluster))
-        wanted = allocate(nodes, config)
-    if wanted.actor_gpus and not trial.resources.actor_gpus and machines.speed is None:
-        raise UsageError(
-            "the recognisers have GPUs, and this machine has none to time them on: run sewd plan on a machine with "
-            "such a GPU, or give --speed, the seconds of audio that one recogniser computes in a second"
-        )
+        cluster = ClusterNodes((), nodes_of(machines.cluster))
+        of_cluster = cluster, allocate(cluster, config)
+        config = _of_this_machine(config, of_cluster[1], machines.speed)
+    trial = run_trial(config, models, digests, sorted(lengths.values()) or [MIN_CLIP_S])
+    nodes, wanted = of_cluster or (trial.nodes, trial.resources)
     threads = wanted.threads
     slower = trial.threads / threads if not wanted.actor_gpus else 1.0
     model_s = sum(
@@ -144,6 +143,36 @@ def predict(
     )
 
 
+def _of_this_machine(config: RunConfig, wanted: Resources, speed: float | None) -> RunConfig:
+    """The run whose trial is made here: options of machines are those of the cluster's actors, not of this machine.
+
+    Raises:
+        UsageError: only the cluster, or only this machine, computes on GPUs, and there is no speed.
+    """
+    has_gpus = config.gpus_per_actor != 0 and torch.cuda.device_count() > 0
+    is_alike = has_gpus == bool(wanted.actor_gpus)
+    give_speed = "give --speed, the seconds of audio that one recogniser computes in a second"
+    if not is_alike and speed is None and wanted.actor_gpus:
+        raise UsageError(
+            "the recognisers have GPUs, and this machine has none to time them on: run sewd plan on a machine with "
+            f"such a GPU, or {give_speed}"
+        )
+    if not is_alike and speed is None:
+        raise UsageError(
+            "the recognisers of the cluster have no GPUs, and this machine would time them on its own: add "
+            f"--gpus-per-actor 0 to time them on its CPUs, or {give_speed}"
+        )
+    return replace(
+        config,
+        actors=None,
+        min_actors=None,
+        cpus_per_actor=None,
+        gpus_per_actor=float(has_gpus),
+        threads=None,
+        dtype=config.dtype if is_alike else "float32",
+    )
+
+
 def _work_s(nodes: ClusterNodes, wanted: Resources, trial: Trial, work: Work, model_s: float, chunks: int) -> float:
     """Time between the moment when all is started and the last commit.
 
@@ -157,7 +186,8 @@ def _work_s(nodes: ClusterNodes, wanted: Resources, trial: Trial, work: Work, mo
     rest = 1 - 1 / chunks
     by_model = model_s / chunks * math.ceil(chunks / wanted.actors)
     # Beside the model, decoding takes its turns on the same CPUs: as much longer as the threads of the model waited.
-    waits = max(1.0, trial.threads / trial.cpus) if not wanted.actor_gpus else 1.0
+    on_cpus = not (wanted.actor_gpus or trial.resources.actor_gpus)
+    waits = max(1.0, trial.threads / trial.cpus) if on_cpus else 1.0
     busy = 1.0 if wanted.actor_gpus else min(float(wanted.threads), cpus)
     by_cpus = (model_s * busy + work.read_cpu_s * waits * rest) / cpus
     free = cpus - wanted.actors * wanted.actor_cpus - wanted.write_cpus

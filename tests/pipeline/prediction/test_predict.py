@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from pipeline.cluster.resources import ClusterNodes, Node, allocate
 from pipeline.config import make_config
@@ -37,7 +38,12 @@ def trial_of(lengths, cpus: float = 2.0) -> Trial:
 
 @pytest.fixture
 def predicted(monkeypatch):
-    monkeypatch.setattr(module, "run_trial", lambda config, models, digests, lengths: trial_of(lengths))
+    def trial(config, models, digests, lengths):
+        prediction.tried = config
+        return trial_of(lengths)
+
+    monkeypatch.setattr(module, "run_trial", trial)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     config = make_config(inputs=(".",), output=".")
     models = load_model_info(config)
 
@@ -90,6 +96,34 @@ def test_gpus_that_this_machine_lacks_need_a_speed(predicted, tmp_path):
     with pytest.raises(UsageError, match="--speed"):
         predicted(machines=Machines(cluster=path))
     assert predicted(machines=Machines(cluster=path, speed=1000.0)).model_s == pytest.approx(3.6)
+
+
+def test_cpus_are_not_predicted_at_the_speed_of_the_gpu_of_this_machine(predicted, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    path = tmp_path / "cluster.yaml"
+    path.write_text(CPUS)
+    with pytest.raises(UsageError, match=r"--gpus-per-actor 0 .* --speed"):
+        predicted(machines=Machines(cluster=path))
+    assert predicted(machines=Machines(cluster=path), gpus_per_actor=0.0).model_s == pytest.approx(72.0)
+    assert predicted.tried.gpus_per_actor == 0
+    assert predicted(machines=Machines(cluster=path, speed=10.0), dtype="int8").model_s == pytest.approx(360.0)
+    assert (predicted.tried.gpus_per_actor, predicted.tried.dtype) == (1, "float32")
+
+
+def test_options_of_machines_are_those_of_the_cluster_and_not_of_the_trial(predicted, tmp_path):
+    path = tmp_path / "cluster.yaml"
+    path.write_text(CPUS.replace("{CPU: 2}", "{CPU: 64, GPU: 4}"))
+    options = {"actors": 20, "cpus_per_actor": 12.0, "gpus_per_actor": 1.0, "threads": 9, "dtype": "bfloat16"}
+    found = predicted(machines=Machines(cluster=path, speed=100.0), **options)
+    assert (found.recognizers, found.threads) == (20, 9)
+    tried = predicted.tried
+    assert (tried.actors, tried.cpus_per_actor, tried.gpus_per_actor, tried.threads) == (None, None, 0, None)
+    assert tried.dtype == "float32"  # which this machine can compute
+    path.write_text(CPUS)
+    predicted(machines=Machines(cluster=path), dtype="int8", threads=1)
+    assert (predicted.tried.dtype, predicted.tried.threads) == ("int8", None)
+    predicted(dtype="int8", threads=1)
+    assert (predicted.tried.dtype, predicted.tried.threads) == ("int8", 1)
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "max_workers: 2", "a: {"], ids=["empty", "list", "no-types", "no-yaml"])
