@@ -133,8 +133,10 @@ def plan(
     values["recordings"] = recordings.to_json()
     if not as_json:
         _show_recordings(values["recordings"])
-    if model is not None and not refused and not recordings.work.clips:
-        warn(["no recording that was tried could be decoded: there is nothing to predict from"])
+    if recordings.unstated:
+        warn([f"{recordings.unstated:,} of these state no length: their hours and their work are not counted"])
+    if model is not None and not refused and not recordings.work.read_s:
+        warn(["no recording that was tried has a length and could be decoded: there is nothing to predict from"])
     elif model is not None and not refused:
         machines = Machines(cluster, speed, cost_per_hour)
         predicted = predict(config, models, machines, recordings, len(parts), prepare_s)

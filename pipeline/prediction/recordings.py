@@ -75,6 +75,7 @@ class Recordings:
     Attributes:
         number: how many there are, estimated where shards were not all read.
         read: how many headers were read.
+        unstated: how many of them state no length; their audio is not in `audio_s`.
         audio_s: their audio, in seconds, estimated where not all headers were read.
         variance: of that estimate, by sampling; 0 where all headers were read.
         rates: recordings that were read, by sample rate in Hz.
@@ -86,6 +87,7 @@ class Recordings:
 
     number: float = 0.0
     read: int = 0
+    unstated: int = 0
     audio_s: float = 0.0
     variance: float = 0.0
     rates: Counter[int] = field(default_factory=Counter)
@@ -99,6 +101,7 @@ class Recordings:
         return Recordings(
             self.number + other.number,
             self.read + other.read,
+            self.unstated + other.unstated,
             self.audio_s + other.audio_s,
             self.variance + other.variance,
             self.rates + other.rates,
@@ -123,6 +126,7 @@ class Recordings:
         return {
             "recordings": round(self.number),
             "headers_read": self.read,
+            "no_length": self.unstated,
             "hours": self.audio_s / 3600,
             "hours_error": self.error_s / 3600,
             "rates": dict(self.rates),
@@ -254,6 +258,7 @@ def _count(utterance: Utterance, audio: AudioSettings, found: Recordings, timer:
     found.rates[header.rate] += 1
     found.channels[header.channels] += 1
     offset_s, duration_s = utterance.meta.span or (None, None)
+    found.unstated += header.duration_s is None and duration_s is None
     whole_s = max(0.0, (header.duration_s or 0.0) - (offset_s or 0.0))
     seconds = whole_s if duration_s is None else min(duration_s, whole_s or duration_s)
     if audio.channels == "split" and utterance.channel is None:

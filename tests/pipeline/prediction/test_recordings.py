@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 
+import av
 import fsspec
 import numpy as np
 import pytest
@@ -45,6 +46,23 @@ def test_hours_rates_and_channels_are_those_of_the_headers(tmp_path):
     assert whole.channels == {1: 3, 2: 1}
     split = found(tmp_path, settings=row_settings(AudioSettings(channels="split"), 400))
     assert split.audio_s == pytest.approx(whole.audio_s + 2.0)
+
+
+def test_recordings_whose_headers_state_no_length_are_counted(tmp_path):
+    """As browsers record: the length is not known when the header is written."""
+    write(tmp_path / "stated.wav", wav(1.0))
+    sink, samples = io.BytesIO(), np.full((1, 48_000), 1000, np.int16)
+    sink.seekable = lambda: False
+    with av.open(sink, "w", format="webm") as container:
+        stream = container.add_stream("libopus", rate=48_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+        frame.sample_rate = 48_000
+        for packet in (*stream.encode(frame), *stream.encode(None)):
+            container.mux(packet)
+    write(tmp_path / "piped.webm", sink.getvalue())
+    whole = found(tmp_path)
+    assert (whole.number, whole.read, whole.unstated, whole.audio_s) == (2, 2, 1, 1.0)
+    assert whole.to_json()["no_length"] == 1
 
 
 def test_what_cannot_be_read_is_a_share_with_examples(tmp_path):
