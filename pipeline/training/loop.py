@@ -710,8 +710,8 @@ def check_settings(settings: TrainSettings) -> None:
     if not objects.exists(uri) or not _checkpoint_uris(settings.output):
         return
     values = _as_json(settings)
-    # Version 0.1.0 wrote no such entries.
-    old = {"allow_any_path": False, "init_commit": None, **json.loads(objects.fetch(uri))}
+    # Version 0.1.0 wrote no such entries; which commit it began with is not known.
+    old = {"allow_any_path": False, "init_commit": values["init_commit"], **json.loads(objects.fetch(uri))}
     differ = sorted(key for key in values.keys() | old.keys() if values.get(key) != old.get(key))
     differ = [key for key in differ if key not in _CHANGEABLE]
     if differ:

@@ -45,7 +45,14 @@ def test_a_resume_keeps_the_commit_when_the_branch_has_moved(tmp_path, monkeypat
         assert hub.requests() == []
         with pytest.raises(UsageError, match="holds a training with other init"):
             check_settings(_pinned(dataclasses.replace(wanted, init=f"{NAME}@v2")))
-    recorded = json.loads((tmp_path / "training" / SETTINGS_FILE).read_text())
+    stored = tmp_path / "training" / SETTINGS_FILE
+    recorded = json.loads(stored.read_text())
     assert (recorded["init"], recorded["init_commit"]) == (f"hf://{NAME}", first)
+    # A training of version 0.1.0 has no commit in its settings.
+    stored.write_text(json.dumps({key: value for key, value in recorded.items() if key != "init_commit"}))
+    check_settings(settings)
+    stored.write_text(json.dumps(recorded | {"init_commit": "0" * 40}))
+    with pytest.raises(UsageError, match="holds a training with other init_commit"):
+        check_settings(settings)
     before, after = (SEWDForCTC.from_pretrained(folder) for folder in (small_ctc, tmp_path / "training/model"))
     assert (before.lm_head.weight - after.lm_head.weight).abs().max() < 1e-4
