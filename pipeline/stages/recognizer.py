@@ -353,11 +353,11 @@ def utterance_of(audio: Any, sampling_rate: int | None, where: str) -> Utterance
 
 
 def _samples(samples: np.ndarray, where: str) -> np.ndarray:
-    if samples.dtype == np.float16:
-        samples = samples.astype(np.float32)
+    kind = np.dtype(np.float32) if samples.dtype == np.float16 else samples.dtype.newbyteorder("=")
+    samples = samples.astype(kind, copy=False)  # soundfile writes the bytes of any order as they are
     if samples.dtype.name not in _PCM:
         raise UsageError(f"{where}: samples are int16, int32 or floats, not {samples.dtype}")
-    if samples.ndim == 2 and samples.shape[1] > samples.shape[0]:
+    if samples.ndim == 2 and samples.shape[1] > max(1, samples.shape[0]):
         raise UsageError(f"{where}: shape {samples.shape} is not (samples, channels): transpose it")
     if samples.ndim not in (1, 2):
         raise UsageError(f"{where}: samples have shape (samples,) or (samples, channels), not {samples.shape}")

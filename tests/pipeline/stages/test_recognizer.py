@@ -245,3 +245,10 @@ def test_a_table_of_samples_needs_their_rates(stage, clip):
 def test_a_table_that_it_cannot_use_is_bad_usage(stage, batch, message):
     with pytest.raises(UsageError, match=message):
         stage(batch)
+
+
+@pytest.mark.parametrize("kind", [">f4", ">i2", ">f8"])
+def test_samples_of_the_other_byte_order_are_the_same_samples(kind):
+    samples = (np.sin(np.arange(1600)) * (20_000 if kind == ">i2" else 0.5)).astype(kind)
+    native = samples.astype(samples.dtype.newbyteorder("="))
+    assert module._encoded(module._samples(samples, "x"), 16_000) == module._encoded(native, 16_000)
