@@ -32,7 +32,7 @@ def _path_to_text(value: Any) -> Any:
 
 def _check_secrets(uri: str) -> str:
     if has_secret(uri):
-        raise ValueError("holds a secret, which the record of the run would show; set it in the environment")
+        raise ValueError("holds a secret, which records and messages could show; set it in the environment")
     return uri
 
 

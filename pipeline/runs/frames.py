@@ -1,8 +1,9 @@
-"""The rows of a run in pandas, Polars and DuckDB, each of which is optional."""
+"""The rows of a run in pandas, Polars and DuckDB, each of which is optional: rows are read once it is there."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.errors import UsageError
@@ -14,33 +15,33 @@ if TYPE_CHECKING:
 _EXTRA: Final = "pip install 'sewd-pipeline[frames]'"
 
 
-def pandas_frame(table: pa.Table) -> Any:
-    """A `pandas.DataFrame` of a table.
+def pandas_frame(read: Callable[[], pa.Table]) -> Any:
+    """A `pandas.DataFrame` of the table that `read` returns.
 
     Raises:
         UsageError: pandas is not installed.
     """
     _library("pandas")
-    return table.to_pandas()
+    return read().to_pandas()
 
 
-def polars_frame(table: pa.Table) -> Any:
-    """A `polars.DataFrame` of a table.
+def polars_frame(read: Callable[[], pa.Table]) -> Any:
+    """A `polars.DataFrame` of the table that `read` returns.
 
     Raises:
         UsageError: Polars is not installed.
     """
-    return _library("polars").from_arrow(table)
+    return _library("polars").from_arrow(read())
 
 
-def duckdb_connection(datasets: dict[str, pads.Dataset]) -> Any:
-    """A connection of DuckDB in memory with a view of each dataset, which is read when it is queried.
+def duckdb_connection(read: Callable[[], Mapping[str, pads.Dataset]]) -> Any:
+    """A connection of DuckDB in memory with a view of each dataset of `read`, which is read when it is queried.
 
     Raises:
         UsageError: DuckDB is not installed.
     """
     connection = _library("duckdb").connect()
-    for name, dataset in datasets.items():
+    for name, dataset in read().items():
         connection.register(name, dataset)
     return connection
 

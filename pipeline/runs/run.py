@@ -341,8 +341,8 @@ class Run:
         check_table(table)
         return open_files(self.uri, table, [file.path for file in self.files()[table]])
 
-    def to_arrow(self, table: str = "transcripts", columns: Sequence[str] | None = None) -> pa.Table:
-        """The committed rows of a table in memory; all columns, or those named.
+    def to_arrow(self, table: str = "transcripts", columns: str | Sequence[str] | None = None) -> pa.Table:
+        """The committed rows of a table in memory; all columns, or those named: a name, or several.
 
         Rows of a run in progress are those that were committed when this was called.
 
@@ -352,6 +352,7 @@ class Run:
             DamagedRunError: a file that the run names is lost or was changed.
         """
         check_table(table)
+        columns = [columns] if isinstance(columns, str) else columns
         if missing := [name for name in columns or () if name not in TABLES[table].names]:
             raise UsageError(f"{table} has no column {', '.join(missing)}: it has {', '.join(TABLES[table].names)}")
         wanted = None if columns is None else list(columns)
@@ -361,23 +362,29 @@ class Run:
 
         return self.read(read)
 
-    def to_pandas(self, table: str = "transcripts", columns: Sequence[str] | None = None) -> Any:
+    def to_pandas(self, table: str = "transcripts", columns: str | Sequence[str] | None = None) -> Any:
         """As `to_arrow`, a `pandas.DataFrame`; raises UsageError too if pandas is not installed."""
-        return frames.pandas_frame(self.to_arrow(table, columns))
+        return frames.pandas_frame(lambda: self.to_arrow(table, columns))
 
-    def to_polars(self, table: str = "transcripts", columns: Sequence[str] | None = None) -> Any:
+    def to_polars(self, table: str = "transcripts", columns: str | Sequence[str] | None = None) -> Any:
         """As `to_arrow`, a `polars.DataFrame`; raises UsageError too if Polars is not installed."""
-        return frames.polars_frame(self.to_arrow(table, columns))
+        return frames.polars_frame(lambda: self.to_arrow(table, columns))
 
     def duckdb(self) -> Any:
         """A connection of DuckDB with the views `transcripts`, `labels` and `errors`, which are read when queried.
 
-        They hold what `dataset` gives; open another connection when a run in progress has been finished.
+        They hold the rows that were committed when this was called, of all three tables. Open another connection
+        when a run in progress has been finished.
 
         Raises:
             UsageError: DuckDB is not installed.
         """
-        return frames.duckdb_connection({table: self.dataset(table) for table in TABLES})
+
+        def read() -> dict[str, pads.Dataset]:
+            files = self.files()  # one listing: a chunk that is committed meanwhile is in no view
+            return {table: open_files(self.uri, table, [file.path for file in files[table]]) for table in TABLES}
+
+        return frames.duckdb_connection(read)
 
 
 def check_table(name: str) -> None:

@@ -284,7 +284,7 @@ _TOO_LARGE = Recognition(
     error=RowError(
         "model",
         ErrorCode.TOO_LARGE.value,
-        "does not fit in the memory of the GPU by itself: use a smaller --max-segment",
+        "does not fit in the memory of the GPU by itself: use shorter segments (--max-segment, max_segment_s)",
     )
 )
 

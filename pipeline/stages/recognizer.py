@@ -10,6 +10,7 @@ import contextlib
 import io
 import math
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, NamedTuple
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import soundfile
 
+from pipeline.audio.decode import AudioSettings
 from pipeline.config import RunConfig, model_uri
 from pipeline.corpus.utterances import ObjectOpener, Utterance, broken_utterance
 from pipeline.errors import AudioError, ErrorCode, UsageError
@@ -29,7 +31,7 @@ from pipeline.stages.rows import ReadRow, RowSettings, read_rows, utterance_rows
 from pipeline.stages.texts import TextSettings, labels, transcripts
 from pipeline.storage import retry, uris
 from pipeline.storage.checkpoints import pinned
-from sewd_model import Word
+from sewd_model import EngineStatus, Word
 from sewd_model.files import shown
 
 BATCH_S: Final = 600.0  # of audio that is decoded and computed together
@@ -38,8 +40,13 @@ MAX_WAV_BYTES: Final = 2**31  # beyond, samples are passed as RF64
 _PCM: Final = {"int16": "PCM_16", "int32": "PCM_32", "float32": "FLOAT", "float64": "DOUBLE"}
 _REPR_TEXT: Final = 60
 
-Audio = str | os.PathLike[str] | bytes | np.ndarray | Mapping[str, Any]
+Encoded = bytes | bytearray | memoryview
+Audio = str | os.PathLike[str] | Encoded | np.ndarray | Mapping[str, Any]
 """One recording: a path or URI, an encoded file, samples, or `{"array": samples, "sampling_rate": Hz}`."""
+
+
+class NotAudioError(UsageError):
+    """A value has no type, shape or sampling rate of audio."""
 
 
 class Label(NamedTuple):
@@ -126,7 +133,7 @@ class Recognizer:
         """Load the checkpoints of a checked configuration, see `from_pretrained`."""
         info = load_model_info(config)
         self.device, self.dtype = device, config.dtype
-        self.threads = config.threads or torch_threads()
+        self.threads = config.threads or _TORCH_THREADS.number()
         self._name = shown(config.model)
         self._rows = RowSettings(info.audio, info.min_samples, allow_any_path=True)
         self._texts = TextSettings(
@@ -141,7 +148,7 @@ class Recognizer:
         heads = HeadSettings(
             config.model, classifiers, (), device, config.dtype, self.threads, hop_length=info.hop_length
         )
-        with _one_torch_thread(device):
+        with _TORCH_THREADS.one(device):
             self._heads: Heads = retry.with_retries(config.model, lambda: Heads(heads))
 
     @staticmethod
@@ -210,13 +217,19 @@ class Recognizer:
 
     def __repr__(self) -> str:
         classifiers = [f"classifiers={list(self.tasks)}"] if self.tasks else []
-        parts = [repr(self._name), *classifiers, f"device={self.device!r}", f"dtype={self.dtype!r}"]
+        dtype = ", ".join(dict.fromkeys(engine.dtype for engine in self.engines))
+        parts = [repr(self._name), *classifiers, f"device={self.device!r}", f"dtype={dtype!r}"]
         return f"<Recognizer {', '.join(parts)}, threads={self.threads}>"
 
     @property
     def sampling_rate(self) -> int:
         """The model's sampling rate, in Hz; other audio is resampled."""
         return self._rows.audio.sample_rate
+
+    @property
+    def engines(self) -> tuple[EngineStatus, ...]:
+        """What computes each encoder now: its dtype and device, and why it is not the one asked for, if it is not."""
+        return tuple(encoder.engine.status() for encoder in self._heads.encoders)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -244,7 +257,7 @@ class Recognizer:
             UsageError: an item is no audio, or samples have no sampling rate.
             StorageError: storage could not be reached, after retries.
         """
-        if isinstance(audio, str | os.PathLike | bytes | Mapping) or hasattr(audio, "__array__"):
+        if isinstance(audio, str | os.PathLike | Encoded | Mapping) or hasattr(audio, "__array__"):
             return self.transcribe_utterances([utterance_of(audio, sampling_rate, "audio")])[0]
         if not isinstance(audio, Iterable):
             raise UsageError(f"audio: {_type(audio)} is neither a path, bytes, an array nor a list of these")
@@ -279,7 +292,7 @@ class Recognizer:
     def _recognized(self, batch: Sequence[ReadRow]) -> list[Segment | tuple[str, str]]:
         """For each row its segment, or its error as code and message."""
         decoded = read_rows(batch, self._rows.audio.sample_rate)
-        with _one_torch_thread(self.device):
+        with _TORCH_THREADS.one(self.device):
             results = self._heads.results(decoded)
         rows = pa.Table.from_struct_array(recognized_rows(decoded, results))
         for name, value in {"part_id": "", "chunk": 0}.items():  # columns of a run
@@ -291,17 +304,42 @@ class Recognizer:
         return [next(segments) if code is None else (code, message) for code, message in errors]
 
 
-@contextlib.contextmanager
-def _one_torch_thread(device: str) -> Iterator[None]:
-    """On a CPU each pack has a thread of its own; torch's threads are given back afterwards."""
-    if device != "cpu":
-        yield
-        return
-    before = set_torch_threads(1)
-    try:
-        yield
-    finally:
-        set_torch_threads(before)
+class _TorchThreads:
+    """Torch's own threads in this process. On a CPU each pack has a thread of its own instead, while any is computed.
+
+    The number is one of each thread, and of the process for new threads. Recognisers may compute in several threads at
+    the same time: the number that the first of them found is given back to each.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._before = 0
+
+    def number(self) -> int:
+        """How many torch has when no recogniser computes."""
+        with self._lock:
+            return self._before if self._users else torch_threads()
+
+    @contextlib.contextmanager
+    def one(self, device: str) -> Iterator[None]:
+        """On a CPU, have one."""
+        if device != "cpu":
+            yield
+            return
+        with self._lock:
+            found = set_torch_threads(1)
+            self._before = self._before if self._users else found
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                set_torch_threads(self._before)  # the threads of other packs have a number of their own, 1
+
+
+_TORCH_THREADS: Final = _TorchThreads()
 
 
 def _check_device(device: str, dtype: str) -> None:
@@ -330,11 +368,12 @@ def utterance_of(audio: Any, sampling_rate: int | None, where: str) -> Utterance
     """The audio as an utterance of a corpus.
 
     Raises:
-        UsageError: it is no audio; the message begins with `where`.
+        NotAudioError: it is no audio; the message begins with `where`.
+        UsageError: the package that serves a URI is not installed.
     """
     if isinstance(audio, Mapping):
         if not {"array", "sampling_rate"} <= audio.keys():
-            raise UsageError(f"{where}: a mapping needs the keys array and sampling_rate, it has {sorted(audio)}")
+            raise NotAudioError(f"{where}: a mapping needs the keys array and sampling_rate, it has {sorted(audio)}")
         audio, sampling_rate = audio["array"], audio["sampling_rate"]
     if isinstance(audio, str | os.PathLike):
         try:
@@ -342,41 +381,58 @@ def utterance_of(audio: Any, sampling_rate: int | None, where: str) -> Utterance
         except uris.UnknownSchemeError as error:
             return broken_utterance(where, str(audio), AudioError(ErrorCode.BAD_ROW, str(error)))
         return Utterance(uri, uri, ObjectOpener(uri))
-    if isinstance(audio, bytes | bytearray | memoryview):
+    if isinstance(audio, Encoded):
         encoded = bytes(audio)
         return Utterance(where, where, lambda: encoded)
-    if not hasattr(audio, "__array__"):
-        raise UsageError(f"{where}: {_type(audio)} is neither a path, bytes nor an array of samples")
-    samples = _samples(np.asarray(audio), where)
+    samples = _samples(audio, where)
     rate = _rate(sampling_rate, where)
     return Utterance(where, where, lambda: _encoded(samples, rate))
 
 
-def _samples(samples: np.ndarray, where: str) -> np.ndarray:
+def _samples(audio: Any, where: str) -> np.ndarray:
+    """Samples in this machine's byte order, (samples,) or (samples, channels)."""
+    if not hasattr(audio, "__array__"):
+        raise NotAudioError(f"{where}: {_type(audio)} is neither a path, bytes nor an array of samples")
+    try:
+        samples = np.asarray(audio)
+    except (RuntimeError, TypeError, ValueError) as error:  # such as torch's, of a tensor on a GPU
+        raise NotAudioError(f"{where}: {_type(audio)} cannot become an array of NumPy: {error}") from error
     kind = np.dtype(np.float32) if samples.dtype == np.float16 else samples.dtype.newbyteorder("=")
-    samples = samples.astype(kind, copy=False)  # soundfile writes the bytes of any order as they are
-    if samples.dtype.name not in _PCM:
-        raise UsageError(f"{where}: samples are int16, int32 or floats, not {samples.dtype}")
-    if samples.ndim == 2 and samples.shape[1] > max(1, samples.shape[0]):
-        raise UsageError(f"{where}: shape {samples.shape} is not (samples, channels): transpose it")
+    if kind.name not in _PCM:
+        raise NotAudioError(f"{where}: samples are int16, int32 or floats, not {samples.dtype}")
     if samples.ndim not in (1, 2):
-        raise UsageError(f"{where}: samples have shape (samples,) or (samples, channels), not {samples.shape}")
-    return samples
+        raise NotAudioError(f"{where}: samples have shape (samples,) or (samples, channels), not {samples.shape}")
+    if samples.ndim == 2 and _is_transposed(*samples.shape):
+        raise NotAudioError(f"{where}: shape {samples.shape} is not (samples, channels): transpose it")
+    return samples.astype(kind, copy=False)
+
+
+def _is_transposed(samples: int, channels: int) -> bool:
+    """Whether samples and channels seem exchanged. A recording may have no sample, or one, of several channels."""
+    return channels > samples and (samples > 1 or channels > AudioSettings.max_channels)
 
 
 def _rate(rate: Any, where: str) -> int:
     if rate is None:
-        raise UsageError(f"{where}: samples need their rate in Hz: transcribe(..., sampling_rate=16000)")
+        raise NotAudioError(f"{where}: samples need their rate in Hz, as sampling_rate")
     if isinstance(rate, bool) or not isinstance(rate, int | np.integer) or not 0 < rate < 2**31:
-        raise UsageError(f"sampling_rate: {rate!r} is not a whole number of Hz above 0")
+        raise NotAudioError(f"sampling_rate: {rate!r} is not a whole number of Hz above 0")
     return int(rate)
 
 
 def _encoded(samples: np.ndarray, rate: int) -> bytes:
-    """Samples as a WAV file: its decoding gives the same bits, and everything after it is one path."""
+    """Samples as a WAV file: its decoding gives the same bits, and everything after it is one path.
+
+    Raises:
+        AudioError: they have no channel, or too many for a file.
+    """
     file = io.BytesIO()
     container = "WAV" if samples.nbytes < MAX_WAV_BYTES else "RF64"
-    soundfile.write(file, samples, rate, _PCM[samples.dtype.name], format=container)
+    try:
+        soundfile.write(file, samples, rate, _PCM[samples.dtype.name], format=container)
+    except soundfile.LibsndfileError as error:
+        message = f"samples of shape {samples.shape} at {rate} Hz cannot be a file: {error.error_string}"
+        raise AudioError(ErrorCode.UNSUPPORTED, message) from error
     return file.getvalue()
 
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.corpus.utterances import Utterance, broken_utterance
 from pipeline.errors import AudioError, ErrorCode, UsageError
 from pipeline.schemas import WORD, field
-from pipeline.stages.recognizer import Recognizer, Transcript, utterance_of
+from pipeline.stages.recognizer import NotAudioError, Recognizer, Transcript, utterance_of
 
 _LABEL: Final = pa.struct(
     [
@@ -34,6 +36,7 @@ RESULT: Final = pa.schema(
         field("duration_s", pa.float64(), "length of what was recognised; null as text", "s"),
         field("error_code", pa.string(), "a member of pipeline.errors.ErrorCode, if it was not read to its end"),
         field("error", pa.string(), "what is wrong, in words"),
+        field("warning", pa.string(), "what is wrong with the headers of the file, all of which was read"),
     ]
 )
 """The columns that are added."""
@@ -44,8 +47,9 @@ class TableRecognizer:
     """A callable class for `Dataset.map_batches` with `batch_format="pyarrow"`: one row out for each row in, in order.
 
     Input: the column `audio`, of encoded files as binary, paths or URIs as strings, or structs with `bytes` and `path`
-    as Hugging Face datasets have them; or, where there is no such column, `samples` (lists or tensors of numbers, full
-    scale of floats at 1) and `sampling_rate`, in Hz. All columns are kept, and those of `RESULT` are added.
+    as Hugging Face datasets have them; or, where there is no such column, `samples` and `sampling_rate`, in Hz. Samples
+    are lists, nested lists or tensors, (samples,) or (samples, channels): int16, int32, floats with full scale at 1, or
+    int64 with values of int16. All columns are kept, and those of `RESULT` are added.
 
     A row without usable audio has an `error_code`, and a null text unless some of it was recognised. Storage that
     cannot be reached fails the pipeline, after retries.
@@ -69,7 +73,8 @@ class TableRecognizer:
         """The rows of a batch with the columns of `RESULT`.
 
         Raises:
-            UsageError: the batch is no Arrow table, has no audio, or has a column of `RESULT`.
+            UsageError: the batch is no Arrow table, has no audio, or has a column of `RESULT`; or the package that
+                serves a URI is not installed.
             StorageError: an object could not be reached.
         """
         if not isinstance(batch, pa.Table):
@@ -88,16 +93,15 @@ class TableRecognizer:
         if not set(SAMPLES) <= set(batch.column_names):
             wanted = f"neither {self.audio!r} nor {' and '.join(map(repr, SAMPLES))}"
             raise UsageError(f"the rows have {wanted} among their columns: {', '.join(batch.column_names)}")
-        arrays = [_array(value) for value in batch["samples"]]
-        rates = batch["sampling_rate"].to_pylist()
-        return [_utterance(array, rate, "samples") for array, rate in zip(arrays, rates, strict=True)]
+        rows = zip(batch["samples"], batch["sampling_rate"].to_pylist(), strict=True)
+        return [_utterance(_array(value), _rate(rate), "samples") for value, rate in rows]
 
 
-def _utterance(audio: Any, rate: int | None, column: str) -> Utterance:
+def _utterance(audio: Any, rate: Any, column: str) -> Utterance:
     """The audio of a row; what is no audio is bad data here, and becomes the error of its row."""
     try:
         return utterance_of(audio, rate, column)
-    except UsageError as error:
+    except NotAudioError as error:
         return broken_utterance(column, "", AudioError(ErrorCode.BAD_ROW, str(error)))
 
 
@@ -107,15 +111,45 @@ def _file(value: Any) -> Any:
     return value
 
 
+def _rate(value: Any) -> Any:
+    """A rate in Hz. Columns of whole numbers and nulls become floats in pandas."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _array(value: pa.Scalar) -> Any:
-    if isinstance(value, pa.ListScalar) and value.is_valid and not isinstance(value.type.value_type, pa.ListType):
-        return value.values.to_numpy(zero_copy_only=False)  # without a Python object for each sample
-    return value.as_py()  # Ray's tensors become arrays
+    """The samples of a row, (samples,) or (samples, channels), without a Python object for each."""
+    if not value.is_valid:
+        return None
+    if isinstance(value, pa.FixedShapeTensorScalar):
+        array = value.to_numpy()
+    elif isinstance(value, pa.ListScalar):
+        array = _of_list(value.values)
+    else:
+        array = value.as_py()  # Ray's tensors become arrays
+    if (
+        isinstance(array, np.ndarray)
+        and array.dtype == np.int64
+        and np.array_equal(short := array.astype(np.int16), array)
+    ):
+        return short  # Python's integers are int64 in Arrow
+    return array
+
+
+def _of_list(values: pa.Array) -> Any:
+    """The values of a list; of a list of lists of one length, (samples, channels)."""
+    if not (
+        pa.types.is_list(values.type) or pa.types.is_large_list(values.type) or pa.types.is_fixed_size_list(values.type)
+    ):
+        return values.to_numpy(zero_copy_only=False)
+    lengths = pc.unique(pc.list_value_length(values)).to_pylist()
+    if len(lengths) != 1 or lengths[0] is None:  # not rectangular, which the check of its dtype refuses; or empty
+        return values.to_numpy(zero_copy_only=False) if lengths else np.zeros(0, np.float32)
+    return values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), lengths[0])
 
 
 def _row(result: Transcript) -> dict[str, Any]:
     if not result.segments:
-        return {"error_code": result.error_code, "error": result.error}
+        return {"error_code": result.error_code, "error": result.error, "warning": result.warning}
     best = {task: found[0] for task, found in result.labels.items()}
     return {
         "text": result.text,
@@ -125,4 +159,5 @@ def _row(result: Transcript) -> dict[str, Any]:
         "duration_s": result.duration_s,
         "error_code": result.error_code,
         "error": result.error,
+        "warning": result.warning,
     }

@@ -106,7 +106,8 @@ def filesystem(uri: str) -> tuple[Any, str]:
         raise UsageError(f"cannot open {uri}: {error}") from error
     except ImportError as error:
         raise UsageError(f"cannot open {uri}: {error}") from error
-    except (ValueError, TypeError) as error:  # an unknown scheme; or one that needs more than a URI to open
+    # An unknown scheme; one that needs more than a URI to open; or one that adlfs has given up.
+    except (ValueError, TypeError, AttributeError) as error:
         raise UnknownSchemeError(f"cannot open {uri}: {error}") from error
 
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import UsageError
+from pipeline.runs.run import Run
 from pipeline.schemas import TABLES
 from tests.support import runs
 
@@ -45,6 +46,7 @@ def test_every_form_has_the_committed_rows(run):
 
 def test_some_columns_are_read_alone(run):
     assert run.to_arrow(columns=["utt_id", "text"]).column_names == ["utt_id", "text"]
+    assert run.to_arrow(columns="text").column_names == ["text"]
     assert list(run.to_pandas("labels", ["label"]).columns) == ["label"]
     assert run.to_polars("errors", ["code"])["code"].to_list() == ["MISSING", "TRUNCATED"]
 
@@ -63,6 +65,24 @@ def test_tables_are_joined_by_utterance(run):
     rows = connection.sql(outcomes).fetchall()
     assert len(rows) == TRANSCRIPTS.num_rows + ERRORS.num_rows
     assert [row[0] for row in rows if row[2]] == ["broken0", "u000004#9000-9500"]
+
+
+def test_views_are_of_one_moment(tmp_path, monkeypatch):
+    """The last chunk, with all labels, is committed while the connection is being opened, after the first listing."""
+    run = runs.write_run(tmp_path / "run", TRANSCRIPTS, LABELS, chunk_rows=2)
+    last = max((tmp_path / "run" / "commits").rglob("*.json"))
+    data, listed = last.read_bytes(), Run.files
+    last.unlink()
+
+    def files(self):
+        found = listed(self)
+        last.write_bytes(data)
+        return found
+
+    monkeypatch.setattr(Run, "files", files)
+    counts = "SELECT (SELECT count(*) FROM transcripts), (SELECT count(*) FROM labels)"
+    assert run.duckdb().sql(counts).fetchall() == [(4, 0)]
+    assert run.duckdb().sql(counts).fetchall() == [(5, 5)]
 
 
 def test_tables_without_rows_have_their_columns(tmp_path):
@@ -99,5 +119,6 @@ def test_what_a_run_does_not_have_is_bad_usage(run, call, message):
 )
 def test_a_library_that_is_missing_is_named(run, library, call, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.setattr(Run, "files", lambda _: pytest.fail("rows are read only for a library that is there"))
     with pytest.raises(UsageError, match=rf"{library} is not installed: pip install 'sewd-pipeline\[frames\]'"):
         call(run)

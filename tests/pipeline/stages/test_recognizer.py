@@ -6,6 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ import torch
 import pipeline
 from pipeline import ErrorCode, Recognizer, RunConfig, TableRecognizer, UsageError
 from pipeline.stages import recognizer as module
+from pipeline.storage import uris
 from tests.support.without_ray import without_ray
 
 DEMO = Path(__file__).parents[3] / "jobs" / "demo_corpus" / "audio"
@@ -76,7 +79,8 @@ def test_a_recording_may_be_a_path_bytes_or_samples(recognizer, clip):
     wanted = recognizer.transcribe(path)
     assert wanted.text
     assert recognizer.transcribe(str(path)) == wanted
-    assert recognizer.transcribe(path.read_bytes()) == wanted
+    for kind in (bytes, bytearray, memoryview):
+        assert recognizer.transcribe(kind(path.read_bytes())) == wanted
     assert recognizer.transcribe(samples, sampling_rate=rate) == wanted
     assert recognizer.transcribe(samples.astype(np.float64), sampling_rate=rate) == wanted
     assert recognizer.transcribe((samples * 32768).astype(np.int16), sampling_rate=np.int64(rate)) == wanted
@@ -118,6 +122,25 @@ def test_a_recording_that_ends_early_keeps_what_was_recognised(recognizer, tmp_p
     ]
 
 
+@pytest.mark.parametrize(
+    ("shape", "code"),
+    [
+        ((0, 2), "NO_SAMPLES"),
+        ((1, 2), "TOO_SHORT"),
+        ((100, 0), "UNSUPPORTED"),
+        ((2000, 100), "TOO_LARGE"),
+        ((2000, 1500), "UNSUPPORTED"),
+    ],
+    ids=str,
+)
+def test_an_odd_number_of_samples_or_channels_is_an_error_of_its_item_alone(recognizer, clip, shape, code):
+    samples, rate = clip
+    odd, good = recognizer.transcribe([np.zeros(shape, np.float32), samples], sampling_rate=rate)
+    assert odd.error_code == code
+    assert good.text
+    assert good.error_code is None
+
+
 def test_results_do_not_depend_on_the_batches(recognizer, monkeypatch):
     paths = [DEMO / name for name in NAMES]
     together = recognizer.transcribe(paths)
@@ -135,6 +158,9 @@ def test_results_do_not_depend_on_the_batches(recognizer, monkeypatch):
         (np.zeros(16_000), "16k", "sampling_rate: '16k' is not"),
         (np.zeros(16_000), 0, "sampling_rate: 0 is not"),
         (np.zeros((2, 16_000)), 16_000, r"\(2, 16000\) is not \(samples, channels\): transpose it"),
+        (np.zeros((1, 16_000)), 16_000, "transpose it"),
+        (torch.zeros(9, requires_grad=True), 16_000, "audio: a Tensor cannot become an array of NumPy: .*detach"),
+        (torch.zeros(9, dtype=torch.bfloat16), 16_000, "a Tensor cannot become an array of NumPy: .*BFloat16"),
         (np.zeros(10, complex), 16_000, "samples are int16, int32 or floats, not complex128"),
         (np.array(["a.wav"]), 16_000, "samples are int16, int32 or floats"),
         (7, None, "audio: a int is neither"),
@@ -167,6 +193,54 @@ def test_what_is_no_audio_is_bad_usage(recognizer, audio, rate, message):
 def test_wrong_options_are_bad_usage(options, message):
     with pytest.raises(UsageError, match=message):
         Recognizer.from_pretrained("bundled", **options)
+
+
+def test_a_secret_in_a_uri_is_refused_without_showing_it():
+    with pytest.raises(UsageError, match="name: holds a secret, which records and messages could show") as refused:
+        Recognizer.from_pretrained("s3://user:hidden@bucket/model")
+    assert "hidden" not in str(refused.value)
+
+
+def test_it_says_what_computes(recognizer, monkeypatch):
+    (status,) = recognizer.engines  # the model and its classifier share an encoder
+    assert status.batching in ("packed", "clip by clip")
+    assert f"dtype={status.dtype!r}" in repr(recognizer)
+    monkeypatch.setattr(type(recognizer._heads.encoders[0].engine), "status", lambda _: replace(status, dtype="other"))
+    assert "dtype='other'" in repr(recognizer)
+
+
+def test_torchs_threads_are_given_back_after_uses_that_overlap():
+    """The second starts while the first computes, and ends after it."""
+    shared, seen = module._TorchThreads(), {}
+    first_in, second_in, first_out = threading.Event(), threading.Event(), threading.Event()
+
+    def first():
+        with shared.one("cpu"):
+            first_in.set()
+            second_in.wait(60)
+        seen["first"] = torch.get_num_threads()
+        first_out.set()
+
+    def second():
+        first_in.wait(60)
+        with shared.one("cpu"):
+            second_in.set()
+            first_out.wait(60)
+            seen["inside"], seen["outside"] = torch.get_num_threads(), shared.number()
+        seen["second"] = torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        for calls in ((first, second), (lambda: seen.update(new=torch.get_num_threads()),)):
+            threads = [threading.Thread(target=call) for call in calls]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {"first": 3, "inside": 1, "outside": 3, "second": 3, "new": 3}
 
 
 def test_a_repr_says_what_was_loaded_and_recognised_in_a_line(recognizer):
@@ -231,6 +305,88 @@ def test_a_table_of_samples_needs_their_rates(stage, clip):
     out = stage(table)
     assert out["error_code"].to_pylist() == [None, "TOO_SHORT", "BAD_ROW", "BAD_ROW"]
     assert out["text"][0].as_py() == stage.recognizer.transcribe(samples, sampling_rate=rate).text
+
+
+def _frames(kind, values):
+    return pa.array([values.tolist()] * 2, pa.list_(kind)).slice(1)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        lambda mono: _frames(pa.list_(pa.float32()), np.stack([mono, mono], 1)),
+        lambda mono: _frames(pa.large_list(pa.float32()), np.stack([mono, mono], 1)),
+        lambda mono: _frames(pa.list_(pa.float32(), 2), np.stack([mono, mono], 1)),
+        lambda mono: _frames(pa.list_(pa.float64()), mono[:, None].astype(np.float64)),
+        lambda mono: pa.array([mono.tolist()], pa.large_list(pa.float32())),
+        lambda mono: pa.array([mono.tolist()], pa.list_(pa.float32(), len(mono))),
+        lambda mono: pa.FixedShapeTensorArray.from_numpy_ndarray(np.stack([np.stack([mono, mono], 1)] * 2)).slice(1),
+        lambda mono: pa.FixedShapeTensorArray.from_numpy_ndarray(np.stack([mono] * 2)).slice(1),
+        lambda mono: pa.array([(mono * 32768).astype(np.int64).tolist()], pa.list_(pa.int64())),
+        lambda mono: _frames(pa.list_(pa.int64()), (np.stack([mono, mono], 1) * 32768).astype(np.int64)),
+    ],
+    ids=[
+        "lists",
+        "large",
+        "fixed",
+        "one",
+        "flat-large",
+        "flat-fixed",
+        "tensors",
+        "flat-tensors",
+        "int64",
+        "int64-lists",
+    ],
+)
+def test_samples_may_be_lists_nested_lists_or_tensors(stage, clip, column):
+    samples, rate = clip
+    out = stage(pa.table({"samples": column(samples), "sampling_rate": [rate]}))
+    assert out["error"].to_pylist() == [None]
+    assert out["text"].to_pylist() == [stage.recognizer.transcribe(samples, sampling_rate=rate).text]
+
+
+@pytest.mark.parametrize(
+    ("samples", "code", "message"),
+    [
+        (pa.array([[[0.1, 0.2], [0.3]]]), "BAD_ROW", "samples are int16, int32 or floats, not object"),
+        (pa.array([[[0.1], None]]), "BAD_ROW", "not object"),
+        (pa.array([[1 << 20] * 9]), "BAD_ROW", "not int64"),
+        (pa.array([["a"]]), "BAD_ROW", "samples are int16"),
+        (pa.array([[]], pa.list_(pa.list_(pa.float32()))), "NO_SAMPLES", ""),
+        (pa.array([[[], []]], pa.list_(pa.list_(pa.float32()))), "UNSUPPORTED", ""),
+    ],
+    ids=["ragged", "null", "int64", "texts", "empty", "no-channels"],
+)
+def test_samples_that_are_no_audio_are_an_error_of_their_row(stage, samples, code, message):
+    out = stage(pa.table({"samples": samples, "sampling_rate": [16_000]}))
+    assert out["error_code"].to_pylist() == [code]
+    assert message in out["error"][0].as_py()
+
+
+def test_rates_may_be_whole_floats(stage, clip):
+    samples, rate = clip
+    out = stage(pa.table({"samples": [samples] * 4, "sampling_rate": [float(rate), rate + 0.5, float("nan"), None]}))
+    assert out["error_code"].to_pylist() == [None, "BAD_ROW", "BAD_ROW", "BAD_ROW"]
+    assert out["error"][3].as_py() == "samples: samples need their rate in Hz, as sampling_rate"
+
+
+def test_storage_that_no_package_serves_fails_the_pipeline_and_unknown_storage_its_row(stage, monkeypatch):
+    assert stage(pa.table({"audio": ["odd://no/store.wav"]}))["error_code"].to_pylist() == ["BAD_ROW"]
+
+    def missing(uri):
+        raise ImportError("install some-client")
+
+    monkeypatch.setattr(uris, "_open", missing)
+    with pytest.raises(UsageError, match=r"cannot open s3://bucket/a\.wav: install some-client"):
+        stage(pa.table({"audio": ["s3://bucket/a.wav"]}))
+
+
+def test_a_warning_about_headers_is_a_column(stage):
+    damaged = bytearray((DEMO / "order-0.wav").read_bytes())
+    damaged[4:8] = damaged[40:44] = (2**32 - 1).to_bytes(4, "little")  # a stream's header
+    wanted = stage.recognizer.transcribe(damaged)
+    out = stage(pa.table({"audio": [bytes(damaged), (DEMO / "order-0.wav").read_bytes()]}))
+    assert out["warning"].to_pylist() == [wanted.warning, None]
 
 
 @pytest.mark.parametrize(

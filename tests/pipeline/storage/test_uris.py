@@ -57,6 +57,15 @@ def test_a_uri_that_cannot_be_opened_is_a_usage_error(uri, kind):
         uris.absolute(uri)
 
 
+def test_storage_that_its_client_has_given_up_is_unknown(monkeypatch):
+    def retired(uri):
+        raise AttributeError("has been retired")  # as adlfs for adl://
+
+    monkeypatch.setattr(uris, "_open", retired)
+    with pytest.raises(uris.UnknownSchemeError, match=r"cannot open adl://x/a\.wav: has been retired"):
+        uris.absolute("adl://x/a.wav")
+
+
 @pytest.mark.parametrize("call", [uris.absolute, objects.list_objects, objects.fetch, objects.exists])
 def test_a_server_whose_name_is_unknown_is_a_storage_error(call, waits, monkeypatch):
     def unknown(*_, **__):
