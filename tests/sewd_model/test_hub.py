@@ -375,6 +375,6 @@ def test_offline_a_file_is_absent_only_if_that_is_known(hub, small_ctc):
 
 def test_directories_of_the_cache_are_shown_by_name():
     commit = "0123456789abcdef0123456789abcdef01234567"
-    assert shown(f"/root/.cache/huggingface/hub/models--org--a--b/snapshots/{commit}") == "org/a--b@0123456789ab"
+    assert shown(f"/home/user/.cache/huggingface/hub/models--org--a--b/snapshots/{commit}") == "org/a--b@0123456789ab"
     assert HubName("org/name", commit).is_pinned
     assert not HubName("org/name", "v1").is_pinned
