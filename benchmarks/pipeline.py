@@ -62,7 +62,7 @@ from benchmarks.workload import LONGEST_S, MEDIAN_S, RATE, SHORTEST_S, SIGMA
 from pipeline.cluster.ray_start import connect
 from pipeline.driver import dataset
 from pipeline.stages.heads import Recognition
-from pipeline.stages.recognize import Recognizer, RecognizeSettings
+from pipeline.stages.recognize import RecognizerActor, RecognizeSettings
 from pipeline.storage.checkpoints import checkpoint_digest
 from sewd_model import CTCTokenizer, EngineStatus
 from sewd_model.engines import Logits
@@ -285,7 +285,7 @@ class FixedLogits:
         return self.reported
 
 
-class NullModel(Recognizer):
+class NullModel(RecognizerActor):
     """The recogniser with an encoder that computes nothing."""
 
     def _load(self) -> None:
@@ -316,11 +316,11 @@ def through_pipeline(root: Path, audio: Path, run: Path) -> Callable[[], object]
     return lambda: pipeline.transcribe(config)
 
 
-def with_stand_in(model: type[Recognizer]) -> Callable[[Path, Path, Path], Callable[[], object]]:
+def with_stand_in(model: type[RecognizerActor]) -> Callable[[Path, Path, Path], Callable[[], object]]:
     """The pipeline with another model."""
 
     def prepare(root: Path, audio: Path, run: Path) -> Callable[[], object]:
-        return mock.patch.object(dataset, "Recognizer", model)(through_pipeline(root, audio, run))
+        return mock.patch.object(dataset, "RecognizerActor", model)(through_pipeline(root, audio, run))
 
     return prepare
 
@@ -375,7 +375,7 @@ def model_alone(root: Path, audio: Path, run: Path) -> Callable[[], object]:
         run=str(run),
         deadline_s=600.0,
     )
-    recognizer = Recognizer(settings)
+    recognizer = RecognizerActor(settings)
     clips: dict[int, np.ndarray] = {}  # by inode: links to the same file are read once
     chunks: list[list[np.ndarray]] = [[]]
     for path in files(audio):

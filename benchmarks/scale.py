@@ -41,7 +41,7 @@ import pipeline
 from pipeline.cluster.ray_start import connect
 from pipeline.driver import dataset
 from pipeline.stages.heads import Recognition
-from pipeline.stages.recognize import Recognizer, RecognizeSettings
+from pipeline.stages.recognize import RecognizerActor, RecognizeSettings
 from sewd_model import GreedyPath
 from tests.support import checkpoints, corpora
 from tests.support.s3 import free_port
@@ -106,7 +106,7 @@ def main(
     Console().print(table)
 
 
-class Sleeper(Recognizer):
+class Sleeper(RecognizerActor):
     """A model that loads nothing, computes nothing and takes a fixed time."""
 
     def __init__(self, settings: RecognizeSettings) -> None:
@@ -181,7 +181,7 @@ def measure(folder: Path, actors: int, gpus: Sequence[int], seconds: float, gpus
     log = logging.getLogger("sewd")
     log.setLevel(logging.INFO)
     log.addHandler(chunk_log := ChunkLog())
-    with mock.patch.object(dataset, "Recognizer", Sleeper), cluster(gpus, actors) as (address, raylets):
+    with mock.patch.object(dataset, "RecognizerActor", Sleeper), cluster(gpus, actors) as (address, raylets):
         config = pipeline.RunConfig(
             inputs=(str(corpus),),
             output=str(folder / "run"),

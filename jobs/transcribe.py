@@ -31,7 +31,7 @@ from pipeline.errors import UsageError
 from pipeline.report.formats import duration
 from pipeline.runs.additions import find_named
 from pipeline.runs.changes import CorpusChanges
-from pipeline.runs.commits import pin_commits
+from pipeline.runs.hub_commits import pin_commits
 from pipeline.runs.record import Addition, check_prediction
 from pipeline.runs.status import RunStatus
 from pipeline.runs.totals import Totals

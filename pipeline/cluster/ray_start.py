@@ -14,27 +14,26 @@ from typing import Any, Final
 import ray
 import torch
 
+from pipeline.cluster.local_machine import (
+    ENLARGE_SHARED_MEMORY,
+    LOCAL_OBJECT_STORE_BYTES,
+    MIN_OBJECT_STORE_BYTES,
+    SHARED_MEMORY,
+    local_cpus,
+)
 from pipeline.cluster.local_ray import end_local_ray, few_daemons, shielded_daemons
 from pipeline.cluster.ray_private import IsolatedJobConfig, is_start_failure, ray_temporary_directory
 from pipeline.errors import RunFailedError, UsageError
 
 IDLE_WORKERS_MS: Final = 600_000
-LOCAL_OBJECT_STORE_BYTES: Final = 2 * 2**30
 STORE_BYTES_PER_CPU: Final = 2**28  # half of it for the chunks of 20 minutes that wait for an actor on each CPU
 CONNECT_TIMEOUT_S: Final = 10
 RAY_CLIENT: Final = "ray://"
-SHARED_MEMORY: Final = "/dev/shm"
 SHARED_MEMORY_SHARE: Final = 0.9  # others use it, too
-MIN_OBJECT_STORE_BYTES: Final = 2**29  # room for a few chunks of twenty minutes
 MAX_SOCKET_NAME: Final = 107
 _SOCKET_BELOW_IT: Final = "/session_2026-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
 
 log = logging.getLogger("sewd")
-
-
-def local_cpus() -> int:
-    """Number of CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
@@ -179,8 +178,8 @@ def _fitting_store(wanted: int) -> int:
     if free >= MIN_OBJECT_STORE_BYTES:
         return free
     log.warning(
-        f"{SHARED_MEMORY} has room for {free / 2**20:,.0f} MiB: chunks wait on the disk instead, which is slower. "
-        f"Enlarge it to {LOCAL_OBJECT_STORE_BYTES >> 30} GiB (docker run --shm-size={LOCAL_OBJECT_STORE_BYTES >> 30}g)"
+        f"{SHARED_MEMORY} has room for {free / 2**20:,.0f} MiB: chunks wait on the disk instead, which is slower: "
+        f"{ENLARGE_SHARED_MEMORY}"
     )
     return wanted
 

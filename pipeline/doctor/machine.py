@@ -11,12 +11,12 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from pipeline.cluster.local_machine import ENLARGE_SHARED_MEMORY, MIN_OBJECT_STORE_BYTES, SHARED_MEMORY, local_cpus
 from pipeline.doctor.check import Check, ok, warning
 
 CPU_INFO: Final = Path("/proc/cpuinfo")
 CONTROL_GROUPS: Final = Path("/sys/fs/cgroup")  # in a container, its own group is the root
 MEMORY_INFO: Final = Path("/proc/meminfo")
-SHARED_MEMORY: Final = "/dev/shm"
 # Of instruction sets, those that decide how fast the model is, by the names that Linux gives them.
 INSTRUCTIONS: Final = {
     "avx2": "AVX2",
@@ -26,7 +26,6 @@ INSTRUCTIONS: Final = {
     "amx_int8": "AMX",
 }
 MIN_MEMORY_GIB: Final = 4.0  # Ray's processes take two, and a recogniser of the smallest model one
-MIN_SHARED_GIB: Final = 0.5  # as `pipeline.cluster.ray_start`: room for a few chunks of twenty minutes
 MIN_TEMPORARY_GIB: Final = 2.0  # Ray's logs, copies of checkpoints, and what does not fit in the object store
 MIN_OPEN_FILES: Final = 4096
 
@@ -36,14 +35,9 @@ def machine_checks() -> list[Check]:
     return [processors(), instructions(), memory(), shared_memory(), open_files(), temporary_directory()]
 
 
-def usable_cpus() -> int:
-    """Number of CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def processors(groups: Path = CONTROL_GROUPS) -> Check:
     """The CPUs that this process may use, and the limit of its container on their time."""
-    cpus, load = usable_cpus(), os.getloadavg()[0]
+    cpus, load = local_cpus(), os.getloadavg()[0]
     message = f"{platform.system()} {platform.machine()}, {cpus} CPUs, load {load:.1f}"
     limit = _quota_cpus(groups)
     if limit is not None and limit < cpus:
@@ -130,15 +124,15 @@ def _container_memory(groups: Path) -> tuple[float, float]:
 def shared_memory(directory: str = SHARED_MEMORY) -> Check:
     """Room for Ray's object store, in which chunks wait between the stages."""
     try:
-        free = shutil.disk_usage(directory).free / 2**30
+        free = shutil.disk_usage(directory).free
     except OSError:
         return ok("shared memory", f"there is no {directory} on this system: Ray keeps its objects elsewhere")
-    message = f"{directory} has {free:.2f} GiB free"
-    if free < MIN_SHARED_GIB:
+    message = f"{directory} has {free / 2**30:.2f} GiB free"
+    if free < MIN_OBJECT_STORE_BYTES:
         return warning(
             "shared memory",
             f"{message}: chunks wait on the disk instead, which is slower",
-            "enlarge it to 2 GiB (docker run --shm-size=2g)",
+            ENLARGE_SHARED_MEMORY,
         )
     return ok("shared memory", message)
 

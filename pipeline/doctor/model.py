@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 import torch
 
+from pipeline.cluster.local_machine import local_cpus
 from pipeline.doctor.check import Check, failure, ok
-from pipeline.doctor.machine import usable_cpus
 from pipeline.errors import StorageError
 from pipeline.storage import retry
 from sewd_model import CheckpointError, CTCTokenizer, FeatureExtractor, SEWDForCTC, load_engine
@@ -74,7 +74,7 @@ def _logits(uri: str) -> tuple[np.ndarray, SEWDForCTC]:
     """The logits of `probe` by the engine for CPUs, float32 (frames, labels), and the model."""
     head = SEWDForCTC.from_pretrained(uri).eval()
     features = FeatureExtractor.from_pretrained(uri)
-    engine = load_engine([head], "cpu", threads=usable_cpus(), rate=features.sampling_rate)
+    engine = load_engine([head], "cpu", threads=local_cpus(), rate=features.sampling_rate)
     waveform = torch.from_numpy(features.prepare(probe(features.sampling_rate)))
     (output,) = engine.encode([waveform])
     assert output is not None  # only devices run out of memory

@@ -9,8 +9,8 @@ from typing import Final
 
 from packaging.requirements import Requirement
 
+from pipeline.cluster.local_machine import local_cpus
 from pipeline.doctor.check import Check, failure, ok, warning
-from pipeline.doctor.machine import usable_cpus
 
 DISTRIBUTION: Final = "sewd-pipeline"
 NAMED: Final = ("ray", "torch", "pyarrow", "numpy")
@@ -49,7 +49,7 @@ def torch_loads() -> Check:
             "install the build of torch for this machine (https://pytorch.org/get-started); the GPU, the model and Ray "
             "are checked when it can be imported",
         )
-    cpus, threads = usable_cpus(), torch.get_num_threads()
+    cpus, threads = local_cpus(), torch.get_num_threads()
     message = f"{torch.__version__}, {threads} threads on {cpus} CPUs"
     limit = os.environ.get("OMP_NUM_THREADS", "")
     if threads > cpus:

@@ -25,7 +25,7 @@ from pipeline.runs.record import Addition
 from pipeline.runs.run import Run
 from pipeline.stages.models import ModelInfo
 from pipeline.stages.read import ReadSettings, read_parts
-from pipeline.stages.recognize import Recognizer, RecognizeSettings
+from pipeline.stages.recognize import RecognizerActor, RecognizeSettings
 from pipeline.stages.write import WriteSettings, write_chunks
 from pipeline.storage import uris
 
@@ -145,7 +145,7 @@ def build_dataset(stages: Stages, parts: list[pa.Table]) -> Dataset:
                 **whole_block,
             )
             .map_batches(
-                Recognizer,
+                RecognizerActor,
                 fn_constructor_args=(stages.recognize,),
                 num_cpus=resources.actor_cpus,
                 num_gpus=resources.actor_gpus,
@@ -188,4 +188,4 @@ def run_stages(stages: Stages, nodes: ClusterNodes, parts: list[pa.Table]) -> It
 
 def recognizer_states() -> str:
     """The states of the recogniser actors, and the free resources of the cluster."""
-    return actor_states(Recognizer.__name__)
+    return actor_states(RecognizerActor.__name__)

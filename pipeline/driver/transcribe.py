@@ -33,9 +33,9 @@ from pipeline.errors import RunFailedError, StorageError, UsageError
 from pipeline.runs.additions import complete_record, find_addition, finish_addition, save_state
 from pipeline.runs.changes import CorpusChanges, corpus_changes
 from pipeline.runs.commit import DataFile
-from pipeline.runs.commits import pin_commits
 from pipeline.runs.compact import FileGroup, compact_group
 from pipeline.runs.fingerprint import fingerprint
+from pipeline.runs.hub_commits import pin_commits
 from pipeline.runs.lease import hold_lease, require_lease
 from pipeline.runs.lifecycle import (
     create_run,

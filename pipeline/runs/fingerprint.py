@@ -18,7 +18,7 @@ def fingerprint(config: RunConfig, commits: Mapping[str, str] | None = None) -> 
 
     Args:
         config: of the run.
-        commits: of the checkpoints that are on the hub, see `pipeline.runs.commits`.
+        commits: of the checkpoints that are on the hub, see `pipeline.runs.hub_commits`.
 
     Raises:
         UsageError: there is no checkpoint at one of the URIs.

@@ -241,7 +241,7 @@ class Addition:
         folder: where its commits are kept, relative to the run.
         classifiers: URI of each checkpoint, by task.
         digests: digest of each checkpoint, by task.
-        commits: of the checkpoints that are on the hub, see `pipeline.runs.commits`.
+        commits: of the checkpoints that are on the hub, see `pipeline.runs.hub_commits`.
         status: of the addition; the run itself stays done.
         reason: why the addition failed; None if it did not.
         attempts: every start of a driver that worked on it, first to last.

@@ -3,7 +3,7 @@
 Between stages one row is one chunk (`pipeline.schemas`), and no stage splits, joins or reorders chunks:
 
     rows of the plan -> read_parts    -> READ_CHUNK        decoded waveforms, and error rows for bad data
-    READ_CHUNK       -> Recognizer    -> RECOGNIZED_CHUNK  token ids, frames, probabilities, label scores
+    READ_CHUNK       -> RecognizerActor    -> RECOGNIZED_CHUNK  token ids, frames, probabilities, label scores
     RECOGNIZED_CHUNK -> write_chunks  -> CHUNK_STATS       the commit, and the first failed rows, for the driver
 
 Every utterance of a part is a row of exactly one chunk, with a result or with an error code. Bad data never raises.

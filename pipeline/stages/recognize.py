@@ -46,7 +46,7 @@ class RecognizeSettings(HeadSettings):
     deadline_s: float
 
 
-class Recognizer(Heads):
+class RecognizerActor(Heads):
     """The heads as an actor that takes chunks.
 
     What is packed together depends on the chunk alone: the same chunk on the same kind of machine gives the same bits,
@@ -64,7 +64,7 @@ class Recognizer(Heads):
             set_torch_threads(1)  # each pack has its own thread
         try:
             retry.with_retries(
-                settings.model or settings.classifiers[0], lambda: super(Recognizer, self).__init__(settings)
+                settings.model or settings.classifiers[0], lambda: super(RecognizerActor, self).__init__(settings)
             )
         except StorageError as error:  # raised with the first chunk: Ray keeps only the text of what is raised here
             self.load_error = error
@@ -123,7 +123,7 @@ class Recognizer(Heads):
 
 
 def _recognize_rows(
-    kind: type[Recognizer],
+    kind: type[RecognizerActor],
     settings: RecognizeSettings,
     table: pa.Table,
     start: Position,

@@ -295,8 +295,8 @@ class Recognizer:
         with _TORCH_THREADS.one(self.device):
             results = self._heads.results(decoded)
         rows = pa.Table.from_struct_array(recognized_rows(decoded, results))
-        for name, value in {"part_id": "", "chunk": 0}.items():  # columns of a run
-            rows = rows.append_column(name, pa.array([value] * len(rows), pa.string() if value == "" else pa.int32()))
+        rows = rows.append_column("part_id", pa.array([""] * len(rows)))  # columns of a run
+        rows = rows.append_column("chunk", pa.array([0] * len(rows), pa.int32()))
         good = rows.filter(pc.is_null(rows["code"]))
         label_rows = iter(labels(good, self._texts).to_pylist())
         segments = iter([_segment(row, label_rows, self.tasks) for row in transcripts(good, self._texts).to_pylist()])

@@ -37,7 +37,7 @@ from pipeline.runs.fingerprint import fingerprint
 from pipeline.runs.lease import hold_lease, lease_uri
 from pipeline.runs.verify import verify
 from pipeline.stages.models import load_model_info
-from pipeline.stages.recognize import Recognizer, RecognizeSettings
+from pipeline.stages.recognize import RecognizerActor, RecognizeSettings
 from pipeline.stages.texts import TOP_K
 from pipeline.storage import objects
 from pipeline.storage.checkpoints import checkpoint_digest
@@ -221,7 +221,7 @@ def test_ray_does_not_fuse_stages(resources, tmp_path, local_ray, corpus, small_
         build_dataset(stages, [run.plan()]).explain()
 
     plan = capsys.readouterr().out.partition("Physical Plan (Optimized)")[2]
-    for stage in ("MapBatches(read_parts)", "MapBatches(Recognizer)", "MapBatches(write_chunks)"):
+    for stage in ("MapBatches(read_parts)", "MapBatches(RecognizerActor)", "MapBatches(write_chunks)"):
         assert f"[{stage}]" in plan
     assert "->" not in plan
 
@@ -257,7 +257,7 @@ def test_the_recognisers_compute_in_the_requested_dtype(tmp_path, local_ray, cor
 
 
 # --------------------------------------------------------------------------------------------------------------- stops
-class WaitsForStop(Recognizer):
+class WaitsForStop(RecognizerActor):
     """Holds its fourth chunk until the run is stopped."""
 
     def recognize(self, waveforms):
@@ -278,7 +278,7 @@ def test_a_stop_finishes_the_chunk_in_the_model_and_the_next_start_does_the_rest
             stop.set()
 
     config = configuration(corpus, tmp_path / "run", small_ctc, **SMALL_CHUNKS)
-    monkeypatch.setattr(dataset, "Recognizer", WaitsForStop)
+    monkeypatch.setattr(dataset, "RecognizerActor", WaitsForStop)
     stopped = pipeline.transcribe(config, stop_at_the_third, stop)
     monkeypatch.undo()
 

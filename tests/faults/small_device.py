@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 
 from pipeline.stages import heads as recognizer_heads
-from pipeline.stages.recognize import Recognizer
+from pipeline.stages.recognize import RecognizerActor
 from sewd_model import engines
 from sewd_model.packed import gpu, gpu_batches, gpu_layout
 
 SAMPLES = 40_000  # that fit in its memory
 
 
-class SmallDevice(Recognizer):
+class SmallDevice(RecognizerActor):
     """Works like the model, for few samples at a time."""
 
     def _load(self):

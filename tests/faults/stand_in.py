@@ -19,7 +19,7 @@ from pipeline.driver import dataset
 from pipeline.runs import commit
 from pipeline.stages.heads import Recognition
 from pipeline.stages.read import ReadSettings, read_parts
-from pipeline.stages.recognize import Recognizer, RecognizeSettings
+from pipeline.stages.recognize import RecognizerActor, RecognizeSettings
 from pipeline.stages.write import WriteSettings, write_chunks
 from pipeline.storage import objects
 from sewd_model import GreedyPath
@@ -31,7 +31,7 @@ MARKS = "SEWD_STAND_IN_MARKS"  # environment variable: directory where processes
 def install() -> None:
     """Replace the stages in this process, which will be a driver."""
     dataset.read_parts = slow_read
-    dataset.Recognizer = StandIn
+    dataset.RecognizerActor = StandIn
     dataset.write_chunks = slow_write
 
 
@@ -46,7 +46,7 @@ def slow_read(parts: pa.Table, settings: ReadSettings) -> Iterator[pa.Table]:
         yield chunk
 
 
-class StandIn(Recognizer):
+class StandIn(RecognizerActor):
     """A recogniser that loads no model and computes almost nothing."""
 
     def __init__(self, settings: RecognizeSettings) -> None:

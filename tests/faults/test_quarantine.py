@@ -179,7 +179,7 @@ def test_an_utterance_that_kills_the_model_costs_one_row(duration_s, code, tmp_p
     for index in range(6):
         corpora.write_audio(tmp_path / "in" / f"{index}.wav", 1.0, index)
     undisturbed = transcribe(tmp_path / "in", tmp_path / "undisturbed", small_ctc)
-    monkeypatch.setattr(dataset, "Recognizer", deadly_model.DeadlyRecognizer)
+    monkeypatch.setattr(dataset, "RecognizerActor", deadly_model.DeadlyRecognizer)
     corpora.write_audio(tmp_path / "in" / "3x.wav", duration_s, 7)
     run = transcribe(tmp_path / "in", tmp_path / "run", small_ctc, deadline_s=15.0)
 
@@ -194,7 +194,7 @@ def test_an_utterance_that_kills_the_model_costs_one_row(duration_s, code, tmp_p
 
 
 def test_a_model_that_kills_every_process_fails_the_run(tmp_path, local_ray, clips, small_ctc, monkeypatch):
-    monkeypatch.setattr(dataset, "Recognizer", deadly_model.NeverReady)
+    monkeypatch.setattr(dataset, "RecognizerActor", deadly_model.NeverReady)
     monkeypatch.setattr(dataset, "MAX_ACTOR_RESTARTS", 2)
     with pytest.raises(pipeline.RunFailedError, match="workers died at every try"):
         transcribe(clips, tmp_path / "run", small_ctc)

@@ -31,7 +31,7 @@ def test_a_run_reports_its_engines_also_if_they_changed_between_two_starts(tmp_p
     assert packed.endswith(", batches of 20 s")
     assert undisturbed.totals().warnings == []
 
-    monkeypatch.setattr(dataset, "Recognizer", small_device.SmallDevice)
+    monkeypatch.setattr(dataset, "RecognizerActor", small_device.SmallDevice)
     with monkeypatch.context() as patch:  # the driver ends before it compacts the files, as if it was killed then
         patch.setattr(driver, "finish_run", lambda run, *_: run.save(status="failed"))
         transcribe("run")
@@ -40,7 +40,7 @@ def test_a_run_reports_its_engines_also_if_they_changed_between_two_starts(tmp_p
     assert [commit.splits for commit in (first, second)] == [1, 1], "two of four clips fit in memory"
     objects.delete([uris.join(str(tmp_path / "run"), second.path)])
 
-    monkeypatch.setattr(dataset, "Recognizer", small_device.Disagreeing)
+    monkeypatch.setattr(dataset, "RecognizerActor", small_device.Disagreeing)
     run = transcribe("run")
     totals = run.totals()
     assert totals.engines == {first.engine: 4, first.engine.replace("packed", "clip by clip").partition(",")[0]: 4}

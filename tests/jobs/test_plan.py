@@ -12,7 +12,7 @@ from pipeline import Run
 from pipeline.errors import UsageError
 from pipeline.report.formats import duration
 from pipeline.report.summary import summarize_run
-from pipeline.runs import commits
+from pipeline.runs import hub_commits
 from pipeline.runs.record import RunRecord
 from tests.support.command import sewd_in_process
 from tests.support.corpora import write_audio
@@ -84,7 +84,7 @@ def test_a_run_in_the_working_directory_is_not_read(tmp_path, monkeypatch):
         asked.append(uri)
         raise UsageError(f"{uri} is not looked up")
 
-    monkeypatch.setattr(commits, "pinned", pinned)
+    monkeypatch.setattr(hub_commits, "pinned", pinned)
     assert sewd_in_process("plan", "a.wav", "--model", "org/name").returncode == 2
     assert asked == ["org/name"]  # not at the commit of that run
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pipeline
 from pipeline.driver import dataset, execution
 from pipeline.driver.watchdog import warn_when_stalled, watch
-from pipeline.stages.recognize import Recognizer
+from pipeline.stages.recognize import RecognizerActor
 from tests.support import corpora
 
 WAIT_S = 60.0  # for what happens in milliseconds, on a machine that is busy
@@ -66,7 +66,7 @@ def test_the_thread_reports_a_stall_and_ends_with_the_run():
     assert "sewd-watchdog" not in {thread.name for thread in threading.enumerate()}
 
 
-class Waiting(Recognizer):
+class Waiting(RecognizerActor):
     """Waits until the stall was reported."""
 
     def recognize(self, waveforms):
@@ -96,7 +96,7 @@ def test_a_stalled_run_names_its_unfinished_parts_and_the_state_of_the_recognise
 
         return warn_when_stalled(describe_and_release, stall_s)
 
-    monkeypatch.setattr(dataset, "Recognizer", Waiting)
+    monkeypatch.setattr(dataset, "RecognizerActor", Waiting)
     monkeypatch.setattr(execution, "warn_when_stalled", functools.partial(watched, stall_s=0.2))
     run = pipeline.transcribe(config)
 
