@@ -20,7 +20,7 @@ import typer
 import yaml
 
 from pipeline.errors import UsageError
-from pipeline.secrets import has_secret
+from pipeline.secrets import has_secret, without_secrets
 from sewd_model.files import shown
 
 PANEL: Final = "Config file"
@@ -85,6 +85,11 @@ def as_yaml(context: typer.Context) -> str:
     return text
 
 
+def has_file(context: Any) -> bool:
+    """Whether a command was given a file, which may hold no option."""
+    return context.default_map is not None
+
+
 def arguments_of_file(context: Any) -> tuple[list[str], list[str]]:
     """What a command took from its file, as (options, arguments) of a command line."""
     options: list[str] = []
@@ -132,7 +137,7 @@ def _take(context: typer.Context, path: Path | None) -> None:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, 1, 0.5)
             hint = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(known)}"
-            raise UsageError(f"{path}: {key} is no option: {hint}")
+            raise UsageError(without_secrets(f"{path}: {key} is no option: {hint}"))
         if value is not None and value != []:  # as without the option
             name, parameter = known[key]
             defaults[name] = _checked(context, parameter, value, f"{path}: {key}")
@@ -144,8 +149,8 @@ def _read(path: Path) -> dict[str, Any]:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"config: cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path}: no YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UsageError(f"{path}: no YAML: {without_secrets(' '.join(str(error).split()))}") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -161,13 +166,17 @@ def _checked(context: typer.Context, parameter: Any, value: Any, where: str) -> 
         raise UsageError(f"{where}: a list, but it has one value")
     is_flag = bool(getattr(parameter, "is_flag", False))
     for item in values:
+        if isinstance(item, dict | list):  # not shown: a few aliases may stand for gigabytes
+            raise UsageError(
+                f"{where}: a {'mapping' if isinstance(item, dict) else 'list in a list'} is no value of it"
+            )
+        if has_secret(str(item)):
+            raise UsageError(f"{where}: it looks like a secret, which a run would record: set it in the environment")
         if isinstance(item, bool) != is_flag:
             wanted = "true or false" if is_flag else "text or a number"
             raise UsageError(f"{where}: {item!r} is not {wanted}")
-        if isinstance(item, dict | list) or item is None:
+        if item is None:
             raise UsageError(f"{where}: {item!r} is neither text nor a number")
-        if has_secret(str(item)):
-            raise UsageError(f"{where}: it looks like a secret, which a run would record: set it in the environment")
     try:
         parameter.process_value(context, list(values) if is_list else value)
     except typer.BadParameter as error:

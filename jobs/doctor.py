@@ -37,7 +37,7 @@ def doctor(
     Exit codes: 0 if nothing failed, warnings included; 1 if something failed; 2 usage.
     """
     # No input is read and no run written: the names only fill the settings.
-    config = make_config(inputs=(".",), output=output or ".", model=model, address=address)
+    config = make_config(inputs=(".",), output="." if output is None else output, model=model, address=address)
     checks = []
     for check in examine(config, output):
         checks.append(check)

@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.config_file import arguments_of_file, without_file
+from jobs.config_file import arguments_of_file, has_file, without_file
 from jobs.console import Exit, err, single
 from jobs.verbs import SUBMITTABLE, application
 from pipeline.cluster.job_environment import check_arguments, job_variables
+from pipeline.config import RunConfig
 from pipeline.errors import UsageError
+from pipeline.settings import default_of
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 INTERRUPTS = ("ask", "detach", "stop")
+ADDRESS = default_of(RunConfig, "address")
 
 
 def submit(
@@ -87,12 +90,16 @@ def checked(command: Sequence[str]) -> list[str]:
         raise UsageError(f"cannot submit {verb!r}: choose one of {', '.join(SUBMITTABLE)}")
     check_arguments(rest)
     context = typer.main.get_command(application([verb])).make_context(verb, list(rest))
-    if context.default_map:  # the file is here, and not on the cluster
+    source = getattr(context.get_parameter_source("address"), "name", "") if "address" in context.params else ""
+    # A file that --print-config wrote names every option: what equals the default was not chosen.
+    is_default = source == "DEFAULT" or (source == "DEFAULT_MAP" and context.params["address"] == ADDRESS)
+    if has_file(context):  # it is here, and not on the cluster
         options, positional = arguments_of_file(context)
-        rest = [*options, *without_file(rest), *positional]
+        options = [option for option in options if not (is_default and option == f"--address={ADDRESS}")]
+        end = ["--"] if "--" not in rest and any(argument.startswith("-") for argument in positional) else []
+        rest = [*options, *without_file(rest), *end, *positional]
         check_arguments(rest)
-    default = context.get_parameter_source("address")
-    if "address" in context.params and default is not None and default.name == "DEFAULT":
+    if is_default:
         rest = ["--address", "auto", *rest]
     return [verb, *rest]
 

@@ -12,6 +12,7 @@ cannot be reached. This module adds four things:
 * No request waits without limit, and an error is one line, of one of the two kinds of `sewd_model.files`.
 """
 
+import itertools
 import logging
 import os
 import re
@@ -142,11 +143,14 @@ def fetch(
     wanted: Collection[str],
     *,
     weights: bool = False,
+    every_copy: bool = False,
     token: Token = None,
     cache_dir: Location | None = None,
     local_files_only: bool = False,
 ) -> list[Path]:
     """Download files of a checkpoint into the hub's cache, those that it lacks.
+
+    With `every_copy`, the weights of every format, not only those that are loaded.
 
     Returns:
         `config.json`, then those of `wanted` that exist, then the files of the weights (see
@@ -166,15 +170,22 @@ def fetch(
     if not weights:
         return found
     check_architecture(read_json(folder, CONFIG_FILE) or {}, shown(folder))
-    for whole in WEIGHT_FILES:
-        if (path := hub.file(whole)) is not None:
-            return [*found, path]
-        if (index := hub.file(f"{whole}.index.json")) is not None:
-            shards = (read_json(folder, index.name) or {}).get("weight_map")
-            names = sorted({str(shard) for shard in shards.values()}) if isinstance(shards, dict) else []
-            # A name that is a path is refused where the index is read.
-            return [*found, index, *filter(None, (hub.file(shard) for shard in names if Path(shard).name == shard))]
+    copies = filter(None, (_weights(hub, folder, whole) for whole in WEIGHT_FILES))
+    for copy in copies if every_copy else itertools.islice(copies, 1):
+        found += copy
     return found
+
+
+def _weights(hub: "_Hub", folder: Path, whole: str) -> list[Path]:
+    """Return the weights in one format: the file `whole`, or its index and what that names; empty if there are none."""
+    if (path := hub.file(whole)) is not None:
+        return [path]
+    if (index := hub.file(f"{whole}.index.json")) is None:
+        return []
+    shards = (read_json(folder, index.name) or {}).get("weight_map")
+    names = sorted({str(shard) for shard in shards.values()}) if isinstance(shards, dict) else []
+    # A name that is a path is refused where the index is read.
+    return [index, *filter(None, (hub.file(shard) for shard in names if Path(shard).name == shard))]
 
 
 class _Hub:

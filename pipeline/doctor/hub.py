@@ -23,7 +23,7 @@ def hub(is_needed: bool = False) -> Check:
     from huggingface_hub import constants, get_session, get_token  # noqa: PLC0415 - takes a while
 
     # The variable as it is now, as `pipeline.storage.clients` reads it: the client takes it when it is loaded.
-    endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
+    endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
     place = shown(endpoint)
     wrong = failure if is_needed else warning
     if constants.HF_HUB_OFFLINE:

@@ -31,7 +31,7 @@ def output_checks(uri: str) -> list[Check]:
             path = _existing(Path(place))
             if not path.is_dir():
                 kind = "a file" if path.exists() else "a link without a target"
-                return [failure("output", f"{path} is {kind}; a run is a directory or prefix", "choose another place")]
+                return [_not_a_directory(f"{path} is {kind}")]
             free = shutil.disk_usage(path).free
         except OSError as error:
             message = f"{place}: {error.strerror}"
@@ -43,12 +43,18 @@ def output_checks(uri: str) -> list[Check]:
             ]
     probe = uris.join(place, f".sewd-doctor-{uuid.uuid4().hex}")
     try:
+        if "://" in place and objects.is_object(place):
+            return [_not_a_directory(f"{place} is an object")]
         return [_write_read_delete(place, probe), _conditional_write(place, probe)]
     except _REFUSALS as error:
         return [failure("output", str(error) or f"{place} cannot be written to", _advice(str(error)))]
     finally:
         with contextlib.suppress(FileNotFoundError, *_REFUSALS):
             objects.delete([probe])
+
+
+def _not_a_directory(what: str) -> Check:
+    return failure("output", f"{what}; a run is a directory or prefix", "choose another place")
 
 
 def _existing(path: Path) -> Path:

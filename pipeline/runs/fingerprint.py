@@ -9,6 +9,7 @@ from pipeline.config import RunConfig, column_names
 from pipeline.schemas import SCHEMA_VERSION
 from pipeline.settings import default_of
 from pipeline.storage.checkpoints import checkpoint_digest
+from sewd_model.hub import hub_name
 
 
 def fingerprint(config: RunConfig, commits: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -59,6 +60,36 @@ def has_earlier_rules(stored: Mapping[str, Any]) -> bool:
 def cut_of(stored: Mapping[str, Any]) -> str:
     """How a run cuts long recordings: a name of `pipeline.audio.decode.CUTS`."""
     return str(stored.get("cut", "quietest"))
+
+
+def by_loaded_weights(stored: Mapping[str, Any], requested: Mapping[str, Any], config: RunConfig) -> Mapping[str, Any]:
+    """The stored fingerprint of a run of version 0.1.0 from the hub as this version makes it, where it is the same.
+
+    That version recorded no commits, and its digests cover the weights in every format that a commit has. A digest that
+    covers the same of the requested commit is replaced by that of the weights that are loaded.
+
+    Args:
+        stored: of the run.
+        requested: of `config`, with its commits.
+        config: the request, with the commits of its checkpoints.
+
+    Raises:
+        UsageError, StorageError: see `pipeline.storage.checkpoints.checkpoint_digest`.
+    """
+
+    def now(uri: str, before: str | None, loaded: str | None) -> str | None:
+        is_other = before is not None and before != loaded and hub_name(uri) is not None
+        return loaded if is_other and checkpoint_digest(uri, every_copy=True) == before else before
+
+    heads, wanted = stored.get("classifiers") or {}, requested["classifiers"]
+    tasks = config.tasks
+    found = {
+        **stored,
+        "model": now(config.model, stored.get("model"), requested["model"]),
+        "classifiers": {task: now(tasks.get(task, ""), heads[task], wanted.get(task)) for task in heads},
+    }
+    is_same = found["model"] == stored.get("model") and found["classifiers"] == heads
+    return stored if is_same else {**found, "commits": requested["commits"]}
 
 
 def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:

@@ -26,7 +26,7 @@ from pipeline.runs.compact import (
     write_compaction,
 )
 from pipeline.runs.damage import damaged, first_lost_file
-from pipeline.runs.fingerprint import differences
+from pipeline.runs.fingerprint import by_loaded_weights, differences
 from pipeline.runs.lease import LEASE
 from pipeline.runs.ledger import non_contiguous_chunks, remove_commits
 from pipeline.runs.record import Addition, RunRecord
@@ -62,6 +62,8 @@ def find_existing_run(config: RunConfig, fingerprint: Mapping[str, Any]) -> Run 
         raise UsageError(f"{run.uri} holds the rest of a run that was being overwritten; repeat the overwrite")
     if config.existing == "refuse":
         raise UsageError(f"{run.uri} already holds a run ({run.status}), and a new run was requested")
+    if "commits" in fingerprint and "commits" not in run.record.fingerprint:
+        run = run.with_changes(fingerprint=by_loaded_weights(run.record.fingerprint, fingerprint, config))
     if config.add_classifiers:  # the command need not name those that the run has
         fingerprint = {**fingerprint, "classifiers": {**run.record.classifier_digests, **fingerprint["classifiers"]}}
     if different := differences(run.record.fingerprint, fingerprint):
@@ -80,7 +82,7 @@ def plan_new_run(config: RunConfig) -> pa.Table:
     Raises:
         UsageError: `config.output` is a file or holds something else than a run, or the inputs hold no audio.
     """
-    if _is_object(config.output):
+    if objects.is_object(config.output):
         raise UsageError(f"{config.output} is a file; a run is a directory or prefix")
     stored = [item.uri for item in objects.list_objects(config.output)]
     # A driver that was killed while it created the run leaves these and temporary files.
@@ -144,13 +146,6 @@ def remove_run(config: RunConfig) -> None:
     for entries in (_COMMIT_ENTRIES, _DATA_ENTRIES):
         objects.delete([uri for uri in stored if uri.removeprefix(base).partition("/")[0] in entries])
     objects.delete([uris.join(run.uri, RECORD_COPY), record])
-
-
-def _is_object(uri: str) -> bool:
-    try:
-        return objects.stat(uri) is not None
-    except FileNotFoundError:
-        return False
 
 
 def finish_run(run: Run, check_lease: Callable[[], None], compact_groups: CompactGroups) -> Run:

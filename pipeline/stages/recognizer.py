@@ -378,7 +378,7 @@ def utterance_of(audio: Any, sampling_rate: int | None, where: str) -> Utterance
     if isinstance(audio, str | os.PathLike):
         try:
             uri = uris.absolute(os.fspath(audio))
-        except uris.UnknownSchemeError as error:
+        except (uris.UnknownSchemeError, uris.ImpossibleNameError) as error:
             return broken_utterance(where, str(audio), AudioError(ErrorCode.BAD_ROW, str(error)))
         return Utterance(uri, uri, ObjectOpener(uri))
     if isinstance(audio, Encoded):

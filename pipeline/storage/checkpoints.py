@@ -47,32 +47,36 @@ def pinned(uri: str) -> str:
     return hub.HubName(name.repo, _hub_files(name, uri)[0].parent.name).uri
 
 
-def _hub_files(name: hub.HubName, shown: str) -> list[Path]:
+def _hub_files(name: hub.HubName, shown: str, *, every_copy: bool = False) -> list[Path]:
     """Return the files of a checkpoint on the hub that its results depend on, in the hub's cache on this machine.
 
     Raises:
         UsageError, StorageError: see `pinned`; the message begins with `shown`.
     """
     try:
-        return _fetched(name)
+        return _fetched(name, every_copy=every_copy)
     except CheckpointError as error:
         raise UsageError(f"cannot load the model {shown}: {error}") from error
     except OSError as error:
         raise StorageError(f"cannot load the model {shown}: {error}") from error
 
 
-def _fetched(name: hub.HubName) -> list[Path]:
-    return hub.fetch(name, (*FEATURE_FILES, *TOKENIZER_FILES), weights=True)
+def _fetched(name: hub.HubName, *, every_copy: bool = False) -> list[Path]:
+    return hub.fetch(name, (*FEATURE_FILES, *TOKENIZER_FILES), weights=True, every_copy=every_copy)
 
 
-def checkpoint_digest(uri: str) -> str:
+def checkpoint_digest(uri: str, *, every_copy: bool = False) -> str:
     """Return the SHA-256, in hex, of the names and contents of the files that a checkpoint's results depend on.
+
+    Args:
+        uri: directory or URI of the checkpoint, or its name on the hub.
+        every_copy: of one on the hub, cover the weights in every format, as version 0.1.0 did.
 
     Raises:
         UsageError: there is no checkpoint at `uri`.
         StorageError: it could not be read.
     """
-    files = _checkpoint_files(uri)
+    files = _checkpoint_files(uri, every_copy=every_copy)
     if not any(posixpath.basename(file.uri) == "config.json" for file in files):
         raise UsageError(f"no model at {uri}: there is no config.json")
     digest = hashlib.sha256()
@@ -86,11 +90,12 @@ def checkpoint_digest(uri: str) -> str:
     return digest.hexdigest()
 
 
-def _checkpoint_files(uri: str) -> list[Object]:
+def _checkpoint_files(uri: str, *, every_copy: bool = False) -> list[Object]:
     """Return the files that the digest covers. Subdirectories, such as a trainer's own checkpoints, are not part."""
     if (name := hub.hub_name(uri)) is not None:
         # Not all that the directory holds: other programs may have downloaded more of the same commit.
-        found = (objects.stat(str(path)) for path in sorted(_hub_files(name, uri), key=lambda path: path.name))
+        paths = sorted(_hub_files(name, uri, every_copy=every_copy), key=lambda path: path.name)
+        found = (objects.stat(str(path)) for path in paths)
         return [item for item in found if item is not None]
     files = objects.list_directory(located(uri))
     return [file for file in files if _CHECKPOINT_FILE.fullmatch(posixpath.basename(file.uri))]

@@ -68,7 +68,7 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
     if scheme == HUB_SCHEME:
         from pipeline.storage.hub import HubFileSystem  # noqa: PLC0415 - only the hub needs it
 
-        fs = HubFileSystem(endpoint=os.environ.get("HF_ENDPOINT"))
+        fs = HubFileSystem(endpoint=os.environ.get("HF_ENDPOINT", "").rstrip("/") or None)
         return fs, fs._strip_protocol(uri)
     if scheme in GOOGLE_SCHEMES:
         # Not `url_to_fs`: it takes `#1` at the end of a name for the version of an object, and drops it.

@@ -300,6 +300,18 @@ def exists(uri: str) -> bool:
     return True
 
 
+def is_object(uri: str) -> bool:
+    """Return whether there is an object at `uri` now, and not only a directory or prefix.
+
+    Raises:
+        StorageError: storage could not be reached.
+    """
+    try:
+        return stat(uri) is not None
+    except FileNotFoundError:
+        return False
+
+
 def put(uri: str, data: bytes) -> None:
     """Write an object atomically: locally under a temporary name, synced and renamed; elsewhere by one upload.
 

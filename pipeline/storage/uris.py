@@ -31,12 +31,20 @@ class UnknownSchemeError(UsageError):
     """No file system serves the URI's scheme."""
 
 
+class ImpossibleNameError(UsageError):
+    """No file or object can have the name."""
+
+
 def absolute(uri: str) -> str:
     """Return `uri` in a form that means the same on every worker, and that prefixes the URIs of a listing below it.
 
     Raises:
-        UsageError: the scheme is unknown, or the package that serves it is not installed.
+        UnknownSchemeError: the scheme is unknown.
+        ImpossibleNameError: it has a zero byte.
+        UsageError: the package that serves it is not installed.
     """
+    if "\0" in uri:
+        raise ImpossibleNameError(f"cannot open {uri!r}: a name with a zero byte")
     if uri.startswith("file://"):
         uri = uri.removeprefix("file://")
     uri = escaped(uri)

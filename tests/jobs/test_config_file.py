@@ -104,7 +104,10 @@ def test_a_range_is_no_number_of_yaml(tmp_path):
         ("max-segment: true", "a.yaml: max-segment: True is not text or a number"),
         ("limit: [1, 2]", "a.yaml: limit: a list, but it has one value"),
         ("strict: maybe", "a.yaml: strict: 'maybe' is not true or false"),
-        ("classifier: {a: b}", "a.yaml: classifier: {'a': 'b'} is neither text nor a number"),
+        ("classifier: {a: b}", "a.yaml: classifier: a mapping is no value of it"),
+        ("inputs: [[a]]", "a.yaml: inputs: a list in a list is no value of it"),
+        ("inputs: [a, ~]", "a.yaml: inputs: None is neither text nor a number"),
+        ("inputs: " + "[" * 3000 + "]" * 3000, "a.yaml: no YAML: maximum recursion depth"),
         ("limit: 1\nlimit: 2", "a.yaml: no YAML: limit is there twice"),
         ("a: b: c", "a.yaml: no YAML: mapping values are not allowed"),
         ("- limit", "a.yaml: not a mapping of options to values"),
@@ -135,9 +138,19 @@ def test_credentials_in_uris_are_not_printed():
     assert yaml.safe_load(as_yaml(made))["output"] == "s3://bucket/run"
 
 
-def test_a_secret_in_the_file_is_refused_and_not_shown(tmp_path):
-    file = written(tmp_path / "a.yaml", "inputs: s3://key:hunter22@bucket/a\noutput: o\n")
-    with pytest.raises(UsageError, match="inputs: it looks like a secret") as raised:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("inputs: URI", "inputs: it looks like a secret"),
+        ("strict: URI", "strict: it looks like a secret"),
+        ("inputs: [[URI]]", "inputs: a list"),
+        ('"URI": 1', "is no option"),
+        ("inputs: [URI", "no YAML"),
+    ],
+)
+def test_a_secret_in_the_file_is_refused_and_not_shown(tmp_path, text, message):
+    file = written(tmp_path / "a.yaml", text.replace("URI", "s3://key:hunter22@bucket/a"))
+    with pytest.raises(UsageError, match=message) as raised:
         context("transcribe", "--config", file)
     assert "hunter22" not in str(raised.value)
 
@@ -152,6 +165,26 @@ def test_a_submitted_command_does_not_name_a_file_of_this_machine(tmp_path):
         assert not any("config" in argument for argument in arguments)
         sent, here = context(verb, *arguments).params, context("transcribe", *given_as, "--limit", "7").params
         assert sent == here | {"address": "auto"}
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        ("", ["--address", "auto", "in", "--output", "o"]),  # the job has no such file
+        ("limit: ~", ["--address", "auto", "in", "--output", "o"]),
+        ("address: local", ["--address", "auto", "in", "--output", "o"]),  # as --print-config writes it
+        ("address: h:6379", ["--address=h:6379", "in", "--output", "o"]),
+    ],
+)
+def test_what_a_file_leaves_open_is_chosen_for_the_cluster(tmp_path, text, sent):
+    file = written(tmp_path / "a.yaml", text)
+    assert submit.checked(["transcribe", "in", "--config", str(file), "--output", "o"]) == ["transcribe", *sent]
+
+
+def test_an_argument_of_the_file_is_never_an_option_of_the_job(tmp_path):
+    file = written(tmp_path / "a.yaml", "run: -first\nbaseline: second\n")
+    verb, *arguments = submit.checked(["compare", "--config", str(file)])
+    assert context(verb, *arguments).params == context("compare", "--config", file).params
 
 
 COMPLETE = """

@@ -23,6 +23,7 @@ from pipeline.config import make_config
 from pipeline.doctor import cluster, gpus, hub
 from pipeline.doctor.check import Outcome
 from pipeline.doctor.output import output_checks
+from pipeline.storage import objects
 from tests.support import s3
 from tests.support.command import command, sewd_in_process
 from tests.support.hub import hub_server
@@ -174,10 +175,16 @@ def test_wrong_credentials_are_a_failure_and_ignored_conditions_a_warning(tmp_pa
     assert "credentials" in check.advice
 
 
-def test_a_store_that_honours_conditions_is_ok_and_a_missing_bucket_a_failure():
+def test_a_store_that_honours_conditions_is_ok_and_no_bucket_or_an_object_a_failure():
     with s3.moto_server():
-        checks = output_checks(f"{s3.make_bucket('runs')}/r1")
+        bucket = s3.make_bucket("runs")
+        checks = output_checks(f"{bucket}/r1")
         (missing,) = output_checks("s3://absent/r1")
+        objects.put(f"{bucket}/report.html", b"a page")
+        (taken,) = output_checks(f"{bucket}/report.html")
+        assert objects.fetch(f"{bucket}/report.html") == b"a page"
+    assert taken.outcome is Outcome.FAILURE
+    assert taken.message == f"{bucket}/report.html is an object; a run is a directory or prefix"
     assert [check.outcome for check in checks] == [Outcome.OK, Outcome.OK]
     assert missing.outcome is Outcome.FAILURE
 
@@ -200,6 +207,7 @@ def test_a_gpu_without_a_driver_is_a_failure(tmp_path, monkeypatch):
 
 def test_a_token_that_the_hub_refuses_is_named(tmp_path, monkeypatch):
     with hub_server(tmp_path, token="right"):
+        monkeypatch.setenv("HF_ENDPOINT", os.environ["HF_ENDPOINT"] + "/")
         assert hub.hub().outcome is Outcome.OK
         monkeypatch.setenv("HF_TOKEN", "wrong")
         check = hub.hub(is_needed=True)

@@ -7,10 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 import pipeline
 from pipeline.errors import UsageError
 from pipeline.runs.run import Run
+from pipeline.storage.checkpoints import checkpoint_digest
 from sewd_model import SEWDForCTC
 from tests.support import corpora
 from tests.support.hub import model_hub
@@ -89,6 +91,40 @@ def test_a_resume_keeps_the_commit_when_the_branch_has_moved(hub, corpus, tmp_pa
     replaced = transcribe(corpus, tmp_path / "run", chunk_rows=1, existing="overwrite")
     assert replaced.record.commits == {f"hf://{CTC}": second}
     assert texts(replaced) != texts(undisturbed)
+
+
+def of_version_0_1_0(run: Path, folder: Path, head: Path) -> None:
+    """Make the record of a run from the hub as that version wrote it: digests of all weights of a commit, no commit."""
+    record = json.loads((run / "run.json").read_bytes())
+    record["fingerprint"].pop("commits", None)
+    digests = {"model": checkpoint_digest(str(folder)), "classifiers": {"head": checkpoint_digest(str(head))}}
+    record["fingerprint"] |= digests
+    record["config"] |= {"model": f"hf://{CTC}", "classifiers": [f"hf://{HEAD}"]}
+    (run / "run.json").write_text(json.dumps(record))
+
+
+def test_a_run_of_version_0_1_0_from_a_commit_with_more_weights_than_are_loaded_resumes(
+    hub, corpus, tmp_path, small_ctc, small_classifier
+):
+    folder = shutil.copytree(small_ctc, tmp_path / "both")
+    torch.save(SEWDForCTC.from_pretrained(small_ctc).state_dict(), folder / "pytorch_model.bin")
+    commit = hub.publish(CTC, folder, "main")
+    options = {"classifiers": (HEAD,), "chunk_rows": 1}
+    undisturbed = transcribe(corpus, tmp_path / "whole", **options)
+    with killed_at_write(6):
+        transcribe(corpus, tmp_path / "run", **options)
+    of_version_0_1_0(tmp_path / "run", folder, small_classifier)
+    run = transcribe(corpus, tmp_path / "run", **options)
+    assert run.status == "done"
+    assert texts(run) == texts(undisturbed)
+    assert run.record.fingerprint == undisturbed.record.fingerprint
+    assert run.record.commits == {f"hf://{CTC}": commit, f"hf://{HEAD}": hub.head}
+    # A finished one is found again, and one of other weights is refused.
+    of_version_0_1_0(tmp_path / "run", folder, small_classifier)
+    assert transcribe(corpus, tmp_path / "run", **options).status == "done"
+    of_version_0_1_0(tmp_path / "run", other_ctc(tmp_path / "second", folder), small_classifier)
+    with pytest.raises(UsageError, match=r"holds a different run; .* It differs in model: "):
+        transcribe(corpus, tmp_path / "run", **options)
 
 
 def test_a_commit_that_changes_no_file_of_the_model_is_the_same_run(hub, corpus, tmp_path, small_ctc):

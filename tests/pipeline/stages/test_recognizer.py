@@ -371,7 +371,8 @@ def test_rates_may_be_whole_floats(stage, clip):
 
 
 def test_storage_that_no_package_serves_fails_the_pipeline_and_unknown_storage_its_row(stage, monkeypatch):
-    assert stage(pa.table({"audio": ["odd://no/store.wav"]}))["error_code"].to_pylist() == ["BAD_ROW"]
+    odd = pa.table({"audio": ["odd://no/store.wav", "memory://no\0name.wav"]})
+    assert stage(odd)["error_code"].to_pylist() == ["BAD_ROW", "BAD_ROW"]
 
     def missing(uri):
         raise ImportError("install some-client")

@@ -50,6 +50,8 @@ def test_a_parent_after_a_link_is_the_parent_of_the_links_target(tmp_path):
         ("dir://x/a.wav", uris.UnknownSchemeError),
         ("data://x/a.wav", uris.UnknownSchemeError),
         ("zip://a.wav::s3://bucket/b.zip", UsageError),
+        ("memory://a\0b/c.wav", uris.ImpossibleNameError),
+        ("a\0b.wav", uris.ImpossibleNameError),
     ],
 )
 def test_a_uri_that_cannot_be_opened_is_a_usage_error(uri, kind):
