@@ -8,13 +8,15 @@ and 9). The sample is the same each time.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from pipeline.audio.decode import AudioSettings, Header, read_header
@@ -28,14 +30,18 @@ from pipeline.corpus.naming import suffix
 from pipeline.corpus.parts import Item, Part
 from pipeline.corpus.read import read_part
 from pipeline.corpus.utterances import ObjectOpener, Utterance
-from pipeline.errors import AudioError, InputChangedError
+from pipeline.errors import AudioError, InputChangedError, RunFailedError
+from pipeline.stages.child_process import ChildDiedError, child_steps
 from pipeline.stages.rows import RowSettings, utterance_rows
+from pipeline.stages.steps import START, Position, Skipped, Step
 
 MAX_HEADERS: Final = 2000  # of files of one format, or of rows
 MAX_CONTAINERS: Final = 6  # parts of shards and Parquet files, which are read whole
 MAX_DECODED: Final = 48  # of one format
 MAX_DECODED_S: Final = 120.0  # of one recording
 EXAMPLES: Final = 3
+DEADLINE_S: Final = 60.0  # for the header of a recording, and to decode MAX_DECODED_S of it twice
+MAX_DEATHS: Final = 5
 NORMAL_95: Final = 1.96
 _CONTAINERS: Final = (TAR.kind, TAR_ROWS.kind, PARQUET.kind)
 
@@ -150,22 +156,59 @@ def row_settings(audio: AudioSettings, min_samples: int = 0) -> RowSettings:
     return RowSettings(audio, min_samples)
 
 
-def examine(parts: Sequence[Part], settings: RowSettings, *, allow_any_path: bool, timed: bool) -> Recordings:
-    """Read the headers of parts, or of a sample of them; one `Recordings` for all.
+def examine(
+    parts: Sequence[Part],
+    settings: RowSettings,
+    *,
+    allow_any_path: bool,
+    timed: bool,
+    deadline_s: float = DEADLINE_S,
+) -> Recordings:
+    """Read the headers of parts, or of a sample of them, in a child process; one `Recordings` for all.
+
+    A recording that kills the child, or on which it hangs, cannot be read; another child begins anew.
 
     Args:
         parts: of one format.
         settings: how a run decodes, with its limits.
         allow_any_path: a manifest may name objects outside the store that it is in.
         timed: decode a few recordings, and estimate the work of a run.
+        deadline_s: a child that takes longer than this for a recording hangs; time in storage does not count.
 
     Raises:
         StorageError: an input could not be reached.
+        RunFailedError: children die although they skip what killed them, or of too many recordings.
     """
-    total = Recordings()
+    steps_from = functools.partial(steps, tuple(parts), settings, allow_any_path, timed)
+    skipped: dict[int, Skipped] = {}
+    while True:
+        position = START
+        try:
+            with child_steps(steps_from, START, skipped, deadline_s) as found:
+                for step in found:
+                    if step is not None and step.row is not None:
+                        return step.row
+                    position = position if step is None else step.next
+        except ChildDiedError as death:
+            if position == START or position.utterance in skipped or len(skipped) >= MAX_DEATHS:
+                raise RunFailedError(f"the processes that read headers die, the last one {death}") from death
+            message = f"the process that read it ended {death}"
+            skipped[position.utterance] = Skipped(position, death.code, message)
+
+
+def steps(
+    parts: Sequence[Part],
+    settings: RowSettings,
+    allow_any_path: bool,
+    timed: bool,
+    _: Position = START,
+    skipped: Mapping[int, Skipped] = MappingProxyType({}),
+) -> Iterator[Step[Recordings]]:
+    """As `examine`, in this process: a step before each recording or container is read, and the result as the last."""
+    total, places = Recordings(), itertools.count(1)
     for units, number, size in _strata(parts, allow_any_path):
-        total += _stratum(units, number, size, settings, allow_any_path, timed)
-    return total
+        total += yield from _stratum(units, number, size, settings, allow_any_path, timed, places, skipped)
+    yield Step(Position(next(places), 0), row=total)
 
 
 def _strata(parts: Sequence[Part], allow_any_path: bool) -> Iterator[tuple[list[_Unit], int, float]]:
@@ -197,13 +240,33 @@ def _strata(parts: Sequence[Part], allow_any_path: bool) -> Iterator[tuple[list[
 
 
 def _stratum(
-    units: Sequence[_Unit], number: int, size: float, settings: RowSettings, allow_any_path: bool, timed: bool
-) -> Recordings:
+    units: Sequence[_Unit],
+    number: int,
+    size: float,
+    settings: RowSettings,
+    allow_any_path: bool,
+    timed: bool,
+    places: Iterator[int],
+    skipped: Mapping[int, Skipped],
+) -> Generator[Step[Recordings], None, Recordings]:
     found, audio, counts = Recordings(), [], []
     timer = _Timer(settings, len(units)) if timed else None
     for unit, utterances in _opened(units, allow_any_path):
         seconds, count = 0.0, 0
-        for utterance in utterances:
+        reading = iter(utterances)
+        while True:
+            place = next(places)
+            yield Step(Position(place, 0))
+            if place in skipped:  # the rest of a container
+                found.read += 1
+                _add_failure(found, unit.part.uri, skipped[place].error)
+                break
+            if (utterance := next(reading, None)) is None:
+                break
+            place = next(places)
+            yield Step(Position(place, 0))
+            if place in skipped:
+                utterance = replace(utterance, problem=skipped[place].error)
             count += 1
             seconds += _count(utterance, settings.audio, found, timer, unit)
         audio.append(seconds)
@@ -249,11 +312,7 @@ def _count(utterance: Utterance, audio: AudioSettings, found: Recordings, timer:
     try:
         header = _header(utterance, audio)
     except (AudioError, InputChangedError) as error:
-        code = error.code.value if isinstance(error, AudioError) else "MISSING"
-        found.failed[code] += 1
-        if len(found.examples) < EXAMPLES:
-            message = error.message if isinstance(error, AudioError) else str(error)
-            found.examples.append({"uri": utterance.where, "code": code, "message": message})
+        _add_failure(found, utterance.where, error)
         return 0.0
     found.rates[header.rate] += 1
     found.channels[header.channels] += 1
@@ -266,6 +325,14 @@ def _count(utterance: Utterance, audio: AudioSettings, found: Recordings, timer:
     if timer is not None:
         timer.maybe_decode(utterance, seconds, unit)
     return seconds
+
+
+def _add_failure(found: Recordings, where: str, error: AudioError | InputChangedError) -> None:
+    code = error.code.value if isinstance(error, AudioError) else "MISSING"
+    found.failed[code] += 1
+    if len(found.examples) < EXAMPLES:
+        message = error.message if isinstance(error, AudioError) else str(error)
+        found.examples.append({"uri": where, "code": code, "message": message})
 
 
 def _header(utterance: Utterance, settings: AudioSettings) -> Header:

@@ -3,9 +3,9 @@
 A part is first read in Ray's own process, at full speed, and nothing is recorded. A process that dies, or hangs and
 ends itself (`pipeline.storage.deadline`), takes its whole part with it. Ray gives the part to another process, which
 knows by the number of its attempt that it is not the first. From then on the part is read in a child process
-(`pipeline.stages.child`) that hands over what it reads step by step. So when the child dies, the position at which it
-died is known. If `DEATHS` processes die at one position, the utterance there is skipped, and the next child continues
-after it.
+(`pipeline.stages.child_process`) that hands over what it reads step by step. So when the child dies, the position at
+which it died is known. If `DEATHS` processes die at one position, the utterance there is skipped, and the next child
+continues after it.
 
 Ray's process may die together with its child: with the node, which says nothing about the utterance, or because Ray
 kills it for the memory of its child, which takes a while. So if a child works on one step for `MARK_AFTER_S` (waiting

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
+import os
+import signal
+import time
 
 import av
 import fsspec
@@ -14,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.audio.decode import AudioSettings
+from pipeline.errors import RunFailedError
 from pipeline.prediction import recordings
-from pipeline.prediction.recordings import Work, examine, row_settings
+from pipeline.prediction.recordings import Work, examine, row_settings, steps
 from pipeline.storage import objects
 from tests.support.corpora import parts_of, write_audio, write_manifest
 from tests.support.inputs import parquet, tar, write
@@ -23,8 +28,62 @@ from tests.support.inputs import parquet, tar, write
 SETTINGS = row_settings(AudioSettings(), 400)
 
 
-def found(*inputs, timed=False, settings=SETTINGS):
-    return examine(parts_of(*inputs), settings, allow_any_path=False, timed=timed)
+def found(*inputs, timed=False, settings=SETTINGS, allow_any_path=False):
+    *_, last = steps(parts_of(*inputs), settings, allow_any_path, timed)
+    return last.row
+
+
+def with_faults(faults, *arguments):
+    """`steps` in a child in which reading a header has a fault: by the recording's name, how the process then ends."""
+    header = recordings._header
+
+    def faulty(utterance, audio):
+        match faults.get(utterance.where.rpartition("/")[2]) if utterance.problem is None else None:
+            case "crash":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "hang":
+                time.sleep(600)
+        return header(utterance, audio)
+
+    recordings._header = faulty
+    yield from steps(*arguments)
+
+
+def test_a_recording_that_kills_or_hangs_what_reads_it_cannot_be_read_and_the_others_are(tmp_path, monkeypatch):
+    for name in ("a", "b", "c", "d"):
+        write(tmp_path / f"{name}.wav", wav(2.0))
+    monkeypatch.setattr(recordings, "steps", functools.partial(with_faults, {"b.wav": "crash", "d.wav": "hang"}))
+    settings = {"allow_any_path": False, "timed": True}
+    whole = examine(parts_of(tmp_path), SETTINGS, deadline_s=2.0, **settings)
+    assert (whole.read, whole.audio_s, whole.failed) == (4, 4.0, {"CRASHED": 1, "HUNG": 1})
+    assert [example["uri"] for example in whole.examples] == [f"{tmp_path}/b.wav", f"{tmp_path}/d.wav"]
+    assert whole.work.read_cpu_s > 0
+    monkeypatch.setattr(recordings, "MAX_DEATHS", 0)
+    with pytest.raises(RunFailedError, match="the processes that read headers die, the last one "):
+        examine(parts_of(tmp_path), SETTINGS, deadline_s=2.0, **settings)
+
+
+def test_a_shard_that_kills_what_reads_it_is_read_up_to_there(tmp_path, monkeypatch):
+    for shard in ("a", "b"):
+        tar(tmp_path / f"{shard}.tar", *((f"{shard}{index}.wav", wav(1.0)) for index in range(3)))
+    monkeypatch.setattr(recordings, "steps", shard_that_dies)
+    whole = examine(parts_of(tmp_path), SETTINGS, allow_any_path=False, timed=False)
+    assert (whole.audio_s, whole.failed) == (4.0, {"CRASHED": 1})
+    assert whole.examples[0]["uri"] == f"{tmp_path}/a.tar"
+
+
+def shard_that_dies(*arguments):
+    """`steps` in a child in which the first shard ends the process behind its first member."""
+    read = recordings.read_part
+
+    def dying(part, allow_any_path):
+        for index, utterance in enumerate(read(part, allow_any_path)):
+            if index == 1 and part.uri.endswith("a.tar"):
+                os.kill(os.getpid(), signal.SIGSEGV)
+            yield utterance
+
+    recordings.read_part = dying
+    yield from steps(*arguments)
 
 
 def wav(seconds: float, rate: int = 16_000, channels: int = 1) -> bytes:
@@ -115,7 +174,7 @@ def test_long_remote_recordings_that_are_no_objects_are_errors_and_others_are_re
     monkeypatch.setattr(
         objects, "fetch", lambda uri, *args, **kwargs: fetched.append(uri) or fetch(uri, *args, **kwargs)
     )
-    whole = examine(parts_of(f"{root}/m.jsonl"), SETTINGS, allow_any_path=True, timed=False)
+    whole = found(f"{root}/m.jsonl", allow_any_path=True)
     assert whole.failed == {"MISSING": 2, "BAD_ROW": 1}
     assert whole.audio_s == 100.0
     assert not [uri for uri in fetched if uri.endswith(".wav")]

@@ -16,7 +16,8 @@ import pytest
 
 from pipeline.errors import ErrorCode, RunFailedError, StorageError
 from pipeline.runs.run import QUARANTINE
-from pipeline.stages.child import MARK_AFTER_S, run_in_child
+from pipeline.stages.child import run_in_child
+from pipeline.stages.child_process import MARK_AFTER_S
 from pipeline.stages.quarantine import DEATHS, Record, read_records
 from pipeline.stages.steps import START, Position, Step
 from pipeline.storage import objects, uris
