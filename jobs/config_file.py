@@ -66,7 +66,11 @@ def configurable(verb: Callable[..., int]) -> Callable[..., int]:
         rich_help_panel=PANEL,
     )
     print_option = typer.Option(
-        "--print-config", help="Print all options as such a file, and do nothing else.", rich_help_panel=PANEL
+        "--print-config",
+        help="Print all options as such a file, and do nothing else.",
+        is_eager=True,  # the others may be missing
+        callback=_require_nothing,
+        rich_help_panel=PANEL,
     )
     added = [
         inspect.Parameter("context", keyword, annotation=typer.Context),
@@ -142,6 +146,14 @@ def _take(context: typer.Context, path: Path | None) -> None:
             name, parameter = known[key]
             defaults[name] = _checked(context, parameter, value, f"{path}: {key}")
     context.default_map = defaults
+
+
+def _require_nothing(context: typer.Context, print_config: bool) -> bool:
+    """Where the options are printed, those that are required may be missing."""
+    if print_config:
+        for parameter in context.command.params:
+            parameter.required = False
+    return print_config
 
 
 def _read(path: Path) -> dict[str, Any]:

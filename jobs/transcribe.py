@@ -250,7 +250,7 @@ def transcribe(
     predicted = None if prediction is None else read_prediction(prediction)
     log_to(log)
     pin_commits(config)  # what is downloaded shows its progress, which the bar below would disturb
-    worked = has_more = False
+    worked = has_more = has_changes = False
     with _ProgressDisplay() as show:
 
         def on_progress(progress: pipeline.Progress) -> None:
@@ -259,7 +259,8 @@ def transcribe(
             show(progress)
 
         def on_changes(changes: CorpusChanges) -> None:
-            nonlocal has_more
+            nonlocal has_more, has_changes
+            has_changes = True
             if update:
                 err.print(f"update: {changes.numbers}", markup=False)
                 return
@@ -269,6 +270,8 @@ def transcribe(
         with stoppable(config, grace) as stop:
             run = pipeline.transcribe(config, on_progress, stop.requested, on_changes, predicted)
     addition = find_named(run, config.added_tasks)
+    if update and not has_changes and not worked:
+        err.print("update: nothing has changed")
     if worked and (summary := last_start((addition or run.record).attempts)):
         out.print(summary, markup=False, soft_wrap=True)
         if compared := against_prediction(run.record):

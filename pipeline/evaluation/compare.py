@@ -167,7 +167,10 @@ def _scored(run: Run, scoring: Scoring, unit: str) -> pa.Table:
     references = text_references(run, scoring)
     scored = run.read(lambda files: _score_files(run, files["transcripts"], references, unit))
     if not scored.num_rows:
-        raise UsageError(f"{run.uri} has no scored utterance")
+        raise UsageError(
+            f"{run.uri} has no scored utterance: runs are compared by their references; give them with --refs FILE, or "
+            "as texts beside the audio"
+        )
     if (distinct := pc.count_distinct(scored["utt_id"]).as_py()) != scored.num_rows:
         raise UsageError(
             f"utterance ids of {run.uri} must be unique to pair runs: {scored.num_rows - distinct} of them are repeated"

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+import pipeline
 from pipeline.runs.lease import hold_lease
 from tests.support import corpora, runs
 from tests.support.command import command, sewd, sewd_in_process
+from tests.support.without_ray import without_ray
 
 ROOT = Path(__file__).parents[2]
 
@@ -168,3 +170,13 @@ def test_ctrl_c_while_modules_load_ends_at_once_without_a_traceback(tmp_path):
     process.send_signal(signal.SIGINT)
     _, printed = process.communicate(timeout=60)
     assert (process.returncode, printed) == (-signal.SIGINT, "")
+
+
+def test_an_update_says_if_nothing_has_changed(tmp_path, clip, small_ctc):
+    with without_ray():
+        pipeline.transcribe(pipeline.RunConfig((str(clip.parent),), str(tmp_path / "run"), str(small_ctc)))
+    command = ["transcribe", clip.parent, "--output", tmp_path / "run", "--model", small_ctc]
+    for options, said in ((["--update"], True), ([], False)):
+        done = sewd_in_process(*command, *options)
+        assert done.returncode == 0
+        assert ("update: nothing has changed" in done.stderr) == said

@@ -234,6 +234,15 @@ def test_a_verb_runs_with_the_options_of_its_file(tmp_path, capsys, monkeypatch)
     assert f"no run at {tmp_path}/no-run" in capsys.readouterr().err.replace("\n", "")
 
 
+def test_a_file_to_fill_in_needs_no_arguments(tmp_path):
+    for verb, missing in (("transcribe", ["inputs", "output"]), ("compare", ["run", "baseline"])):
+        values = yaml.safe_load(as_yaml(context(verb, "--print-config")))
+        assert [key for key in missing if values[key]] == []
+        file = written(tmp_path / f"{verb}.yaml", as_yaml(context(verb, "--print-config")))
+        with pytest.raises(typer.TyperException, match="Missing"):
+            context(verb, "--config", file)
+
+
 def test_the_documented_file_is_one(tmp_path):
     text = (Path(__file__).parents[2] / "docs" / "running.md").read_text(encoding="utf-8")
     file = written(tmp_path / "a.yaml", text.partition("```yaml\n")[2].partition("```")[0])

@@ -226,7 +226,7 @@ def test_report_of_a_corpus_without_references(sewd, folder, tmp_path):
         (["evaluate", "HERE", "--fail-if", "wer > baseline"], ["needs a baseline"]),
         (["evaluate", "HERE", "--fail-if", "speed > 1"], ["unknown metric 'speed'", "wer"]),
         (["compare", "HERE", "nowhere"], ["no run at", "nowhere"]),
-        (["compare", "HERE", "BARE"], ["bare", "no scored utterance"]),
+        (["compare", "HERE", "BARE"], ["bare", "no scored utterance", "--refs FILE"]),
         (["report", "HERE", "--output", "report.pdf"], ["report.pdf", ".html, .md, .json"]),
     ],
 )
@@ -273,3 +273,23 @@ def test_names_that_look_like_markup_are_printed_as_they_are(sewd, tmp_path):
     assert code == 0
     for name in names:
         assert out.count(name) == 2
+
+
+def test_the_texts_of_recordings_are_printed_and_nothing_is_written(sewd, tmp_path):
+    rows = [
+        {"utt_id": f"call#{start}-{start + 1000}", "text": text, "uri": "/in/call.wav", "start_s": start / 1000}
+        for start, text in ((1000, "there [bold]\x1b[31m"), (0, "hello"))
+    ]
+    rows.append({"utt_id": "quiet", "text": "", "uri": "/in/quiet.wav"})
+    rows = [row | {"duration_s": 1.0} for row in rows]
+    failed = {"utt_id": "bad", "uri": "/in/bad.wav", "code": "TRUNCATED", "message": "it ends at byte 9"}
+    run = runs.write_run(tmp_path / "run", runs.transcripts(rows), errors=runs.errors([failed]))
+    before = sorted(tmp_path.rglob("*"))
+    code, out, _ = sewd("recordings", tmp_path / "run", "--text")
+    assert (code, sorted(tmp_path.rglob("*"))) == (0, before)
+    assert sorted(out.splitlines()) == [
+        "bad: (TRUNCATED: it ends at byte 9)",
+        "call: hello there [bold]\ufffd[31m",
+        "quiet: (nothing was recognised)",
+    ]
+    assert sewd("recordings", run.uri, "--text", "--output", "a.parquet")[0] == 2
