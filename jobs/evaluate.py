@@ -73,7 +73,10 @@ def evaluate(
         if any(group.figures.scored for group in grouping.groups):
             out.print(_grouping_table(grouping))
     for task in labels:
-        out.print(_label_table(task))
+        if task.counts.rows:
+            out.print(_label_table(task))
+        else:
+            out.print(f"{task.task}: no accuracy: {_label_coverage(task)}", markup=False, style="yellow")
     if opened.status != RunStatus.DONE:
         rows = "as they were before its update" if opened.is_updating() else "so far"
         out.print(f"the run is not done ({opened.status}): these figures cover its rows {rows}", style="yellow")
@@ -198,14 +201,9 @@ def _label_table(labels: LabelEvaluation) -> Table:
     counts = labels.counts
     figures = f"accuracy {percent(counts.accuracy)} ({format_interval(labels.interval) or 'no interval'})"
     figures += f", balanced {percent(counts.balanced_accuracy)}, macro F1 {percent(counts.macro_f1)}"
-    coverage = f"{counts.rows:,} scored, {labels.no_reference:,} without a reference label"
-    if labels.unknown_label:
-        coverage += f", {labels.unknown_label:,} whose reference label the classifier does not have"
-    if labels.other_label:
-        coverage += f"; {labels.other_label:,} with a reference label of another classifier, not scored"
     columns = ("precision", "recall", "F1", "AUROC", "rows", "predicted")
     table = new_table(f"{labels.task}: {figures}", "label", *columns)
-    table.caption, table.caption_justify = coverage, "left"
+    table.caption, table.caption_justify = _label_coverage(labels), "left"
     for score in counts.classes[:ROWS_SHOWN]:
         auroc = labels.scores[score.label].auroc if score.label in labels.scores else None
         shares = (percent(value) for value in (score.precision, score.recall, score.f1))
@@ -217,6 +215,15 @@ def _label_table(labels: LabelEvaluation) -> Table:
             f"{score.predicted:,}",
         )
     return table
+
+
+def _label_coverage(labels: LabelEvaluation) -> str:
+    coverage = f"{labels.counts.rows:,} scored, {labels.no_reference:,} without a reference label"
+    if labels.unknown_label:
+        coverage += f", {labels.unknown_label:,} whose reference label the classifier does not have"
+    if labels.other_label:
+        coverage += f"; {labels.other_label:,} with a reference label of another classifier, not scored"
+    return coverage
 
 
 def new_table(title: str, first: str, *others: str) -> Table:

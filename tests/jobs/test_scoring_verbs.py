@@ -293,3 +293,12 @@ def test_the_texts_of_recordings_are_printed_and_nothing_is_written(sewd, tmp_pa
         "quiet: (nothing was recognised)",
     ]
     assert sewd("recordings", run.uri, "--text", "--output", "a.parquet")[0] == 2
+
+
+def test_labels_without_references_are_a_line_and_no_empty_table(sewd, tmp_path):
+    labels = [{"label": "yes", "reference_label": None} for _ in range(3)]
+    run = runs.write_run(tmp_path / "run", runs.transcripts(runs.random_rows(20)), runs.labels(labels))
+    code, out, _ = sewd("evaluate", run.uri)
+    assert code == 0
+    assert "no accuracy: 0 scored, 3 without a reference label" in out
+    assert "precision" not in out
