@@ -31,6 +31,7 @@ from pipeline.corpus.parts import Item, Part
 from pipeline.corpus.read import read_part
 from pipeline.corpus.utterances import ObjectOpener, Utterance
 from pipeline.errors import AudioError, InputChangedError, RunFailedError
+from pipeline.secrets import without_secrets
 from pipeline.stages.child_process import ChildDiedError, child_steps
 from pipeline.stages.rows import RowSettings, utterance_rows
 from pipeline.stages.steps import START, Position, Skipped, Step
@@ -332,7 +333,7 @@ def _add_failure(found: Recordings, where: str, error: AudioError | InputChanged
     found.failed[code] += 1
     if len(found.examples) < EXAMPLES:
         message = error.message if isinstance(error, AudioError) else str(error)
-        found.examples.append({"uri": where, "code": code, "message": message})
+        found.examples.append({"uri": without_secrets(where), "code": code, "message": without_secrets(message)})
 
 
 def _header(utterance: Utterance, settings: AudioSettings) -> Header:

@@ -28,6 +28,7 @@ from pipeline.corpus.utterances import open_object
 from pipeline.errors import AudioError, DamagedRunError, InputChangedError, StorageError
 from pipeline.report.model import AudioMode, Clip
 from pipeline.runs.run import Run
+from pipeline.secrets import has_secret
 
 CLIPS: Final = 50  # utterances that a clip is made for
 CLIP_S: Final = 20.0  # of a longer utterance, this much from its beginning
@@ -87,6 +88,8 @@ def _linked(rows: Sequence[Row], parts: Mapping[str, Part]) -> Clips:
     for row in rows:
         if _in_shard(row, parts):
             clips.left_out["inside a shard"] += 1
+        elif has_secret(row["uri"]):
+            clips.left_out["at an address that holds a secret"] += 1
         elif (address := _address(row["uri"])) is None:
             clips.left_out["stored where no browser can open it"] += 1
         else:

@@ -63,6 +63,7 @@ from pipeline.report.summary import (
 from pipeline.runs.run import Run, now
 from pipeline.scoring.alignment import Confusion, align, confusions
 from pipeline.scoring.counts import ErrorCounts
+from pipeline.secrets import without_secrets
 from sewd_model.grouping import grouped
 
 WORST: Final = 300
@@ -284,7 +285,7 @@ def _worst_utterances(run: Run, evaluation: Evaluation, audio: AudioMode) -> Wor
 def _worst_utterance(row: Mapping[str, Any], clip: Clip | None) -> WorstUtterance:
     return WorstUtterance(
         utt_id=row["utt_id"],
-        uri=row["uri"],
+        uri=without_secrets(row["uri"]),
         start_s=row["start_s"],
         duration_s=row["duration_s"],
         speaker=row["speaker"],

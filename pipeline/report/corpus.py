@@ -35,6 +35,7 @@ from pipeline.report.model import (
 )
 from pipeline.runs.commit import DataFile
 from pipeline.runs.run import Run
+from pipeline.secrets import without_secrets
 
 CORPUS_SAMPLED: Final = 50_000
 EXAMPLES: Final = 5
@@ -193,9 +194,8 @@ def describe_errors(run: Run, failed: int) -> list[ErrorsByCode]:
     for code, count in sorted(codes.items(), key=lambda item: (-item[1], item[0])):
         rows = sample.filter(pc.equal(sample["code"], code))
         examples = rows.slice(0, EXAMPLES).select(["utt_id", "uri", "message"]).to_pylist()
-        by_code.append(
-            ErrorsByCode(code, count, count / failed, [FailedUtterance(**row) for row in examples], _messages(rows))
-        )
+        shown = [FailedUtterance(**row | {"uri": without_secrets(row["uri"])}) for row in examples]
+        by_code.append(ErrorsByCode(code, count, count / failed, shown, _messages(rows)))
     return by_code
 
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 from pipeline.cluster.ray_private import task_attempt
 from pipeline.corpus.ahead import READ_AHEAD
 from pipeline.corpus.parts import Part
-from pipeline.errors import ErrorCode
+from pipeline.errors import AudioError, ErrorCode
 from pipeline.schemas import READ_CHUNK, one_chunk
 from pipeline.stages.child import run_in_child
 from pipeline.stages.quarantine import Record
@@ -171,7 +171,7 @@ class _UniqueIds:
             self._where[row.utt_id] = where
             return row
         message = f"{row.utt_id} names both {first} and {where}"
-        return row.with_error(RowError("read", ErrorCode.DUPLICATE_ID.value, message))
+        return row.with_error(RowError.of("read", AudioError(ErrorCode.DUPLICATE_ID, message)))
 
 
 def _table(part: Part, chunk: _Chunk, rate: int, last: bool = False, **totals: float) -> pa.Table:

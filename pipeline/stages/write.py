@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from pipeline.runs.commit import Commit, encode_commit, write_chunk
 from pipeline.runs.lease import require_lease
 from pipeline.schemas import ERRORS, field
+from pipeline.secrets import without_secrets
 from pipeline.stages.texts import TextSettings, labels, transcripts
 from sewd_model.engine_status import EngineStatus
 
@@ -106,5 +107,8 @@ def _write(chunk: pa.Table, settings: WriteSettings) -> dict[str, Any]:
     commit = write_chunk(settings.run, commit, tables)
     return {
         "commit": encode_commit(commit),
-        "failed": errors.slice(0, MAX_FAILED_REPORTED).select(_FAILED.names).to_pylist(),
+        "failed": [
+            row | {"uri": without_secrets(row["uri"])}  # for the log and for messages
+            for row in errors.slice(0, MAX_FAILED_REPORTED).select(_FAILED.names).to_pylist()
+        ],
     }

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
-from pipeline import RunConfig, UsageError
+from pipeline import RunConfig, RunFailedError, UsageError, transcribe
+from pipeline.audio.decode import AudioSettings
 from pipeline.config import make_config
 from pipeline.errors import AudioError, ErrorCode, StorageError
+from pipeline.prediction.recordings import row_settings, steps
 from pipeline.secrets import has_secret, without_secrets
 from pipeline.stages.rows import RowError
 from pipeline.storage import retry
+from tests.support.corpora import parts_of, write_manifest
+from tests.support.without_ray import without_ray
 
 HUSH = "hush0123456789hush0123456789hush012345"
 SECRETS = [
@@ -63,3 +69,17 @@ def test_messages_about_storage_do_not_have_the_secrets_of_a_uri(error, monkeypa
 def test_an_error_row_does_not_repeat_the_secret_of_its_uri():
     error = AudioError(ErrorCode.MISSING, f"https://u:{HUSH}@host/a.wav is not there")
     assert RowError.of("read", error).message == "https://host/a.wav is not there"
+
+
+def test_a_signed_address_of_a_manifest_is_in_no_message_log_or_prediction(tmp_path, small_ctc, caplog):
+    signed = f"odd://host/a.wav?sig={HUSH}"
+    manifest = write_manifest(tmp_path / "m.jsonl", [{"audio_filepath": signed}])
+    config = RunConfig((str(manifest),), str(tmp_path / "run"), str(small_ctc), strict=True)
+    caplog.set_level(logging.INFO, "sewd")
+    with without_ray(), pytest.raises(RunFailedError, match=r"BAD_ROW odd://host/a\.wav\?sig=\.\.\.: ") as raised:
+        transcribe(config)
+    logged = [vars(record) for record in caplog.records]
+    assert [record["uri"] for record in logged if "uri" in record] == ["odd://host/a.wav?sig=..."]
+    *_, last = steps(parts_of(manifest), row_settings(AudioSettings()), False, False)
+    assert last.row.failed == {"BAD_ROW": 1}
+    assert HUSH not in f"{raised.value} {(tmp_path / 'run/run.json').read_text()} {logged} {last.row.to_json()}"

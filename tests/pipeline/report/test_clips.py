@@ -262,6 +262,8 @@ def test_links_name_the_object_and_the_part_to_play(tmp_path):
     assert made.by_id["a"].source == f"file://{tmp_path}/long.wav#t=0.000,1.200"
     assert made.by_id["b"].source == "https://x.org/a b?c#t=1.200,2.400"
     assert made.left_out == {"stored where no browser can open it": 1}
+    signed = [rows[0] | {"uri": "https://x.org/a?sv=1&sig=hush"}]
+    assert clips.clips_of(run, signed, "link").left_out == {"at an address that holds a secret": 1}
 
     run, rows = run_of(tmp_path / "t", shard(tmp_path))
     assert clips.clips_of(run, rows, "link").left_out == {"inside a shard": 3}

@@ -252,3 +252,13 @@ def test_runs_with_missing_values_have_a_complete_report(made, tmp_path):
         json.dumps(to_json(report), allow_nan=False)
         assert "coverage" in render.html(report).lower()
         assert "overage" in render.markdown(report)
+
+
+def test_no_form_of_a_report_has_the_signature_of_an_address(tmp_path):
+    signed = {"uri": "https://x.org/a.wav?sv=1&sig=hushhush"}
+    rows = [{"text": "a", "reference": "b", **signed} for _ in range(3)]
+    run = runs.write_run(tmp_path / "run", runs.transcripts(rows), errors=runs.errors([signed]))
+    made = build_report(run, settings=ReportSettings(EvaluationSettings(), audio="link"))
+    for written in (render.html(made), render.markdown(made), render.json_text(made)):
+        assert "hushhush" not in written
+        assert "x.org/a.wav" in written
