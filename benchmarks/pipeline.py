@@ -65,7 +65,7 @@ from pipeline.stages.heads import Recognition
 from pipeline.stages.recognize import RecognizerActor, RecognizeSettings
 from pipeline.storage.checkpoints import checkpoint_digest
 from sewd_model import CTCTokenizer, EngineStatus
-from sewd_model.engines import Logits
+from sewd_model.recognition import Decoding, Logits, Recognized, Samples, recognize
 from tests.support import checkpoints, corpora
 
 MEAN_S = 7.7  # mean length of the clips
@@ -268,17 +268,23 @@ class FixedLogits:
 
     Attributes:
         logits: (frames, vocabulary), for the longest clip.
+        decoding: what lies before and after the model.
         reported: the status to report.
         splits: number of batches that were halved.
     """
 
     logits: torch.Tensor
+    decoding: Decoding
     reported: EngineStatus
     splits: int = 0
 
     def encode(self, waveforms: Sequence[torch.Tensor]) -> Iterator[Logits | None]:
         """See `sewd_model.engines.Engine`."""
         return ((self.logits[: len(waveform) // FRAME_SAMPLES],) for waveform in waveforms)
+
+    def recognize(self, clips: Sequence[Samples]) -> Iterator[Recognized]:
+        """See `sewd_model.engines.Engine`."""
+        return recognize(self.encode, clips, self.decoding)
 
     def status(self) -> EngineStatus:
         """See `sewd_model.engines.Engine`."""
@@ -294,11 +300,19 @@ class NullModel(RecognizerActor):
         frames = round(LONGEST_S * RATE) // FRAME_SAMPLES
         tokens = [tokenizer.ids["|" if letter == "▁" else letter] for letter in STAND_IN_TEXT]
         logits = torch.zeros(frames, len(tokenizer.ids))
-        logits[:, self.blank] = 5
+        logits[:, tokenizer.pad_id] = 5
         for number, frame in enumerate(range(0, frames, LETTER_FRAMES)):
             logits[frame, tokens[number % len(tokens)]] = 10
         self.encoders = [
-            replace(encoder, engine=FixedLogits(logits, encoder.engine.status())) for encoder in self.encoders
+            replace(
+                encoder,
+                engine=FixedLogits(
+                    logits,
+                    Decoding(encoder.features, tokenizer.pad_id or 0, tuple(tokenizer.drop_ids)),
+                    encoder.engine.status(),
+                ),
+            )
+            for encoder in self.encoders
         ]
 
 

@@ -157,7 +157,8 @@ def transcribe(
     dtype: Annotated[
         str,
         typer.Option(
-            help="Number format of the model: float32; int8 on CPUs; bfloat16 or float16 on GPUs.",
+            help="Number format of the model: float32; int8 on CPUs; bfloat16 or float16 on GPUs; auto: bfloat16 on "
+            "GPUs with instructions for it, else float32.",
             rich_help_panel=RESOURCES,
         ),
     ] = default_of(RunConfig, "dtype"),

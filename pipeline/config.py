@@ -87,7 +87,8 @@ class RunConfig:
         gpus_per_actor: GPUs that an actor holds; None: 1 if the cluster has GPUs, else 0.
         cpus_per_actor: Ray CPUs that an actor holds; None: what decoding leaves of its node, at most 1 beside a GPU.
         threads: threads that an actor computes with; None: its share of the processors.
-        dtype: number format that the model computes in: `int8` on CPUs only, `bfloat16` and `float16` on GPUs only.
+        dtype: number format that the model computes in: `int8` on CPUs only, `bfloat16` and `float16` on GPUs only;
+            `auto`: see `sewd_model.load_engine`.
     """
 
     inputs: Annotated[tuple[Uri, ...], Field(min_length=1)]
@@ -119,7 +120,7 @@ class RunConfig:
     gpus_per_actor: Annotated[float, Field(ge=0)] | None = None
     cpus_per_actor: Annotated[float, Field(gt=0)] | None = None
     threads: Annotated[int, Field(ge=1)] | None = None
-    dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
 
     @field_validator("normalizer")
     @classmethod

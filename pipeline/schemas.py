@@ -216,7 +216,7 @@ RECOGNIZED_ROW = pa.struct(
 READ_CHUNK = pa.schema([*_CHUNK_HEAD, field("rows", pa.list_(READ_ROW), "utterances", nullable=False)])
 ENGINE = pa.struct(
     [
-        field("batching", pa.string(), "`packed` or `clip by clip`", nullable=False),
+        field("batching", pa.string(), "`packed`, `padded` or `clip by clip`", nullable=False),
         field("dtype", pa.string(), "data type of the computation", nullable=False),
         field("device", pa.string(), "GPU, or CPU with its instruction set", nullable=False),
         field("budget_s", pa.float64(), "most audio in a batch; null without batches", "s"),

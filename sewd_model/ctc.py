@@ -488,31 +488,56 @@ def greedy_path(logits: "torch.Tensor | NDArray[np.floating[Any]]", blank: int, 
         raise ValueError(msg)
     num_frames = scores.shape[0]
     best = scores.argmax(axis=1)  # (T,), the lowest id of equal scores
-    changes = np.ones(num_frames, bool)
-    np.not_equal(best[1:], best[:-1], out=changes[1:])
-    starts = np.flatnonzero(changes)  # (runs,), a run starts where the token changes
-    ends = np.append(starts[1:], num_frames).astype(np.int64)[: len(starts)]
-
     top = scores[np.arange(num_frames), best]  # (T,)
     if not np.isfinite(top).all():
         msg = "logits have a frame without a finite best score: it is NaN or infinite"
         raise ValueError(msg)
     with np.errstate(under="ignore", over="ignore"):
         log_probability = -np.log(np.exp(scores - top[:, None]).sum(axis=1))  # the best token's own log-softmax
-    sums = np.add.reduceat(log_probability, starts) if len(starts) else np.zeros(0, np.float32)
+    return greedy_paths(best, log_probability, [num_frames], blank, drop)[0]
+
+
+def greedy_paths(
+    best: NDArray[np.integer[Any]],
+    log_probabilities: NDArray[np.float32],
+    num_frames: "Sequence[int] | NDArray[np.integer[Any]]",
+    blank: int,
+    drop: Sequence[int] = (),
+) -> list[GreedyPath]:
+    """Return the path of each of several clips, from the best token of each frame.
+
+    Args:
+        best: `(sum(num_frames),)`, the best token of each frame, clips end to end.
+        log_probabilities: of the same shape, its log-softmax.
+        num_frames: frames of each clip.
+        blank: as for `greedy_path`.
+        drop: as for `greedy_path`.
+    """
+    counts = np.asarray(num_frames, np.int64)
+    clip_ends = counts.cumsum()
+    clip_starts = clip_ends - counts
+    total = len(best)
+    changes = np.ones(total, bool)
+    np.not_equal(best[1:], best[:-1], out=changes[1:])
+    changes[clip_starts[counts > 0]] = True
+    starts = np.flatnonzero(changes)  # (runs,), a run starts where the token or the clip changes
+    ends = np.append(starts[1:], total).astype(np.int64)[: len(starts)]
+    sums = np.add.reduceat(log_probabilities, starts) if total else np.zeros(0, np.float32)
     probabilities = np.exp(sums / (ends - starts)).astype(np.float32)
 
     runs = best[starts]
     keep = runs != blank
     for token in drop:
         keep &= runs != token
-    return GreedyPath(
-        token_ids=runs[keep].astype(np.int64),
-        start_frames=starts[keep].astype(np.int64),
-        end_frames=ends[keep],
-        probabilities=probabilities[keep],
-        num_frames=num_frames,
-    )
+    starts, ends = starts[keep], ends[keep]
+    tokens, probabilities = runs[keep].astype(np.int64), probabilities[keep]
+    edges = np.searchsorted(starts, np.append(clip_starts, total))  # the tokens of each clip
+    first_frames = clip_starts.repeat(np.diff(edges))
+    starts, ends = starts - first_frames, ends - first_frames
+    return [
+        GreedyPath(tokens[first:last], starts[first:last], ends[first:last], probabilities[first:last], frames)
+        for (first, last), frames in zip(itertools.pairwise(edges.tolist()), counts.tolist(), strict=True)
+    ]
 
 
 def split_at_gaps(path: GreedyPath, gap_frames: int) -> list[GreedyPath]:

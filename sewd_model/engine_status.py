@@ -13,7 +13,8 @@ class EngineStatus:
     comparisons of dtypes or bytes, and to explain why a run was slow.
 
     Attributes:
-        batching: `packed`: clips in batches without padding; or `clip by clip`, with the unmodified model.
+        batching: `packed`: clips in batches without padding; or with the unmodified model `padded`: in padded batches
+            of similar lengths; or `clip by clip`.
         dtype: data type of its matrix products.
         device: the name of the GPU; or `cpu`, with the instruction set that torch's kernels use.
         budget_s: most audio in a batch, in seconds, unless a single clip is longer; None without batches.

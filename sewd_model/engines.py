@@ -5,41 +5,55 @@ Every engine gives each clip what the reference model gives for that clip alone.
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from sewd_model.engine_status import EngineStatus
+from sewd_model.features import FeatureExtractor
+from sewd_model.model import SEWDForCTC
 from sewd_model.packed.cpu import PackedModel
-from sewd_model.packed.gpu_memory import out_of_memory, used_by_other_processes
+from sewd_model.packed.gpu_memory import device_failed, out_of_memory, used_by_other_processes
 from sewd_model.packed.layers import Head
-
-if TYPE_CHECKING:
-    from sewd_model.packed import gpu_batches
+from sewd_model.recognition import Decoding, Failure, Logits, Recognized, Samples, recognize
 
 log = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
+
+_FEATURES: Final = FeatureExtractor()
 DEVICE_DTYPES: Final = ("float32", "bfloat16", "float16")  # on devices; those of CPUs are `PackedModel`'s
-Logits = tuple[Tensor, ...]  # of each head: float32 on the CPU, (frames, vocabulary) or (labels,)
 
 
 class Engine(Protocol):
-    """Computes the logits of clips."""
+    """Computes the heads of a backbone for clips."""
+
+    def recognize(self, clips: Sequence[Samples]) -> Iterator[Recognized]:
+        """Yield the result of each clip, in order.
+
+        Args:
+            clips: as they were decoded, not prepared: (num_samples,) int16, or float32 with full scale at 1, at the
+                rate of the `FeatureExtractor` that `load_engine` was called with.
+
+        Raises:
+            InputTooShortError: a clip has fewer samples than one frame needs.
+            RuntimeError: the device failed, or a clip does not fit in the memory that other processes leave free.
+        """
 
     def encode(self, waveforms: Sequence[Tensor]) -> Iterator[Logits | None]:
         """Yield the logits of each clip, in order; None for a clip that does not fit in the memory of the device.
 
         Args:
-            waveforms: (num_samples,) float32 each, as `FeatureExtractor` makes them, on the CPU, at the rate that
-                `load_engine` was called with.
+            waveforms: (num_samples,) float32 each, as `FeatureExtractor` makes them, on the CPU.
 
         Raises:
-            InputTooShortError: a clip has fewer samples than one frame needs.
+            InputTooShortError, RuntimeError: as `recognize`.
             ValueError: a clip is not (num_samples,) float32 on the CPU.
-            RuntimeError: the device failed, or a clip does not fit in the memory that other processes leave free.
         """
 
     def status(self) -> EngineStatus:
@@ -51,55 +65,73 @@ class Engine(Protocol):
 
 
 def load_engine(
-    heads: Sequence[Head], device: torch.device | str, dtype: str = "float32", threads: int = 1, rate: int = 16_000
+    heads: Sequence[Head],
+    device: torch.device | str,
+    dtype: str = "auto",
+    threads: int = 1,
+    features: FeatureExtractor = _FEATURES,
+    drop: Sequence[int] = (),
 ) -> Engine:
     """Choose the engine for a device.
 
-    On CPUs, packed batches (`PackedModel`). On GPUs, packed batches if they agree with the reference model at the start
-    and their kernels compile; otherwise the reference model clip by clip.
+    On CPUs, packed batches (`PackedModel`). On GPUs the first of these that agrees with the reference model: packed
+    batches, whose kernels must compile too; padded batches of the reference model; the reference model clip by clip.
 
     Args:
         heads: heads with equal backbones, in eval mode, in float32 on the CPU. The engine uses the backbone of the
             first.
         device: `cpu`, or a device of torch.
-        dtype: data type of the matrix products: float32; int8 on CPUs; bfloat16 or float16 on GPUs.
+        dtype: data type of the matrix products: float32; int8 on CPUs; bfloat16 or float16 on GPUs; `auto`: bfloat16 on
+            GPUs that have instructions for it, else float32.
         threads: on CPUs, packs that are computed at the same time.
-        rate: sample rate of the waveforms, in Hz.
+        features: how waveforms are prepared, and their rate.
+        drop: ids that are dropped from the paths of a CTC head, see `greedy_path`.
 
     Raises:
         ValueError: there is no head, the backbones differ, a head is not in float32 on the CPU, or the device has no
             engine of this dtype.
     """
     device = torch.device(device)
+    dtype = _default_dtype(device) if dtype == "auto" else dtype
+    blank = next((head.blank for head in heads if isinstance(head, SEWDForCTC)), 0)
+    decoding = Decoding(features, blank, tuple(drop))
     if device.type == "cpu":
-        return _PackedOnCpu(PackedModel(heads, dtype=dtype, threads=threads), rate)
+        return _PackedOnCpu(PackedModel(heads, dtype=dtype, threads=threads), decoding)
     if dtype not in DEVICE_DTYPES:
         msg = f"models run on {device.type} in {', '.join(DEVICE_DTYPES)}, not in {dtype}"
         raise ValueError(msg)
-    return _load_on_device(heads, device, dtype, rate)
+    return _OnDevice(heads, device, dtype, decoding)
 
 
-def _load_on_device(heads: Sequence[Head], device: torch.device, dtype: str, rate: int = 16_000) -> Engine:
-    """Packed batches on a device, or clip by clip."""
-    from sewd_model.packed import gpu, gpu_batches, gpu_check  # noqa: PLC0415 - loads the compiler, which takes seconds
-
-    try:
-        model = gpu.PackedDeviceModel(heads, device=device, dtype=dtype)
-        gpu_check.check(model, _ClipByClip(heads, "float32", device, None).encode, dtype)
-        engine = gpu_batches.DeviceEngine(model)
-        budget_s = gpu_batches.probed_budget_s(engine, rate) if device.type == "cuda" else gpu_batches.BUDGET_S
-    except gpu_check.CHECK_ERRORS as error:
-        return _fall_back(heads, dtype, device, error)
-    return _PackedOnDevice([head.cpu() for head in heads], dtype, device, engine, budget_s, rate)
+def _default_dtype(device: torch.device) -> str:
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
+        return "bfloat16"
+    return "float32"
 
 
-class _PackedOnCpu:
+class _OfLogits(ABC):
+    """An engine that computes logits of prepared waveforms; the processor does the rest."""
+
     splits = 0
 
-    def __init__(self, model: PackedModel, rate: int) -> None:
+    def __init__(self, decoding: Decoding) -> None:
+        self._decoding = decoding
+
+    @abstractmethod
+    def encode(self, waveforms: Sequence[Tensor]) -> Iterator[Logits | None]:
+        """See `Engine.encode`."""
+
+    def recognize(self, clips: Sequence[Samples]) -> Iterator[Recognized]:
+        """See `Engine.recognize`."""
+        return recognize(self.encode, clips, self._decoding)
+
+
+class _PackedOnCpu(_OfLogits):
+    def __init__(self, model: PackedModel, decoding: Decoding) -> None:
+        super().__init__(decoding)
         self._model = model
         # A pack is bounded in frames; without packs the budget is 0.
-        self._budget_s = model.pack_frames * model.config.hop_length / rate or None
+        self._budget_s = model.pack_frames * model.config.hop_length / decoding.features.sampling_rate or None
 
     def encode(self, waveforms: Sequence[Tensor]) -> Iterator[Logits | None]:
         return (output.logits for output in self._model.stream(waveforms))
@@ -109,83 +141,218 @@ class _PackedOnCpu:
         return EngineStatus("packed", self._model.dtype, name, self._budget_s, self._model.fallback)
 
 
-class _PackedOnDevice:
-    """Packed batches, until their kernels fail to compile for some shape; from then on clip by clip."""
+# ----------------------------------------------------------------------------------------------------------- devices
+class _OnDevice:
+    """The first of `_FASTEST_FIRST` that works on a device.
 
-    def __init__(
-        self,
-        heads: Sequence[Head],
-        dtype: str,
-        device: torch.device,
-        engine: gpu_batches.DeviceEngine,
-        budget_s: float,
-        rate: int,
-    ) -> None:
-        self._heads, self._dtype, self._device = heads, dtype, device
-        self._engine, self._budget_s, self._rate = engine, budget_s, rate
-        self._fallback: Engine | None = None
+    What does not work is not tried again, unless memory ran out: then it is tried again after 1, 2, 4, ... calls of
+    `recognize`, since other processes may have held the memory.
+    """
+
+    def __init__(self, heads: Sequence[Head], device: torch.device, dtype: str, decoding: Decoding) -> None:
+        self._heads, self._device, self._dtype, self._decoding = heads, device, dtype, decoding
+        self._splits = 0  # of engines that were replaced
+        self._calls, self._wait = 0, 1  # since the first one was tried, and until it is tried again
+        self._start()
+
+    def _start(self) -> None:
+        self._position = 0
+        self._reasons: list[str] = []
+        self._lacked_memory = False
+        self._engine = self._load()
+
+    def _load(self) -> _DeviceChoice:
+        """The first engine from the current one on that works."""
+        from sewd_model.packed import gpu_check  # noqa: PLC0415 - loads the compiler, which takes seconds
+
+        while True:
+            try:
+                return _FASTEST_FIRST[self._position](self._heads, self._device, self._dtype, self._decoding)
+            except gpu_check.CHECK_ERRORS as error:
+                self._step_down(error)
+
+    def _step_down(self, error: Exception) -> None:
+        """Choose the next engine, and note why.
+
+        Raises:
+            Exception: `error`, if it is no reason to, or if there is no other engine.
+        """
+        if device_failed(error) or self._position + 1 == len(_FASTEST_FIRST):
+            raise error
+        cause = getattr(error, "inner_exception", error)  # the compiler wraps the error that explains it
+        reason = f"{type(cause).__name__}: {(str(cause).strip() or 'no reason given').splitlines()[0]}"
+        if isinstance(error, RuntimeError) and out_of_memory(error):  # its text has other numbers each time
+            reason = "the model and one batch do not fit in its memory"
+            self._lacked_memory = True
+        before, after = (_FASTEST_FIRST[position].name for position in (self._position, self._position + 1))
+        before = before.removeprefix("in ")
+        log.warning("no %s on %s, the model runs %s: %s", before, self._device, after, reason)
+        self._reasons.append(f"no {before}: {reason}")
+        self._position += 1
+
+    def _start_again_if_due(self) -> None:
+        self._calls += 1
+        if self._lacked_memory and self._calls >= self._wait:
+            self._calls, self._wait = 0, 2 * self._wait
+            self._splits += self._engine.splits
+            del self._engine  # its memory
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+            self._start()
+
+    def recognize(self, clips: Sequence[Samples]) -> Iterator[Recognized]:
+        self._start_again_if_due()
+        return self._continued(lambda engine, done: engine.recognize(clips[done:]))
 
     def encode(self, waveforms: Sequence[Tensor]) -> Iterator[Logits | None]:
-        from sewd_model.packed import gpu_batches, gpu_check  # noqa: PLC0415 - as above
+        return self._continued(lambda engine, done: engine.encode(waveforms[done:]))
+
+    def _continued(self, results_from: Callable[[_DeviceChoice, int], Iterator[_T]]) -> Iterator[_T]:
+        """Yield the results of the engine; if its kernels fail to compile for some shape, the rest by the next one."""
+        from sewd_model.packed import gpu_check  # noqa: PLC0415 - as above
 
         done = 0
-        if self._fallback is None:
+        while True:
             try:
-                for logits in gpu_batches.stream(self._engine, waveforms, self._budget_s, self._rate):
-                    yield logits
+                for result in results_from(self._engine, done):
+                    yield result
                     done += 1
+                return
             except gpu_check.COMPILER_ERRORS as error:
-                self._fallback = _fall_back(self._heads, self._dtype, self._device, error)
-        if self._fallback is not None:
-            yield from self._fallback.encode(waveforms[done:])
+                self._splits += self._engine.splits
+                self._step_down(error)
+                self._engine = self._load()
 
     def status(self) -> EngineStatus:
-        if self._fallback is not None:
-            return self._fallback.status()
-        return EngineStatus("packed", self._dtype, _device_name(self._device), self._budget_s, None)
+        engine = self._engine
+        reasons = "; ".join(self._reasons) or None
+        return EngineStatus(engine.batching, self._dtype, _device_name(self._device), engine.budget_s, reasons)
 
     @property
     def splits(self) -> int:
-        return self._engine.splits
+        return self._splits + self._engine.splits
 
 
-class _ClipByClip:
-    """The reference model on any device, one clip at a time, through the backbone of the first head."""
+class _PackedOnDevice:
+    """Packed batches: samples in, the best token of each frame out."""
 
-    splits = 0
+    name = "in packed batches"
+    batching = "packed"
 
-    def __init__(self, heads: Sequence[Head], dtype: str, device: torch.device, fallback: str | None) -> None:
-        self._dtype, self._device, self._fallback = dtype, device, fallback
-        self._kind: torch.dtype = getattr(torch, dtype)
-        self._heads = [head.to(device, self._kind) for head in heads]
+    def __init__(self, heads: Sequence[Head], device: torch.device, dtype: str, decoding: Decoding) -> None:
+        from sewd_model.packed import gpu, gpu_batches, gpu_check, gpu_recognition  # noqa: PLC0415 - as above
+
+        model = gpu.PackedDeviceModel(heads, device=device, dtype=dtype)
+        gpu_check.check(model, _ClipByClip(heads, device, "float32", decoding).encode, dtype)
+        self._rate = decoding.features.sampling_rate
+        self._logits = gpu_batches.DeviceEngine(model)
+        self._recognition = gpu_recognition.RecognitionRunner(model, decoding)
+        is_cuda = device.type == "cuda"
+        self.budget_s = gpu_batches.probed_budget_s(self._logits, self._rate) if is_cuda else gpu_batches.BUDGET_S
+
+    def recognize(self, clips: Sequence[Samples]) -> Iterator[Recognized]:
+        from sewd_model.packed import gpu_batches  # noqa: PLC0415 - as above
+
+        for result in gpu_batches.stream(self._recognition, clips, self.budget_s, self._rate):
+            yield Failure.TOO_LARGE if result is None else result
+
+    def encode(self, waveforms: Sequence[Tensor]) -> Iterator[Logits | None]:
+        from sewd_model.packed import gpu_batches  # noqa: PLC0415 - as above
+
+        return gpu_batches.stream(self._logits, waveforms, self.budget_s, self._rate)
+
+    @property
+    def splits(self) -> int:
+        return self._logits.splits + self._recognition.splits
+
+
+class _Reference(_OfLogits):
+    """The reference model on a device, through the backbone of the first head."""
+
+    def __init__(self, heads: Sequence[Head], device: torch.device, dtype: str, decoding: Decoding) -> None:
+        super().__init__(decoding)
+        self._device, self._kind = device, getattr(torch, dtype)
+        self._models = [copy.deepcopy(head).to(device, self._kind) for head in heads]
         self._hidden_states = any(head.needs_hidden_states for head in heads)
+
+    @torch.inference_mode()
+    def _forward(self, inputs: Tensor, mask: Tensor | None = None) -> list[Tensor]:
+        """The logits of each head, on the device, for (clips, samples) on the CPU."""
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            inputs = inputs.to(self._device, self._kind)
+            mask = None if mask is None else mask.to(self._device)
+            outputs = self._models[0].sew_d(inputs, mask, output_hidden_states=self._hidden_states)
+            return [model.head(outputs).float() for model in self._models]
+
+
+class _Padded(_Reference):
+    """Batches of the reference model, of clips of similar length: what is padded does not count."""
+
+    name = "in padded batches"
+    batching = "padded"
+
+    def __init__(self, heads: Sequence[Head], device: torch.device, dtype: str, decoding: Decoding) -> None:
+        from sewd_model.packed import gpu_batches, gpu_check  # noqa: PLC0415 - as above
+
+        super().__init__(heads, device, dtype, decoding)
+        self.config = heads[0].config
+        self.budget_s = gpu_batches.BUDGET_S
+        self._rate = decoding.features.sampling_rate
+        gpu_check.check(self, _ClipByClip(heads, device, "float32", decoding).encode, dtype)
+
+    def encode(self, waveforms: Sequence[Tensor]) -> Iterator[Logits | None]:
+        from sewd_model.packed import gpu_batches  # noqa: PLC0415 - as above
+
+        order = sorted(range(len(waveforms)), key=lambda index: len(waveforms[index]))
+        ordered = [waveforms[index] for index in order]
+        results = gpu_batches.stream(self, ordered, self.budget_s, self._rate)
+        by_index = dict(zip(order, results, strict=True))
+        return (by_index[index] for index in range(len(waveforms)))
+
+    def __call__(self, waveforms: Sequence[Tensor]) -> list[Logits]:
+        """The logits of each clip, by one batch."""
+        return self.launch(waveforms)()
+
+    def launch(self, waveforms: Sequence[Tensor]) -> Callable[[], list[Logits]]:
+        """See `gpu_batches.BatchRunner`."""
+        sizes = torch.tensor([len(waveform) for waveform in waveforms])
+        inputs = torch.nn.utils.rnn.pad_sequence(list(waveforms), batch_first=True)
+        by_head = self._forward(inputs, (torch.arange(inputs.shape[1]) < sizes[:, None]).long())
+        frames = [self.config.num_frames(size) for size in sizes.tolist()]
+
+        def wait() -> list[Logits]:
+            on_cpu = [logits.cpu() for logits in by_head]
+            rows = zip(frames, zip(*on_cpu, strict=True), strict=True)
+            return [tuple(head[:count] if head.dim() == 2 else head for head in row) for count, row in rows]
+
+        return wait
+
+    def is_finite(self, results: Sequence[Logits]) -> bool:
+        """See `gpu_batches.BatchRunner`."""
+        return all(bool(head.isfinite().all()) for logits in results for head in logits)
+
+
+class _ClipByClip(_Reference):
+    """The reference model, one clip at a time."""
+
+    name = batching = "clip by clip"
+    budget_s = None
 
     def encode(self, waveforms: Sequence[Tensor]) -> Iterator[Logits | None]:
         return map(self._logits, waveforms)
 
-    def status(self) -> EngineStatus:
-        return EngineStatus("clip by clip", self._dtype, _device_name(self._device), None, self._fallback)
-
-    @torch.inference_mode()
     def _logits(self, waveform: Tensor) -> Logits | None:
         try:
-            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-                inputs = waveform[None].to(self._device, self._kind)
-                outputs = self._heads[0].sew_d(inputs, output_hidden_states=self._hidden_states)
-                return tuple(head.head(outputs)[0].float().cpu() for head in self._heads)
+            return tuple(logits[0].cpu() for logits in self._forward(waveform[None]))
         except RuntimeError as error:
             if not out_of_memory(error) or used_by_other_processes():
                 raise
             return None
 
 
-def _fall_back(heads: Sequence[Head], dtype: str, device: torch.device, error: Exception) -> Engine:
-    cause = getattr(error, "inner_exception", error)  # the compiler wraps the error that explains it
-    reason = f"{type(cause).__name__}: {(str(cause).strip() or 'no reason given').splitlines()[0]}"
-    if isinstance(error, RuntimeError) and out_of_memory(error):  # its text has other numbers each time
-        reason = "the model and one batch do not fit in its memory"
-    log.warning("no packed batches on %s, the model runs clip by clip: %s", device, reason)
-    return _ClipByClip(heads, dtype, device, f"no packed batches: {reason}")
+_DeviceChoice = _PackedOnDevice | _Padded | _ClipByClip
+# Each raises an error of `gpu_check.CHECK_ERRORS` when it is made and does not work.
+_FASTEST_FIRST: Final[tuple[type[_DeviceChoice], ...]] = (_PackedOnDevice, _Padded, _ClipByClip)
 
 
 def _device_name(device: torch.device) -> str:

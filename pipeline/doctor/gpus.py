@@ -69,6 +69,6 @@ def _engine(index: int) -> Check:
         return warning(
             name,
             f"{message}; {status.fallback}",
-            "report it with this line: results are exact, but the model computes clip by clip, which is slow",
+            "report it with this line: results are exact, but the model is slow without packed batches",
         )
     return ok(name, message)

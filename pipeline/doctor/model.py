@@ -74,7 +74,7 @@ def _logits(uri: str) -> tuple[np.ndarray, SEWDForCTC]:
     """The logits of `probe` by the engine for CPUs, float32 (frames, labels), and the model."""
     head = SEWDForCTC.from_pretrained(uri).eval()
     features = FeatureExtractor.from_pretrained(uri)
-    engine = load_engine([head], "cpu", threads=local_cpus(), rate=features.sampling_rate)
+    engine = load_engine([head], "cpu", threads=local_cpus(), features=features)
     waveform = torch.from_numpy(features.prepare(probe(features.sampling_rate)))
     (output,) = engine.encode([waveform])
     assert output is not None  # only devices run out of memory

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +22,6 @@ os.environ.setdefault("LRU_CACHE_CAPACITY", "512")
 
 import torch
 
-from pipeline.audio.samples import to_float32
 from pipeline.errors import ErrorCode
 from pipeline.schemas import RECOGNIZED_ROW
 from pipeline.stages.rows import RowError
@@ -35,10 +34,10 @@ from sewd_model import (
     SEWDForCTC,
     SEWDForSequenceClassification,
     backbone_digest,
-    greedy_path,
     load_engine,
 )
-from sewd_model.engines import Engine, Logits
+from sewd_model.engines import Engine
+from sewd_model.recognition import Failure, Recognized, prepared
 
 CTC = -1  # position of the CTC head; classifiers count from 0
 
@@ -119,36 +118,42 @@ class Heads:
         if settings.digests:
             paths = list(map(local_copy, paths, settings.digests))
         loaded: dict[int, tuple[FeatureExtractor, Head]] = {}
+        drop: Sequence[int] = ()
         if settings.model is not None:
             model, *paths = paths
             ctc = SEWDForCTC.from_pretrained(model)
             loaded[CTC] = (FeatureExtractor.from_pretrained(model), ctc)
-            self.blank = ctc.blank
             # The ids of start and end of sentence come from the tokenizer, not from the configuration: many checkpoints
             # keep the default ids 1 and 2 there, which are letters in their vocabulary.
-            self.drop = CTCTokenizer.from_pretrained(model).drop_ids
+            drop = CTCTokenizer.from_pretrained(model).drop_ids
         for index, path in enumerate(paths):
             classifier = SEWDForSequenceClassification.from_pretrained(path)
             loaded[index] = (FeatureExtractor.from_pretrained(path), classifier)
         self.num_classifiers = len(paths)
         self.min_samples = max(head.config.min_samples for _, head in loaded.values())
-        self.encoders = _encoders(loaded, self.device, settings.dtype, settings.threads)
+        self.encoders = _encoders(loaded, self.device, settings.dtype, settings.threads, drop)
 
     def results(self, rows: pa.StructArray) -> list[Recognition]:
         """The result of each row; `_NO_RESULT` for a row without samples."""
-        clips = [self._clips(rows, index) for index in range(len(rows))]
+        waveforms = _waveforms(rows)
+        clips = [
+            None if samples is None else self._clips(samples, edges)
+            for samples, edges in zip(waveforms, rows.field("spans").to_pylist(), strict=True)
+        ]
         recognized = iter(self.recognize([clip.samples for row in clips if row is not None for clip in row]))
-        return [self._joined(rows, index, row, recognized) for index, row in enumerate(clips)]
+        durations = rows.field("duration_s").to_pylist()
+        return [
+            _NO_RESULT
+            if samples is None or row is None
+            else _joined(row, list(itertools.islice(recognized, len(row))), len(samples), duration_s)
+            for samples, row, duration_s in zip(waveforms, clips, durations, strict=True)
+        ]
 
-    def _clips(self, rows: pa.StructArray, index: int) -> list[_Clip] | None:
-        """The clips of a row, between its long pauses; None for a row without samples.
+    def _clips(self, samples: np.ndarray, edges: list[int] | None) -> list[_Clip]:
+        """The clips of a row, between its long pauses.
 
         A clip begins with a frame of the CTC head, so that the times of its tokens are exact.
         """
-        samples = _samples(rows, index)
-        if samples is None:
-            return None
-        edges = rows.field("spans")[index].as_py()
         if edges is None or (self.num_classifiers and not edges):  # a label needs something to be computed from
             return [_Clip(0, samples)]
         hop, least = self.settings.hop_length, self.min_samples
@@ -157,25 +162,6 @@ class Heads:
             frame = max(0, min(start, len(samples) - least)) // hop
             clips.append(_Clip(frame, samples[frame * hop : max(stop, frame * hop + least)]))
         return clips
-
-    def _joined(
-        self, rows: pa.StructArray, index: int, clips: list[_Clip] | None, recognized: Iterator[Recognition]
-    ) -> Recognition:
-        """The result of a row from those of its clips, which are taken from `recognized`."""
-        if clips is None:
-            return _NO_RESULT
-        results = list(itertools.islice(recognized, len(clips)))
-        failed = next((result for result in results if result.error is not None), None)
-        if failed is not None:
-            return failed
-        samples = (
-            len(rows.field("samples")[index].as_buffer()) // np.dtype(rows.field("sample_type")[index].as_py()).itemsize
-        )
-        skipped = samples - sum(len(clip.samples) for clip in clips)
-        if not skipped:
-            return replace(results[0], skipped_s=0.0)
-        duration_s: float = rows.field("duration_s")[index].as_py()
-        return Recognition(_joined_path(clips, results), _joined_scores(clips, results), duration_s * skipped / samples)
 
     def recognize(self, clips: Sequence[np.ndarray]) -> list[Recognition]:
         """Recognise utterances.
@@ -190,38 +176,36 @@ class Heads:
         label_scores: list[list[list[float]]] = [[[]] * self.num_classifiers for _ in clips]
         errors: dict[int, Recognition] = {}
         for encoder in self.encoders:
-            for index, logits in enumerate(self._logits(encoder, clips)):
-                if isinstance(logits, Recognition):
-                    errors.setdefault(index, logits)
+            for index, result in enumerate(self._recognized(encoder, clips)):
+                if isinstance(result, Recognition):
+                    errors.setdefault(index, result)
                     continue
-                for position, head_logits in zip(encoder.positions, logits, strict=True):
-                    if position == CTC:
-                        paths[index] = greedy_path(head_logits, self.blank, self.drop)
+                for position, output in zip(encoder.positions, result, strict=True):
+                    if isinstance(output, GreedyPath):
+                        paths[index] = output
                     else:
-                        label_scores[index][position] = _label_scores(head_logits)
+                        label_scores[index][position] = _label_scores(output)
         return [
             errors.get(index) or Recognition(path, scores)
             for index, (path, scores) in enumerate(zip(paths, label_scores, strict=True))
         ]
 
-    def _logits(self, encoder: _Encoder, clips: Sequence[np.ndarray]) -> list[Logits | Recognition]:
-        """The logits of each clip, or its error."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            inputs = [torch.from_numpy(encoder.features.prepare(to_float32(clip))) for clip in clips]
-        results: list[Logits | Recognition] = [_BAD_FEATURES] * len(clips)
-        usable = [index for index, values in enumerate(inputs) if torch.isfinite(values).all()]
-        outputs = self._timed(encoder.engine.encode([inputs[i] for i in usable]))
-        for index, logits in zip(usable, outputs, strict=True):
-            results[index] = _checked(logits)
+    def _recognized(
+        self, encoder: _Encoder, clips: Sequence[np.ndarray]
+    ) -> list[tuple[GreedyPath | torch.Tensor, ...] | Recognition]:
+        """What the heads give of each clip, or its error."""
+        found = list(self._timed(encoder.engine.recognize(clips)))
         # A clip whose values overflow can spoil the clips that share its batch: each of them is computed alone.
-        for index in [index for index in usable if results[index] is _BAD_LOGITS]:
-            (alone,) = self._timed(encoder.engine.encode([inputs[index]]))
-            results[index] = _checked(alone)
-        return results
+        for index in [index for index, result in enumerate(found) if result is Failure.BAD_OUTPUT]:
+            (found[index],) = self._timed(encoder.engine.recognize(clips[index : index + 1]))
+        return [
+            _error(result, clip, encoder.features) if isinstance(result, Failure) else result
+            for clip, result in zip(clips, found, strict=True)
+        ]
 
-    def _timed(self, outputs: Iterable[Logits | None]) -> Iterator[Logits | None]:
+    def _timed(self, results: Iterator[Recognized]) -> Iterator[Recognized]:
         deadline_s = self.settings.deadline_s
-        return iter(outputs) if deadline_s is None else with_deadline(deadline_s, iter(outputs))
+        return results if deadline_s is None else with_deadline(deadline_s, results)
 
 
 def set_torch_threads(count: int) -> int:
@@ -246,6 +230,17 @@ class _Clip(NamedTuple):
 
     first_frame: int
     samples: np.ndarray
+
+
+def _joined(clips: Sequence[_Clip], results: Sequence[Recognition], samples: int, duration_s: float) -> Recognition:
+    """The result of a row of so many samples from those of its clips."""
+    failed = next((result for result in results if result.error is not None), None)
+    if failed is not None:
+        return failed
+    skipped = samples - sum(len(clip.samples) for clip in clips)
+    if not skipped:
+        return Recognition(results[0].path, results[0].label_scores, 0.0)
+    return Recognition(_joined_path(clips, results), _joined_scores(clips, results), duration_s * skipped / samples)
 
 
 def _joined_path(clips: Sequence[_Clip], results: Sequence[Recognition]) -> GreedyPath:
@@ -289,20 +284,27 @@ _TOO_LARGE = Recognition(
 )
 
 
-def _checked(logits: Logits | None) -> Logits | Recognition:
-    """The logits of a clip, or its error."""
-    if logits is None:
+def _error(failure: Failure, clip: np.ndarray, features: FeatureExtractor) -> Recognition:
+    if failure is Failure.TOO_LARGE:
         return _TOO_LARGE
-    return logits if all(bool(torch.isfinite(head).all()) for head in logits) else _BAD_LOGITS
+    return _BAD_FEATURES if prepared(clip, features) is None else _BAD_LOGITS
 
 
-def _samples(rows: pa.StructArray, index: int) -> np.ndarray | None:
-    """The samples of a row, int16 or float32 (num_samples,), not copied; None if it has none."""
-    samples = rows.field("samples")[index]
-    if not samples.is_valid:
-        return None
-    kind = np.dtype(rows.field("sample_type")[index].as_py()).newbyteorder("<")
-    return np.frombuffer(samples.as_buffer(), kind)
+def _waveforms(rows: pa.StructArray) -> list[np.ndarray | None]:
+    """The samples of each row, int16 or float32 (num_samples,), not copied; None for a row without."""
+    samples, kinds = rows.field("samples"), rows.field("sample_type").to_pylist()
+    _, offsets, data = samples.buffers()
+    edges = np.frombuffer(offsets, np.int64, len(samples) + 1, samples.offset * 8).tolist()
+    content = np.frombuffer(b"" if data is None else data, np.uint8)
+    return [
+        None if kind is None else _aligned(content[start:stop].view(np.dtype(kind).newbyteorder("<")))
+        for kind, (start, stop) in zip(kinds, itertools.pairwise(edges), strict=True)
+    ]
+
+
+def _aligned(samples: np.ndarray) -> np.ndarray:
+    """The samples, copied where they begin between two multiples of their size: sums would be rounded differently."""
+    return samples if samples.flags.aligned else samples.copy()
 
 
 def _label_scores(logits: torch.Tensor) -> list[float]:
@@ -313,7 +315,11 @@ def _label_scores(logits: torch.Tensor) -> list[float]:
 
 
 def _encoders(
-    loaded: Mapping[int, tuple[FeatureExtractor, Head]], device: torch.device, dtype: str, threads: int
+    loaded: Mapping[int, tuple[FeatureExtractor, Head]],
+    device: torch.device,
+    dtype: str,
+    threads: int,
+    drop: Sequence[int],
 ) -> list[_Encoder]:
     """One encoder for each backbone; heads with equal backbones and equal features share one."""
     groups: dict[tuple[str, bool], list[int]] = {}
@@ -323,7 +329,7 @@ def _encoders(
     for positions in groups.values():
         heads = [loaded[position][1].eval() for position in positions]
         features = loaded[positions[0]][0]
-        engine = load_engine(heads, device, dtype, threads, features.sampling_rate)
+        engine = load_engine(heads, device, dtype, threads, features, drop)
         encoders.append(_Encoder(features, tuple(positions), engine))
     return encoders
 
@@ -341,8 +347,10 @@ def _column(column: pa.Field, rows: pa.StructArray, results: Sequence[Recognitio
         values = [result.label_scores for result in results]
     elif name == "skipped_s":
         values = [result.skipped_s for result in results]
+    elif name == "num_frames":
+        values = [None if result.path is None else result.path.num_frames for result in results]
     elif name in _PATH_COLUMNS:
-        values = [None if result.path is None else getattr(result.path, name) for result in results]
+        return _lists([None if result.path is None else getattr(result.path, name) for result in results], column.type)
     elif name in RowError._fields:
         before = rows.field(name).to_pylist()
         values = [
@@ -352,3 +360,12 @@ def _column(column: pa.Field, rows: pa.StructArray, results: Sequence[Recognitio
     else:
         return rows.field(name)
     return pa.array(values, column.type)
+
+
+def _lists(values: Sequence[np.ndarray | None], kind: pa.ListType) -> pa.ListArray:
+    """Lists of numbers, from an array for each; null for None."""
+    present = [value for value in values if value is not None]
+    ends = np.cumsum([0, *(0 if value is None else len(value) for value in values)], dtype=np.int32)
+    numbers = np.concatenate(present or [np.zeros(0)]).astype(kind.value_type.to_pandas_dtype(), copy=False)
+    is_null = pa.array([value is None for value in values], pa.bool_())
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(numbers, kind.value_type), type=kind, mask=is_null)

@@ -6,7 +6,10 @@ and Parquet, so that Python text work never delays the next encoder pass.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import logging
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -25,10 +28,15 @@ from pipeline.stages.read import worker_name
 from pipeline.stages.rows import RowError
 from pipeline.stages.steps import Position, Skipped, Step
 from pipeline.storage import objects, retry
+from sewd_model.packed.gpu_memory import device_failed
+
+log = logging.getLogger(__name__)
 
 # A restarted actor first gets the chunks of the actor before it, and one of them may have killed that actor: Ray sends
 # each actor two to four chunks in advance.
 CHUNKS_AFTER_RESTART = 16
+
+DEVICE_FAILED_STATUS = 70  # exit status of a process whose GPU does not work any more: EX_SOFTWARE of sysexits.h
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +71,10 @@ class RecognizerActor(Heads):
         if settings.device == "cpu":
             set_torch_threads(1)  # each pack has its own thread
         try:
-            retry.with_retries(
-                settings.model or settings.classifiers[0], lambda: super(RecognizerActor, self).__init__(settings)
-            )
+            with _end_if_device_fails():
+                retry.with_retries(
+                    settings.model or settings.classifiers[0], lambda: super(RecognizerActor, self).__init__(settings)
+                )
         except StorageError as error:  # raised with the first chunk: Ray keeps only the text of what is raised here
             self.load_error = error
 
@@ -100,6 +109,11 @@ class RecognizerActor(Heads):
         head |= self._engine_columns(one_by_one)
         return _table(head, rows, results, time.perf_counter() - started)
 
+    def results(self, rows: pa.StructArray) -> list[Recognition]:
+        """The result of each row, see `Heads.results`. A device that fails ends the process."""
+        with _end_if_device_fails():
+            return super().results(rows)
+
     def _engine_columns(self, one_by_one: bool) -> dict[str, Any]:
         """The columns `engines` and `splits`: what computes, and the batches halved since the last call.
 
@@ -120,6 +134,25 @@ class RecognizerActor(Heads):
         recognize_rows = functools.partial(_recognize_rows, kind, self.settings, table)
         steps = run_in_child(self.settings.run, name, recognize_rows, self.settings.deadline_s)
         return [step.row for step in steps if step.row is not None]
+
+
+@contextlib.contextmanager
+def _end_if_device_fails() -> Iterator[None]:
+    """End this process if its GPU does not work any more.
+
+    No later call to the GPU from this process can succeed. Ray starts another actor, on this node or elsewhere, and
+    gives it the chunks of this one. What happens to a chunk that ends actors again and again is in
+    `pipeline.stages.quarantine`.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not device_failed(error):
+            raise
+        log.exception("the GPU of this process failed: the process ends, and its chunks go to another")
+        logging.shutdown()
+        sys.stderr.flush()
+        os._exit(DEVICE_FAILED_STATUS)  # not sys.exit, which waits for threads that may wait for the GPU
 
 
 def _recognize_rows(

@@ -172,7 +172,8 @@ class Recognizer:
                 `bundled`.
             classifiers: checkpoints with classification heads, each `MODEL` or `NAME=MODEL`.
             device: None: a GPU if there is one.
-            dtype: `float32`; `int8` on CPUs; `bfloat16` or `float16` on GPUs.
+            dtype: `float32`; `int8` on CPUs; `bfloat16` or `float16` on GPUs; `auto`: `bfloat16` on GPUs with
+                instructions for it, else `float32`.
             threads: threads of the CPU; None: as many as torch uses.
             channels: as in `RunConfig`, and so are the others. Each channel of its own is a recogniser of its own.
             max_segment_s: in seconds.

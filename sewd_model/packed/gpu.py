@@ -148,17 +148,20 @@ class PackedDeviceModel:
 
     def split(self, batch: Batch, logits: Tensor) -> list[tuple[Tensor, ...]]:
         """Return what `__call__` returns, from the result of `compute`, on the CPU."""
-        clips, frames = len(batch.num_frames_list), sum(batch.num_frames_list)
-        by_head: list[Sequence[Tensor]] = []
-        for head in self.heads:
-            rows = frames if isinstance(head, CTCHead) else clips
-            head_logits = logits[: rows * head.num_outputs].view(rows, head.num_outputs)
-            logits = logits[rows * head.num_outputs :]
-            if isinstance(head, CTCHead):
-                by_head.append(torch.split(head_logits, batch.num_frames_list))
-            else:
-                by_head.append(head_logits.unbind(0))
+        by_head = [
+            torch.split(head_logits, batch.num_frames_list) if isinstance(head, CTCHead) else head_logits.unbind(0)
+            for head, head_logits in zip(self.heads, self.by_head(batch, logits), strict=True)
+        ]
         return list(zip(*by_head, strict=True))
+
+    def by_head(self, batch: Batch, logits: Tensor) -> list[Tensor]:
+        """Return the logits of each head, `(frames, vocab_size)` or `(clips, labels)`, from the result of `compute`."""
+        rows = [
+            sum(batch.num_frames_list) if isinstance(head, CTCHead) else len(batch.num_frames_list)
+            for head in self.heads
+        ]
+        sizes = [number * head.num_outputs for number, head in zip(rows, self.heads, strict=True)]
+        return [part.view(number, -1) for part, number in zip(torch.split(logits, sizes), rows, strict=True)]
 
 
 # ------------------------------------------------------------------------------------------------------------ heads

@@ -6,11 +6,11 @@ If a batch yields values that are not finite, its clips are run one by one: such
 clip.
 """
 
-import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence, Sized
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,19 +19,22 @@ from sewd_model.grouping import grouped
 from sewd_model.packed.gpu import PackedDeviceModel
 from sewd_model.packed.gpu_layout import Batch, lay_out
 from sewd_model.packed.gpu_memory import out_of_memory, used_by_other_processes
+from sewd_model.recognition import Logits
 
 log = logging.getLogger(__name__)
-
-Logits = tuple[Tensor, ...]  # of each head, for one clip, float32 on the CPU
 
 PROBE_S, PROBE_CLIP_S = 120, 20  # audio of the batch that is run to measure memory, and of each of its clips
 BUDGET_S = 60.0  # audio in a batch where memory is not measured
 MAX_BUDGET_S = 300.0  # so that a chunk is several batches, and the next is copied while one is computed; not measured
 MEMORY_SHARE = 0.7  # of the free memory; the rest is for fragmentation
 
+Clip = TypeVar("Clip", bound=Sized)
+Clip_contra = TypeVar("Clip_contra", bound=Sized, contravariant=True)
+Result = TypeVar("Result")
 
-class BatchRunner(Protocol):
-    """What `stream` needs from a model: the two steps of a batch, see `PackedDeviceModel`.
+
+class BatchRunner(Protocol[Clip_contra, Result]):
+    """What `stream` needs to compute batches.
 
     Attributes:
         splits: how many batches were halved because memory ran out; `stream` counts them.
@@ -39,14 +42,14 @@ class BatchRunner(Protocol):
 
     splits: int
 
-    def lay_out(self, waveforms: Sequence[Tensor]) -> Batch:
-        """Copy clips to the device."""
+    def launch(self, clips: Sequence[Clip_contra]) -> Callable[[], list[Result]]:
+        """Copy clips to the device and start computing; returns a function that waits for the results."""
 
-    def encode(self, batch: Batch) -> Callable[[], list[Logits]]:
-        """Start computing, and return a function that waits for the results."""
+    def is_finite(self, results: Sequence[Result]) -> bool:
+        """Whether all numbers of a batch's results are finite."""
 
 
-class DeviceEngine:
+class DeviceRunner(ABC, Generic[Clip, Result]):
     """A `BatchRunner` of a `PackedDeviceModel`; on CUDA, copies have a stream of their own."""
 
     splits = 0
@@ -55,83 +58,132 @@ class DeviceEngine:
         self.model = model
         self.copies = torch.cuda.Stream(model.device) if model.device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
-    def lay_out(self, waveforms: Sequence[Tensor]) -> Batch:
-        """See `BatchRunner.lay_out` and `gpu_layout.lay_out`."""
-        if self.copies is None:
-            return lay_out(waveforms, self.model.config, self.model.device)
-        with torch.cuda.stream(self.copies):
-            return lay_out(waveforms, self.model.config, self.model.device)
+    @abstractmethod
+    def lay_out(self, clips: Sequence[Clip]) -> Batch:
+        """Copy clips to the device."""
 
-    def encode(self, batch: Batch) -> Callable[[], list[Logits]]:
-        """See `BatchRunner.encode`; on CUDA one copy brings back the numbers of all heads."""
+    @abstractmethod
+    def compute(self, batch: Batch) -> Tensor:
+        """Start computing; returns numbers on the device, `(n,)` float32."""
+
+    @abstractmethod
+    def results(self, batch: Batch, numbers: Tensor) -> list[Result]:
+        """The result of each clip, from what `compute` returned, on the CPU, where it may be overwritten later."""
+
+    @abstractmethod
+    def is_finite(self, results: Sequence[Result]) -> bool:
+        """See `BatchRunner.is_finite`."""
+
+    def launch(self, clips: Sequence[Clip]) -> Callable[[], list[Result]]:
+        """See `BatchRunner.launch`; on CUDA one copy brings back the numbers of all heads."""
         if self.copies is None:
-            logits = self.model.compute(batch)
-            return lambda: self.model.split(batch, logits.cpu())
+            batch = self.lay_out(clips)
+            on_cpu = self.compute(batch).cpu()
+            return lambda: self.results(batch, on_cpu)
+        with torch.cuda.stream(self.copies):
+            batch = self.lay_out(clips)
         stream = torch.cuda.current_stream(self.model.device)
         stream.wait_stream(self.copies)
         for tensor in batch.tensors():  # allocated on the other stream: keep the memory until this one has read it
             tensor.record_stream(stream)
-        logits = self.model.compute(batch)
-        numbers = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
-        numbers.copy_(logits, non_blocking=True)
+        numbers = self.compute(batch)
+        pinned = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+        pinned.copy_(numbers, non_blocking=True)
         done = stream.record_event()
 
-        def wait() -> list[Logits]:
+        def wait() -> list[Result]:
             done.synchronize()
-            return self.model.split(batch, numbers.clone())  # a copy: pinned memory is scarce
+            return self.results(batch, pinned)
 
         return wait
 
 
-def stream(
-    engine: BatchRunner, waveforms: Sequence[Tensor], budget_s: float = BUDGET_S, rate: int = 16_000
-) -> Iterator[Logits | None]:
-    """Yield the logits of each clip, in order; None for a clip that does not fit in memory even alone.
+class DeviceEngine(DeviceRunner[Tensor, Logits]):
+    """Logits of prepared waveforms, `(N,)` float32 on the CPU."""
 
-    While a batch is computed, the next one is laid out and copied.
+    def lay_out(self, clips: Sequence[Tensor]) -> Batch:
+        """See `DeviceRunner.lay_out` and `gpu_layout.lay_out`."""
+        return lay_out(clips, self.model.config, self.model.device)
+
+    def compute(self, batch: Batch) -> Tensor:
+        """See `DeviceRunner.compute`."""
+        return self.model.compute(batch)
+
+    def results(self, batch: Batch, numbers: Tensor) -> list[Logits]:
+        """See `DeviceRunner.results`."""
+        return self.model.split(batch, numbers.clone())  # a copy: pinned memory is scarce
+
+    def is_finite(self, results: Sequence[Logits]) -> bool:
+        """See `BatchRunner.is_finite`."""
+        return all(bool(head.isfinite().all()) for logits in results for head in logits)
+
+
+def stream(
+    engine: BatchRunner[Clip, Result], clips: Sequence[Clip], budget_s: float = BUDGET_S, rate: int = 16_000
+) -> Iterator[Result | None]:
+    """Yield the result of each clip, in order; None for a clip that does not fit in memory even alone.
+
+    Each batch is launched before the results of the one before it are waited for and yielded, so that the device has
+    work while the processor makes something of the results and lays out the batch after it.
 
     Args:
         engine: computes the batches.
-        waveforms: `(N,)` float32 each, on the CPU.
+        clips: their lengths are numbers of samples.
         budget_s: most seconds of audio in a batch, unless a single clip is longer.
-        rate: sample rate of the waveforms, in Hz.
+        rate: sample rate of the clips, in Hz.
 
     Raises:
         InputTooShortError, ValueError: as `gpu_layout.lay_out`.
         RuntimeError: a clip does not fit because other processes hold the device's memory; or any other error of the
             device.
     """
-    batches = list(grouped(waveforms, len, at_most=int(budget_s * rate)))
-    next_batch: Batch | None = None
-    for clips, following in itertools.zip_longest(batches, batches[1:]):
-        results: list[Logits | None] = []
-        try:
-            wait = engine.encode(engine.lay_out(clips) if next_batch is None else next_batch)
-            next_batch = _lay_out_if_it_fits(engine, following)
-            results += wait()
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            next_batch = None
-        yield from _accept_or_retry(engine, clips, results)
+    launched: tuple[Sequence[Clip], Callable[[], list[Result]]] | None = None
+    for batch in grouped(clips, len, at_most=int(budget_s * rate)):
+        wait = _launch(engine, batch)
+        if launched is not None:
+            results = _accept_or_retry(engine, launched[0], _wait(launched[1]))
+            wait = wait or _launch(engine, batch)  # if it did not fit beside the one before it
+            yield from results
+        if wait is None:
+            yield from _accept_or_retry(engine, batch, [])
+        launched = None if wait is None else (batch, wait)
+    if launched is not None:
+        yield from _accept_or_retry(engine, launched[0], _wait(launched[1]))
 
 
-def _lay_out_if_it_fits(engine: BatchRunner, clips: Sequence[Tensor] | None) -> Batch | None:
+def _launch(engine: BatchRunner[Clip, Result], clips: Sequence[Clip]) -> Callable[[], list[Result]] | None:
+    """Launch a batch; None if memory runs out."""
     try:
-        return None if clips is None else engine.lay_out(clips)
+        return engine.launch(clips)
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
-        return None
+        return None  # what comes next comes after this handler: the traceback keeps tensors alive
 
 
-def _accept_or_retry(engine: BatchRunner, clips: Sequence[Tensor], results: list[Logits | None]) -> list[Logits | None]:
+def _attempt(engine: BatchRunner[Clip, Result], clips: Sequence[Clip]) -> list[Result]:
+    wait = _launch(engine, clips)
+    return [] if wait is None else _wait(wait)
+
+
+def _wait(wait: Callable[[], list[Result]]) -> list[Result]:
+    try:
+        return wait()
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        return []
+
+
+def _accept_or_retry(
+    engine: BatchRunner[Clip, Result], clips: Sequence[Clip], results: list[Result]
+) -> list[Result | None]:
     """Return the results of a batch if there are any and they are finite.
 
     Without results, memory ran out: return those of its halves. If they are not finite: those of its clips alone.
     """
-    if results and (len(clips) == 1 or _all_finite(results)):
-        return results
+    if results and (len(clips) == 1 or engine.is_finite(results)):
+        return [*results]
     if len(clips) == 1:
         if used_by_other_processes():
             msg = f"a clip of {len(clips[0])} samples does not fit in the device memory that other processes leave free"
@@ -146,19 +198,6 @@ def _accept_or_retry(engine: BatchRunner, clips: Sequence[Tensor], results: list
     return [result for part in parts for result in _accept_or_retry(engine, part, _attempt(engine, part))]
 
 
-def _attempt(engine: BatchRunner, clips: Sequence[Tensor]) -> list[Logits | None]:
-    try:
-        return [*engine.encode(engine.lay_out(clips))()]
-    except RuntimeError as error:
-        if not out_of_memory(error):
-            raise
-        return []  # the retry comes after this handler: the traceback keeps tensors alive
-
-
-def _all_finite(results: Sequence[Logits | None]) -> bool:
-    return all(bool(logits.isfinite().all()) for result in results for logits in result or ())
-
-
 # ------------------------------------------------------------------------------------------------- memory budget
 def probed_budget_s(engine: DeviceEngine, rate: int = 16_000) -> float:
     """Measure how many seconds of audio a batch may hold on a CUDA device, with a margin.
@@ -169,10 +208,10 @@ def probed_budget_s(engine: DeviceEngine, rate: int = 16_000) -> float:
     """
     device = engine.model.device
     clips = [torch.randn(PROBE_CLIP_S * rate)] * (PROBE_S // PROBE_CLIP_S)
-    engine.encode(engine.lay_out(clips[:1]))()  # libraries allocate memory of their own in the first call
+    engine.launch(clips[:1])()  # libraries allocate memory of their own in the first call
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    engine.encode(engine.lay_out(clips))()
+    engine.launch(clips)()
     bytes_per_second = (torch.cuda.max_memory_allocated(device) - before) / PROBE_S
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)

@@ -1,13 +1,14 @@
-"""Whether packed batches work on this machine: compare them with the reference model before they are used."""
+"""Whether batches work on this machine: compare them with the reference model before they are used."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch._dynamo import exc
 
-from sewd_model.packed.gpu import PackedDeviceModel
-from sewd_model.packed.gpu_batches import Logits
+from sewd_model.config import SEWDConfig
+from sewd_model.recognition import Logits
 
 # Largest difference from the reference, as a share of the spread of its logits.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.03}
@@ -17,7 +18,18 @@ CHECK_SAMPLES = ((17_003, 192_080, 4_777, 90_001), (4_777,))
 
 
 class DisagreementError(Exception):
-    """The packed model does not compute what the reference computes."""
+    """A model in batches does not compute what the reference computes."""
+
+
+class BatchModel(Protocol):
+    """A model that computes several clips at once, such as `PackedDeviceModel`."""
+
+    @property
+    def config(self) -> SEWDConfig:
+        """The configuration of its backbone."""
+
+    def __call__(self, waveforms: Sequence[Tensor]) -> Sequence[Logits]:
+        """The logits of each head for each clip, by one batch."""
 
 
 # The errors of torch.compile. The second is no subclass of the first, and had another name before torch 2.6.
@@ -31,13 +43,11 @@ COMPILER_ERRORS: tuple[type[Exception], ...] = (
 CHECK_ERRORS: tuple[type[Exception], ...] = (DisagreementError, RuntimeError, *COMPILER_ERRORS)
 
 
-def check(
-    model: PackedDeviceModel, reference: Callable[[Sequence[Tensor]], Iterable[Logits | None]], dtype: str
-) -> None:
+def check(model: BatchModel, reference: Callable[[Sequence[Tensor]], Iterable[Logits | None]], dtype: str) -> None:
     """Compare clips of different lengths, in two batches, with the reference in float32.
 
     Args:
-        model: the packed model.
+        model: the model in batches.
         reference: yields the logits of each clip, in float32, None for a clip that does not fit in memory.
         dtype: data type that `model` computes in.
 
@@ -51,7 +61,7 @@ def check(
     ]
     packed_logits = [logits for waveforms in batches for logits in model(waveforms)]
     reference_logits = [*reference([waveform for waveforms in batches for waveform in waveforms])]
-    for head in range(len(model.heads)):
+    for head in range(len(packed_logits[0])):
         actual, expected = (
             torch.cat([logits[head] for logits in clips if logits]) for clips in (packed_logits, reference_logits)
         )

@@ -8,12 +8,14 @@ clips; the frames that straddle two clips are computed too, and dropped after th
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from sewd_model.config import SEWDConfig
+from sewd_model.config import InputTooShortError, SEWDConfig
 from sewd_model.packed.gpu_attention import Clips, copy_to, padded_length
 from sewd_model.packed.inputs import check_waveforms
+from sewd_model.recognition import FULL_SCALE, Samples
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Batch:
     """Clips end to end on a device, and index tables for the moves between layers.
 
     Attributes:
-        samples: `(slots, hop)` float32, zeros after the samples of each clip.
+        samples: `(slots, hop)`, zeros after the samples of each clip: float32 as the model reads them; int16 or
+            float32 as they were decoded, see `sewd_model.packed.gpu_recognition`.
         clip: `(slots,)` int64, the clip of each slot.
         first: `(clips,)` int64, the first slot of each clip.
         num_samples: `(clips,)` int64.
@@ -56,7 +59,7 @@ class Batch:
 
 
 def lay_out(waveforms: Sequence[Tensor], config: SEWDConfig, device: torch.device) -> Batch:
-    """Lay clips end to end and copy them to the device; to CUDA from pinned memory, without waiting.
+    """Lay prepared clips end to end, as `lay_out_samples` does.
 
     Args:
         waveforms: `(N,)` float32 each, on the CPU.
@@ -67,20 +70,35 @@ def lay_out(waveforms: Sequence[Tensor], config: SEWDConfig, device: torch.devic
         InputTooShortError: a clip has fewer than `config.min_samples` samples.
         ValueError: a clip is not one-dimensional float32 on the CPU, or there is no clip.
     """
-    if not waveforms:
+    check_waveforms(waveforms, config)
+    return lay_out_samples([waveform.numpy() for waveform in waveforms], config, device)
+
+
+def lay_out_samples(clips: Sequence[Samples], config: SEWDConfig, device: torch.device) -> Batch:
+    """Lay clips end to end and copy them to the device; to CUDA from pinned memory, without waiting.
+
+    Args:
+        clips: int16, or float32 with full scale at 1, `(N,)` each. The batch is int16 if all clips are.
+        config: of the model.
+        device: where the batch is put.
+
+    Raises:
+        InputTooShortError: a clip has fewer than `config.min_samples` samples.
+        ValueError: there is no clip.
+    """
+    if not clips:
         msg = "there is no clip in the batch"
         raise ValueError(msg)
-    check_waveforms(waveforms, config)
     hop, squeeze, halo = config.hop_length, config.squeeze_factor, config.num_conv_pos_embeddings // 2
-    num_samples = torch.tensor([len(waveform) for waveform in waveforms])
-    num_frames = torch.tensor([config.num_frames(len(waveform)) for waveform in waveforms])
+    sizes = [len(clip) for clip in clips]
+    if min(sizes) < config.min_samples:
+        raise InputTooShortError(min(sizes), config.min_samples)
+    num_samples = torch.tensor(sizes)
+    num_frames = torch.tensor([config.num_frames(size) for size in sizes])
     lengths = num_frames // squeeze
     slots = -(-num_samples // hop)
     first = slots.cumsum(0) - slots
-
-    samples = torch.zeros(int(slots.sum()) * hop, pin_memory=device.type == "cuda")
-    for start, waveform in zip((first * hop).tolist(), waveforms, strict=True):
-        samples[start : start + len(waveform)] = waveform
+    samples = _end_to_end(clips, (slots * hop).tolist(), device)
 
     # A halo of zeros separates neighbours; the first frame of a clip is `halo` after a multiple of the squeeze factor.
     rooms = -(-(num_frames + halo) // squeeze) * squeeze
@@ -97,7 +115,7 @@ def lay_out(waveforms: Sequence[Tensor], config: SEWDConfig, device: torch.devic
 
     return Batch(
         samples=copy_to(samples, device).view(-1, hop),
-        clip=copy_to(torch.arange(len(waveforms)).repeat_interleave(slots), device),
+        clip=copy_to(torch.arange(len(clips)).repeat_interleave(slots), device),
         first=copy_to(first, device),
         num_samples=copy_to(num_samples, device),
         spaced=copy_to(spaced, device),
@@ -109,6 +127,22 @@ def lay_out(waveforms: Sequence[Tensor], config: SEWDConfig, device: torch.devic
         clips=Clips.lay_out(lengths.tolist(), config, device),
         num_frames_list=num_frames.tolist(),
     )
+
+
+def _end_to_end(clips: Sequence[Samples], rooms: Sequence[int], device: torch.device) -> Tensor:
+    """Copy each clip to a room of so many samples, with zeros after it; for CUDA in pinned memory."""
+    kind = torch.int16 if all(clip.dtype == np.int16 for clip in clips) else torch.float32
+    samples = torch.empty(sum(rooms), dtype=kind, pin_memory=device.type == "cuda")
+    view, start = samples.numpy(), 0
+    for clip, room in zip(clips, rooms, strict=True):
+        end = start + len(clip)
+        if clip.dtype == view.dtype:
+            view[start:end] = clip
+        else:
+            np.multiply(clip, np.float32(1 / FULL_SCALE), out=view[start:end])
+        start += room
+        view[end:start] = 0
+    return samples
 
 
 def _ranges(starts: Tensor, sizes: Tensor) -> Tensor:

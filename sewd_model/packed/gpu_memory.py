@@ -1,4 +1,4 @@
-"""Whether an error means that a GPU ran out of memory, and whether other processes hold that memory."""
+"""What an error of a GPU means: it ran out of memory, beside other processes or not; or it does not work any more."""
 
 import torch
 
@@ -19,3 +19,14 @@ def used_by_other_processes() -> bool:
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info()
     return free + torch.cuda.memory_allocated() < total / 2
+
+
+def device_failed(error: BaseException) -> bool:
+    """Whether an error reports that a GPU does not work any more: no call of this process to it can succeed.
+
+    An illegal access, a memory error that cannot be corrected, or a card that fell off its bus. torch before 2.8 raises
+    a RuntimeError that says so.
+    """
+    if not isinstance(error, RuntimeError) or out_of_memory(error):
+        return False
+    return isinstance(error, getattr(torch, "AcceleratorError", ())) or "CUDA error" in str(error)

@@ -43,7 +43,7 @@ def test_a_run_reports_its_engines_also_if_they_changed_between_two_starts(tmp_p
     monkeypatch.setattr(dataset, "RecognizerActor", small_device.Disagreeing)
     run = transcribe("run")
     totals = run.totals()
-    assert totals.engines == {first.engine: 4, first.engine.replace("packed", "clip by clip").partition(",")[0]: 4}
+    assert totals.engines == {first.engine: 4, first.engine.replace("packed", "padded"): 4}
     assert totals.splits == 1
     ((reason, count),) = totals.fallbacks.items()
     assert count == 4
@@ -60,12 +60,26 @@ def test_a_run_reports_its_engines_also_if_they_changed_between_two_starts(tmp_p
         done = sewd(*verb)
         assert done.returncode == 0, done.stderr
         assert done.stderr.splitlines() == warnings
-    assert "clip by clip float32" in sewd("status", run.uri).stdout
+    assert "padded float32" in sewd("status", run.uri).stdout
     html = (tmp_path / "run" / "report.html").read_text()
-    assert "clip by clip float32 on cpu" in html
+    assert "padded float32 on cpu" in html
     assert f"4 of 8 transcripts, or their labels, were computed by a fallback: {reason.partition(':')[0]}" in html
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["totals"]["engines"] == totals.engines
+
+
+def test_a_device_that_fails_ends_its_actor_and_the_run_survives(tmp_path, local_ray, small_ctc, monkeypatch):
+    for index in range(8):
+        corpora.write_audio(tmp_path / "in" / f"{index}.wav", 1.0, index)
+    config = {"inputs": (str(tmp_path / "in"),), "model": str(small_ctc), "chunk_rows": 4, "threads": 1}
+    undisturbed = pipeline.transcribe(pipeline.RunConfig(output=str(tmp_path / "undisturbed"), **config))
+    failed = tmp_path / "failed"
+    monkeypatch.setattr(dataset, "RecognizerActor", small_device.fails_once(failed))
+    run = pipeline.transcribe(pipeline.RunConfig(output=str(tmp_path / "run"), **config))
+    assert failed.exists()
+    assert verify(run).problems == ()
+    assert corpora.rows_of(run, drop=DROP) == corpora.rows_of(undisturbed, drop=DROP)
+    assert corpora.rows_of(run, "errors") == []
 
 
 def test_the_record_of_a_version_without_engines_is_read(tmp_path, local_ray, small_ctc):

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from transformers import Wav2Vec2CTCTokenizer
 
 from sewd_model import CheckpointError, CTCTokenizer, greedy_path, split_at_gaps, words
+from sewd_model.ctc import greedy_paths
+from sewd_model.packed.gpu_recognition import best_tokens
 
 TOKENS = ["<pad>", "<s>", "</s>", "<unk>", "|", "E", "H", "L", "O", "T", "'"]
 VOCAB = {token: index for index, token in enumerate(TOKENS)}
@@ -115,6 +117,28 @@ def test_greedy_path_equals_a_brute_force(scores, blank, drop):
     assert [a.dtype.name for a in (path.token_ids, path.start_frames, path.end_frames)] == ["int64"] * 3
     assert path.probabilities.dtype == np.float32
     assert (path.probabilities <= 1).all()
+
+
+@settings(deadline=None, max_examples=200)
+@given(clips=st.lists(SCORES, max_size=5), blank=st.integers(0, 3), drop=st.lists(st.integers(0, 3), max_size=2))
+@example(clips=[[], [[1.0, 0.0, 0.0, 0.0]], [], [[1.0, 0.0, 0.0, 0.0]]], blank=3, drop=[])
+def test_the_paths_of_clips_end_to_end_on_a_device_are_those_of_each_clip_alone(clips, blank, drop):
+    arrays = [np.array(scores, np.float32).reshape(-1, 4) for scores in clips]
+    best, log_probabilities = best_tokens(torch.from_numpy(np.concatenate([*arrays, np.zeros((0, 4), "f4")]))).numpy()
+    paths = greedy_paths(best.astype(np.int64), log_probabilities, list(map(len, arrays)), blank, drop)
+    for path, array in zip(paths, arrays, strict=True):
+        expected = greedy_path(array, blank, drop)
+        for name in ("token_ids", "start_frames", "end_frames", "num_frames"):
+            np.testing.assert_array_equal(getattr(path, name), getattr(expected, name))
+        np.testing.assert_allclose(path.probabilities, expected.probabilities, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_frame_with_a_logit_that_is_not_finite_has_no_probability(value):
+    logits = torch.tensor([[1.0, 1.0, 0.0], [3.0, value, 0.0], [0.0, 0.0, 2.0]])
+    best, log_probabilities = best_tokens(logits)
+    assert log_probabilities.isfinite().tolist() == [True, False, True]
+    assert (best[0], best[2]) == (0, 2), "of equal scores, the lowest id"
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

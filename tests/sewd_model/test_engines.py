@@ -5,18 +5,21 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch._dynamo.exc import TorchDynamoException
 
 import sewd_model
-from sewd_model import EngineStatus, SEWDForCTC, SEWDForSequenceClassification, load_engine
-from sewd_model.engines import _ClipByClip, _load_on_device
-from sewd_model.packed import int8
+from sewd_model import EngineStatus, FeatureExtractor, SEWDForCTC, SEWDForSequenceClassification, load_engine
+from sewd_model.engines import _ClipByClip, _default_dtype, _OnDevice, _Padded
+from sewd_model.packed import gpu_check, int8
 from sewd_model.packed.gpu import PackedDeviceModel
 from sewd_model.packed.gpu_batches import BUDGET_S
 from sewd_model.packed.gpu_check import DisagreementError
+from sewd_model.packed.gpu_memory import device_failed
 from sewd_model.packed.products import OneDNNLinear
+from sewd_model.recognition import Decoding, Failure
 from tests.support import corpora
 
 CPU = torch.device("cpu")
@@ -42,8 +45,33 @@ def clips(count):
     return [torch.from_numpy(corpora.noise_bursts(0.5 + 0.3 * index, index)) for index in range(count)]
 
 
+DECODING = Decoding(FeatureExtractor(), blank=0, drop=(1, 2))
+
+
 def clip_by_clip(heads, dtype="float32"):
-    return _ClipByClip(heads, dtype, CPU, None)
+    return _ClipByClip(heads, CPU, dtype, DECODING)
+
+
+def on_device(heads, features=DECODING.features):
+    """The engine for a GPU, on the CPU."""
+    return _OnDevice(heads, CPU, "float32", Decoding(features, DECODING.blank, DECODING.drop))
+
+
+def decoded(count):
+    """Clips as they are decoded: int16 and float32 in turns."""
+    waves = [clip.numpy() for clip in clips(count)]
+    return [(wave * 32767).astype(np.int16) if index % 2 else wave for index, wave in enumerate(waves)]
+
+
+def assert_results_close(found, expected):
+    found, expected = list(found), list(expected)
+    assert len(found) == len(expected)
+    for (path, scores), (expected_path, expected_scores) in zip(found, expected, strict=True):
+        for name in ("token_ids", "start_frames", "end_frames"):
+            np.testing.assert_array_equal(getattr(path, name), getattr(expected_path, name))
+        assert path.num_frames == expected_path.num_frames
+        np.testing.assert_allclose(path.probabilities, expected_path.probabilities, rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(scores, expected_scores, rtol=1e-4, atol=1e-4)
 
 
 def assert_logits_close(found, expected):
@@ -70,16 +98,58 @@ def test_half_precision_gives_logits_in_float32_near_those_of_float32(load_heads
 
 
 @pytest.mark.filterwarnings(NO_COMPILER)
-def test_on_a_device_packed_batches_have_the_logits_of_the_models(load_heads, caplog):
-    engine = _load_on_device(load_heads(), CPU, "float32")
+def test_on_a_device_packed_batches_have_the_results_of_the_models(load_heads, caplog):
+    engine = on_device(load_heads())
     assert engine.status() == EngineStatus("packed", "float32", CPU_NAME, BUDGET_S, None)
     assert engine.splits == 0
-    expected = list(clip_by_clip(load_heads()).encode(clips(3)))
+    reference = clip_by_clip(load_heads())
+    expected, results = list(reference.encode(clips(3))), list(reference.recognize(decoded(4)))
+    assert all(len(path.token_ids) for path, _ in results)
     with pytest.MonkeyPatch.context() as patch:  # from here on the unpacked models compute nothing
         patch.setattr(SEWDForCTC, "head", None)
-        found = list(engine.encode(clips(3)))
-    assert_logits_close(found, expected)
+        assert_logits_close(engine.encode(clips(3)), expected)
+        assert_results_close(engine.recognize(decoded(4)), results)
+        assert_results_close(engine.recognize(decoded(4)[1:2]), results[1:2])
     assert "no packed batches" not in caplog.text
+
+
+@pytest.mark.filterwarnings(NO_COMPILER)
+@pytest.mark.parametrize("do_normalize", [True, False])
+def test_on_a_device_samples_are_prepared_as_on_the_processor(load_heads, do_normalize):
+    decoding = Decoding(FeatureExtractor(do_normalize=do_normalize), 0, (1, 2))
+    waves = [
+        *decoded(3),
+        (20_000 + 200 * decoded(1)[0]).astype(np.int16),
+        1e-3 * decoded(1)[0],
+        np.full(8000, 0.7, "f4"),
+    ]
+    engine = _OnDevice(load_heads(), CPU, "float32", decoding)
+    reference = _ClipByClip(load_heads(), CPU, "float32", decoding)
+    assert_results_close(engine.recognize(waves), reference.recognize(waves))
+
+
+@pytest.mark.filterwarnings(NO_COMPILER)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
+def test_on_a_device_a_clip_that_cannot_be_normalised_fails_alone(load_heads, value):
+    waves = [decoded(1)[0], decoded(3)[2].copy(), decoded(1)[0]]
+    waves[1][100:200] = value
+    first, failed, last = on_device(load_heads()).recognize(waves)
+    assert failed is Failure.BAD_OUTPUT
+    expected = list(clip_by_clip(load_heads()).recognize(waves))
+    assert expected[1] is Failure.BAD_OUTPUT
+    assert_results_close([first, last], [expected[0], expected[2]])
+
+
+def test_padded_batches_have_the_results_of_the_models_in_the_order_of_the_clips(load_heads):
+    order = [2, 0, 3, 1]
+    padded = _Padded(load_heads(), CPU, "float32", DECODING)
+    padded.budget_s = 2.0  # two batches
+    reference = clip_by_clip(load_heads())
+    waves = [decoded(4)[index] for index in order]
+    assert_logits_close(
+        padded.encode([clips(4)[index] for index in order]), reference.encode(clips(4)[i] for i in order)
+    )
+    assert_results_close(padded.recognize(waves), reference.recognize(waves))
 
 
 @pytest.mark.filterwarnings(NO_COMPILER)
@@ -92,25 +162,80 @@ def test_on_a_device_packed_batches_have_the_logits_of_the_models(load_heads, ca
         (TorchDynamoException("no graph"), True),
     ],
 )
-def test_on_a_device_where_packed_batches_fail_the_models_run_clip_by_clip(
-    load_heads, monkeypatch, caplog, error, after_loading
+@pytest.mark.parametrize("padded_works", [True, False])
+def test_on_a_device_the_next_engine_takes_the_place_of_one_that_fails(
+    load_heads, monkeypatch, caplog, error, after_loading, padded_works
 ):
     def fail(*_):
         raise error
 
     if not after_loading:
         monkeypatch.setattr(PackedDeviceModel, "compute", fail)
-    engine = _load_on_device(load_heads(), CPU, "float32")
-    assert engine.status().batching == ("packed" if after_loading else "clip by clip")
+    if not padded_works:
+        monkeypatch.setattr(_Padded, "launch", fail)
+    engine = on_device(load_heads())
+    batching, budget_s = ("padded", BUDGET_S) if padded_works else ("clip by clip", None)
+    assert engine.status().batching == ("packed" if after_loading else batching)
     monkeypatch.setattr(PackedDeviceModel, "compute", fail)
-    expected = list(clip_by_clip(load_heads()).encode(clips(3)))
+    expected = list(clip_by_clip(load_heads()).recognize(decoded(3)))
     for _ in range(2):
-        assert_logits_close(engine.encode(clips(3)), expected)
-    assert caplog.text.count("no packed batches on cpu, the model runs clip by clip") == 1
+        assert_results_close(engine.recognize(decoded(3)), expected)
+    assert caplog.text.count("no packed batches on cpu, the model runs in padded batches") == 1
+    assert caplog.text.count("no padded batches on cpu, the model runs clip by clip") == (not padded_works)
     assert str(error) in caplog.text
-    reason = f"no packed batches: {type(error).__name__}: {error}"
-    assert engine.status() == EngineStatus("clip by clip", "float32", CPU_NAME, None, reason)
+    reasons = [f"no {name} batches: {type(error).__name__}: {error}" for name in ("packed", "padded")]
+    reason = "; ".join(reasons[: 1 if padded_works else 2])
+    assert engine.status() == EngineStatus(batching, "float32", CPU_NAME, budget_s, reason)
     assert engine.splits == 0
+
+
+@pytest.mark.filterwarnings(NO_COMPILER)
+def test_packed_batches_that_lacked_memory_at_the_start_are_tried_again(load_heads, monkeypatch):
+    tries, memory = [], 4  # memory: tries until there is some
+
+    def check(model, *arguments, check=gpu_check.check):
+        tries.append(type(model).__name__)
+        if tries.count("PackedDeviceModel") < memory and isinstance(model, PackedDeviceModel):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        check(model, *arguments)
+
+    monkeypatch.setattr(gpu_check, "check", check)
+    engine = on_device(load_heads())
+    expected = list(clip_by_clip(load_heads()).recognize(decoded(2)))
+    batching = []
+    for _ in range(9):
+        batching.append(engine.status().batching)
+        assert_results_close(engine.recognize(decoded(2)), expected)
+    # Tried when it is loaded, with the first call, and after two and four more.
+    assert batching == ["padded"] * 7 + ["packed"] * 2
+    assert engine.status().fallback is None
+    assert tries.count("PackedDeviceModel") == memory
+
+
+def test_a_device_that_does_not_work_is_no_reason_for_a_slower_engine(load_heads, monkeypatch):
+    def fail(*_):
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(PackedDeviceModel, "compute", fail)
+    with pytest.raises(torch.AcceleratorError):
+        on_device(load_heads())
+
+
+def test_errors_of_a_device_that_failed_are_told_from_others():
+    assert device_failed(RuntimeError("CUDA error: uncorrectable ECC error encountered"))
+    assert device_failed(torch.AcceleratorError("unspecified launch failure"))
+    assert not device_failed(torch.AcceleratorError("CUDA error: out of memory"))
+    assert not device_failed(torch.cuda.OutOfMemoryError("CUDA out of memory."))
+    assert not device_failed(RuntimeError("shapes do not match"))
+    assert not device_failed(ValueError("CUDA error: not of the device"))
+
+
+def test_the_dtype_of_gpus_is_bfloat16_where_they_have_instructions_for_it(load_heads, monkeypatch):
+    assert load_engine(load_heads(), "cpu").status().dtype == "float32"
+    cuda = torch.device("cuda")
+    for capability, dtype in (((7, 5), "float32"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
+        assert _default_dtype(cuda) == dtype
 
 
 def test_the_status_names_the_dtype_in_use_and_why_it_is_not_the_requested_one(load_heads, monkeypatch):
@@ -120,8 +245,8 @@ def test_the_status_names_the_dtype_in_use_and_why_it_is_not_the_requested_one(l
 
 
 def test_the_budget_of_a_pack_is_in_seconds_of_the_clips_rate(load_heads):
-    assert load_engine(load_heads(), "cpu", rate=16_000).status().budget_s == 20.0
-    assert load_engine(load_heads(), "cpu", rate=8_000).status().budget_s == 40.0
+    assert load_engine(load_heads(), "cpu", features=FeatureExtractor()).status().budget_s == 20.0
+    assert load_engine(load_heads(), "cpu", features=FeatureExtractor(sampling_rate=8_000)).status().budget_s == 40.0
 
 
 def test_heads_with_different_backbones_are_refused(tmp_path, load_heads):
@@ -153,6 +278,6 @@ def test_a_dtype_that_devices_do_not_compute_in_is_refused(load_heads, dtype):
 
 
 def test_on_a_device_the_budget_is_seconds_at_the_rate_of_the_waveforms(load_heads):
-    engine = _load_on_device(load_heads(), CPU, "float32", rate=8_000)
+    engine = on_device(load_heads(), FeatureExtractor(sampling_rate=8_000))
     assert len(list(engine.encode(clips(4)))) == 4
     assert engine.status().budget_s == BUDGET_S

@@ -13,20 +13,22 @@ import transformers
 
 from pipeline.errors import InputChangedError
 from pipeline.schemas import READ_CHUNK, RECOGNIZED_CHUNK
+from pipeline.stages import heads
 from pipeline.stages.recognize import RecognizerActor, RecognizeSettings
 from pipeline.storage.checkpoints import checkpoint_digest, local_copy
 from pipeline.storage.objects import put
 from sewd_model import EngineStatus, PackedModel
 from sewd_model.packed import int8
 from sewd_model.packed.products import OneDNNLinear
+from sewd_model.recognition import Failure, recognize
 from tests.support import checkpoints, corpora
 
 
 def make(model, *classifiers, stop="/nowhere/stop", threads=1, dtype="float32"):
     uris = tuple(map(str, (model, *classifiers)))
     digests = tuple(map(checkpoint_digest, uris))
-    heads = (uris[0], uris[1:], digests, "cpu", dtype, threads)
-    return RecognizerActor(RecognizeSettings(*heads, deadline_s=600.0, stop_uri=str(stop), run="/nowhere"))
+    common = (uris[0], uris[1:], digests, "cpu", dtype, threads)
+    return RecognizerActor(RecognizeSettings(*common, deadline_s=600.0, stop_uri=str(stop), run="/nowhere"))
 
 
 def chunk_table(waves: list[np.ndarray | None]) -> pa.Table:
@@ -192,7 +194,7 @@ def test_a_halved_batch_counts_in_its_own_chunk_only(small_ctc):
     splits_so_far = iter([3, 3, 4])
 
     class Splitting:
-        encode, status = encoder.engine.encode, encoder.engine.status
+        recognize, status = encoder.engine.recognize, encoder.engine.status
         splits = property(lambda self: next(splits_so_far))
 
     recognizer.encoders = [dataclasses.replace(encoder, engine=Splitting())]
@@ -202,13 +204,13 @@ def test_a_halved_batch_counts_in_its_own_chunk_only(small_ctc):
 def test_a_clip_that_does_not_fit_in_memory_becomes_an_error_row(small_ctc, small_classifier):
     recognizer = make(small_ctc, small_classifier)
     (encoder,) = recognizer.encoders
-    logits = [*encoder.engine.encode([torch.zeros(8000)]), None]
+    results = [*encoder.engine.recognize([np.zeros(8000, np.float32)]), Failure.TOO_LARGE]
 
     class SmallMemory:
         status, splits = encoder.engine.status, 0
 
-        def encode(self, _):
-            return logits
+        def recognize(self, _):
+            return iter(results)
 
     recognizer.encoders = [dataclasses.replace(encoder, engine=SmallMemory())]
     waves = [corpora.noise_bursts(0.5, index) for index in range(2)]
@@ -236,8 +238,8 @@ def test_a_chunk_without_rows_is_returned_without_rows(small_ctc):
 
 def test_a_checkpoint_that_is_not_the_runs_is_reported_with_the_first_chunk(tmp_path, small_ctc, monkeypatch):
     monkeypatch.setattr(local_copy, "__defaults__", (tmp_path,))
-    heads = (f"file://{small_ctc}", (), ("0" * 64,), "cpu", "float32", 1)
-    recognizer = RecognizerActor(RecognizeSettings(*heads, deadline_s=600.0, stop_uri="/no", run="/no"))
+    common = (f"file://{small_ctc}", (), ("0" * 64,), "cpu", "float32", 1)
+    recognizer = RecognizerActor(RecognizeSettings(*common, deadline_s=600.0, stop_uri="/no", run="/no"))
     with pytest.raises(InputChangedError, match="not the checkpoint that the run was started with"):
         recognizer(chunk_table([]))
 
@@ -321,6 +323,9 @@ def test_output_that_is_not_finite_is_computed_alone_and_then_a_row_of_the_model
                 spoiled = len(inputs) > 1 or (lasting and len(inputs[0]) == len(waves[1]))
                 yield tuple(head * value if spoiled else head for head in logits)
 
+        def recognize(self, clips):
+            return recognize(self.encode, clips, encoder.engine._decoding)
+
     recognizer.encoders = [dataclasses.replace(encoder, engine=Overflowing())]
     results = recognizer.recognize(waves)
     assert calls == [3, 1, 1, 1]
@@ -342,3 +347,13 @@ def test_the_samples_of_a_chunk_are_not_copied(small_ctc, monkeypatch):
     monkeypatch.setattr(recognizer, "results", measured)
     recognizer(table)
     assert during[0] < table.nbytes / 10
+
+
+def test_samples_that_begin_between_two_multiples_of_their_size_give_the_same_bits(small_ctc):
+    """Behind an odd number of int16 samples, float32 ones are not aligned, and NumPy sums them in another order."""
+    odd = (corpora.noise_bursts(0.5, 4) * 32767).astype(np.int16)[:-1]
+    wave = corpora.noise_bursts(2.0, 3)
+    rows = chunk_table([odd, wave])["rows"].combine_chunks().flatten()
+    behind = heads._waveforms(rows)[1]
+    np.testing.assert_array_equal(behind, wave)
+    assert behind.flags.aligned

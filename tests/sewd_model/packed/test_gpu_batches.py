@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without to
 class SmallMemory:
     """An engine with memory for a number of samples; the only logit of a clip is its first sample."""
 
-    def __init__(self, samples, where="encode"):
+    def __init__(self, samples, where="launch"):
         self.samples, self.where = samples, where
         self.splits = 0
         self.batches = []  # sizes of the batches that were computed
@@ -30,14 +30,21 @@ class SmallMemory:
         if where == self.where and sum(map(len, clips)) > self.samples:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
 
-    def lay_out(self, waveforms):
-        self._need(waveforms, "lay_out")
-        return waveforms
+    def launch(self, clips):
+        self._need(clips, "launch")
 
-    def encode(self, batch):
-        self._need(batch, "encode")
-        self.batches.append([len(clip) for clip in batch])
-        return lambda: [(clip[:1],) for clip in batch]
+        def wait():
+            self._need(clips, "wait")
+            self.batches.append([len(clip) for clip in clips])
+            return self.compute(clips)
+
+        return wait
+
+    def compute(self, clips):
+        return [(clip[:1],) for clip in clips]
+
+    def is_finite(self, results):
+        return all(logits.isfinite().all() for result in results for logits in result)
 
 
 @pytest.mark.parametrize("words", ["CUDA out of memory.", "CUBLAS_STATUS_ALLOC_FAILED when calling"])
@@ -76,7 +83,7 @@ def numbered(lengths):
     lengths=st.lists(st.integers(1, 40), max_size=12),
     memory=st.integers(1, 100),
     budget=st.integers(1, 100),
-    where=st.sampled_from(["encode", "lay_out"]),
+    where=st.sampled_from(["launch", "wait"]),
     rate=st.sampled_from([8_000, 16_000]),
 )
 def test_every_clip_has_a_result_in_order_and_none_only_if_it_does_not_fit_alone(lengths, memory, budget, where, rate):
@@ -101,7 +108,7 @@ def test_a_batch_is_always_split_into_the_same_halves(caplog):
 
 def test_other_errors_are_raised():
     class Broken(SmallMemory):
-        def encode(self, batch):
+        def launch(self, clips):
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -110,10 +117,9 @@ def test_other_errors_are_raised():
 
 def test_clips_beside_one_that_is_not_finite_are_run_alone():
     class Spreading(SmallMemory):
-        def encode(self, batch):
-            self.batches.append([len(clip) for clip in batch])
-            bad = any(clip.isnan().any() for clip in batch)
-            return lambda: [(clip[:1] * (float("nan") if bad else 1.0),) for clip in batch]
+        def compute(self, clips):
+            bad = any(clip.isnan().any() for clip in clips)
+            return [(clip[:1] * (float("nan") if bad else 1.0),) for clip in clips]
 
     engine = Spreading(100)
     waveforms = [torch.ones(3), torch.full((3,), float("nan")), torch.ones(4)]
@@ -124,21 +130,73 @@ def test_clips_beside_one_that_is_not_finite_are_run_alone():
     assert engine.splits == 0, "memory did not run out"
 
 
-def test_the_next_batch_is_laid_out_before_the_results_of_the_current_one():
-    calls = []
+class Recording(SmallMemory):
+    """Writes down what is asked of it."""
 
-    class Recording(SmallMemory):
-        def lay_out(self, waveforms):
-            calls.append(f"lay out {len(waveforms[0])}")
-            return waveforms
+    def __init__(self, samples, events):
+        super().__init__(samples)
+        self.events = events
 
-        def encode(self, batch):
-            calls.append(f"encode {len(batch[0])}")
-            wait = super().encode(batch)
-            return lambda: calls.append(f"wait {len(batch[0])}") or wait()
+    def launch(self, clips):
+        self.events.append(f"launch {len(clips[0])}")
+        wait = super().launch(clips)
+        return lambda: self.events.append(f"wait {len(clips[0])}") or wait()
 
-    list(stream(Recording(10), numbered([1, 2]), 2 / RATE))
-    assert calls == ["lay out 1", "encode 1", "lay out 2", "wait 1", "encode 2", "wait 2"]
+
+def test_each_batch_is_launched_before_the_one_before_it_is_waited_for_and_yielded():
+    events = []
+    for (first,) in stream(Recording(10, events), numbered([1, 2, 3]), 3 / RATE):
+        events.append(f"use {first.item():.0f}")
+    assert events == [
+        *("launch 1", "launch 3", "wait 1", "use 0", "use 1"),
+        *("wait 3", "use 2"),
+    ]
+
+
+def test_clips_are_taken_as_the_batches_are_launched_and_not_all_before_the_first():
+    events = []
+
+    class Clip:
+        def __init__(self, number):
+            self.number = number
+
+        def __len__(self):
+            events.append(f"clip {self.number}")
+            return 2
+
+    class Engine(SmallMemory):
+        def launch(self, clips):
+            events.append("launch")
+            return lambda: list(clips)
+
+        def is_finite(self, results):
+            return True
+
+    clips = [Clip(number) for number in range(4)]
+    assert list(stream(Engine(10), clips, 2 / RATE)) == clips
+    assert events.index("launch") < events.index("clip 2")
+
+
+def test_a_batch_that_does_not_fit_beside_the_one_before_it_is_launched_again_whole():
+    class Crowded(SmallMemory):
+        in_flight = 0
+
+        def launch(self, clips):
+            if self.in_flight:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+            self.in_flight += 1
+            wait = super().launch(clips)
+
+            def leave():
+                self.in_flight -= 1
+                return wait()
+
+            return leave
+
+    engine = Crowded(10)
+    assert [one.item() for (one,) in stream(engine, numbered([4, 4, 4, 4, 4]), 8 / RATE)] == [0, 1, 2, 3, 4]
+    assert engine.batches == [[4, 4], [4, 4], [4]]
+    assert engine.splits == 0
 
 
 def test_batches_equal_transformers_on_each_clip_alone(oracle):
