@@ -20,7 +20,7 @@ from pipeline.cluster.ray_private import actor_states
 from pipeline.cluster.resources import ClusterNodes, Resources
 from pipeline.config import RunConfig
 from pipeline.driver.stop import stop_uri
-from pipeline.runs.fingerprint import cut_of, has_earlier_rules
+from pipeline.runs.fingerprint import cut_of, dtype_of, has_earlier_rules
 from pipeline.runs.record import Addition
 from pipeline.runs.run import Run
 from pipeline.stages.models import ModelInfo
@@ -101,7 +101,7 @@ def configure_stages(
             classifiers=tuple(config.tasks.values()),
             digests=(*([] if addition else [record.model_digest]), *(heads[task] for task in config.tasks)),
             device="cuda" if resources.actor_gpus else "cpu",
-            dtype=config.dtype,
+            dtype=dtype_of(record.fingerprint),
             threads=resources.threads,
             hop_length=models.hop_length,
             **shared | {"run": uris.join(run.uri, folder)},

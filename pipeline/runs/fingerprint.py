@@ -92,14 +92,22 @@ def by_loaded_weights(stored: Mapping[str, Any], requested: Mapping[str, Any], c
     return stored if is_same else {**found, "commits": requested["commits"]}
 
 
+def dtype_of(stored: Mapping[str, Any]) -> str:
+    """The number format that a run computes in: a value of `RunConfig.dtype`."""
+    return str(stored.get("dtype", "float32"))  # versions that computed in float32 only have no entry
+
+
 def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
     """`name: stored -> requested` for every entry in which two fingerprints differ.
 
     The commits of checkpoints are not compared: what matters of them is in the digests. A commit that changes a README
     changes no row.
     """
-    if "dtype" in requested:  # runs of versions that computed in float32 only have no entry
-        stored = {"dtype": "float32", **stored}
+    if "dtype" in requested:
+        stored = {**stored, "dtype": dtype_of(stored)}
+    # float32 was the default: a run of an earlier version is resumed in it, see `dtype_of`.
+    if (stored.get("dtype"), requested.get("dtype")) == ("float32", "auto"):
+        requested = {**requested, "dtype": "float32"}
     if "cut" in requested:  # runs without an entry are resumed with the cuts of their version, see `cut_of`
         stored = {"cut": default_of(RunConfig, "cut"), **stored}
     if has_earlier_rules(stored):

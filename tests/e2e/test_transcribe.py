@@ -239,7 +239,7 @@ def test_heads_keep_their_digests_when_a_resume_names_them_in_another_order(
 
 
 def test_the_recognisers_compute_in_float32_by_default(whole):
-    assert whole.record.config["dtype"] == whole.record.fingerprint["dtype"] == "float32"
+    assert whole.record.config["dtype"] == whole.record.fingerprint["dtype"] == "auto"
     assert {commit.engines[0].dtype for commit in whole.commits()} == {"float32"}
 
 
@@ -520,7 +520,7 @@ def test_an_existing_run_is_resumed_or_refused_as_requested(corpus, small_ctc, f
         transcribe(corpus, finished.uri, small_ctc, existing="refuse", **SMALL_CHUNKS)
     with pytest.raises(pipeline.UsageError, match=r"max_segment_s: 60\.0 -> 30\.0"):
         transcribe(corpus, finished.uri, small_ctc, max_segment_s=30, **SMALL_CHUNKS)
-    with pytest.raises(pipeline.UsageError, match="dtype: float32 -> int8"):
+    with pytest.raises(pipeline.UsageError, match="dtype: auto -> int8"):
         transcribe(corpus, finished.uri, small_ctc, dtype="int8", **SMALL_CHUNKS)
     assert transcribe(corpus, finished.uri, small_ctc, **SMALL_CHUNKS).record.created == finished.record.created
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.config import make_config
 from pipeline.errors import StorageError, UsageError
-from pipeline.runs.fingerprint import cut_of, differences, fingerprint
+from pipeline.runs.fingerprint import cut_of, differences, dtype_of, fingerprint
 from pipeline.storage import objects, retry
 from pipeline.storage.checkpoints import checkpoint_digest
 from sewd_model.files import located
@@ -57,7 +57,7 @@ def write_checkpoint(path):
         ({"actors": 0}, "actors", "greater than or equal to 1"),
         ({"cpus_per_actor": 0}, "cpus-per-actor", "greater than 0"),
         ({"gpus_per_actor": -1}, "gpus-per-actor", "greater than or equal to 0"),
-        ({"dtype": "float64"}, "dtype", "'float32', 'bfloat16', 'float16' or 'int8'"),
+        ({"dtype": "float64"}, "dtype", "'auto', 'float32', 'bfloat16', 'float16' or 'int8'"),
         ({"treads": 4}, "treads", "Unexpected keyword"),
         ({"classifiers": ("=dir",)}, "classifier", "neither MODEL nor NAME=MODEL"),
         ({"classifiers": ("name=",)}, "classifier", "neither MODEL nor NAME=MODEL"),
@@ -282,6 +282,17 @@ def test_a_fingerprint_without_dtype_is_one_of_float32(checkpoint):
     stored = {name: value for name, value in made.items() if name != "dtype"}
     assert differences(stored, made) == []
     assert differences(stored, made | {"dtype": "int8"}) == ["dtype: float32 -> int8"]
+    assert dtype_of(stored) == "float32"
+
+
+def test_a_run_in_float32_once_the_default_is_resumed_in_it(checkpoint):
+    requested = fingerprint(config(model=str(checkpoint)))
+    stored = requested | {"dtype": "float32"}
+    assert requested["dtype"] == "auto"
+    assert differences(stored, requested) == []
+    assert dtype_of(stored) == "float32"
+    assert differences(requested, stored) == ["dtype: auto -> float32"]
+    assert differences(requested | {"dtype": "int8"}, requested) == ["dtype: int8 -> auto"]
 
 
 def test_a_run_of_a_version_without_the_option_is_resumed_with_its_cuts(checkpoint):

@@ -179,7 +179,7 @@ def test_what_is_no_audio_is_bad_usage(recognizer, audio, rate, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dtype": "float8"}, "dtype: Input should be 'float32'"),
+        ({"dtype": "float8"}, "dtype: Input should be 'auto'"),
         ({"dtype": "bfloat16", "device": "cpu"}, "dtype: bfloat16 is for GPUs"),
         ({"device": "tpu"}, "device: cpu or cuda, not 'tpu'"),
         ({"threads": 0}, "threads: Input should be greater"),
