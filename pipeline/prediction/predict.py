@@ -169,7 +169,7 @@ def _of_this_machine(config: RunConfig, wanted: Resources, speed: float | None) 
         cpus_per_actor=None,
         gpus_per_actor=float(has_gpus),
         threads=None,
-        dtype=config.dtype if is_alike else "auto",
+        dtype=config.dtype if is_alike else "float32",
     )
 
 
