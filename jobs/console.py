@@ -16,6 +16,7 @@ from rich.segment import Segment
 
 from jobs.native_output import native_output_to_log
 from pipeline import RunFailedError, StorageError, UsageError
+from pipeline.cluster.job_environment import check_environment, check_local_arguments
 
 _CONTROL = dict.fromkeys(code for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n") | {0x1B: "\ufffd"}
 
@@ -55,6 +56,16 @@ class Exit(IntEnum):
     STOPPED = 130  # what shells report after Ctrl-C
 
 
+def check_start() -> None:
+    """Check, before a verb runs, its arguments and the variables that its job requires.
+
+    Raises:
+        UsageError: an argument looks like a secret, or a variable is missing.
+    """
+    check_local_arguments(sys.argv[1:])
+    check_environment()
+
+
 def run(app: typer.Typer, before: Callable[[], None] = lambda: None) -> NoReturn:
     """Run a Typer application and exit. Bad usage, storage errors and failed runs are one line, not a traceback."""
     expected = (UsageError, StorageError, RunFailedError, typer.TyperException, typer.Exit, typer.Abort)
@@ -86,7 +97,7 @@ def single(verb: Callable[..., int]) -> NoReturn:
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(configured(verb))
-    run(app)
+    run(app, before=check_start)
 
 
 def warn(warnings: Iterable[str]) -> None:

@@ -17,18 +17,13 @@ def main() -> NoReturn:
 
         if "_SEWD_COMPLETE" in os.environ:
             application_to_complete(os.environ)(prog_name="sewd")
-        from jobs.console import run  # noqa: PLC0415 - takes seconds
-        from pipeline.cluster.job_environment import check_environment, check_local_arguments  # noqa: PLC0415
+        from jobs.console import check_start, run  # noqa: PLC0415 - takes seconds
 
         if len(sys.argv) == 1:
             sys.argv.append("--help")
         app = application_for(sys.argv[1])
 
-    def check() -> None:
-        check_local_arguments(sys.argv[1:])
-        check_environment()
-
-    run(app, before=check)
+    run(app, before=check_start)
 
 
 @contextlib.contextmanager

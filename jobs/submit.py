@@ -12,15 +12,12 @@ from jobs.config_file import arguments_of_file, has_file, without_file
 from jobs.console import Exit, err, single
 from jobs.verbs import SUBMITTABLE, application
 from pipeline.cluster.job_environment import check_arguments, job_variables
-from pipeline.config import RunConfig
 from pipeline.errors import UsageError
-from pipeline.settings import default_of
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 INTERRUPTS = ("ask", "detach", "stop")
-ADDRESS = default_of(RunConfig, "address")
 
 
 def submit(
@@ -90,12 +87,13 @@ def checked(command: Sequence[str]) -> list[str]:
         raise UsageError(f"cannot submit {verb!r}: choose one of {', '.join(SUBMITTABLE)}")
     check_arguments(rest)
     context = typer.main.get_command(application([verb])).make_context(verb, list(rest))
-    source = getattr(context.get_parameter_source("address"), "name", "") if "address" in context.params else ""
+    source = getattr(context.get_parameter_source("address"), "name", "")
+    default = next((item.default for item in context.command.params if item.name == "address"), None)
     # A file that --print-config wrote names every option: what equals the default was not chosen.
-    is_default = source == "DEFAULT" or (source == "DEFAULT_MAP" and context.params["address"] == ADDRESS)
+    is_default = source == "DEFAULT" or (source == "DEFAULT_MAP" and context.params["address"] == default)
     if has_file(context):  # it is here, and not on the cluster
         options, positional = arguments_of_file(context)
-        options = [option for option in options if not (is_default and option == f"--address={ADDRESS}")]
+        options = [option for option in options if not (is_default and option.startswith("--address="))]
         end = ["--"] if "--" not in rest and any(argument.startswith("-") for argument in positional) else []
         rest = [*options, *without_file(rest), *end, *positional]
         check_arguments(rest)

@@ -181,6 +181,11 @@ def test_what_a_file_leaves_open_is_chosen_for_the_cluster(tmp_path, text, sent)
     assert submit.checked(["transcribe", "in", "--config", str(file), "--output", "o"]) == ["transcribe", *sent]
 
 
+def test_an_address_of_the_file_that_is_no_default_is_kept(tmp_path):
+    file = written(tmp_path / "a.yaml", "address: local")
+    assert submit.checked(["evaluate", "run", "--config", str(file)]) == ["evaluate", "--address=local", "run"]
+
+
 def test_an_argument_of_the_file_is_never_an_option_of_the_job(tmp_path):
     file = written(tmp_path / "a.yaml", "run: -first\nbaseline: second\n")
     verb, *arguments = submit.checked(["compare", "--config", str(file)])

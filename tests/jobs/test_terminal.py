@@ -9,6 +9,7 @@ import logging
 import pytest
 
 from jobs import console, logs
+from jobs.status import status
 from jobs.verbs import SUBMITTABLE
 from tests.support import runs
 from tests.support.command import sewd_in_process
@@ -54,3 +55,13 @@ def test_a_password_in_a_uri_is_refused_before_anything_is_done(verb, tmp_path, 
     assert "argument 2 looks like it contains a secret" in done.stderr
     assert PASSWORD not in done.stdout + done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_it_is_refused_too_where_a_verb_is_run_as_a_module(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["status", f"memory://user:{PASSWORD}@host/run"])
+    with pytest.raises(SystemExit) as ended:
+        console.single(status)
+    printed = capsys.readouterr()
+    assert ended.value.code == 2
+    assert "argument 1 looks like it contains a secret" in printed.err
+    assert PASSWORD not in printed.out + printed.err
