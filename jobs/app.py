@@ -8,16 +8,27 @@ from typing import Annotated
 
 import typer
 
-from jobs.verbs import VERBS, application
+from jobs.verbs import JOBS, VERBS, application
 
 
 def application_for(verb: str | None = None) -> typer.Typer:
-    """The application; with the name of a verb only that verb, since importing all of them takes seconds."""
-    app = application([verb] if verb in VERBS else VERBS, add_completion=True)
-    if verb not in VERBS:
+    """The application with one verb, since importing all of them takes seconds; else with all by name and summary.
+
+    Args:
+        verb: the first word of the command line, which may be no verb; None: every verb is imported.
+    """
+    if verb is None:
+        app = application(VERBS, add_completion=True)
+    elif verb in VERBS:
+        app = application([verb], add_completion=True)
+    else:
+        app = application([], names=VERBS, add_completion=True)
+    if verb in (None, "jobs"):
         from jobs.ray_jobs import app as ray_jobs  # noqa: PLC0415
 
         app.add_typer(ray_jobs, name="jobs")
+    elif verb not in VERBS:
+        app.add_typer(typer.Typer(), name="jobs", help=JOBS)
     app.callback()(_options)
     return app
 

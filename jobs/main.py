@@ -21,7 +21,8 @@ def main() -> NoReturn:
 
         if len(sys.argv) == 1:
             sys.argv.append("--help")
-        app = application_for(sys.argv[1])
+        first = [word for word in sys.argv[1:] if word != "--"]
+        app = application_for(first[0] if first else "")
 
     run(app, before=check_start)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.resources
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -26,6 +28,7 @@ SUBMITTABLE: Final = (
 # That take their options from a file, too.
 WITH_CONFIG: Final = ("transcribe", "watch", "evaluate", "compare", "report", "finetune")
 VERBS: Final = (*SUBMITTABLE, "submit", "demo")
+JOBS: Final = "List, follow and stop jobs of a cluster."  # the help of `sewd jobs`
 
 
 def function(verb: str) -> Callable[..., int]:
@@ -43,6 +46,13 @@ def configured(verb: Callable[..., int]) -> Callable[..., int]:
     return configurable(verb)
 
 
+def summary(verb: str) -> str:
+    """The help of a verb, which is not imported: the docstring of its function in the source of its module."""
+    source = importlib.resources.files("jobs").joinpath(f"{verb}.py").read_text("utf-8")
+    found = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == verb)
+    return ast.get_docstring(next(found)) or ""
+
+
 def _nothing() -> int:
     return 0
 
@@ -52,7 +62,7 @@ def application(verbs: Iterable[str], *, names: Iterable[str] = (), add_completi
 
     Args:
         verbs: its verbs, which are imported.
-        names: further verbs by name alone, to complete them.
+        names: further verbs by name and summary alone, to complete and to list them.
         add_completion: add `--install-completion` and `--show-completion`.
     """
     app = typer.Typer(
@@ -63,5 +73,5 @@ def application(verbs: Iterable[str], *, names: Iterable[str] = (), add_completi
     for verb in verbs:
         app.command()(function(verb))
     for name in names:
-        app.command(name)(_nothing)
+        app.command(name, help=summary(name))(_nothing)
     return app

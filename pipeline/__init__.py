@@ -9,11 +9,10 @@ pipeline.evaluate_run(run).wer
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import RunConfig
 from pipeline.errors import AudioError, ErrorCode, RunFailedError, StorageError, UsageError
-from pipeline.runs.run import Run
 
 if TYPE_CHECKING:
+    from pipeline.config import RunConfig
     from pipeline.driver.progress import Progress
     from pipeline.driver.transcribe import transcribe
     from pipeline.evaluation.evaluate import evaluate_run
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.settings import EvaluationSettings
     from pipeline.evaluation.tables import write_metrics
     from pipeline.runs.recordings import recordings
+    from pipeline.runs.run import Run
     from pipeline.scoring.rules import Scoring
     from pipeline.stages.recognizer import Recognizer, Transcript
     from pipeline.stages.table_recognizer import TableRecognizer
@@ -46,13 +46,14 @@ __all__ = [
     "write_metrics",
 ]
 
-# Loaded on first use: importing torch, Ray and scipy takes seconds, which neither a reader of a run nor its workers
-# should have to wait for.
+# Loaded on first use: importing torch, Ray, Arrow and scipy takes seconds, for which only those wait who use them.
 _MODULES = {
     "Evaluation": "evaluation.results",
     "EvaluationSettings": "evaluation.settings",
     "Progress": "driver.progress",
     "Recognizer": "stages.recognizer",
+    "Run": "runs.run",
+    "RunConfig": "config",
     "Scoring": "scoring.rules",
     "TableRecognizer": "stages.table_recognizer",
     "Transcript": "stages.recognizer",

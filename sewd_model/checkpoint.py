@@ -45,17 +45,7 @@ from sewd_model.files import (
     shown,
     write_bytes,
 )
-
-BACKBONE_PREFIX = "sew_d."
-MASK_VECTOR = "masked_spec_embed"
-
-# First parts of the keys of the heads of published SEW-D checkpoints.
-HEAD_KEYS = ("lm_head", "projector", "classifier", "layer_weights")
-
-_SPELLINGS = {
-    ".conv.weight_g": ".conv.parametrizations.weight.original0",
-    ".conv.weight_v": ".conv.parametrizations.weight.original1",
-}
+from sewd_model.weights import BACKBONE_PREFIX, HEAD_KEYS, MASK_VECTOR, SPELLINGS
 
 # Configuration fields that the backbone's output in eval mode does not depend on.
 _NOT_IN_DIGEST = frozenset(
@@ -267,7 +257,7 @@ def _rename(tensors: Mapping[str, Tensor], *, to_head: bool, where: str) -> dict
     renamed: dict[str, Tensor] = {}
     for old, tensor in tensors.items():
         key = old
-        for ending, replacement in _SPELLINGS.items():
+        for ending, replacement in SPELLINGS.items():
             if key.endswith(ending):
                 key = key.removesuffix(ending) + replacement
         if to_head and not has_prefix and key.split(".")[0] not in HEAD_KEYS:

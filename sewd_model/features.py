@@ -4,10 +4,9 @@ import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from sewd_model import hub
@@ -22,6 +21,9 @@ from sewd_model.files import (
     shown,
     write_json,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +139,7 @@ class FeatureExtractor:
             samples /= np.sqrt(np.square(samples).mean() + 1e-7)
         return samples
 
-    def pad(self, waveforms: Sequence[NDArray[np.float32]]) -> tuple[torch.Tensor, torch.Tensor]:
+    def pad(self, waveforms: Sequence[NDArray[np.float32]]) -> "tuple[torch.Tensor, torch.Tensor]":
         """Prepare each clip, and pad all on the right to the longest.
 
         Args:
@@ -149,6 +151,8 @@ class FeatureExtractor:
         Raises:
             ValueError: there is no waveform, or `prepare` rejects one.
         """
+        import torch  # noqa: PLC0415 - takes a second, which who reads the settings does not need
+
         if not waveforms:
             msg = "there is no waveform to pad"
             raise ValueError(msg)

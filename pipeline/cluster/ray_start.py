@@ -12,7 +12,6 @@ from logging.handlers import MemoryHandler
 from typing import Any, Final
 
 import ray
-import torch
 
 from pipeline.cluster.local_machine import (
     ENLARGE_SHARED_MEMORY,
@@ -20,6 +19,7 @@ from pipeline.cluster.local_machine import (
     MIN_OBJECT_STORE_BYTES,
     SHARED_MEMORY,
     local_cpus,
+    local_gpus,
 )
 from pipeline.cluster.local_ray import end_local_ray, few_daemons, shielded_daemons
 from pipeline.cluster.ray_private import IsolatedJobConfig, is_start_failure, ray_temporary_directory
@@ -109,7 +109,7 @@ def _start_local() -> None:
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(IDLE_WORKERS_MS))
     _check_temporary_directory()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    gpus = torch.cuda.device_count()  # those that this installation of torch can use
+    gpus = local_gpus()
     store_bytes = _fitting_store(_enough_store(local_cpus(), gpus, memory))
     try:
         with shielded_daemons(), few_daemons():

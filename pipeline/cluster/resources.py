@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import ray
-import torch
 import yaml
 from ray.util import get_node_ip_address
 
+from pipeline.cluster.local_machine import local_gpus
 from pipeline.config import RunConfig
 from pipeline.errors import UsageError
 
@@ -216,7 +216,7 @@ def check_dtype(config: RunConfig) -> None:
     if config.gpus_per_actor is not None:
         _check_dtype(config, config.gpus_per_actor)
     elif config.address == "local" and not ray.is_initialized():
-        _check_dtype(config, torch.cuda.device_count())
+        _check_dtype(config, local_gpus())
 
 
 def _check_dtype(config: RunConfig, actor_gpus: float) -> None:

@@ -23,9 +23,10 @@ from pipeline.driver.stop import stop_uri
 from pipeline.runs.fingerprint import cut_of, dtype_of, has_earlier_rules
 from pipeline.runs.record import Addition
 from pipeline.runs.run import Run
+from pipeline.stages.actor import RecognizerActor
 from pipeline.stages.models import ModelInfo
 from pipeline.stages.read import ReadSettings, read_parts
-from pipeline.stages.recognize import RecognizerActor, RecognizeSettings
+from pipeline.stages.settings import RecognizeSettings
 from pipeline.stages.write import WriteSettings, write_chunks
 from pipeline.storage import uris
 

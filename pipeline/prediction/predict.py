@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 
+from pipeline.cluster.local_machine import local_gpus
 from pipeline.cluster.object_store import store_share
 from pipeline.cluster.resources import ClusterNodes, Resources, allocate, nodes_of
 from pipeline.config import RunConfig
@@ -149,7 +149,7 @@ def _of_this_machine(config: RunConfig, wanted: Resources, speed: float | None) 
     Raises:
         UsageError: only the cluster, or only this machine, computes on GPUs, and there is no speed.
     """
-    has_gpus = config.gpus_per_actor != 0 and torch.cuda.device_count() > 0
+    has_gpus = config.gpus_per_actor != 0 and local_gpus() > 0
     is_alike = has_gpus == bool(wanted.actor_gpus)
     give_speed = "give --speed, the seconds of audio that one recogniser computes in a second"
     if not is_alike and speed is None and wanted.actor_gpus:

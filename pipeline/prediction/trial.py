@@ -25,7 +25,7 @@ from pipeline.cluster.resources import ClusterNodes, Resources, allocate, cluste
 from pipeline.config import RunConfig
 from pipeline.stages.models import ModelInfo
 from pipeline.stages.read import worker_name
-from pipeline.stages.recognize import RecognizerActor, RecognizeSettings
+from pipeline.stages.settings import RecognizeSettings
 
 PACK_S: Final = 30.0  # of audio for each thread at a time, where the engine has no batches
 TIMED_S: Final = 1.5  # for each length, at least, or so many batches
@@ -65,6 +65,8 @@ class _TimedRecognizer:
     """The actor: times the model on clips of the lengths in its rows."""
 
     def __init__(self, settings: RecognizeSettings, rate: int) -> None:
+        from pipeline.stages.recognize import RecognizerActor  # noqa: PLC0415 - loads torch
+
         self._recognizer, self._rate = RecognizerActor(settings), rate
         if self._recognizer.load_error is not None:
             raise self._recognizer.load_error

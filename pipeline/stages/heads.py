@@ -25,6 +25,7 @@ import torch
 from pipeline.errors import ErrorCode
 from pipeline.schemas import RECOGNIZED_ROW
 from pipeline.stages.rows import RowError
+from pipeline.stages.settings import HeadSettings
 from pipeline.storage.checkpoints import local_copy
 from pipeline.storage.deadline import with_deadline
 from sewd_model import (
@@ -42,31 +43,6 @@ from sewd_model.recognition import Failure, Recognized, prepared
 CTC = -1  # position of the CTC head; classifiers count from 0
 
 Head = SEWDForCTC | SEWDForSequenceClassification
-
-
-@dataclass(frozen=True)
-class HeadSettings:
-    """What is loaded, and how it computes.
-
-    Attributes:
-        model: checkpoint of the CTC head, directory or URI; None: only the classifiers are computed.
-        classifiers: checkpoints of classification heads.
-        digests: digests of these checkpoints, the model's first; empty: they are read from where they are.
-        device: `cpu` or `cuda`.
-        dtype: data type that the model computes in, see `RunConfig`.
-        threads: on CPUs, packs of utterances that are computed at the same time, each by one thread.
-        deadline_s: a process that takes longer than this for an utterance hangs, and is ended; None: no deadline.
-        hop_length: samples per frame of the CTC head.
-    """
-
-    model: str | None
-    classifiers: tuple[str, ...]
-    digests: tuple[str, ...]
-    device: str
-    dtype: str
-    threads: int
-    deadline_s: float | None = None
-    hop_length: int = 320
 
 
 @dataclass(frozen=True)

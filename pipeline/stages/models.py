@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import sewd_model
 from pipeline.audio import voice
 from pipeline.audio.decode import AudioSettings
 from pipeline.config import RunConfig
@@ -15,9 +17,9 @@ from sewd_model import (
     CTCTokenizer,
     FeatureExtractor,
     SEWDConfig,
-    SEWDForCTC,
-    SEWDForSequenceClassification,
+    hub,
 )
+from sewd_model.weights import Shapes, classifier_shapes, ctc_shapes, holds
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,9 @@ class ModelInfo:
 
 
 def load_model_info(config: RunConfig) -> ModelInfo:
-    """Load every checkpoint once on the driver: a broken one is then one error message, not a cluster of dead actors.
+    """Read every checkpoint once on the driver: a broken one is then one error message, not a cluster of dead actors.
+
+    A model is built only where the header of its weights does not show that they will load.
 
     Raises:
         UsageError: a checkpoint is missing or broken, the sampling rates differ, or voice activity cannot be computed.
@@ -55,7 +59,7 @@ def load_model_info(config: RunConfig) -> ModelInfo:
         raise UsageError(f"cut: {problem}")
     checkpoints = (config.model, *config.tasks.values())
     try:
-        ctc = retry.with_retries(config.model, lambda: SEWDForCTC.from_pretrained(config.model).config)
+        ctc = retry.with_retries(config.model, functools.partial(_ctc_config, config.model))
         heads = {
             task: retry.with_retries(uri, functools.partial(_classifier_config, uri))
             for task, uri in config.tasks.items()
@@ -79,8 +83,28 @@ def load_model_info(config: RunConfig) -> ModelInfo:
     )
 
 
+def _ctc_config(uri: str) -> SEWDConfig:
+    found = _config_of_whole(uri, ctc_shapes)
+    if found is not None and found.pad_token_id is not None:
+        return found
+    return sewd_model.SEWDForCTC.from_pretrained(uri).config
+
+
 def _classifier_config(uri: str) -> SEWDConfig:
-    return SEWDForSequenceClassification.from_pretrained(uri).config
+    if (found := _config_of_whole(uri, classifier_shapes)) is not None:
+        return found
+    return sewd_model.SEWDForSequenceClassification.from_pretrained(uri).config
+
+
+def _config_of_whole(uri: str, shapes: Callable[[SEWDConfig], Shapes]) -> SEWDConfig | None:
+    """The configuration of a checkpoint on this machine that is sure to load; None: that is not sure."""
+    location = hub.directory(uri, (), weights=True)
+    config = SEWDConfig.from_pretrained(location)
+    try:
+        config.check_sizes()
+    except ValueError:
+        return None
+    return config if holds(location, shapes(config)) else None
 
 
 def _sampling_rate(uri: str) -> int:

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow as pa
@@ -22,10 +22,11 @@ from pipeline.cluster.ray_private import actor_was_restarted
 from pipeline.errors import StorageError
 from pipeline.schemas import RECOGNIZED_CHUNK, one_chunk
 from pipeline.stages.child import run_in_child
-from pipeline.stages.heads import Heads, HeadSettings, Recognition, recognized_rows, set_torch_threads
+from pipeline.stages.heads import Heads, Recognition, recognized_rows, set_torch_threads
 from pipeline.stages.quarantine import attempt_marker
 from pipeline.stages.read import worker_name
 from pipeline.stages.rows import RowError
+from pipeline.stages.settings import RecognizeSettings
 from pipeline.stages.steps import Position, Skipped, Step
 from pipeline.storage import objects, retry
 from sewd_model.packed.gpu_memory import device_failed
@@ -37,21 +38,6 @@ log = logging.getLogger(__name__)
 CHUNKS_AFTER_RESTART = 16
 
 DEVICE_FAILED_STATUS = 70  # exit status of a process whose GPU does not work any more: EX_SOFTWARE of sysexits.h
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecognizeSettings(HeadSettings):
-    """What an actor loads.
-
-    Attributes:
-        stop_uri: while this object exists, waiting chunks are dropped (the next start reads them again).
-        run: URI of the run, for its quarantine.
-        deadline_s: a process that takes longer than this for an utterance hangs.
-    """
-
-    stop_uri: str
-    run: str
-    deadline_s: float
 
 
 class RecognizerActor(Heads):

@@ -25,9 +25,10 @@ from pipeline.config import RunConfig, model_uri
 from pipeline.corpus.utterances import ObjectOpener, Utterance, broken_utterance
 from pipeline.errors import AudioError, ErrorCode, UsageError
 from pipeline.settings import checked, default_of
-from pipeline.stages.heads import Heads, HeadSettings, has_gpu, recognized_rows, set_torch_threads, torch_threads
+from pipeline.stages.heads import Heads, has_gpu, recognized_rows, set_torch_threads, torch_threads
 from pipeline.stages.models import load_model_info
 from pipeline.stages.rows import ReadRow, RowSettings, read_rows, utterance_rows
+from pipeline.stages.settings import HeadSettings
 from pipeline.stages.texts import TextSettings, labels, transcripts
 from pipeline.storage import retry, uris
 from pipeline.storage.checkpoints import pinned

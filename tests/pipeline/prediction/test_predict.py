@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import torch
 
 from pipeline.cluster.resources import ClusterNodes, Node, allocate
 from pipeline.config import make_config
@@ -43,7 +42,7 @@ def predicted(monkeypatch):
         return trial_of(lengths)
 
     monkeypatch.setattr(module, "run_trial", trial)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(module, "local_gpus", lambda: 0)
     config = make_config(inputs=(".",), output=".")
     models = load_model_info(config)
 
@@ -99,7 +98,7 @@ def test_gpus_that_this_machine_lacks_need_a_speed(predicted, tmp_path):
 
 
 def test_cpus_are_not_predicted_at_the_speed_of_the_gpu_of_this_machine(predicted, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(module, "local_gpus", lambda: 1)
     path = tmp_path / "cluster.yaml"
     path.write_text(CPUS)
     with pytest.raises(UsageError, match=r"--gpus-per-actor 0 .* --speed"):
