@@ -30,7 +30,6 @@ from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from pipeline.runs.commit import DataFile, data_file_from_json, put_data_file
@@ -221,6 +220,8 @@ def compact_group(run: str, table: str, files: Sequence[DataFile], left: frozens
 
 
 def _merge(run: str, table: str, files: Sequence[DataFile], left: frozenset[str]) -> DataFile:
+    import pyarrow.dataset as pads  # noqa: PLC0415 - loads pandas, if there is one
+
     fs, root = arrow_filesystem(run)
     source = pads.dataset([uris.join(root, f.path) for f in files], TABLES[table], "parquet", filesystem=fs)
     read = rows = 0

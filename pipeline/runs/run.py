@@ -13,11 +13,10 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, BinaryIO, Final, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from pipeline.corpus.parts import PLAN, Part
@@ -36,6 +35,9 @@ from pipeline.schemas import TABLES
 from pipeline.storage import objects, retry, uris
 from pipeline.storage.arrow import arrow_filesystem
 from pipeline.storage.parquet import encode_table
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as pads
 
 T = TypeVar("T")
 RECORD: Final = "run.json"
@@ -403,6 +405,8 @@ def _listed(read: Callable[[], T]) -> T:
 
 def open_files(uri: str, table: str, paths: Sequence[str]) -> pads.Dataset:
     """Data files of the run at `uri` as one dataset; `paths` are relative to the run."""
+    import pyarrow.dataset as pads  # noqa: PLC0415 - loads pandas, if there is one
+
     if not paths:
         return pads.dataset(TABLES[table].empty_table())
     fs, root = arrow_filesystem(uri)
