@@ -122,7 +122,7 @@ def plan(
     if model is not None:
         from pipeline.prediction.predict import Machines, predict  # noqa: PLC0415
         from pipeline.runs.hub_commits import pin_commits  # noqa: PLC0415
-        from pipeline.stages.models import load_model_info  # noqa: PLC0415 - loads torch and Ray
+        from pipeline.stages.models import load_model_info  # noqa: PLC0415
 
         config, _ = pin_commits(config)
         models = load_model_info(config)
