@@ -94,7 +94,9 @@ def lay_out_samples(clips: Sequence[Samples], config: SEWDConfig, device: torch.
     if min(sizes) < config.min_samples:
         raise InputTooShortError(min(sizes), config.min_samples)
     num_samples = torch.tensor(sizes)
-    num_frames = torch.tensor([config.num_frames(size) for size in sizes])
+    num_frames = num_samples  # `config.num_frames` of all clips at once
+    for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
+        num_frames = torch.div(num_frames - kernel, stride, rounding_mode="floor") + 1
     lengths = num_frames // squeeze
     slots = -(-num_samples // hop)
     first = slots.cumsum(0) - slots
