@@ -145,63 +145,77 @@ class _PackedOnCpu(_OfLogits):
 class _OnDevice:
     """The first of `_FASTEST_FIRST` that works on a device.
 
-    What does not work is not tried again, unless memory ran out: then it is tried again after 1, 2, 4, ... calls of
-    `recognize`, since other processes may have held the memory.
+    One that does not work is not tried again, unless memory ran out, which other processes may have held: then it is
+    tried again with the first call of `recognize`, and after 2, 4, 8, ... more.
     """
 
     def __init__(self, heads: Sequence[Head], device: torch.device, dtype: str, decoding: Decoding) -> None:
         self._heads, self._device, self._dtype, self._decoding = heads, device, dtype, decoding
         self._splits = 0  # of engines that were replaced
-        self._calls, self._wait = 0, 1  # since the first one was tried, and until it is tried again
-        self._start()
-
-    def _start(self) -> None:
-        self._position = 0
-        self._reasons: list[str] = []
-        self._lacked_memory = False
+        self._reasons: list[str] = []  # why each faster engine does not work
+        self._lacked_memory: set[int] = set()  # positions of these in `_FASTEST_FIRST`
+        self._calls, self._wait = 0, 1  # since they were tried, and until they are tried again
         self._engine = self._load()
 
     def _load(self) -> _DeviceChoice:
-        """The first engine from the current one on that works."""
+        """The first engine that works, of those that were not tried."""
         from sewd_model.packed import gpu_check  # noqa: PLC0415 - loads the compiler, which takes seconds
 
         while True:
             try:
-                return _FASTEST_FIRST[self._position](self._heads, self._device, self._dtype, self._decoding)
+                return self._made(len(self._reasons))
             except gpu_check.CHECK_ERRORS as error:
                 self._step_down(error)
 
+    def _made(self, position: int) -> _DeviceChoice:
+        return _FASTEST_FIRST[position](self._heads, self._device, self._dtype, self._decoding)
+
     def _step_down(self, error: Exception) -> None:
-        """Choose the next engine, and note why.
+        """Note and log why the next engine is used.
 
         Raises:
             Exception: `error`, if it is no reason to, or if there is no other engine.
         """
-        if device_failed(error) or self._position + 1 == len(_FASTEST_FIRST):
+        position = len(self._reasons)
+        if position + 1 == len(_FASTEST_FIRST):
+            raise error
+        self._reasons.append(self._reason(position, error))
+        log.warning("%s: the model runs %s on %s", self._reasons[-1], _FASTEST_FIRST[position + 1].name, self._device)
+
+    def _reason(self, position: int, error: Exception) -> str:
+        """Why an engine does not work; raises the error if the device does not."""
+        if device_failed(error):
             raise error
         cause = getattr(error, "inner_exception", error)  # the compiler wraps the error that explains it
         reason = f"{type(cause).__name__}: {(str(cause).strip() or 'no reason given').splitlines()[0]}"
+        self._lacked_memory.discard(position)
         if isinstance(error, RuntimeError) and out_of_memory(error):  # its text has other numbers each time
             reason = "the model and one batch do not fit in its memory"
-            self._lacked_memory = True
-        before, after = (_FASTEST_FIRST[position].name for position in (self._position, self._position + 1))
-        before = before.removeprefix("in ")
-        log.warning("no %s on %s, the model runs %s: %s", before, self._device, after, reason)
-        self._reasons.append(f"no {before}: {reason}")
-        self._position += 1
+            self._lacked_memory.add(position)
+        return f"no {_FASTEST_FIRST[position].batching} batches: {reason}"
 
-    def _start_again_if_due(self) -> None:
+    def _try_again_if_due(self) -> None:
+        from sewd_model.packed import gpu_check  # noqa: PLC0415 - as above
+
         self._calls += 1
-        if self._lacked_memory and self._calls >= self._wait:
-            self._calls, self._wait = 0, 2 * self._wait
+        if not self._lacked_memory or self._calls < self._wait:
+            return
+        self._calls, self._wait = 0, 2 * self._wait
+        for position in sorted(self._lacked_memory):
+            try:
+                engine = self._made(position)
+            except gpu_check.CHECK_ERRORS as error:
+                self._reasons[position] = self._reason(position, error)
+                continue
+            log.warning("there is memory now: the model runs %s on %s", engine.name, self._device)
             self._splits += self._engine.splits
-            del self._engine  # its memory
-            if self._device.type == "cuda":
-                torch.cuda.empty_cache()
-            self._start()
+            self._engine = engine
+            del self._reasons[position:]
+            self._lacked_memory = {other for other in self._lacked_memory if other < position}
+            return
 
     def recognize(self, clips: Sequence[Samples]) -> Iterator[Recognized]:
-        self._start_again_if_due()
+        self._try_again_if_due()
         return self._continued(lambda engine, done: engine.recognize(clips[done:]))
 
     def encode(self, waveforms: Sequence[Tensor]) -> Iterator[Logits | None]:

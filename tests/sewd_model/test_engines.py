@@ -110,7 +110,7 @@ def test_on_a_device_packed_batches_have_the_results_of_the_models(load_heads, c
         assert_logits_close(engine.encode(clips(3)), expected)
         assert_results_close(engine.recognize(decoded(4)), results)
         assert_results_close(engine.recognize(decoded(4)[1:2]), results[1:2])
-    assert "no packed batches" not in caplog.text
+    assert "the model runs" not in caplog.text
 
 
 @pytest.mark.filterwarnings(NO_COMPILER)
@@ -180,8 +180,8 @@ def test_on_a_device_the_next_engine_takes_the_place_of_one_that_fails(
     expected = list(clip_by_clip(load_heads()).recognize(decoded(3)))
     for _ in range(2):
         assert_results_close(engine.recognize(decoded(3)), expected)
-    assert caplog.text.count("no packed batches on cpu, the model runs in padded batches") == 1
-    assert caplog.text.count("no padded batches on cpu, the model runs clip by clip") == (not padded_works)
+    assert caplog.text.count("the model runs in padded batches on cpu") == 1
+    assert caplog.text.count("the model runs clip by clip on cpu") == (not padded_works)
     assert str(error) in caplog.text
     reasons = [f"no {name} batches: {type(error).__name__}: {error}" for name in ("packed", "padded")]
     reason = "; ".join(reasons[: 1 if padded_works else 2])
@@ -191,7 +191,7 @@ def test_on_a_device_the_next_engine_takes_the_place_of_one_that_fails(
 
 @pytest.mark.filterwarnings(NO_COMPILER)
 def test_packed_batches_that_lacked_memory_at_the_start_are_tried_again(load_heads, monkeypatch):
-    tries, memory = [], 4  # memory: tries until there is some
+    tries, memory = [], 4  # memory: the try for which there is some
 
     def check(model, *arguments, check=gpu_check.check):
         tries.append(type(model).__name__)
@@ -210,6 +210,17 @@ def test_packed_batches_that_lacked_memory_at_the_start_are_tried_again(load_hea
     assert batching == ["padded"] * 7 + ["packed"] * 2
     assert engine.status().fallback is None
     assert tries.count("PackedDeviceModel") == memory
+
+
+@pytest.mark.filterwarnings(NO_COMPILER)
+def test_a_reference_that_does_not_fit_in_memory_is_a_lack_of_memory(load_heads, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(_ClipByClip, "encode", lambda _, waveforms: iter([None] * len(waveforms)))
+        engine = on_device(load_heads())
+    reasons = [f"no {name} batches: the model and one batch do not fit in its memory" for name in ("packed", "padded")]
+    assert engine.status().fallback == "; ".join(reasons)
+    list(engine.recognize(decoded(1)))
+    assert engine.status() == EngineStatus("packed", "float32", CPU_NAME, BUDGET_S, None)
 
 
 def test_a_device_that_does_not_work_is_no_reason_for_a_slower_engine(load_heads, monkeypatch):

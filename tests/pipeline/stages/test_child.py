@@ -62,6 +62,20 @@ def happen(fault):
         raise StorageError("no network")
     elif fault == "bug":
         raise KeyError("a bug")
+    elif isinstance(fault, Path) and not fault.exists():
+        fault.touch()
+        fail_on_device()
+    elif fault == "fail on the device":
+        fail_on_device()
+
+
+def fail_on_device():
+    import torch
+
+    from pipeline.stages.recognize import _end_if_device_fails
+
+    with _end_if_device_fails():
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
 
 def never_starts(start, skipped):
@@ -103,6 +117,19 @@ def test_a_killing_utterance_is_skipped_and_the_rest_is_read(tmp_path):
     assert "SIGSEGV" in record.skipped[1].message
     rest = [Position(u, r) for u in (0, 1, 2) for r in (-1, 0, 1, 2) if (u, r) not in ((1, 1), (1, 2))]
     assert reached == [*rest, Position(3, -1), END]
+
+
+def test_a_device_that_fails_once_is_not_attributed_to_the_utterance(tmp_path):
+    reached = positions(run_with_faults(tmp_path / "run", {Position(2, 0): tmp_path / "failed"}))
+    assert reached == positions(run_with_faults(tmp_path / "undisturbed", {}))
+    assert record_of(tmp_path / "run").skipped == {}
+
+
+def test_an_utterance_on_which_the_device_fails_again_and_again_is_skipped(tmp_path):
+    assert positions(run_with_faults(tmp_path, {Position(2, 0): "fail on the device"}))[-1] == END
+    record = record_of(tmp_path)
+    assert skips_of(record) == [(Position(2, 0), ErrorCode.CRASHED)]
+    assert "exit status 70" in record.skipped[2].message
 
 
 def test_a_hanging_utterance_is_skipped(tmp_path):
