@@ -17,7 +17,8 @@ help:
 # Installs the pinned versions of constraints.txt, so that every clone is the same; users choose their own versions.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@echo "Installing the packages of constraints.txt into .venv: some minutes, most of them for torch."
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
 install: $(STAMP)

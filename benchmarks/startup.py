@@ -42,7 +42,7 @@ class Cost(NamedTuple):
     """Seconds, and the processes that are alive at the end of them."""
 
     wall_s: float
-    cpu_s: float
+    cpu_s: float | None
     processes: int
 
 
@@ -73,8 +73,14 @@ def main(
 def cells(costs: Sequence[Cost]) -> Iterator[str]:
     """Wall and CPU seconds of several measurements, and the number of processes, as text."""
     processes = round(statistics.median(cost.processes for cost in costs))
-    for values, after in (([cost.wall_s for cost in costs], ""), ([cost.cpu_s for cost in costs], f" in {processes}")):
-        yield f"{statistics.median(values):.2f} ({min(values):.2f} - {max(values):.2f})" + after * bool(processes)
+    yield spread([cost.wall_s for cost in costs])
+    spent = [cost.cpu_s for cost in costs if cost.cpu_s is not None]
+    yield spread(spent) + f" in {processes}" * bool(processes) if spent else "-"
+
+
+def spread(values: Sequence[float]) -> str:
+    """The median, the lowest and the highest."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f} - {max(values):.2f})"
 
 
 def write_corpus(folder: Path) -> Path:
@@ -108,7 +114,8 @@ def transcribed(checkout: Path, corpus: Path, run: Path) -> tuple[Cost, Cost]:
         first = cost()
         process.wait()
         reap()
-        return first, cost()
+        # Ray does not wait for workers that it ends: their seconds are lost.
+        return first, cost()._replace(cpu_s=None)
 
 
 def finished(checkout: Path, words: Sequence[str]) -> Cost:

@@ -269,7 +269,7 @@ def transcribe(
             warn([changes.line])
 
         with stoppable(config, grace) as stop:
-            run = pipeline.transcribe(config, on_progress, stop.requested, on_changes, predicted)
+            run = pipeline.transcribe(config, on_progress, stop.requested, on_changes, predicted, show.step)
     addition = find_named(run, config.added_tasks)
     if update and not has_changes and not worked:
         err.print("update: nothing has changed")
@@ -405,7 +405,7 @@ class _ProgressDisplay:
             console=err,
             disable=not err.is_terminal,
         )
-        self._task = self._bar.add_task("starting Ray", total=1.0, done="")
+        self._task = self._bar.add_task("loading packages", total=1.0, done="")
         self._tenth = -1
 
     def __enter__(self) -> _ProgressDisplay:
@@ -415,11 +415,16 @@ class _ProgressDisplay:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
+    def step(self, what: str) -> None:
+        """Show what is done before anything is transcribed."""
+        self._bar.update(self._task, description=what)
+
     def __call__(self, progress: pipeline.Progress) -> None:
         audio = f"{duration(progress.totals.audio_s)} audio"
         errors = f", {progress.totals.errors} errors" if progress.totals.errors else ""
         speed = f", {progress.speed:.0f}x real time" if progress.elapsed_s else ""
-        self._bar.update(self._task, description="transcribing", completed=progress.share, done=audio + speed + errors)
+        what = "transcribing" if progress.elapsed_s else "loading the model"
+        self._bar.update(self._task, description=what, completed=progress.share, done=audio + speed + errors)
         tenth = int(progress.share * 10)
         if not err.is_terminal and tenth > self._tenth:
             self._tenth = tenth

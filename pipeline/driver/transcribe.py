@@ -66,6 +66,7 @@ def transcribe(
     stop: threading.Event | None = None,
     on_changes: Callable[[CorpusChanges], None] = lambda changes: log.warning(changes.line),
     predicted: Mapping[str, Any] | None = None,
+    on_step: Callable[[str], None] = lambda _: None,
 ) -> Run:
     """Transcribe a corpus, or resume a run that was interrupted.
 
@@ -76,6 +77,7 @@ def transcribe(
         on_changes: called if the inputs of a run that exists have changed since it was planned; logs a warning. With
             `existing="update"` the run follows them; it is called once that is sure to happen.
         predicted: a prediction, as `sewd plan --json` prints it, which the record keeps beside what came.
+        on_step: called before each step that may take long, until the first progress, with what it does.
 
     Returns:
         The run, with status `done` or `stopped`.
@@ -89,10 +91,12 @@ def transcribe(
     """
     config = make_config(**{name: getattr(config, name) for name in config.__dataclass_fields__})
     check_dtype(config)
+    on_step("reading the model")
     config, commits = pin_commits(config)
     models = load_model_info(config)
     expected = fingerprint(config, commits)
     heads = {task: checkpoint_digest(uri) for task, uri in config.added_tasks.items()}
+    on_step("planning")
     run = find_existing_run(config, expected)
     updates = config.existing == "update"
     if run is not None and not updates:
@@ -126,6 +130,7 @@ def transcribe(
             config = replace(config, classifiers=addition.specifications)
             models = load_model_info(config)
         report, stop = on_progress or (lambda _: None), stop or threading.Event()
+        on_step("starting Ray")
         return _process(run, config, models, _new_attempt(attempt, predicted), report, stop, addition)
 
 
