@@ -5,13 +5,14 @@ STAMP := .venv/.installed
 # Tests run in two processes, a file in one of them. Each process has one Ray, which its tests share.
 PARALLEL := -n 2 --dist loadfile
 
-.PHONY: help install demo test test-fast test-all lint types format clean
+.PHONY: help install demo test test-fast test-all gpu-codegen lint types format clean
 
 help:
 	@echo "make demo      set up, transcribe a small corpus, evaluate, report"
 	@echo "make test      set up and run the tests (minutes)"
 	@echo "make test-fast the tests without Ray (two minutes)"
 	@echo "make test-all  the slow ones too, and a search for new failing examples (an hour on 2 cores)"
+	@echo "make gpu-codegen compile the GPU kernels for an H100, without a card (downloads Triton, 200 MB)"
 	@echo "make lint types format clean"
 
 # Installs the pinned versions of constraints.txt, so that every clone is the same; users choose their own versions.
@@ -42,6 +43,11 @@ test-all: $(STAMP)
 	$(BIN)/python -m pytest --hypothesis-profile search -m "not ray" $(PARALLEL) || status=$$?; \
 	$(BIN)/python -m pytest --hypothesis-profile search -m ray $(PARALLEL) || status=$$?; \
 	exit $$status
+
+# torch for CPUs comes without Triton: it is installed beside the environment, in the version that torch 2.13 wants.
+gpu-codegen: $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .venv/gpu-codegen triton==3.7.1
+	PYTHONPATH=.venv/gpu-codegen $(BIN)/python -m pytest -s tests/sewd_model/packed/test_gpu_codegen.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -11,42 +11,18 @@ Callers that need each clip's own result then run the clips alone, as `sewd_mode
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Self, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from sewd_model.model import Layer, SEWDForCTC
-from sewd_model.packed.gpu_attention import Clips, FlexSelfAttention
 from sewd_model.packed.gpu_convolutions import DeviceFeatures, DeviceSqueeze
-from sewd_model.packed.gpu_layout import Batch, lay_out, segment_sums
+from sewd_model.packed.gpu_layers import DeviceLayer, run_layers
+from sewd_model.packed.gpu_layout import Batch, lay_out, membership, segment_sums
 from sewd_model.packed.inputs import check_models
-from sewd_model.packed.layers import AfterAttention, ClassifierHead, CTCHead, Head, Linear, Norm
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """A transformer layer."""
-
-    attention: FlexSelfAttention
-    after_attention: AfterAttention
-
-    @classmethod
-    def from_module(
-        cls, layer: Layer, table: Tensor | None, activation: str, device: torch.device, dtype: torch.dtype
-    ) -> Self:
-        linear = partial(Linear.from_modules, device=device, dtype=dtype)
-        norm = partial(Norm.from_module, device=device, dtype=dtype)
-        return cls(
-            attention=FlexSelfAttention.from_module(layer.attention.self, table, device, dtype),
-            after_attention=AfterAttention.from_layer(layer, activation, linear, norm),
-        )
-
-    def __call__(self, hidden: Tensor, clips: Clips) -> Tensor:
-        """Map `(S, hidden)` to the same shape."""
-        return self.after_attention(self.attention(hidden, clips), hidden)
+from sewd_model.packed.layers import ClassifierHead, CTCHead, Head, Linear, Norm
 
 
 class PackedDeviceModel:
@@ -88,7 +64,7 @@ class PackedDeviceModel:
         activation = config.feat_extract_activation
         self._squeeze = DeviceSqueeze.from_module(backbone.encoder.pos_conv_embed, activation, device, dtype)
         self._layers = [
-            _Layer.from_module(cast(Layer, layer), table, config.hidden_act, device, dtype)
+            DeviceLayer.from_module(cast(Layer, layer), table, config.hidden_act, device, dtype)
             for layer in transformer.layer
         ]
         self._upsample = linear(backbone.encoder.upsample.projection, activation=activation)
@@ -124,22 +100,16 @@ class PackedDeviceModel:
         if self._projection is not None:
             hidden = self._projection(hidden)
         hidden = self._squeeze(hidden, batch)  # (S, hidden)
-        num_squeezed = sum(frames // config.squeeze_factor for frames in batch.num_frames_list)  # without padding
-
-        def clip_means(hidden: Tensor) -> Tensor:
-            return segment_sums(hidden[:num_squeezed].float(), batch.lengths) / batch.lengths[:, None]
-
-        states = [clip_means(hidden)] if self._keeps_states else []
-        for layer in self._layers:
-            hidden = layer(hidden, batch.clips)
-            if self._keeps_states:
-                states.append(clip_means(hidden))
+        # The frames of the padding are of no clip, but of one group more.
+        clips = len(batch.lengths)
+        members = membership(batch.clips.clip, clips + 1, torch.float32) if self._classifies else None
+        hidden, sums = run_layers(self._layers, hidden, batch.clips, members if self._keeps_states else None)
+        states = [group_sums[:clips] / batch.lengths[:, None] for group_sums in sums]
         upsampled = self._upsample(hidden).view(-1, config.hidden_size)  # (S * squeeze, hidden)
         last = hidden.new_empty(0)
-        if self._classifies:
-            squeeze = config.squeeze_factor
-            sums = segment_sums(upsampled[: num_squeezed * squeeze].float(), batch.lengths * squeeze)
-            last = sums / batch.num_frames[:, None]  # (clips, hidden)
+        if members is not None:
+            by_squeezed = upsampled.view(len(hidden), config.squeeze_factor, -1).sum(1, dtype=torch.float32)
+            last = segment_sums(by_squeezed, members)[:clips] / batch.num_frames[:, None]  # (clips, hidden)
         logits = [
             _ctc_logits(head, upsampled, batch) if isinstance(head, CTCHead) else _class_logits(head, last, states)
             for head in self.heads

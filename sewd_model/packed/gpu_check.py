@@ -13,7 +13,7 @@ from sewd_model.recognition import Logits
 # Largest difference from the reference, as a share of the spread of its logits.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.03}
 # Samples of the clips in the two batches of the check: several blocks of attention, one of them within one clip; and a
-# single block, for which torch.compile makes another kernel.
+# single short clip. Both run the one compiled graph that later batches run.
 CHECK_SAMPLES = ((17_003, 192_080, 4_777, 90_001), (4_777,))
 
 

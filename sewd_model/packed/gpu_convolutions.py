@@ -15,7 +15,7 @@ from sewd_model.activations import Activation
 from sewd_model.config import SEWDConfig
 from sewd_model.fold import fold_group_norm, moments_of_sums
 from sewd_model.model import ConvLayer, FeatureEncoder, PositionalConv
-from sewd_model.packed.gpu_layout import Batch, segment_sums
+from sewd_model.packed.gpu_layout import Batch, membership, segment_sums
 from sewd_model.packed.layers import Norm, fast_activation
 
 POSITIONAL_FRAMES = 32  # that one product of the positional convolution reads, unless the squeeze factor needs more
@@ -83,11 +83,12 @@ class DeviceFeatures:
             hidden = functional.linear(self._windows(batch.samples).flatten(0, 1), self.weight, self.bias)
             hidden = self.norm(hidden)
         else:
-            sums = segment_sums(batch.samples.sum(1, dtype=torch.float64)[:, None], batch.slots)[:, 0]
+            members = membership(batch.clip, len(batch.first), torch.float64)
+            sums = segment_sums(batch.samples.sum(1, dtype=torch.float64)[:, None], members)[:, 0]
             mean = sums / batch.num_samples  # (clips,)
             centred = (batch.samples - mean[batch.clip][:, None]).float()
             windows = self._windows(centred)
-            weight, bias = self._fold_group_norm(windows, batch)
+            weight, bias = self._fold_group_norm(windows, batch, members)
             hidden = torch.baddbmm(bias[batch.clip][:, None], windows, weight[batch.clip]).flatten(0, 1)
         hidden = self.activation(hidden).to(self.dtype)
         for convolution in self.others:
@@ -102,7 +103,7 @@ class DeviceFeatures:
             slots, hop // self.stride, self.kernel
         )
 
-    def _fold_group_norm(self, windows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _fold_group_norm(self, windows: Tensor, batch: Batch, members: Tensor) -> tuple[Tensor, Tensor]:
         """Return weight `(clips, kernel, C)` and bias `(clips, C)` of convolution and GroupNorm, float32."""
         slots, frames, _ = windows.shape
         count = torch.div(batch.num_samples - self.kernel, self.stride, rounding_mode="floor") + 1  # (clips,)
@@ -111,8 +112,8 @@ class DeviceFeatures:
         own = (place < count[batch.clip][:, None])[:, :, None]
         values = torch.where(own, windows, 0.0).double()
         moments = moments_of_sums(
-            segment_sums(values.sum(1), batch.slots),
-            segment_sums(values.transpose(1, 2) @ values, batch.slots),
+            segment_sums(values.sum(1), members),
+            segment_sums(values.transpose(1, 2) @ values, members),
             count[:, None],
         )
         weight, bias = fold_group_norm(self.weight, self.norm.weight, self.norm.bias, self.norm.eps, moments)

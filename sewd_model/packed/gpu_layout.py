@@ -32,7 +32,6 @@ class Batch:
         squeezed: `(S,)` int64, the place of each squeezed frame after the positional convolution; S is padded.
         spread: `(sum(num_frames),)` int64, the place of each frame after upsampling; the last place for a frame of
             zeros.
-        slots: `(clips,)` int64, slots of each clip.
         num_frames: `(clips,)` int64.
         lengths: `(clips,)` int64, squeezed frames of each clip.
         clips: the tables that attention reads.
@@ -46,7 +45,6 @@ class Batch:
     spaced: Tensor
     squeezed: Tensor
     spread: Tensor
-    slots: Tensor
     num_frames: Tensor
     lengths: Tensor
     clips: Clips
@@ -123,7 +121,6 @@ def lay_out_samples(clips: Sequence[Samples], config: SEWDConfig, device: torch.
         spaced=copy_to(spaced, device),
         squeezed=copy_to(squeezed, device),
         spread=copy_to(spread, device),
-        slots=copy_to(slots, device),
         num_frames=copy_to(num_frames, device),
         lengths=copy_to(lengths, device),
         clips=Clips.lay_out(lengths.tolist(), config, device),
@@ -153,11 +150,20 @@ def _ranges(starts: Tensor, sizes: Tensor) -> Tensor:
     return torch.arange(int(sizes.sum())) + (starts - before).repeat_interleave(sizes)
 
 
-def segment_sums(values: Tensor, sizes: Tensor) -> Tensor:
-    """Sum `(n, ...)` over segments of neighbours, to `(segments, ...)`; `sizes` (segments,) int64.
+def membership(segment: Tensor, segments: int, dtype: torch.dtype) -> Tensor:
+    """Return ones where a row is of a segment, `(segments, rows)`; its product with rows is their sum per segment.
 
-    A value that is not finite affects the sum of its own segment only.
+    Sums by torch's segment_reduce take one thread per segment and column. A value that is not finite spreads to all
+    sums.
+
+    Args:
+        segment: `(rows,)`, the segment of each row, on the device.
+        segments: how many there are.
+        dtype: of the result.
     """
-    # unsafe: without it, torch reads the lengths to check them, and waits for the device.
-    flat: Tensor = torch.segment_reduce(values.flatten(1), "sum", lengths=sizes, axis=0, unsafe=True)
-    return flat.view(len(sizes), *values.shape[1:])
+    return (torch.arange(segments, device=segment.device)[:, None] == segment).to(dtype)
+
+
+def segment_sums(values: Tensor, members: Tensor) -> Tensor:
+    """Sum `(rows, ...)` over segments, to `(segments, ...)`; `members` from `membership`, in the dtype of `values`."""
+    return (members @ values.flatten(1)).view(len(members), *values.shape[1:])

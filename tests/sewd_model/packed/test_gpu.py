@@ -3,18 +3,22 @@
 Here the device is the CPU, where FlexAttention runs without a compiler.
 """
 
+import random
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sewd_model import InputTooShortError, SEWDConfig
-from sewd_model.packed import gpu_attention
+from sewd_model.packed import gpu_layers
 from sewd_model.packed.gpu import PackedDeviceModel
-from sewd_model.packed.gpu_attention import BLOCK, Clips
+from sewd_model.packed.gpu_attention import BLOCK, Clips, padded_length
 from tests.sewd_model.packed.test_cpu import CONFIGURATIONS, KINDS, LENGTHS, SMALL, alone, assert_clips_close
 
 CPU = torch.device("cpu")
+CHECK_LENGTHS = [26, 300, 7, 140]  # about as in `gpu_check`
+BATCHES = 200
 ONE_LAYER = {**SMALL, "num_hidden_layers": 1}
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
@@ -22,6 +26,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without to
 
 def logits(model, waveforms, head=0):
     return [clip_logits[head] for clip_logits in model(waveforms)]
+
+
+def random_lengths(generator):
+    """Lengths of clips: often one clip, or a number of blocks that equals the heads, or a clip of 512 frames."""
+    number = generator.choice([1, 2, 4, 6, 8, 12, 20])
+    longest = generator.choice([2, 40, 128, 256, 512])
+    return [generator.choice([generator.randint(1, longest), longest]) for _ in range(number)]
 
 
 def pack(*models, dtype="float32"):
@@ -150,7 +161,7 @@ def test_different_backbones_and_other_dtypes_are_refused(oracle):
 
 def test_the_mask_has_the_blocks_of_each_clip_and_no_others():
     lengths = [100, 300, 1, 257, 128]
-    mask = Clips.lay_out(lengths, SEWDConfig(), CPU).mask
+    mask = Clips.lay_out(lengths, SEWDConfig(), CPU).mask()
     clip = torch.repeat_interleave(torch.arange(6), torch.tensor([*lengths, -sum(lengths) % BLOCK]))
     blocks = (clip[:, None] == clip).view(len(clip) // BLOCK, BLOCK, -1, BLOCK)
     assert torch.equal(mask.to_dense()[0, 0].bool(), blocks.any(3).any(1))
@@ -163,19 +174,35 @@ def test_the_mask_has_the_blocks_of_each_clip_and_no_others():
     assert whole.any()
 
 
-def test_attention_is_compiled_once_for_all_sizes(oracle, small, monkeypatch):
-    """Except if the first batch has one block, or as many as heads: torch.compile specialises on these sizes."""
+@pytest.mark.parametrize("heads", [4, 6, 8, 12])
+def test_the_layers_are_compiled_once_for_all_batches(oracle, heads, monkeypatch):
+    """Whatever sizes are equal by chance: blocks and heads, frames and channels, clips and columns."""
     graphs = []
 
     def backend(graph, inputs):
         graphs.append(graph)
-        return graph
+        return lambda *_: (torch.zeros(()),)  # the result does not matter here
 
-    compiled = torch.compile(gpu_attention._attend, fullgraph=True, dynamic=True, backend=backend)
-    _, packed = small
-    sizes = [(90_000, 41_000, 64_000), (16_000,) * 7, (200_000, 720), (150_000, 160_000)]
-    expected = [logits(packed, oracle.clips(*lengths)) for lengths in sizes]
-    monkeypatch.setattr(gpu_attention, "_attend", compiled)
-    for lengths, clips in zip(sizes, expected, strict=True):
-        assert_clips_close(oracle, logits(packed, oracle.clips(*lengths)), clips, 1e-5)
+    torch.compiler.reset()
+    compiled = torch.compile(gpu_layers._run_layers, fullgraph=True, dynamic=False, backend=backend)
+    monkeypatch.setattr(gpu_layers, "_compiled", lambda: compiled)
+    monkeypatch.setattr(gpu_layers, "_is_compiled", lambda _: True)
+    _, model = oracle.pair("ctc", **ONE_LAYER, num_attention_heads=heads, hidden_size=8 * heads)
+    layers = pack(model)._layers
+    generator = random.Random(heads)
+    with torch.inference_mode():
+        for lengths in [CHECK_LENGTHS, *(random_lengths(generator) for _ in range(BATCHES))]:
+            clips = Clips.lay_out(lengths, model.config, CPU)
+            hidden = torch.zeros(padded_length(lengths), model.config.hidden_size)
+            gpu_layers.run_layers(layers, hidden, clips, None)
     assert len(graphs) == 1
+
+
+def test_compiled_layers_compute_what_the_layers_compute(oracle, small, monkeypatch):
+    waveforms = oracle.clips(90_000, 720, 41_000)
+    expected = logits(small[1], waveforms)
+    torch.compiler.reset()
+    compiled = torch.compile(gpu_layers._run_layers, fullgraph=True, dynamic=False, backend="eager")
+    monkeypatch.setattr(gpu_layers, "_compiled", lambda: compiled)
+    monkeypatch.setattr(gpu_layers, "_is_compiled", lambda _: True)
+    assert_clips_close(oracle, logits(small[1], waveforms), expected, 1e-5)
