@@ -14,6 +14,6 @@ A retry sees the same part or chunk, and gives the same chunks; from the second 
 (`pipeline.stages.quarantine`). A chunk that was committed before is read past, and not yielded again.
 
 `heads`, `rows` and `texts` are what the stages compute, without Ray. `recognizer` is made of the same, for use without
-a run; `table_recognizer` makes a stage of it for other pipelines. `actor` and `settings` are what the driver needs of the
-model stage: they load no torch.
+a run; `table_recognizer` makes a stage of it for other pipelines. `actor` and `settings` are what the driver needs of
+the model stage: they load no torch.
 """
