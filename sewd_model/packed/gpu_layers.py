@@ -63,9 +63,13 @@ def run_layers(
         dynamic = [(hidden, 0), *_dynamic_sizes(clips), *([] if members is None else [(members, 0), (members, 1)])]
         for tensor, dimension in dynamic:
             torch._dynamo.mark_dynamic(tensor, dimension)
-        with shape_options.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+        before = shape_options.use_duck_shape
+        shape_options.use_duck_shape = False  # its `patch` takes 0.1 ms
+        try:
             result: tuple[Tensor, list[Tensor]] = _compiled()(layers, hidden, clips, members)
-            return result
+        finally:
+            shape_options.use_duck_shape = before
+        return result
     return _run_layers(layers, hidden, clips, members)
 
 
