@@ -1,5 +1,7 @@
 """What an error of a GPU means: it ran out of memory, beside other processes or not; or it does not work any more."""
 
+from typing import Final
+
 import torch
 
 
@@ -21,6 +23,21 @@ def used_by_other_processes() -> bool:
     return free + torch.cuda.memory_allocated() < total / 2
 
 
+# CUDA and its libraries report these where one operation cannot run on a GPU, which others can still use.
+_OF_ONE_OPERATION: Final = (
+    "no kernel image is available",
+    "invalid device function",
+    "invalid argument",
+    "invalid configuration argument",
+    "too many resources requested for launch",
+    "operation not supported",
+    "PTX",
+    "STATUS_NOT_SUPPORTED",
+    "STATUS_ARCH_MISMATCH",
+    "STATUS_INVALID_VALUE",
+)
+
+
 def device_failed(error: BaseException) -> bool:
     """Whether an error reports that a GPU does not work any more: no call of this process to it can succeed.
 
@@ -28,5 +45,7 @@ def device_failed(error: BaseException) -> bool:
     a RuntimeError that says so.
     """
     if not isinstance(error, RuntimeError) or out_of_memory(error):
+        return False
+    if any(words in str(error) for words in _OF_ONE_OPERATION):
         return False
     return isinstance(error, getattr(torch, "AcceleratorError", ())) or "CUDA error" in str(error)
