@@ -43,6 +43,7 @@ MAX_DECODED_S: Final = 120.0  # of one recording
 EXAMPLES: Final = 3
 DEADLINE_S: Final = 60.0  # for the header of a recording, and to decode MAX_DECODED_S of it twice
 MAX_DEATHS: Final = 5
+ROWS_A_STEP: Final = 10_000  # of manifests and tables, of which all are read to choose some
 NORMAL_95: Final = 1.96
 _CONTAINERS: Final = (TAR.kind, TAR_ROWS.kind, PARQUET.kind)
 
@@ -207,13 +208,16 @@ def steps(
 ) -> Iterator[Step[Recordings]]:
     """As `examine`, in this process: a step before each recording or container is read, and the result as the last."""
     total, places = Recordings(), itertools.count(1)
-    for units, number, size in _strata(parts, allow_any_path):
-        total += yield from _stratum(units, number, size, settings, allow_any_path, timed, places, skipped)
+    for stratum in _strata(parts, allow_any_path):
+        if stratum is None:
+            yield Step(START)  # no row is skipped here: a process that dies of one ends the plan
+        else:
+            total += yield from _stratum(*stratum, settings, allow_any_path, timed, places, skipped)
     yield Step(Position(next(places), 0), row=total)
 
 
-def _strata(parts: Sequence[Part], allow_any_path: bool) -> Iterator[tuple[list[_Unit], int, float]]:
-    """Samples of units, each with the number and size of all units that it stands for."""
+def _strata(parts: Sequence[Part], allow_any_path: bool) -> Iterator[tuple[list[_Unit], int, float] | None]:
+    """Samples of units, each with the number and size of all units that it stands for; None while rows are read."""
     generator = random.Random(0)
     containers = [part for part in parts if part.kind in _CONTAINERS]
     if containers:
@@ -233,6 +237,8 @@ def _strata(parts: Sequence[Part], allow_any_path: bool) -> Iterator[tuple[list[
         number = 0
         for utterance in itertools.chain.from_iterable(read_part(part, allow_any_path) for part in tables):
             number += 1  # a reservoir: there may be millions of rows
+            if number % ROWS_A_STEP == 0:
+                yield None
             if len(chosen_rows) < MAX_HEADERS:
                 chosen_rows.append(utterance)
             elif (place := generator.randrange(number)) < MAX_HEADERS:

@@ -72,6 +72,27 @@ def test_a_shard_that_kills_what_reads_it_is_read_up_to_there(tmp_path, monkeypa
     assert whole.examples[0]["uri"] == f"{tmp_path}/a.tar"
 
 
+def test_a_manifest_whose_rows_together_take_longer_than_the_deadline_is_read(tmp_path, monkeypatch):
+    write(tmp_path / "a.wav", wav(1.0))
+    write_manifest(tmp_path / "m.jsonl", [{"audio_filepath": "a.wav", "utt_id": str(index)} for index in range(30)])
+    monkeypatch.setattr(recordings, "steps", slow_rows)
+    whole = examine(parts_of(tmp_path / "m.jsonl"), SETTINGS, allow_any_path=False, timed=False, deadline_s=2.0)
+    assert (whole.number, whole.audio_s) == (30, 30.0)
+
+
+def slow_rows(*arguments):
+    """`steps` in a child that takes three seconds for 30 rows of a manifest, with a step after each five."""
+    read = recordings.read_part
+
+    def slow(part, allow_any_path):
+        for utterance in read(part, allow_any_path):
+            time.sleep(0.1)
+            yield utterance
+
+    recordings.read_part, recordings.ROWS_A_STEP = slow, 5
+    yield from steps(*arguments)
+
+
 def shard_that_dies(*arguments):
     """`steps` in a child in which the first shard ends the process behind its first member."""
     read = recordings.read_part
