@@ -42,6 +42,7 @@ class Engine(Protocol):
 
         Raises:
             InputTooShortError: a clip has fewer samples than one frame needs.
+            ValueError: a clip is of another type or shape, or has no sample.
             RuntimeError: the device failed, or a clip does not fit in the memory that other processes leave free.
         """
 

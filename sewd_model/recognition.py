@@ -53,8 +53,24 @@ class Decoding:
     drop: tuple[int, ...] = ()
 
 
+def check_samples(clip: Samples) -> None:
+    """Check the type and the shape of a clip: the scale of others is not known.
+
+    Raises:
+        ValueError: it is not `(num_samples,)` int16 or float32.
+    """
+    if clip.ndim != 1 or clip.dtype not in (np.int16, np.float32):
+        msg = f"a clip must be int16 or float32 (num_samples,), not {clip.dtype} {clip.shape}"
+        raise ValueError(msg)
+
+
 def prepared(clip: Samples, features: FeatureExtractor) -> Tensor | None:
-    """The input of the model, `(num_samples,)` float32; None if it is not finite."""
+    """The input of the model, `(num_samples,)` float32; None if it is not finite.
+
+    Raises:
+        ValueError: the clip is not `(num_samples,)` int16 or float32, or has no sample.
+    """
+    check_samples(clip)
     with np.errstate(over="ignore", invalid="ignore"):
         values = features.prepare(_as_float32(clip))
     return torch.from_numpy(values) if np.isfinite(values).all() else None

@@ -15,7 +15,7 @@ from torch import Tensor
 from sewd_model.config import InputTooShortError, SEWDConfig
 from sewd_model.packed.gpu_attention import Clips, copy_to, padded_length
 from sewd_model.packed.inputs import check_waveforms
-from sewd_model.recognition import FULL_SCALE, Samples
+from sewd_model.recognition import FULL_SCALE, Samples, check_samples
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,13 @@ def lay_out_samples(clips: Sequence[Samples], config: SEWDConfig, device: torch.
 
     Raises:
         InputTooShortError: a clip has fewer than `config.min_samples` samples.
-        ValueError: there is no clip.
+        ValueError: a clip is of another type or shape, or there is no clip.
     """
     if not clips:
         msg = "there is no clip in the batch"
         raise ValueError(msg)
+    for clip in clips:
+        check_samples(clip)
     hop, squeeze, halo = config.hop_length, config.squeeze_factor, config.num_conv_pos_embeddings // 2
     sizes = [len(clip) for clip in clips]
     if min(sizes) < config.min_samples:

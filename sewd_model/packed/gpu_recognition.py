@@ -74,7 +74,7 @@ def model_input(batch: Batch, *, do_normalize: bool) -> Tensor:
     """What `FeatureExtractor.prepare` makes of each clip: `(slots, hop)` float32, zeros after the samples of each clip.
 
     Moments are computed in float64: those of int16 are exact, and those of float32 do not depend on other clips, up to
-    the rounding of float64.
+    the rounding of float64. Sums that overflow in float32 are infinite, as on the processor.
     """
     samples = batch.samples.double()
     if batch.samples.dtype == torch.int16:
@@ -85,7 +85,8 @@ def model_input(batch: Batch, *, do_normalize: bool) -> Tensor:
     sums.index_add_(0, batch.clip, torch.stack([samples.sum(1), samples.square().sum(1)], dim=1))
     mean, mean_square = (sums / batch.num_samples[:, None]).unbind(1)  # (clips,)
     variance = (mean_square - mean.square()).clamp_min(0.0)
-    variance = variance.masked_fill(~variance.float().isfinite(), torch.nan)  # as where float32 overflows
+    mean = mean.masked_fill(~sums[:, 0].float().isfinite(), torch.nan)
+    variance = variance.masked_fill((variance * batch.num_samples).float().isinf(), torch.inf)
     deviation = variance.add(1e-7).sqrt()
     normalised = (samples - mean[batch.clip][:, None]) / deviation[batch.clip][:, None]
     slots, hop = samples.shape

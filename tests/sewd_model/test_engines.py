@@ -122,6 +122,7 @@ def test_on_a_device_samples_are_prepared_as_on_the_processor(load_heads, do_nor
         (20_000 + 200 * decoded(1)[0]).astype(np.int16),
         1e-3 * decoded(1)[0],
         np.full(8000, 0.7, "f4"),
+        *([1e25 * decoded(1)[0]] if do_normalize else []),  # the sum of its squares is infinite in float32
     ]
     engine = _OnDevice(load_heads(), CPU, "float32", decoding)
     reference = _ClipByClip(load_heads(), CPU, "float32", decoding)
@@ -138,6 +139,15 @@ def test_on_a_device_a_clip_that_cannot_be_normalised_fails_alone(load_heads, va
     expected = list(clip_by_clip(load_heads()).recognize(waves))
     assert expected[1] is Failure.BAD_OUTPUT
     assert_results_close([first, last], [expected[0], expected[2]])
+
+
+@pytest.mark.filterwarnings(NO_COMPILER)
+@pytest.mark.parametrize("make", [on_device, clip_by_clip, lambda heads: load_engine(heads, "cpu")])
+def test_samples_whose_scale_is_not_known_are_refused(load_heads, make):
+    engine = make(load_heads())
+    for clip in (decoded(1)[0].astype(np.float64), decoded(1)[0].astype(np.int32), decoded(1)[0].reshape(-1, 2)):
+        with pytest.raises(ValueError, match=r"must be int16 or float32 \(num_samples,\), not "):
+            list(engine.recognize([clip]))
 
 
 def test_padded_batches_have_the_results_of_the_models_in_the_order_of_the_clips(load_heads):
@@ -238,6 +248,10 @@ def test_errors_of_a_device_that_failed_are_told_from_others():
     assert not device_failed(torch.AcceleratorError("CUDA error: out of memory"))
     assert not device_failed(torch.cuda.OutOfMemoryError("CUDA out of memory."))
     assert not device_failed(RuntimeError("shapes do not match"))
+    # One operation that this GPU cannot run: another engine may.
+    assert not device_failed(torch.AcceleratorError("CUDA error: too many resources requested for launch"))
+    assert not device_failed(RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasLtMatmul`"))
+    assert device_failed(RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasLtMatmul`"))
     assert not device_failed(ValueError("CUDA error: not of the device"))
 
 
