@@ -29,7 +29,7 @@ import pyarrow as pa
 import torch
 
 from pipeline.schemas import READ_CHUNK, one_chunk
-from pipeline.stages.recognize import RecognizerActor, RecognizeSettings
+from pipeline.stages.recognize import ChunkRecognizer, RecognizeSettings
 from pipeline.stages.rows import ReadRow, read_rows
 from sewd_model import CTCTokenizer, SEWDForCTC
 from sewd_model.engines import _OnDevice
@@ -142,11 +142,11 @@ def chunk_of(number: int, seconds: int) -> pa.Table:
     return one_chunk(READ_CHUNK, head, read_rows(rows, RATE))
 
 
-def stub_recognizer() -> RecognizerActor:
+def stub_recognizer() -> ChunkRecognizer:
     """The recogniser with the bundled model and the engine for GPUs, whose device returns numbers made here."""
     common = (str(BUNDLED), (), (), "cpu", "float32", 1)
     settings = RecognizeSettings(*common, deadline_s=600.0, stop_uri="/no/stop", run="/no")
-    recognizer = RecognizerActor(settings)
+    recognizer = ChunkRecognizer(settings)
     (encoder,) = recognizer.encoders
     head = SEWDForCTC.from_pretrained(BUNDLED).eval()
     decoding = Decoding(encoder.features, head.blank, tuple(CTCTokenizer.from_pretrained(BUNDLED).drop_ids))

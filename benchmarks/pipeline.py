@@ -62,7 +62,7 @@ from benchmarks.workload import LONGEST_S, MEDIAN_S, RATE, SHORTEST_S, SIGMA
 from pipeline.cluster.ray_start import connect
 from pipeline.driver import dataset
 from pipeline.stages.heads import Recognition
-from pipeline.stages.recognize import RecognizerActor, RecognizeSettings
+from pipeline.stages.recognize import ChunkRecognizer, RecognizeSettings
 from pipeline.storage.checkpoints import checkpoint_digest
 from sewd_model import CTCTokenizer, EngineStatus
 from sewd_model.recognition import Decoding, Logits, Recognized, Samples, recognize
@@ -291,7 +291,7 @@ class FixedLogits:
         return self.reported
 
 
-class NullModel(RecognizerActor):
+class NullModel(ChunkRecognizer):
     """The recogniser with an encoder that computes nothing."""
 
     def _load(self) -> None:
@@ -330,7 +330,7 @@ def through_pipeline(root: Path, audio: Path, run: Path) -> Callable[[], object]
     return lambda: pipeline.transcribe(config)
 
 
-def with_stand_in(model: type[RecognizerActor]) -> Callable[[Path, Path, Path], Callable[[], object]]:
+def with_stand_in(model: type[ChunkRecognizer]) -> Callable[[Path, Path, Path], Callable[[], object]]:
     """The pipeline with another model."""
 
     def prepare(root: Path, audio: Path, run: Path) -> Callable[[], object]:
@@ -389,7 +389,7 @@ def model_alone(root: Path, audio: Path, run: Path) -> Callable[[], object]:
         run=str(run),
         deadline_s=600.0,
     )
-    recognizer = RecognizerActor(settings)
+    recognizer = ChunkRecognizer(settings)
     clips: dict[int, np.ndarray] = {}  # by inode: links to the same file are read once
     chunks: list[list[np.ndarray]] = [[]]
     for path in files(audio):

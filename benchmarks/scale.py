@@ -41,7 +41,7 @@ import pipeline
 from pipeline.cluster.ray_start import connect
 from pipeline.driver import dataset
 from pipeline.stages.heads import Recognition
-from pipeline.stages.recognize import RecognizerActor, RecognizeSettings
+from pipeline.stages.recognize import ChunkRecognizer, RecognizeSettings
 from sewd_model import GreedyPath
 from tests.support import checkpoints, corpora
 from tests.support.s3 import free_port
@@ -106,7 +106,7 @@ def main(
     Console().print(table)
 
 
-class Sleeper(RecognizerActor):
+class Sleeper(ChunkRecognizer):
     """A model that loads nothing, computes nothing and takes a fixed time."""
 
     def __init__(self, settings: RecognizeSettings) -> None:

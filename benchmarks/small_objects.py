@@ -39,7 +39,7 @@ from pipeline.audio.decode import AudioSettings
 from pipeline.corpus.ahead import READ_AHEAD
 from pipeline.corpus.parts import Part
 from pipeline.corpus.plan import plan
-from pipeline.stages.recognize import RecognizerActor, RecognizeSettings
+from pipeline.stages.recognize import ChunkRecognizer, RecognizeSettings
 from pipeline.stages.rows import RowSettings, part_steps
 from pipeline.stages.steps import START
 from pipeline.storage.checkpoints import checkpoint_digest
@@ -116,7 +116,7 @@ def encoder(root: Path) -> Any:
         run=str(root / "run"),
         deadline_s=600.0,
     )
-    return RecognizerActor(settings).recognize
+    return ChunkRecognizer(settings).recognize
 
 
 def measure(encode: Any, clips: list[np.ndarray], parts: list[dict[str, Any]]) -> dict[str, float]:

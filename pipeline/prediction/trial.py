@@ -65,9 +65,9 @@ class _TimedRecognizer:
     """The actor: times the model on clips of the lengths in its rows."""
 
     def __init__(self, settings: RecognizeSettings, rate: int) -> None:
-        from pipeline.stages.recognize import RecognizerActor  # noqa: PLC0415 - loads torch
+        from pipeline.stages.recognize import ChunkRecognizer  # noqa: PLC0415 - loads torch
 
-        self._recognizer, self._rate = RecognizerActor(settings), rate
+        self._recognizer, self._rate = ChunkRecognizer(settings), rate
         if self._recognizer.load_error is not None:
             raise self._recognizer.load_error
         self._ready_at = time.time()

@@ -8,13 +8,13 @@ from pipeline.stages.settings import RecognizeSettings
 
 
 class RecognizerActor:
-    """`pipeline.stages.recognize.RecognizerActor`, which the actor's process imports: it loads torch."""
+    """`pipeline.stages.recognize.ChunkRecognizer`, which the actor's process imports: it loads torch."""
 
     def __init__(self, settings: RecognizeSettings) -> None:
-        from pipeline.stages.recognize import RecognizerActor as Recognizer  # noqa: PLC0415 - loads torch
+        from pipeline.stages.recognize import ChunkRecognizer  # noqa: PLC0415 - loads torch
 
-        self._recognizer = Recognizer(settings)
+        self._recognizer = ChunkRecognizer(settings)
 
     def __call__(self, chunks: pa.Table) -> pa.Table:
-        """Recognise chunks, see `pipeline.stages.recognize.RecognizerActor`."""
+        """Recognise chunks, see `pipeline.stages.recognize.ChunkRecognizer`."""
         return self._recognizer(chunks)

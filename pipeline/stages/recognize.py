@@ -40,7 +40,7 @@ CHUNKS_AFTER_RESTART = 16
 DEVICE_FAILED_STATUS = 70  # exit status of a process whose GPU does not work any more: EX_SOFTWARE of sysexits.h
 
 
-class RecognizerActor(Heads):
+class ChunkRecognizer(Heads):
     """The heads as an actor that takes chunks.
 
     What is packed together depends on the chunk alone: the same chunk on the same kind of machine gives the same bits,
@@ -59,7 +59,7 @@ class RecognizerActor(Heads):
         try:
             with _end_if_device_fails():
                 retry.with_retries(
-                    settings.model or settings.classifiers[0], lambda: super(RecognizerActor, self).__init__(settings)
+                    settings.model or settings.classifiers[0], lambda: super(ChunkRecognizer, self).__init__(settings)
                 )
         except StorageError as error:  # raised with the first chunk: Ray keeps only the text of what is raised here
             self.load_error = error
@@ -142,7 +142,7 @@ def _end_if_device_fails() -> Iterator[None]:
 
 
 def _recognize_rows(
-    kind: type[RecognizerActor],
+    kind: type[ChunkRecognizer],
     settings: RecognizeSettings,
     table: pa.Table,
     start: Position,

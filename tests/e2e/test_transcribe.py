@@ -37,7 +37,7 @@ from pipeline.runs.fingerprint import fingerprint
 from pipeline.runs.lease import hold_lease, lease_uri
 from pipeline.runs.verify import verify
 from pipeline.stages.models import load_model_info
-from pipeline.stages.recognize import RecognizerActor, RecognizeSettings
+from pipeline.stages.recognize import ChunkRecognizer, RecognizeSettings
 from pipeline.stages.texts import TOP_K
 from pipeline.storage import objects
 from pipeline.storage.checkpoints import checkpoint_digest
@@ -257,7 +257,7 @@ def test_the_recognisers_compute_in_the_requested_dtype(tmp_path, local_ray, cor
 
 
 # --------------------------------------------------------------------------------------------------------------- stops
-class WaitsForStop(RecognizerActor):
+class WaitsForStop(ChunkRecognizer):
     """Holds its fourth chunk until the run is stopped."""
 
     def recognize(self, waveforms):

@@ -9,13 +9,13 @@ import signal
 import sys
 import time
 
-from pipeline.stages.recognize import RecognizerActor
+from pipeline.stages.recognize import ChunkRecognizer
 from sewd_model import PackedModel
 
 CRASHES, HANGS, KILLS_ACTOR = 1.111, 1.222, 1.333  # seconds of audio
 
 
-class DeadlyRecognizer(RecognizerActor):
+class DeadlyRecognizer(ChunkRecognizer):
     """Recognises utterances of other lengths as usual."""
 
     def _load(self):
@@ -35,7 +35,7 @@ def _encode(model, waveforms, encode):
     return encode(model, waveforms)
 
 
-class NeverReady(RecognizerActor):
+class NeverReady(ChunkRecognizer):
     """Dies when it is created."""
 
     def __init__(self, settings):

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from pipeline.stages import heads as recognizer_heads
-from pipeline.stages.recognize import RecognizerActor
+from pipeline.stages.recognize import ChunkRecognizer
 from sewd_model import engines
 from sewd_model.packed import gpu, gpu_recognition
 from sewd_model.recognition import Decoding
@@ -16,7 +16,7 @@ from sewd_model.recognition import Decoding
 SAMPLES = 40_000  # that fit in its memory
 
 
-class SmallDevice(RecognizerActor):
+class SmallDevice(ChunkRecognizer):
     """Works like the model, for few samples at a time."""
 
     def _load(self):

@@ -19,7 +19,7 @@ from pipeline.driver import dataset
 from pipeline.runs import commit
 from pipeline.stages.heads import Recognition
 from pipeline.stages.read import ReadSettings, read_parts
-from pipeline.stages.recognize import RecognizerActor, RecognizeSettings
+from pipeline.stages.recognize import ChunkRecognizer, RecognizeSettings
 from pipeline.stages.write import WriteSettings, write_chunks
 from pipeline.storage import objects
 from sewd_model import GreedyPath
@@ -46,7 +46,7 @@ def slow_read(parts: pa.Table, settings: ReadSettings) -> Iterator[pa.Table]:
         yield chunk
 
 
-class StandIn(RecognizerActor):
+class StandIn(ChunkRecognizer):
     """A recogniser that loads no model and computes almost nothing."""
 
     def __init__(self, settings: RecognizeSettings) -> None:

@@ -42,7 +42,7 @@ def without_ray() -> Iterator[None]:
 
 
 def _run_stages(stages: Stages, nodes: object, parts: Sequence[pa.Table]) -> Iterator[CommittedChunk]:
-    recognizer = recognize.RecognizerActor(stages.recognize)
+    recognizer = recognize.ChunkRecognizer(stages.recognize)
     for part in parts:
         for chunk in read.read_parts(part, stages.read):
             for row in write_chunks(recognizer(chunk), stages.write).to_pylist():

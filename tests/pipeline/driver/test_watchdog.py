@@ -10,7 +10,7 @@ from pathlib import Path
 import pipeline
 from pipeline.driver import dataset, execution
 from pipeline.driver.watchdog import warn_when_stalled, watch
-from pipeline.stages.recognize import RecognizerActor
+from pipeline.stages.recognize import ChunkRecognizer
 from tests.support import corpora
 
 WAIT_S = 60.0  # for what happens in milliseconds, on a machine that is busy
@@ -66,7 +66,7 @@ def test_the_thread_reports_a_stall_and_ends_with_the_run():
     assert "sewd-watchdog" not in {thread.name for thread in threading.enumerate()}
 
 
-class Waiting(RecognizerActor):
+class Waiting(ChunkRecognizer):
     """Waits until the stall was reported."""
 
     def recognize(self, waveforms):

@@ -15,7 +15,7 @@ from pipeline.runs import additions, ledger
 from pipeline.runs.compact import read_compaction
 from pipeline.runs.repair import repair
 from pipeline.runs.verify import verify
-from pipeline.stages.recognize import RecognizerActor
+from pipeline.stages.recognize import ChunkRecognizer
 from pipeline.storage import objects
 from tests.support import checkpoints, corpora
 from tests.support.without_ray import killed_at_write, without_ray
@@ -97,13 +97,13 @@ def test_two_heads_are_added_in_one_pass_and_the_ctc_head_is_not_computed(
     tmp_path, corpus, small_ctc, models, plain, both, monkeypatch
 ):
     shutil.copytree(plain, tmp_path / "run")
-    computed, results = [], RecognizerActor.results
+    computed, results = [], ChunkRecognizer.results
 
     def recorded(recognizer, rows):
         computed.extend(found := results(recognizer, rows))
         return found
 
-    monkeypatch.setattr(RecognizerActor, "results", recorded)
+    monkeypatch.setattr(ChunkRecognizer, "results", recorded)
     assert_equal_runs(add(corpus, tmp_path / "run", small_ctc, models, "keyword", "emotion"), both)
     assert {result.path for result in computed} == {None}
     assert sum(result.label_scores is not None for result in computed) == both.record.totals.utterances

@@ -17,7 +17,7 @@ from pipeline.driver import execution
 from pipeline.runs.repair import repair
 from pipeline.runs.retry import utterance_id
 from pipeline.runs.verify import verify
-from pipeline.stages.recognize import RecognizerActor
+from pipeline.stages.recognize import ChunkRecognizer
 from tests.support import corpora
 from tests.support.without_ray import killed_at_write, without_ray
 
@@ -114,13 +114,13 @@ def assert_same_rows(run: pipeline.Run, expected: pipeline.Run) -> None:
 
 
 def test_a_retry_gives_the_rows_of_a_fresh_run_and_computes_only_what_failed(run, made, monkeypatch):
-    computed, results = [], RecognizerActor.results
+    computed, results = [], ChunkRecognizer.results
 
     def recorded(recognizer, rows):
         computed.extend(rows.field("utt_id").to_pylist())
         return results(recognizer, rows)
 
-    monkeypatch.setattr(RecognizerActor, "results", recorded)
+    monkeypatch.setattr(ChunkRecognizer, "results", recorded)
     before = pipeline.Run.open(made["failed"])
     retried = run()
     assert_same_rows(retried, made["fresh"])

@@ -14,7 +14,7 @@ import transformers
 from pipeline.errors import InputChangedError
 from pipeline.schemas import READ_CHUNK, RECOGNIZED_CHUNK
 from pipeline.stages import heads
-from pipeline.stages.recognize import RecognizerActor, RecognizeSettings
+from pipeline.stages.recognize import ChunkRecognizer, RecognizeSettings
 from pipeline.storage.checkpoints import checkpoint_digest, local_copy
 from pipeline.storage.objects import put
 from sewd_model import EngineStatus, PackedModel
@@ -28,7 +28,7 @@ def make(model, *classifiers, stop="/nowhere/stop", threads=1, dtype="float32"):
     uris = tuple(map(str, (model, *classifiers)))
     digests = tuple(map(checkpoint_digest, uris))
     common = (uris[0], uris[1:], digests, "cpu", dtype, threads)
-    return RecognizerActor(RecognizeSettings(*common, deadline_s=600.0, stop_uri=str(stop), run="/nowhere"))
+    return ChunkRecognizer(RecognizeSettings(*common, deadline_s=600.0, stop_uri=str(stop), run="/nowhere"))
 
 
 def chunk_table(waves: list[np.ndarray | None]) -> pa.Table:
@@ -57,7 +57,7 @@ def chunk_table(waves: list[np.ndarray | None]) -> pa.Table:
     return pa.Table.from_pylist([head | {"rows": rows}], schema=READ_CHUNK)
 
 
-def count_passes(recognizer: RecognizerActor, waves: list[np.ndarray]) -> int:
+def count_passes(recognizer: ChunkRecognizer, waves: list[np.ndarray]) -> int:
     passes = []
 
     def counted(packed, waveforms, stream=PackedModel.stream):
@@ -239,7 +239,7 @@ def test_a_chunk_without_rows_is_returned_without_rows(small_ctc):
 def test_a_checkpoint_that_is_not_the_runs_is_reported_with_the_first_chunk(tmp_path, small_ctc, monkeypatch):
     monkeypatch.setattr(local_copy, "__defaults__", (tmp_path,))
     common = (f"file://{small_ctc}", (), ("0" * 64,), "cpu", "float32", 1)
-    recognizer = RecognizerActor(RecognizeSettings(*common, deadline_s=600.0, stop_uri="/no", run="/no"))
+    recognizer = ChunkRecognizer(RecognizeSettings(*common, deadline_s=600.0, stop_uri="/no", run="/no"))
     with pytest.raises(InputChangedError, match="not the checkpoint that the run was started with"):
         recognizer(chunk_table([]))
 
