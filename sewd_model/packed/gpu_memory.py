@@ -23,9 +23,12 @@ def used_by_other_processes() -> bool:
     return free + torch.cuda.memory_allocated() < total / 2
 
 
-# CUDA and its libraries report these where one operation cannot run on a GPU, which others can still use.
+# How torch, kernels that torch.compile makes, and cuDNN report an error of a GPU.
+_OF_GPUS: Final = ("CUDA error", "CUDA driver error", "Triton Error [CUDA]", "CUDNN_STATUS_EXECUTION_FAILED")
+# They report these where one operation cannot run on a GPU, which others can still use.
 _OF_ONE_OPERATION: Final = (
     "no kernel image is available",
+    "kernel image is invalid",
     "invalid device function",
     "invalid argument",
     "invalid configuration argument",
@@ -41,11 +44,12 @@ _OF_ONE_OPERATION: Final = (
 def device_failed(error: BaseException) -> bool:
     """Whether an error reports that a GPU does not work any more: no call of this process to it can succeed.
 
-    An illegal access, a memory error that cannot be corrected, or a card that fell off its bus. torch before 2.8 raises
-    a RuntimeError that says so.
+    An illegal access, a memory error that cannot be corrected, or a card that fell off its bus. torch before 2.8 and
+    compiled kernels have no class of error for it: the text says so.
     """
     if not isinstance(error, RuntimeError) or out_of_memory(error):
         return False
     if any(words in str(error) for words in _OF_ONE_OPERATION):
         return False
-    return isinstance(error, getattr(torch, "AcceleratorError", ())) or "CUDA error" in str(error)
+    is_of_gpu = any(words in str(error) for words in _OF_GPUS)
+    return is_of_gpu or isinstance(error, getattr(torch, "AcceleratorError", ()))

@@ -242,9 +242,13 @@ def test_a_device_that_does_not_work_is_no_reason_for_a_slower_engine(load_heads
         on_device(load_heads())
 
 
-def test_errors_of_a_device_that_failed_are_told_from_others():
+def test_which_errors_mean_that_a_device_failed():
     assert device_failed(RuntimeError("CUDA error: uncorrectable ECC error encountered"))
     assert device_failed(torch.AcceleratorError("unspecified launch failure"))
+    for source in ("CUDA driver error", "Triton Error [CUDA]"):  # a compiled kernel, launched after the failure
+        assert device_failed(RuntimeError(f"{source}: an illegal memory access was encountered"))
+        assert not device_failed(RuntimeError(f"{source}: out of memory"))
+        assert not device_failed(RuntimeError(f"{source}: invalid argument"))
     assert not device_failed(torch.AcceleratorError("CUDA error: out of memory"))
     assert not device_failed(torch.cuda.OutOfMemoryError("CUDA out of memory."))
     assert not device_failed(RuntimeError("shapes do not match"))
