@@ -236,7 +236,7 @@ class _OnDevice:
             except gpu_check.COMPILER_ERRORS as error:
                 self._splits += self._engine.splits
                 self._step_down(error)
-                self._engine = self._load()
+            self._engine = self._load()  # after the handler: the traceback keeps tensors alive
 
     def status(self) -> EngineStatus:
         engine = self._engine
