@@ -16,7 +16,7 @@ from pipeline.audio.decode import AudioSettings
 from pipeline.config import FORMAT_HELP, RunConfig, make_config
 from pipeline.corpus.survey import Found, InputSurvey, survey, total_of
 from pipeline.errors import UsageError
-from pipeline.report.formats import duration
+from pipeline.report.formats import duration, plural
 from pipeline.settings import default_of
 
 UNKNOWN: Final = "?"  # a number that only reading shards would show
@@ -205,8 +205,9 @@ def _show_recordings(found: Mapping[str, Any]) -> None:
 
 def show_prediction(found: Mapping[str, Any], model: str, cluster: Path | None) -> None:
     """Print a prediction, as its JSON has it."""
-    where = "this machine" if cluster is None else f"{found['nodes']} nodes of {cluster}"
-    _print(f"prediction for {model} on {where}: {found['recognizers']} recognisers of {found['threads']} threads")
+    where = "this machine" if cluster is None else f"{plural(found['nodes'], 'node')} of {cluster}"
+    recognizers, threads = plural(found["recognizers"], "recogniser"), plural(found["threads"], "thread")
+    _print(f"prediction for {model} on {where}: {recognizers}, {threads} each")
     _print(
         f"  time {duration(found['time_s'])}, of which {duration(found['start_s'])} to start and end; "
         f"model {duration(found['model_s'])}, decoding {duration(found['decode_cpu_s'])} of CPU time"

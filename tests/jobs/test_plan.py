@@ -107,7 +107,7 @@ def test_a_prediction_is_printed_and_compared_with_the_run(tmp_path, small_ctc):
     assert found["cost"] == pytest.approx(found["time_s"])
     with out.capture() as printed:
         show_prediction(found, "m", None)
-    assert "prediction for m on this machine: 1 recognisers of " in printed.get()
+    assert "prediction for m on this machine: 1 recogniser, " in printed.get()
     assert "actor hours" in printed.get()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["audio"]  # nothing is written
 
