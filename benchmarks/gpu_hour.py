@@ -121,12 +121,12 @@ def fastest(rows: Rows) -> dict[str, Any]:
 
 
 def row(step: Callable[[], dict[str, Any]], until: float, **name: Any) -> dict[str, Any]:
-    """The figures of a step under its name, or the error that ended it: this is what the first run is to find."""
+    """The figures of a step under its name, or the error of the device or compiler that ended it; a bug is raised."""
     if time.perf_counter() > until:
         return {**name, "error": "no time left"}
     try:
         return {**name, **step()}
-    except Exception as error:  # noqa: BLE001
+    except gpu_check.CHECK_ERRORS as error:
         return {**name, "error": f"{type(error).__name__}: {error}".splitlines()[0]}
 
 

@@ -120,9 +120,9 @@ def plan(
 
     settings = row_settings(AudioSettings(channels=config.channels, max_segment_s=config.max_segment_s))
     if model is not None:
-        from pipeline.prediction.predict import Machines, predict  # noqa: PLC0415
-        from pipeline.runs.hub_commits import pin_commits  # noqa: PLC0415
-        from pipeline.stages.models import load_model_info  # noqa: PLC0415
+        from pipeline.prediction.predict import Machines, predict  # noqa: PLC0415 - as above
+        from pipeline.runs.hub_commits import pin_commits  # noqa: PLC0415 - as above
+        from pipeline.stages.models import load_model_info  # noqa: PLC0415 - as above
 
         config, _ = pin_commits(config)
         models = load_model_info(config)
