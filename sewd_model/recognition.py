@@ -40,7 +40,7 @@ Recognized = tuple[GreedyPath | Tensor, ...] | Failure
 
 @dataclass(frozen=True)
 class Decoding:
-    """What lies before and after the model.
+    """What comes before and after the model.
 
     Attributes:
         features: how waveforms are prepared.
@@ -92,7 +92,7 @@ def recognize(
     Args:
         encode: yields the logits of each waveform; None for one that does not fit in memory.
         clips: the clips.
-        decoding: what lies before and after the model.
+        decoding: what comes before and after the model.
     """
     waveforms = [prepared(clip, decoding.features) for clip in clips]
     outputs = encode([waveform for waveform in waveforms if waveform is not None])
