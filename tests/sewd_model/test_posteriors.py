@@ -16,7 +16,7 @@ BLANK = 0
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
 def random_logits(seed: int, frames: int, tokens: int, scale: float) -> np.ndarray:
@@ -80,4 +80,6 @@ def test_pieces_are_joined_at_their_frames() -> None:
 
 def test_no_pieces_are_blank() -> None:
     assert join([], [], 3).best(BLANK)[0].tolist() == [BLANK] * 3
-    assert Posteriors(*(np.zeros(0, np.uint8),) * 3).log_probabilities(4, BLANK).shape == (0, 4)
+    assert Posteriors(np.zeros(0, np.uint8), np.zeros(0, np.uint16), np.zeros(0, np.uint8)).log_probabilities(
+        4, BLANK
+    ).shape == (0, 4)
