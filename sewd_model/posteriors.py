@@ -120,4 +120,5 @@ def join(pieces: Sequence[Posteriors], first_frames: Sequence[int], num_frames: 
 
 
 def _cost(levels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return (np.float32(LARGEST_COST) * np.square(levels.astype(np.float32) / np.float32(_LEVELS))).astype(np.float32)
+    shares = levels.astype(np.float32) / np.float32(_LEVELS)
+    return np.multiply(shares * shares, np.float32(LARGEST_COST), dtype=np.float32)
