@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 from pipeline.audio.contents import Contents, joined, truncated
 from pipeline.audio.mpeg import end_without_tags
 from pipeline.audio.source import Source
@@ -14,7 +16,10 @@ from pipeline.errors import AudioError, ErrorCode
 _MAX_BLOCKS = 100_000  # of metadata, read at most
 _WINDOW = 1 << 20
 _LONGEST_HEADER = 16
-_SYNC = re.compile(rb"\xff[\xf8\xf9]|fLaC[\x00\x80]\x00\x00\x22", re.DOTALL)
+# Two patterns: each begins with one byte, by which `re` searches eight times as fast as for a choice of two.
+_SYNC = re.compile(rb"\xff[\xf8\xf9]")
+_FILE = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
+_ROW = 64  # bytes whose checksums are computed together
 
 
 def _crc8_table() -> bytes:
@@ -37,8 +42,19 @@ def _crc16_table() -> tuple[int, ...]:
     return tuple(table)
 
 
+def _crc16_of_row(table: tuple[int, ...]) -> np.ndarray:
+    """What each byte at each place of a row adds to the checksum of the row: uint16 (_ROW, 256)."""
+    last = np.array(table, np.uint16)
+    places = [last]
+    for _ in range(_ROW - 1):
+        places.append(places[-1] << 8 ^ last[places[-1] >> 8])
+    return np.array(places[::-1])
+
+
 _CRC8 = _crc8_table()
 _CRC16 = _crc16_table()
+_CRC16_OF_ROW = _crc16_of_row(_CRC16)
+_FIRST, _SECOND = _CRC16_OF_ROW[:2].tolist()  # the checksum so far counts as the first two bytes of the next row
 _RATES = dict(
     enumerate((88_200, 176_400, 192_000, 8000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000), start=1)
 )
@@ -116,14 +132,23 @@ def _frame_end(source: Source, start: int, size: int, info: StreamInfo) -> int |
     longest = 64 + size * info.channels * (info.bits + 1) // 8
     data = source.read_at(start, longest)
     whole = end_without_tags(source) - start
+    if 5 < whole <= len(data) and _crc16(data[:whole]) == 0:
+        return start + whole
     crc, ends = 0, []
     for position, byte in enumerate(data):
         crc = (crc << 8 & 0xFFFF) ^ _CRC16[crc >> 8 ^ byte]
         if crc == 0 and position > 4:
             ends.append(position + 1)
-    if whole in ends:
-        return start + whole
     return start + ends[-1] if ends and not data[ends[-1] :].strip(b"\0") else start + ends[0] if ends else None
+
+
+def _crc16(data: bytes) -> int:
+    """The checksum of bytes, row by row: by linearity it is the exclusive or of what each byte adds."""
+    rows = np.frombuffer(bytes(-len(data) % _ROW) + data, np.uint8).reshape(-1, _ROW)  # zeros in front add nothing
+    crc = 0
+    for of_row in np.bitwise_xor.reduce(_CRC16_OF_ROW[np.arange(_ROW), rows], axis=1).tolist():
+        crc = _FIRST[crc >> 8] ^ _SECOND[crc & 0xFF] ^ of_row
+    return crc
 
 
 def _metadata_end(source: Source) -> int | None:
@@ -142,9 +167,10 @@ def _candidates(source: Source, start: int) -> Iterator[tuple[int, bytes]]:
     """Positions at which a frame or a second file may begin, with the bytes there."""
     while start < source.size:
         window = source.read_at(start, _WINDOW + _LONGEST_HEADER)
-        for match in _SYNC.finditer(window, 0):
-            if match.start() < _WINDOW:
-                yield start + match.start(), window[match.start() : match.start() + _LONGEST_HEADER]
+        found = sorted(match.start() for pattern in (_SYNC, _FILE) for match in pattern.finditer(window))
+        for position in found:
+            if position < _WINDOW:
+                yield start + position, window[position : position + _LONGEST_HEADER]
         start += _WINDOW
 
 
