@@ -19,6 +19,7 @@ consonants begin and end there, and models hear the beginning and end of an utte
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 import numpy as np
@@ -140,10 +141,19 @@ class PauseFinder:
 def _without_rumble(signal: np.ndarray, rate: int) -> np.ndarray:
     from scipy import signal as filters  # noqa: PLC0415 - takes almost a second; readers of runs do not need it
 
-    sections = filters.butter(2, min(_HIGH_PASS_HZ, rate / 4), "highpass", fs=rate, output="sos")
-    start = filters.sosfilt_zi(sections) * signal[0]  # a constant gives zeros from the first sample on
-    filtered: np.ndarray = filters.sosfilt(sections, signal, zi=start)[0]
+    sections, start = _high_pass(rate)
+    # From this state on, a constant gives zeros from the first sample.
+    filtered: np.ndarray = filters.sosfilt(sections, signal, zi=start * signal[0])[0]
     return filtered
+
+
+@functools.cache
+def _high_pass(rate: int) -> tuple[np.ndarray, np.ndarray]:
+    """The filter, and its state after a constant of 1. The design takes as long as filtering five seconds."""
+    from scipy import signal as filters  # noqa: PLC0415 - see above
+
+    sections = filters.butter(2, min(_HIGH_PASS_HZ, rate / 4), "highpass", fs=rate, output="sos")
+    return sections, filters.sosfilt_zi(sections)
 
 
 def levels(samples: Samples, rate: int) -> np.ndarray:
