@@ -1,0 +1,1 @@
+"""From posteriors to tokens: greedy decoding, and beam search with language models and hot-words."""
