@@ -20,6 +20,7 @@ SUBMITTABLE: Final = (
     "compare",
     "report",
     "recordings",
+    "export",
     "status",
     "verify",
     "repair",

@@ -12,10 +12,10 @@ import itertools
 import re
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,9 @@ from pipeline.runs.commit import DataFile
 from pipeline.runs.run import Run, open_files
 from pipeline.schemas import ERRORS, TRANSCRIPTS, WORD, field
 from pipeline.storage import objects
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as pads
 
 RECORDINGS_FILE: Final = "recordings.parquet"
 BUCKET_BYTES: Final = 32 << 20  # of compressed Parquet files
@@ -132,19 +135,45 @@ def recording_rows(
         DamagedRunError: a file that the run names is lost or was changed.
     """
     names = {"transcripts": list(dict.fromkeys([*IDENTITY, *columns])), "errors": ERRORS.names}
+    for tables in distributed_rows(run, names, keep):
+        yield from recordings_in(tables["transcripts"], tables["errors"])
+
+
+def distributed_rows(
+    run: Run,
+    columns: Mapping[str, Sequence[str]],
+    keep: pa.Array | None = None,
+    keys: Callable[[pa.RecordBatch], list[str]] | None = None,
+) -> Iterator[dict[str, pa.Table]]:
+    """The committed rows of some tables in pieces that fit into memory; all rows of a recording are in one piece.
+
+    Args:
+        run: the run.
+        columns: the columns to read, by table; those of `IDENTITY` must be among them.
+        keep: keys of the rows to read; None: all.
+        keys: what is kept together; None: recordings, see `recording_keys`.
+
+    Yields:
+        By table, the rows with a further column `key`, in no particular but always the same order.
+
+    Raises:
+        StorageError: storage errors last longer than the retries.
+        DamagedRunError: a file that the run names is lost or was changed.
+    """
+    keys_of = keys or recording_keys
 
     def distribute(files: dict[str, list[DataFile]], folder: str) -> int:
-        size = sum(file.size for table in names for file in files[table])
+        size = sum(file.size for table in columns for file in files[table])
         buckets = min(MAX_BUCKETS, 1 + size // BUCKET_BYTES)
-        for table, read in names.items():
-            _distribute(run.uri, table, [file.path for file in files[table]], read, keep, Path(folder), buckets)
+        for table, names in columns.items():
+            dataset = open_files(run.uri, table, [file.path for file in files[table]])
+            _distribute(dataset, table, list(names), keep, keys_of, Path(folder), buckets)
         return buckets
 
     with tempfile.TemporaryDirectory(prefix="sewd-recordings-") as folder:
         buckets = run.read(lambda files: distribute(files, folder))
         for bucket in range(buckets):
-            tables = {table: pq.read_table(_bucket(Path(folder), table, bucket)) for table in names}
-            yield from _recordings_of(tables["transcripts"], tables["errors"])
+            yield {table: pq.read_table(_bucket(Path(folder), table, bucket)) for table in columns}
 
 
 def _bucket(folder: Path, table: str, number: int) -> Path:
@@ -152,16 +181,15 @@ def _bucket(folder: Path, table: str, number: int) -> Path:
 
 
 def _distribute(
-    run_uri: str,
+    dataset: pads.Dataset,
     table: str,
-    paths: Sequence[str],
     columns: list[str],
     keep: pa.Array | None,
+    keys_of: Callable[[pa.RecordBatch], list[str]],
     folder: Path,
     buckets: int,
 ) -> None:
     """Write the rows of a table, with their keys, to one file for each bucket."""
-    dataset = open_files(run_uri, table, paths)
     schema = pa.schema([*(dataset.schema.field(name) for name in columns), ("key", pa.string())])
     with ExitStack() as stack:
         writers = [
@@ -169,7 +197,7 @@ def _distribute(
             for number in range(buckets)
         ]
         for batch in dataset.to_batches(columns=columns, **_SCAN):
-            rows = pa.Table.from_batches([batch]).append_column("key", pa.array(recording_keys(batch), pa.string()))
+            rows = pa.Table.from_batches([batch]).append_column("key", pa.array(keys_of(batch), pa.string()))
             if keep is not None:
                 rows = rows.filter(pc.is_in(rows["key"], keep))
             numbers = np.array([zlib.crc32(key.encode()) % buckets for key in rows["key"].to_pylist()], np.int64)
@@ -177,7 +205,8 @@ def _distribute(
                 writers[number].write_table(rows.filter(pa.array(numbers == number)))
 
 
-def _recordings_of(transcripts: pa.Table, errors: pa.Table) -> Iterator[RecordingRows]:
+def recordings_in(transcripts: pa.Table, errors: pa.Table) -> Iterator[RecordingRows]:
+    """The recordings in a piece of `distributed_rows`."""
     order = [("key", "ascending"), ("channel", "ascending"), ("start_s", "ascending"), ("utt_id", "ascending")]
     tables = [table.sort_by(order).combine_chunks() for table in (transcripts, errors)]
     ranges = [_ranges(table["key"]) for table in tables]

@@ -302,3 +302,19 @@ def test_labels_without_references_are_a_line_and_no_empty_table(sewd, tmp_path)
     assert code == 0
     assert "no accuracy: 0 scored, 3 without a reference label" in out
     assert "precision" not in out
+
+
+def test_export_prints_what_it_wrote_and_what_it_left_out(sewd, folder, tmp_path):
+    code, out, _ = sewd(
+        "export", folder / "here", "--format", "trn", "--output", tmp_path / "a", "--where", "speaker = 's03'"
+    )
+    written = (tmp_path / "a").read_text().splitlines()
+    assert code == 0
+    assert f"{len(written)} utterances of {len(written)} recordings" in out
+    assert f"{200 - len(written)} utterances left out by --where" in out
+    assert "2 error rows of the run left out" in out
+    code, _, err = sewd("export", folder / "here", "--format", "docx", "--output", tmp_path / "b")
+    assert (code, "choose one of" in err) == (2, True)
+    code, _, err = sewd("export", folder / "here", "--format", "trn", "--output", tmp_path / "b", "--where", "wer > 1")
+    assert (code, "there is no column 'wer'" in err) == (2, True)
+    assert not (tmp_path / "b").exists()
