@@ -348,7 +348,7 @@ def _read_channel(
         num_yielded += len(samples)
         _check_level(samples, start_s, out_rate)
         warning = reader.container.warning
-        spans = pauses.spans(samples) if pauses is not None else ((0, len(samples)),)
+        spans = pauses.spans(samples, alone=only) if pauses is not None else ((0, len(samples)),)
         return Segment(start_s, len(samples) / out_rate, samples, selection.label, whole, only, spans, warning)
 
     position = span.start

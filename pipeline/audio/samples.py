@@ -26,6 +26,14 @@ def to_float32(samples: Samples) -> Samples:
     return floats
 
 
+def to_float64(samples: Samples) -> Samples:
+    """Convert samples to float64 with full scale at 1, exactly; the result is a copy."""
+    floats: Samples = samples.astype(np.float64)
+    if samples.dtype == np.int16:
+        floats *= 1 / 32768
+    return floats
+
+
 def owned(samples: Samples) -> Samples:
     """Return `samples`, copied where they are a view of a larger array, which would live as long as they do."""
     return samples if samples.base is None or getattr(samples.base, "nbytes", -1) == samples.nbytes else samples.copy()

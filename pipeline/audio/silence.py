@@ -25,7 +25,7 @@ from typing import Final
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from pipeline.audio.samples import Samples, to_float32
+from pipeline.audio.samples import Samples, to_float64
 
 MIN_PAUSE_S: Final = 4.0
 MARGIN_S: Final = 1.5
@@ -37,6 +37,9 @@ _STEADY_TOKENS_DB = 3.0  # in `steady_noise`: white noise varies by 1.5 dB, and 
 _FRAME_S = 0.020  # levels are measured in frames of this length,
 _SMOOTHED = 3  # averaged over this many: the level of rumbling noise varies from frame to frame
 _WINDOW = 25  # frames within which noise is steady
+_BREAK = 2 * _SMOOTHED + 1  # frames of sound end a pause
+_FILTER_STARTS = 3  # frames in which the filter forgets all but 1e-11 of its state
+_HIGHEST_FLOOR = 1e-4  # of the square of a peak: the filter amplifies a signal by less than 2.5, and its start by 2
 _LOUD = 99.0  # percentile of the frames' levels that is the level of the loud parts: not that of a single click
 _HIGH_PASS_HZ = 100.0  # rumble and hum below speech are loud and vary
 _DIGITAL_SILENCE = 1e-14  # mean square of a frame: -140 dBFS, below the last bit of 24
@@ -62,17 +65,19 @@ class PauseFinder:
         self._rate = rate
         self._loud = 0.0  # mean square
 
-    def spans(self, samples: Samples) -> Spans:
+    def spans(self, samples: Samples, *, alone: bool = False) -> Spans:
         """Return the (start, stop) of the spans between the pauses of the next piece, in samples.
 
         Args:
             samples: (samples,), int16 or float32.
+            alone: whether it is the only piece. The result is the same; most pieces without a pause are recognised
+                faster, but what is loud in them is not known later.
 
         Returns:
             The spans, in order, without overlap: `((0, len(samples)),)` without a pause, `()` if all of it is a pause.
         """
         count = len(samples) // self._frame  # the last frame is longer where the samples are no whole number of them
-        if not count:
+        if not count or (alone and not self._may_pause(samples, count)):
             return ((0, len(samples)),)
         powers = self._powers(samples, count)
         self._loud = max(self._loud, float(np.percentile(powers, _LOUD)))
@@ -90,6 +95,32 @@ class PauseFinder:
             (start * self._frame, len(samples) if stop == count else stop * self._frame) for start, stop in spans
         )
 
+    def _may_pause(self, samples: Samples, count: int) -> bool:
+        """Whether there may be a pause: False if there is sound at places less than `MIN_PAUSE_S` apart.
+
+        Sound is `_BREAK` frames of which none is digital silence or in a window of steady noise, however loud. Only the
+        frames around these places are filtered. What was before them is unknown to the filter, and how loud the piece
+        is remains unknown. Both are allowed for: the floor is one for the loudest piece, and above a higher floor more
+        noise is steady.
+        """
+        shortest, around = _frames(MIN_PAUSE_S), _WINDOW + _SMOOTHED - 2
+        peak = float(np.abs(to_float64(np.array([samples.min(), samples.max()]))).max())
+        floor = max(_HIGHEST_FLOOR * peak**2, _DIGITAL_SILENCE)
+        searched = 0
+        while count - searched >= shortest:
+            place = min(searched + shortest - 1, count - _WINDOW)
+            first, stop = place - around, min(place + _BREAK + around, count)
+            start = max(0, first - _FILTER_STARTS)
+            part = samples[start * self._frame : stop * self._frame if stop < count else len(samples)]
+            powers = self._powers(part, stop - start)[first - start :]
+            quietest, loudest = _extremes(powers, floor)
+            if (loudest <= quietest * 10 ** (STEADY_DB / 10) * 1.0001).any():
+                return True
+            if powers[around : around + _BREAK].min() < 10 * _DIGITAL_SILENCE * max(1.0, peak**2):
+                return True
+            searched = place + _BREAK
+        return False
+
     def _margin(self, powers: np.ndarray) -> int:
         """Frames of a pause to keep, whose powers are given from the sound on: up to louder noise."""
         least = _frames(MIN_MARGIN_S)
@@ -99,9 +130,10 @@ class PauseFinder:
 
     def _powers(self, samples: Samples, count: int) -> np.ndarray:
         """The mean square of each frame, (count,), without rumble."""
-        wide = _without_rumble(to_float32(samples).astype(np.float64), self._rate)
+        wide = _without_rumble(to_float64(samples), self._rate)
         starts = np.arange(count) * self._frame
-        powers: np.ndarray = np.add.reduceat(wide * wide, starts) / np.diff(np.append(starts, len(wide)))
+        wide *= wide
+        powers: np.ndarray = np.add.reduceat(wide, starts) / np.diff(np.append(starts, len(wide)))
         return powers
 
     def _is_silent(self, powers: np.ndarray) -> np.ndarray:
@@ -109,10 +141,7 @@ class PauseFinder:
         digital = powers < _DIGITAL_SILENCE
         if len(powers) < _WINDOW + _SMOOTHED - 1:
             return digital
-        smooth = sliding_window_view(powers, _SMOOTHED).mean(axis=1)
-        floor = max(self._loud * 10 ** (-FLOOR_DB / 10), _DIGITAL_SILENCE)
-        windows = sliding_window_view(np.maximum(smooth, floor), _WINDOW)
-        quietest, loudest = windows.min(axis=1), windows.max(axis=1)
+        quietest, loudest = _extremes(powers, max(self._loud * 10 ** (-FLOOR_DB / 10), _DIGITAL_SILENCE))
         steady = loudest <= quietest * 10 ** (STEADY_DB / 10)
         quiet = loudest <= self._loud * 10 ** (-BELOW_LOUD_DB / 10)
         silent: np.ndarray = digital | _covered(steady & quiet, _WINDOW + _SMOOTHED - 1)
@@ -125,7 +154,7 @@ class PauseFinder:
         is true of less than a window of noise that a cut has left at an end of the piece.
         """
         if first and stop < len(powers):
-            if stop - first > 2 * _SMOOTHED:
+            if stop - first >= _BREAK:
                 return False
             limit = max(powers[max(0, first - _WINDOW) : first].max(), powers[stop : stop + _WINDOW].max())
         else:
@@ -136,6 +165,13 @@ class PauseFinder:
             if len(inner) and inner.max() > inner.min() * 10 ** (STEADY_DB / 10):
                 return False
         return bool(powers[first:stop].max() <= limit)
+
+
+def _extremes(powers: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the greatest smoothed power in each window of frames, not below `floor`."""
+    smooth = sliding_window_view(powers, _SMOOTHED).mean(axis=1)
+    windows = sliding_window_view(np.maximum(smooth, floor), _WINDOW)
+    return windows.min(axis=1), windows.max(axis=1)
 
 
 def _without_rumble(signal: np.ndarray, rate: int) -> np.ndarray:
@@ -164,11 +200,12 @@ def levels(samples: Samples, rate: int) -> np.ndarray:
         rate: sample rate, Hz.
     """
     size = max(1, round(LEVEL_S * rate))
-    wide = to_float32(samples).astype(np.float64)
+    wide = to_float64(samples)
     starts = np.arange(0, len(wide), size)
     lengths = np.diff(np.append(starts, len(wide)))
     means = np.add.reduceat(wide, starts) / lengths
-    powers = np.add.reduceat(wide * wide, starts) / lengths - means * means  # a constant is no sound
+    wide *= wide
+    powers = np.add.reduceat(wide, starts) / lengths - means * means  # a constant is no sound
     decibels = 10 * np.log10(np.maximum(powers, _DIGITAL_SILENCE))
     return np.where(powers < _DIGITAL_SILENCE, _SILENT_DB, np.clip(np.rint(decibels), _SILENT_DB, 127)).astype(np.int8)
 

@@ -131,6 +131,42 @@ def test_spans_are_ordered_inside_the_signal_and_hold_every_voice(plan):
         position = stop
 
 
+ROOM = {
+    "voice": lambda s: voice(s, 4),
+    "far voice": lambda s: voice(s, 5, 0.004),
+    "noise": lambda s: noise(s, -55),
+    "louder noise": lambda s: noise(s, -30),
+    "hum": lambda s: (0.1 * np.sin(2 * np.pi * 50 * np.arange(round(s * RATE)) / RATE)).astype(np.float32),
+    "constant": lambda s: np.full(round(s * RATE), 0.1, np.float32),
+    "silence": silence,
+}
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(sorted(ROOM)), st.floats(0.01, 7)), min_size=1, max_size=8),
+    st.sampled_from([1.0, 1e-3, 30.0, 1e6]),
+    st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_single_piece_has_the_spans_that_it_would_have_before_others(plan, gain, is_int16):
+    signal = np.concatenate([ROOM[kind](seconds) for kind, seconds in plan])
+    signal = (signal.clip(-1, 1) * 32767).astype(np.int16) if is_int16 else (signal * gain).astype(np.float32)
+    assert PauseFinder(RATE).spans(signal, alone=True) == PauseFinder(RATE).spans(signal)
+
+
+@pytest.mark.parametrize("seconds", [3.9, 4.1, 7, 9, 30])
+def test_most_single_pieces_with_speech_alone_are_not_filtered_whole(seconds, monkeypatch):
+    filtered, powers = [], PauseFinder._powers
+
+    def counted(finder, samples, count):
+        filtered.append(count)
+        return powers(finder, samples, count)
+
+    monkeypatch.setattr(PauseFinder, "_powers", counted)
+    PauseFinder(RATE).spans(voice(seconds), alone=True)
+    assert sum(filtered) <= seconds * 50 / 2  # frames of 20 ms
+
+
 @pytest.mark.parametrize("samples", [50, 160, 319])
 def test_a_sound_at_the_very_end_of_a_pause_is_kept(samples):
     """The last frame is no whole one there."""
