@@ -124,6 +124,14 @@ def transcribe(
     normalizer: Annotated[
         str, typer.Option(help="How both texts are normalised before errors are counted.", rich_help_panel=AUDIO)
     ] = default_of(RunConfig, "normalizer"),
+    keep_posteriors: Annotated[
+        bool,
+        typer.Option(
+            "--keep-posteriors",
+            help="Keep the probable tokens of each frame, about 1 MB an hour, for `sewd redecode`.",
+            rich_help_panel=AUDIO,
+        ),
+    ] = False,
     column: Annotated[
         list[str] | None,
         typer.Option(
@@ -323,6 +331,7 @@ def configuration(options: Mapping[str, Any]) -> RunConfig:
         skip_silence=options["skip_silence"],
         word_gap_s=options["word_gap"],
         normalizer=options["normalizer"],
+        keep_posteriors=options["keep_posteriors"],
         columns=tuple(options["column"] or ()),
         input_format=options["input_format"],
         allow_any_path=options["allow_any_path"],

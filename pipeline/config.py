@@ -65,6 +65,8 @@ class RunConfig:
         word_gap_s: a word ends where no token follows for this long, also if the model writes no delimiter there; in
             seconds; 0: only delimiters end words.
         normalizer: how references and hypotheses are normalised before errors are counted.
+        keep_posteriors: keep the probable tokens of each frame in the table `posteriors`, from which `sewd redecode`
+            makes other transcripts without the model. The transcripts of the run are made from them, too.
         columns: names of columns in tables and manifests, each `KEY=NAME`, where KEY is `audio`, `id`, `text`,
             `speaker`, `label`, `offset`, `duration` or a name for a tag.
         input_format: what each of `inputs` is, a name of `pipeline.corpus.input_formats.FORMATS`; None: each shows it.
@@ -103,6 +105,7 @@ class RunConfig:
     skip_silence: bool = True
     word_gap_s: Annotated[float, Field(ge=0, le=60)] = 0.5
     normalizer: str = DEFAULT_NORMALIZER
+    keep_posteriors: bool = False
     columns: tuple[str, ...] = ()
     input_format: str | None = None
     allow_any_path: bool = False

@@ -119,6 +119,26 @@ LABELS = _schema(
     _WARNING,
 )
 
+_POSTERIOR_FIELDS = (
+    field("counts", pa.list_(pa.uint8()), "number of tokens that each frame keeps; 0: the frame is surely blank"),
+    field("tokens", pa.list_(pa.uint16()), "kept tokens of each frame, frames end to end, the best of a frame first"),
+    field("costs", pa.list_(pa.uint8()), "minus log-probability of each, see `sewd_model.posteriors`"),
+)
+
+POSTERIORS = _schema(
+    "posteriors",
+    *_IDENTITY,
+    field("num_frames", pa.int32(), "number of model frames of the utterance", nullable=False),
+    *_POSTERIOR_FIELDS,
+    field("levels", pa.binary(), "level of the first 10 ms, int8, dBFS; then the change in each 10 ms", "dB"),
+    field("skipped_s", pa.float64(), "as in transcripts", "s"),
+    field("reference", pa.string(), "as in transcripts"),
+    _RECORDING_REFERENCE,
+    *_LINEAGE,
+    _WARNING,
+)
+"""One row for each of `transcripts`, in the same order, with all that its row there is made of."""
+
 ERRORS = _schema(
     "errors",
     *_IDENTITY,
@@ -137,7 +157,12 @@ ERRORS = _schema(
     ),
 )
 
-TABLES: dict[str, pa.Schema] = {"transcripts": TRANSCRIPTS, "labels": LABELS, "errors": ERRORS}
+TABLES: dict[str, pa.Schema] = {
+    "transcripts": TRANSCRIPTS,
+    "labels": LABELS,
+    "errors": ERRORS,
+    "posteriors": POSTERIORS,
+}
 ADDED_COLUMNS = frozenset({"warning", "skipped_s", "recording_reference"})
 """Columns that runs of earlier versions lack; readers take them for null."""
 
@@ -201,7 +226,11 @@ RECOGNIZED_ROW = pa.struct(
     [
         *_CARRIED,
         field("num_frames", pa.int32(), "number of model frames of the utterance"),
-        field("token_ids", pa.list_(pa.int32()), "greedy CTC path, collapsed, without blank, bos and eos"),
+        field(
+            "token_ids",
+            pa.list_(pa.int32()),
+            "greedy CTC path, collapsed, without blank, bos and eos; null where there are posteriors instead",
+        ),
         field("start_frames", pa.list_(pa.int32()), "first frame of each token"),
         field("end_frames", pa.list_(pa.int32()), "end of each token: one past its last frame"),
         field("probabilities", pa.list_(pa.float32()), "probability of each token over its frames", "0..1"),
@@ -211,6 +240,7 @@ RECOGNIZED_ROW = pa.struct(
             "scores of each classifier of the run, one list per classifier",
         ),
         field("skipped_s", pa.float64(), "as in transcripts", "s"),
+        *_POSTERIOR_FIELDS,
     ]
 )
 READ_CHUNK = pa.schema([*_CHUNK_HEAD, field("rows", pa.list_(READ_ROW), "utterances", nullable=False)])

@@ -72,6 +72,8 @@ def load_engine(
     threads: int = 1,
     features: FeatureExtractor = _FEATURES,
     drop: Sequence[int] = (),
+    *,
+    posteriors: bool = False,
 ) -> Engine:
     """Choose the engine for a device.
 
@@ -87,6 +89,7 @@ def load_engine(
         threads: on CPUs, packs that are computed at the same time.
         features: how waveforms are prepared, and their rate.
         drop: ids that are dropped from the paths of a CTC head, see `greedy_path`.
+        posteriors: give the posteriors of a CTC head instead of its path.
 
     Raises:
         ValueError: there is no head, the backbones differ, a head is not in float32 on the CPU, or the device has no
@@ -95,7 +98,7 @@ def load_engine(
     device = torch.device(device)
     dtype = _default_dtype(device) if dtype == "auto" else dtype
     blank = next((head.blank for head in heads if isinstance(head, SEWDForCTC)), 0)
-    decoding = Decoding(features, blank, tuple(drop))
+    decoding = Decoding(features, blank, tuple(drop), posteriors)
     if device.type == "cpu":
         return _PackedOnCpu(PackedModel(heads, dtype=dtype, threads=threads), decoding)
     if dtype not in DEVICE_DTYPES:

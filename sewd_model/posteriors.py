@@ -71,19 +71,22 @@ class Posteriors:
 _BELOW: Final = 3.0  # nats: a token that was not kept costs at most this much more than the largest cost
 
 
-def keep(log_probabilities: NDArray[np.floating[Any]], blank: int) -> Posteriors:
+def keep(logits: NDArray[np.floating[Any]], blank: int) -> Posteriors:
     """Keep the probable tokens of each frame.
 
     Args:
-        log_probabilities: `(T, V)` of one clip, log-softmax of the logits.
+        logits: `(T, V)` of one clip, finite; log-probabilities are logits, too.
         blank: id of the blank.
 
     Returns:
         At least the best token of each frame that is not surely blank: the lowest id of equal ones, as `greedy_path`.
     """
-    scores = np.asarray(log_probabilities, np.float32)
+    scores = np.asarray(logits, np.float32)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :MOST_TOKENS]  # (T, k)
-    return keep_best(order, np.take_along_axis(scores, order, axis=1), blank)
+    best = np.take_along_axis(scores, order, axis=1)
+    with np.errstate(under="ignore"):
+        total = np.log(np.exp(scores - best[:, :1]).sum(axis=1, keepdims=True))
+    return keep_best(order, best - best[:, :1] - total, blank)
 
 
 def keep_best(tokens: NDArray[np.integer[Any]], log_probabilities: NDArray[np.floating[Any]], blank: int) -> Posteriors:
@@ -99,8 +102,21 @@ def keep_best(tokens: NDArray[np.integer[Any]], log_probabilities: NDArray[np.fl
     is_kept[:, :1] = True
     sure = (is_kept.sum(axis=1) == 1) & (tokens[:, 0] == blank) & (costs[:, 0] < SURE_BLANK)
     is_kept[sure] = False
-    levels = np.rint(np.sqrt(np.minimum(costs[is_kept], LARGEST_COST) / LARGEST_COST) * _LEVELS)
+    with np.errstate(invalid="ignore"):  # a clip with a logit that is not finite has no result
+        levels = np.rint(np.sqrt(np.minimum(costs[is_kept], LARGEST_COST) / LARGEST_COST) * _LEVELS)
     return Posteriors(is_kept.sum(axis=1).astype(np.uint8), tokens[is_kept].astype(np.uint16), levels.astype(np.uint8))
+
+
+def split(posteriors: Posteriors, num_frames: Sequence[int] | NDArray[np.integer[Any]]) -> list[Posteriors]:
+    """Return the posteriors of each of several clips that lie end to end, from the number of frames of each."""
+    ends = np.cumsum(num_frames, dtype=np.int64)
+    before = np.concatenate(([0], np.cumsum(posteriors.counts, dtype=np.int64)))  # tokens before each frame
+    starts = ends - np.asarray(num_frames, np.int64)
+    edges = zip(starts.tolist(), ends.tolist(), before[starts].tolist(), before[ends].tolist(), strict=True)
+    return [
+        Posteriors(posteriors.counts[start:end], posteriors.tokens[first:last], posteriors.costs[first:last])
+        for start, end, first, last in edges
+    ]
 
 
 def join(pieces: Sequence[Posteriors], first_frames: Sequence[int], num_frames: int) -> Posteriors:

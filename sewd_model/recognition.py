@@ -1,4 +1,4 @@
-"""What engines give of a clip: the greedy path of a CTC head and the logits of classifiers, or why there are none."""
+"""What engines give of a clip: of a CTC head its greedy path or its posteriors, of classifiers their logits."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sewd_model.ctc import GreedyPath, greedy_path
 from sewd_model.features import FeatureExtractor
+from sewd_model.posteriors import Posteriors, keep
 
 Logits = tuple[Tensor, ...]  # of each head, for one clip: float32 on the CPU, (frames, vocabulary) or (labels,)
 Samples = NDArray[Any]  # (num_samples,) int16, or float32 with full scale at 1
@@ -34,8 +35,9 @@ class Failure(Enum):
     BAD_OUTPUT = auto()
 
 
-Recognized = tuple[GreedyPath | Tensor, ...] | Failure
-"""Of each head: the greedy path of a CTC head, or the logits `(labels,)` of a classifier, float32 on the CPU."""
+Recognized = tuple[GreedyPath | Posteriors | Tensor, ...] | Failure
+"""Of each head: the greedy path or the posteriors of a CTC head, or the logits `(labels,)` of a classifier, float32 on
+the CPU."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,13 @@ class Decoding:
         features: how waveforms are prepared.
         blank: id of the CTC blank; 0 without a CTC head.
         drop: ids that `greedy_path` drops.
+        posteriors: the result of a CTC head is its posteriors, from which any decoder makes tokens, the greedy one too.
     """
 
     features: FeatureExtractor
     blank: int = 0
     drop: tuple[int, ...] = ()
+    posteriors: bool = False
 
 
 def check_samples(clip: Samples) -> None:
@@ -105,4 +109,10 @@ def _recognized(logits: Logits | None, decoding: Decoding) -> Recognized:
         return Failure.TOO_LARGE
     if not all(np.isfinite(head.numpy()).all() for head in logits):
         return Failure.BAD_OUTPUT
-    return tuple(greedy_path(head, decoding.blank, decoding.drop) if head.dim() == 2 else head for head in logits)
+    return tuple(_of_ctc_head(head, decoding) if head.dim() == 2 else head for head in logits)
+
+
+def _of_ctc_head(logits: Tensor, decoding: Decoding) -> GreedyPath | Posteriors:
+    if decoding.posteriors:
+        return keep(logits.numpy(), decoding.blank)
+    return greedy_path(logits, decoding.blank, decoding.drop)

@@ -112,7 +112,8 @@ def transcribe(
         # Once more, under the lease: another driver may have worked on the run until now.
         run = find_existing_run(config, expected)
         if run is None:
-            run = create_run(config, expected, plan_new_run(config) if parts is None else parts)
+            acoustics = models.acoustics if config.keep_posteriors else None
+            run = create_run(config, expected, plan_new_run(config) if parts is None else parts, acoustics)
         check_lease = functools.partial(require_lease, run.uri, attempt)
         run = follow_plan(complete_record(run, check_lease))
         if updates:

@@ -136,7 +136,7 @@ def run_trial(config: RunConfig, models: ModelInfo, digests: tuple[str, ...], le
             stop_uri="",
             run="",
             deadline_s=config.deadline_s,
-            hop_length=models.hop_length,
+            hop_length=models.acoustics.hop_length,
         )
         chunk_bytes = config.chunk_s * models.audio.sample_rate * np.dtype(np.float32).itemsize
         with DataContext.current(data_context(nodes, wanted, chunk_bytes)), project_errors():

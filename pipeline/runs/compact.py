@@ -43,6 +43,7 @@ COMPACTION: Final = "compaction.json"
 FILE_BYTES: Final = 256 << 20
 MAX_GROUP_FILES: Final = 5000  # files that one task opens: small files cost requests, not bytes
 ROW_GROUP_ROWS: Final = 1 << 15
+ROW_GROUP_FRAMES: Final = 1 << 17  # of posteriors, 44 minutes at 20 ms: what one task decodes
 SMALL_RUN_BYTES: Final = 32 << 20  # below this, starting workers takes longer than the work
 
 
@@ -236,7 +237,7 @@ def _merge(run: str, table: str, files: Sequence[DataFile], left: frozenset[str]
     with tempfile.TemporaryDirectory(prefix="sewd-compact-") as folder:
         path = Path(folder, "part.parquet")
         with pq.ParquetWriter(path, TABLES[table], compression="zstd") as writer:
-            for group in _row_groups(staying()):
+            for group in _row_groups(table, staying()):
                 writer.write_table(group)
                 rows += group.num_rows
         data = path.read_bytes()
@@ -246,6 +247,13 @@ def _merge(run: str, table: str, files: Sequence[DataFile], left: frozenset[str]
     return put_data_file(run, table, "all", rows, data)
 
 
-def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Join batches to at least `ROW_GROUP_ROWS` rows: small row groups are read as slowly as small files."""
-    return map(pa.Table.from_batches, grouped(batches, lambda batch: batch.num_rows, at_least=ROW_GROUP_ROWS))
+def _row_groups(table: str, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Join batches to at least `ROW_GROUP_ROWS` rows: small row groups are read as slowly as small files.
+
+    Those of posteriors are closed by frames, between two batches: the rows of a chunk are in one row group.
+    """
+    if table == "posteriors":
+        groups = grouped(batches, lambda batch: pc.sum(batch["num_frames"]).as_py() or 0, at_least=ROW_GROUP_FRAMES)
+    else:
+        groups = grouped(batches, lambda batch: batch.num_rows, at_least=ROW_GROUP_ROWS)
+    return map(pa.Table.from_batches, groups)

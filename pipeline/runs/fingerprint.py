@@ -44,6 +44,7 @@ def fingerprint(config: RunConfig, commits: Mapping[str, str] | None = None) -> 
         **({"columns": column_names(config.columns)} if config.columns else {}),
         **({"input_format": config.input_format} if config.input_format else {}),
         **({"allow_any_path": True} if config.allow_any_path else {}),
+        **({"keep_posteriors": True} if config.keep_posteriors else {}),
     }
 
 

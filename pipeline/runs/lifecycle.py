@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pipeline.config import RunConfig, column_names
 from pipeline.corpus.left_out import LeftOut
 from pipeline.corpus.plan import plan
+from pipeline.decoding.acoustics import Acoustics
 from pipeline.errors import InputChangedError, LeaseLostError, StorageError, UsageError
 from pipeline.runs.additions import ADDITIONS, remove_leftovers, save_state
 from pipeline.runs.commit import COMMITS, Commit, DataFile, remove_orphans
@@ -94,8 +95,17 @@ def plan_new_run(config: RunConfig) -> pa.Table:
     return plan(config.inputs, int(config.part_mib * 2**20), config.limit, names, config.input_format)
 
 
-def create_run(config: RunConfig, fingerprint: Mapping[str, Any], parts: pa.Table) -> Run:
-    """Store the plan, then the record of a new run."""
+def create_run(
+    config: RunConfig, fingerprint: Mapping[str, Any], parts: pa.Table, acoustics: Acoustics | None = None
+) -> Run:
+    """Store the plan, then the record of a new run.
+
+    Args:
+        config: of the run.
+        fingerprint: what its rows depend on.
+        parts: its plan, of schema `PLAN`.
+        acoustics: what its posteriors mean; None if it keeps none.
+    """
     write_plan(config.output, parts)
     record = {
         "status": RunStatus.RUNNING,
@@ -106,6 +116,7 @@ def create_run(config: RunConfig, fingerprint: Mapping[str, Any], parts: pa.Tabl
         "input_bytes": sum(parts["bytes"].to_pylist()),
         "left_out": LeftOut.from_metadata(parts.schema.metadata).to_json(),
         "attempts": [],
+        **({} if acoustics is None else {"acoustics": acoustics.to_json()}),
     }
     return Run(config.output, RunRecord(record)).save()
 

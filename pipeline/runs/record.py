@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, Field, NonNegativeInt, ValidationError
 
 from pipeline.corpus.left_out import LeftOut
+from pipeline.decoding.acoustics import Acoustics
 from pipeline.errors import DamagedRunError
 from pipeline.runs.commit import is_below
 from pipeline.runs.status import RunStatus
@@ -163,6 +164,7 @@ class _Addition(BaseModel):
 
 
 class _Record(BaseModel):
+    acoustics: dict[str, Any] | None = None
     reason: str | None = None
     created: _Time | None = None
     finished: _Time | None = None
@@ -402,6 +404,19 @@ class RunRecord:
         return _required(self.config, "config", "normalizer")
 
     @property
+    def acoustics(self) -> Acoustics | None:
+        """What the posteriors of the run mean; None if it keeps none.
+
+        Raises:
+            DamagedRunError: the record holds something else.
+        """
+        values = self.values.get("acoustics")
+        try:
+            return None if values is None else Acoustics.from_json(values)
+        except ValueError as error:
+            raise DamagedRunError(f"run.json is damaged (acoustics: {error})") from error
+
+    @property
     def attempts(self) -> tuple[Attempt, ...]:
         """Every start of a driver, first to last."""
         return tuple(map(Attempt, self.values.get("attempts") or ()))
@@ -451,7 +466,7 @@ def _required(values: Mapping[str, Any], name: str, key: str) -> str:
 def _to_json(value: Any) -> Any:
     if isinstance(value, Attempt):
         return dict(value.values)
-    if isinstance(value, Totals | PlanUpdate):
+    if isinstance(value, Totals | PlanUpdate | Acoustics):
         return dataclasses.asdict(value)
     if isinstance(value, Addition):
         return {f.name: _to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.corpus.parts import PLAN, Part
+from pipeline.decoding.acoustics import Acoustics
 from pipeline.errors import DamagedRunError, UsageError
 from pipeline.runs import frames
 from pipeline.runs.commit import Commit, DataFile
@@ -111,6 +112,19 @@ class Run:
     def status(self) -> RunStatus:
         """The recorded status. A run whose driver was killed keeps `running`: see `is_interrupted`."""
         return self.record.status
+
+    @property
+    def acoustics(self) -> Acoustics:
+        """What is needed to read its posteriors without the model.
+
+        Raises:
+            UsageError: the run keeps no posteriors.
+            DamagedRunError: its record is damaged.
+        """
+        found = self.record.acoustics
+        if found is None:
+            raise UsageError(f"{self.uri} has no posteriors: they are kept by `sewd transcribe --keep-posteriors`")
+        return found
 
     def is_interrupted(self) -> bool:
         """Whether the recorded status is `running` although its driver is known to be gone."""
@@ -284,7 +298,7 @@ class Run:
         return len(ids) - (pc.sum(pc.is_in(ids, done), min_count=0).as_py() or 0)
 
     def files(self) -> dict[str, list[DataFile]]:
-        """The files that hold the committed rows, by table (`transcripts`, `labels`, `errors`)."""
+        """The files that hold the committed rows, by table."""
         files = _listed(self._files)
         return {table: [file for file in files if file.table == table] for table in TABLES}
 
@@ -333,7 +347,7 @@ class Run:
         return sum(file.rows for file in self.files()[table])
 
     def dataset(self, table: str) -> pads.Dataset:
-        """The committed rows of `transcripts`, `labels` or `errors`, at any time, also while the run is in progress.
+        """The committed rows of a table of `pipeline.schemas.TABLES`, at any time, also while the run is in progress.
 
         If the run is finished meanwhile, the files of the dataset are removed: open it again (`read` does that).
 
@@ -373,9 +387,9 @@ class Run:
         return frames.polars_frame(lambda: self.to_arrow(table, columns))
 
     def duckdb(self) -> Any:
-        """A connection of DuckDB with the views `transcripts`, `labels` and `errors`, which are read when queried.
+        """A connection of DuckDB with a view of each table of `pipeline.schemas.TABLES`, which is read when queried.
 
-        They hold the rows that were committed when this was called, of all three tables. Open another connection
+        They hold the rows that were committed when this was called, of all tables. Open another connection
         when a run in progress has been finished.
 
         Raises:

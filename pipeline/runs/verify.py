@@ -297,6 +297,8 @@ def committed_rows(commit: Commit, classifiers: Sequence[str]) -> Counter[ChunkO
     rows = {("labels", name): commit.utterances for name in names}
     if not commit.folder:
         rows |= {("transcripts", ""): commit.utterances, ("errors", ""): commit.errors}
+        if any(file.table == "posteriors" for file in commit.files):
+            rows["posteriors", ""] = commit.utterances
     found = {ChunkOfTable(table, commit.part_id, commit.chunk, task): count for (table, task), count in rows.items()}
     return Counter({key: count for key, count in found.items() if count})
 

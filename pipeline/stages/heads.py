@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +38,7 @@ from sewd_model import (
     load_engine,
 )
 from sewd_model.engines import Engine
+from sewd_model.posteriors import Posteriors, join
 from sewd_model.recognition import Failure, Recognized, prepared
 
 CTC = -1  # position of the CTC head; classifiers count from 0
@@ -54,12 +55,14 @@ class Recognition:
         label_scores: for each classifier of the run, the scores of its labels.
         skipped_s: silence that was not computed, in seconds.
         error: why there are no numbers.
+        posteriors: of the CTC head, instead of its path, where the settings say so.
     """
 
     path: GreedyPath | None = None
     label_scores: list[list[float]] | None = None
     skipped_s: float | None = None
     error: RowError | None = None
+    posteriors: Posteriors | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,6 @@ class Heads:
 
     def __init__(self, settings: HeadSettings) -> None:
         self.settings = settings
-        self.device = torch.device(settings.device)
         self._load()
 
     def _load(self) -> None:
@@ -107,7 +109,7 @@ class Heads:
             loaded[index] = (FeatureExtractor.from_pretrained(path), classifier)
         self.num_classifiers = len(paths)
         self.min_samples = max(head.config.min_samples for _, head in loaded.values())
-        self.encoders = _encoders(loaded, self.device, settings.dtype, settings.threads, drop)
+        self.encoders = _encoders(loaded, settings, drop)
 
     def results(self, rows: pa.StructArray) -> list[Recognition]:
         """The result of each row; `_NO_RESULT` for a row without samples."""
@@ -121,7 +123,13 @@ class Heads:
         return [
             _NO_RESULT
             if samples is None or row is None
-            else _joined(row, list(itertools.islice(recognized, len(row))), len(samples), duration_s)
+            else _joined(
+                row,
+                list(itertools.islice(recognized, len(row))),
+                len(samples),
+                duration_s,
+                has_posteriors=self.settings.posteriors,
+            )
             for samples, row, duration_s in zip(waveforms, clips, durations, strict=True)
         ]
 
@@ -149,6 +157,7 @@ class Heads:
             One result per utterance, in order; an error for an utterance that does not fit in the GPU's memory.
         """
         paths: list[GreedyPath | None] = [None] * len(clips)
+        posteriors: list[Posteriors | None] = [None] * len(clips)
         label_scores: list[list[list[float]]] = [[[]] * self.num_classifiers for _ in clips]
         errors: dict[int, Recognition] = {}
         for encoder in self.encoders:
@@ -159,16 +168,18 @@ class Heads:
                 for position, output in zip(encoder.positions, result, strict=True):
                     if isinstance(output, GreedyPath):
                         paths[index] = output
+                    elif isinstance(output, Posteriors):
+                        posteriors[index] = output
                     else:
                         label_scores[index][position] = _label_scores(output)
         return [
-            errors.get(index) or Recognition(path, scores)
-            for index, (path, scores) in enumerate(zip(paths, label_scores, strict=True))
+            errors.get(index) or Recognition(path, scores, posteriors=kept)
+            for index, (path, scores, kept) in enumerate(zip(paths, label_scores, posteriors, strict=True))
         ]
 
     def _recognized(
         self, encoder: _Encoder, clips: Sequence[np.ndarray]
-    ) -> list[tuple[GreedyPath | torch.Tensor, ...] | Recognition]:
+    ) -> list[tuple[GreedyPath | Posteriors | torch.Tensor, ...] | Recognition]:
         """What the heads give of each clip, or its error."""
         found = list(self._timed(encoder.engine.recognize(clips)))
         # A clip whose values overflow can spoil the clips that share its batch: each of them is computed alone.
@@ -208,15 +219,27 @@ class _Clip(NamedTuple):
     samples: np.ndarray
 
 
-def _joined(clips: Sequence[_Clip], results: Sequence[Recognition], samples: int, duration_s: float) -> Recognition:
+def _joined(
+    clips: Sequence[_Clip], results: Sequence[Recognition], samples: int, duration_s: float, *, has_posteriors: bool
+) -> Recognition:
     """The result of a row of so many samples from those of its clips."""
     failed = next((result for result in results if result.error is not None), None)
     if failed is not None:
         return failed
     skipped = samples - sum(len(clip.samples) for clip in clips)
     if not skipped:
-        return Recognition(results[0].path, results[0].label_scores, 0.0)
-    return Recognition(_joined_path(clips, results), _joined_scores(clips, results), duration_s * skipped / samples)
+        return replace(results[0], skipped_s=0.0)
+    skipped_s, scores = duration_s * skipped / samples, _joined_scores(clips, results)
+    if has_posteriors:
+        return Recognition(None, scores, skipped_s, posteriors=_joined_posteriors(clips, results))
+    return Recognition(_joined_path(clips, results), scores, skipped_s)
+
+
+def _joined_posteriors(clips: Sequence[_Clip], results: Sequence[Recognition]) -> Posteriors:
+    """The posteriors of a row, with the frames of the row, from those of its clips."""
+    pieces = [result.posteriors for result in results if result.posteriors is not None]
+    firsts = [clip.first_frame for clip in clips]
+    return join(pieces, firsts, firsts[-1] + pieces[-1].num_frames if pieces else 0)
 
 
 def _joined_path(clips: Sequence[_Clip], results: Sequence[Recognition]) -> GreedyPath:
@@ -243,7 +266,10 @@ def _joined_scores(clips: Sequence[_Clip], results: Sequence[Recognition]) -> li
     return [np.average(scores, axis=0, weights=weights).tolist() for scores in by_classifier]
 
 
-_PATH_COLUMNS = tuple(item.name for item in fields(GreedyPath))
+_LIST_COLUMNS = {
+    **{item.name: "path" for item in fields(GreedyPath)},
+    **{item.name: "posteriors" for item in fields(Posteriors)},
+}  # the field of `Recognition` that has each
 _NO_RESULT = Recognition()
 _BAD_FEATURES = Recognition(
     error=RowError("model", ErrorCode.NON_FINITE.value, "its samples are too large to be normalised for the model")
@@ -291,11 +317,7 @@ def _label_scores(logits: torch.Tensor) -> list[float]:
 
 
 def _encoders(
-    loaded: Mapping[int, tuple[FeatureExtractor, Head]],
-    device: torch.device,
-    dtype: str,
-    threads: int,
-    drop: Sequence[int],
+    loaded: Mapping[int, tuple[FeatureExtractor, Head]], settings: HeadSettings, drop: Sequence[int]
 ) -> list[_Encoder]:
     """One encoder for each backbone; heads with equal backbones and equal features share one."""
     groups: dict[tuple[str, bool], list[int]] = {}
@@ -305,7 +327,9 @@ def _encoders(
     for positions in groups.values():
         heads = [loaded[position][1].eval() for position in positions]
         features = loaded[positions[0]][0]
-        engine = load_engine(heads, device, dtype, threads, features, drop)
+        engine = load_engine(
+            heads, settings.device, settings.dtype, settings.threads, features, drop, posteriors=settings.posteriors
+        )
         encoders.append(_Encoder(features, tuple(positions), engine))
     return encoders
 
@@ -324,9 +348,11 @@ def _column(column: pa.Field, rows: pa.StructArray, results: Sequence[Recognitio
     elif name == "skipped_s":
         values = [result.skipped_s for result in results]
     elif name == "num_frames":
-        values = [None if result.path is None else result.path.num_frames for result in results]
-    elif name in _PATH_COLUMNS:
-        return _lists([None if result.path is None else getattr(result.path, name) for result in results], column.type)
+        framed = [result.path or result.posteriors for result in results]
+        values = [None if each is None else each.num_frames for each in framed]
+    elif name in _LIST_COLUMNS:
+        holders = [getattr(result, _LIST_COLUMNS[name]) for result in results]
+        return _lists([None if holder is None else getattr(holder, name) for holder in holders], column.type)
     elif name in RowError._fields:
         before = rows.field(name).to_pylist()
         values = [

@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import sewd_model
 from pipeline.audio import voice
 from pipeline.audio.decode import AudioSettings
 from pipeline.config import RunConfig
+from pipeline.decoding.acoustics import Acoustics
 from pipeline.errors import UsageError
 from pipeline.storage import retry
 from sewd_model import (
@@ -29,21 +31,14 @@ class ModelInfo:
     Attributes:
         audio: how audio is decoded for them.
         min_samples: the shortest waveform that all of them accept, in samples.
-        hop_length: samples per frame of the CTC head.
-        tokenizer: of the CTC head.
+        acoustics: tokens and frames of the CTC head.
         classifiers: task and label names, by index, of each classification head, in the order of the run.
     """
 
     audio: AudioSettings
     min_samples: int
-    hop_length: int
-    tokenizer: CTCTokenizer
+    acoustics: Acoustics
     classifiers: tuple[tuple[str, tuple[str, ...]], ...]
-
-    @property
-    def frame_s(self) -> float:
-        """Duration of a frame of the CTC head, in seconds."""
-        return self.hop_length / self.audio.sample_rate
 
 
 def load_model_info(config: RunConfig) -> ModelInfo:
@@ -75,8 +70,8 @@ def load_model_info(config: RunConfig) -> ModelInfo:
     return ModelInfo(
         audio=audio,
         min_samples=max(head.min_samples for head in (ctc, *heads.values())),
-        hop_length=ctc.hop_length,
-        tokenizer=tokenizer,
+        # A head without a blank does not load.
+        acoustics=Acoustics(tokenizer, cast(int, ctc.pad_token_id), ctc.vocab_size, ctc.hop_length, rate),
         classifiers=tuple(
             (task, tuple(head.id2label[index] for index in range(head.num_labels))) for task, head in heads.items()
         ),

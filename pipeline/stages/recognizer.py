@@ -138,8 +138,7 @@ class Recognizer:
         self._name = shown(config.model)
         self._rows = RowSettings(info.audio, info.min_samples, allow_any_path=True)
         self._texts = TextSettings(
-            tokenizer=info.tokenizer,
-            frame_s=info.frame_s,
+            acoustics=info.acoustics,
             word_gap_s=config.word_gap_s,
             extend_words=True,
             normalizer=config.normalizer,
@@ -147,7 +146,7 @@ class Recognizer:
         )
         classifiers = tuple(config.tasks.values())
         heads = HeadSettings(
-            config.model, classifiers, (), device, config.dtype, self.threads, hop_length=info.hop_length
+            config.model, classifiers, (), device, config.dtype, self.threads, hop_length=info.acoustics.hop_length
         )
         with _TORCH_THREADS.one(device):
             self._heads: Heads = retry.with_retries(config.model, lambda: Heads(heads))

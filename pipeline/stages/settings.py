@@ -18,6 +18,7 @@ class HeadSettings:
         threads: on CPUs, packs of utterances that are computed at the same time, each by one thread.
         deadline_s: a process that takes longer than this for an utterance hangs, and is ended; None: no deadline.
         hop_length: samples per frame of the CTC head.
+        posteriors: give the posteriors of the CTC head instead of its greedy path.
     """
 
     model: str | None
@@ -28,6 +29,7 @@ class HeadSettings:
     threads: int
     deadline_s: float | None = None
     hop_length: int = 320
+    posteriors: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

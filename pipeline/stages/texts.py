@@ -8,11 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from pipeline.schemas import LABELS, TRANSCRIPTS
+from pipeline.decoding.acoustics import Acoustics
+from pipeline.decoding.rows import joined_posteriors, packed_levels
+from pipeline.schemas import LABELS, POSTERIORS, TRANSCRIPTS
 from pipeline.scoring.counts import score_columns
 from pipeline.stages.noise import without_noise
 from pipeline.stages.word_ends import sound_ends
-from sewd_model import CTCTokenizer, GreedyPath, Word, split_at_gaps, words
+from sewd_model import GreedyPath, Word, split_at_gaps, words
+from sewd_model.ctc import greedy_paths
 
 TOP_K = 10  # most classifiers have fewer labels: then a run holds every score, which an AUROC needs
 
@@ -22,16 +25,14 @@ class TextSettings:
     """How numbers become rows.
 
     Attributes:
-        tokenizer: tokenizer of the CTC head.
-        frame_s: seconds per frame.
+        acoustics: tokens and frames of the CTC head.
         word_gap_s: a word ends where no token follows for this long; 0: only where the model ends it.
         extend_words: take the end of a word from the level of the sound, see `pipeline.stages.word_ends`.
         normalizer: normalisation of references and hypotheses before they are compared.
         classifiers: (task, labels by index) of each classification head, in the run's order.
     """
 
-    tokenizer: CTCTokenizer
-    frame_s: float
+    acoustics: Acoustics
     word_gap_s: float
     extend_words: bool
     normalizer: str
@@ -39,24 +40,20 @@ class TextSettings:
 
 
 def transcripts(rows: pa.Table, settings: TextSettings) -> pa.Table:
-    """Rows of `RECOGNIZED_ROW` without errors, with part and chunk, as a table of schema `TRANSCRIPTS`."""
+    """Rows without errors as a table of schema `TRANSCRIPTS`.
+
+    Args:
+        rows: of `RECOGNIZED_ROW`, with part and chunk; or of `POSTERIORS`, with their levels unpacked.
+        settings: how numbers become rows.
+    """
+    acoustics = settings.acoustics
     texts, word_lists, confidences = [], [], []
-    names = (
-        *("token_ids", "start_frames", "end_frames", "probabilities", "num_frames"),
-        *("start_s", "skipped_s", "levels"),
-    )
-    columns = (rows[name].to_pylist() for name in names)
-    for token_ids, starts, ends, probabilities, num_frames, start_s, skipped_s, level in zip(*columns, strict=True):
-        path = GreedyPath(
-            np.asarray(token_ids, np.int64),
-            np.asarray(starts, np.int64),
-            np.asarray(ends, np.int64),
-            np.asarray(probabilities, np.float32),
-            num_frames,
-        )
+    columns = (rows[name].to_pylist() for name in ("start_s", "skipped_s", "levels"))
+    for whole, start_s, skipped_s, level in zip(_paths(rows, acoustics), *columns, strict=True):
+        path = whole
         levels = None if level is None else np.frombuffer(level, np.int8)
         if skipped_s and levels is not None:  # without long pauses a text is that of the model on the clip alone
-            path = without_noise(path, levels, settings.frame_s, settings.tokenizer.delimiter_id)
+            path = without_noise(path, levels, acoustics.frame_s, acoustics.tokenizer.delimiter_id)
         text, found = _text_and_words(path, settings)
         ends_s = [word.end_s for word in found]
         if settings.extend_words and levels is not None:
@@ -85,15 +82,41 @@ def transcripts(rows: pa.Table, settings: TextSettings) -> pa.Table:
     return _assemble(rows, columns_made, TRANSCRIPTS)
 
 
+def _paths(rows: pa.Table, acoustics: Acoustics) -> list[GreedyPath]:
+    """The path of each row: the greedy one of its posteriors, or the one that the recogniser gave."""
+    if rows.num_rows and not rows["counts"].null_count:
+        posteriors, num_frames = joined_posteriors(rows)
+        best, log_probabilities = posteriors.best(acoustics.blank)
+        return greedy_paths(best, log_probabilities, num_frames, acoustics.blank, acoustics.tokenizer.drop_ids)
+    names = ("token_ids", "start_frames", "end_frames", "probabilities", "num_frames")
+    return [
+        GreedyPath(
+            np.asarray(token_ids, np.int64),
+            np.asarray(starts, np.int64),
+            np.asarray(ends, np.int64),
+            np.asarray(probabilities, np.float32),
+            num_frames,
+        )
+        for token_ids, starts, ends, probabilities, num_frames in zip(
+            *(rows[name].to_pylist() for name in names), strict=True
+        )
+    ]
+
+
+def posteriors(rows: pa.Table) -> pa.Table:
+    """Rows of `RECOGNIZED_ROW` without errors, with posteriors, part and chunk, as a table of schema `POSTERIORS`."""
+    return _assemble(rows, {"levels": packed_levels(rows["levels"])}, POSTERIORS)
+
+
 def _text_and_words(path: GreedyPath, settings: TextSettings) -> tuple[str, list[Word]]:
     """The text of a path and its words, which also end where no token follows for long."""
-    tokenizer = settings.tokenizer
+    tokenizer, frame_s = settings.acoustics.tokenizer, settings.acoustics.frame_s
     pieces = [path]
     if settings.word_gap_s:
-        pieces = split_at_gaps(path, max(1, math.ceil(round(settings.word_gap_s / settings.frame_s, 6))))
+        pieces = split_at_gaps(path, max(1, math.ceil(round(settings.word_gap_s / frame_s, 6))))
     texts = (tokenizer.text(piece.token_ids) for piece in pieces)
     text = tokenizer.replace_word_delimiter_char.join(filter(None, texts))
-    return text, [word for piece in pieces for word in words(piece, tokenizer, settings.frame_s)]
+    return text, [word for piece in pieces for word in words(piece, tokenizer, frame_s)]
 
 
 def _geometric_mean(probabilities: np.ndarray) -> float | None:

@@ -13,7 +13,7 @@ from pipeline.runs.commit import Commit, encode_commit, write_chunk
 from pipeline.runs.lease import require_lease
 from pipeline.schemas import ERRORS, field
 from pipeline.secrets import without_secrets
-from pipeline.stages.texts import TextSettings, labels, transcripts
+from pipeline.stages.texts import TextSettings, labels, posteriors, transcripts
 from sewd_model.engine_status import EngineStatus
 
 MAX_FAILED_REPORTED = 20
@@ -35,11 +35,13 @@ class WriteSettings(TextSettings):
     Attributes:
         run: the RUN directory or prefix.
         attempt: id of this start of the driver.
+        keep_posteriors: write the posteriors, too.
         folder: where commits are kept, relative to the run; see `Commit.folder`.
     """
 
     run: str
     attempt: str
+    keep_posteriors: bool = False
     folder: str = ""
 
 
@@ -76,6 +78,8 @@ def _write(chunk: pa.Table, settings: WriteSettings) -> dict[str, Any]:
             "transcripts": transcripts(recognized, settings),
             "errors": errors.select(ERRORS.names).cast(ERRORS),
         }
+        if settings.keep_posteriors:
+            tables["posteriors"] = posteriors(recognized)
     commit = Commit(
         part_id=head["part_id"],
         chunk=head["chunk"],

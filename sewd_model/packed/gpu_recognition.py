@@ -1,7 +1,7 @@
-"""From decoded samples to greedy paths, with nothing between that the processor would do for each sample or frame.
+"""From decoded samples to greedy paths or posteriors, with nothing between that the processor would do for each sample.
 
 The device gets samples as they were decoded, int16 or float32. It computes the input of the model, the model, and the
-best token of each frame. The processor collapses the tokens of a batch at once.
+best tokens of each frame. The processor collapses, or keeps, the tokens of a batch at once.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from sewd_model.ctc import greedy_paths
+from sewd_model.ctc import GreedyPath, greedy_paths
 from sewd_model.packed.gpu import PackedDeviceModel
 from sewd_model.packed.gpu_batches import DeviceRunner
 from sewd_model.packed.gpu_layout import Batch, lay_out_samples
 from sewd_model.packed.layers import CTCHead
+from sewd_model.posteriors import MOST_TOKENS, Posteriors, keep_best, split
 from sewd_model.recognition import FULL_SCALE, Decoding, Failure, Recognized, Samples
 
 
@@ -39,10 +41,14 @@ class RecognitionRunner(DeviceRunner[Samples, Recognized]):
         samples = model_input(batch, do_normalize=self.decoding.features.do_normalize)
         logits = self.model.compute(replace(batch, samples=samples))
         numbers = [
-            best_tokens(head_logits) if isinstance(head, CTCHead) else head_logits
+            best_tokens(head_logits, self._tokens(head)) if isinstance(head, CTCHead) else head_logits
             for head, head_logits in zip(self.model.heads, self.model.by_head(batch, logits), strict=True)
         ]
         return torch.cat([part.flatten() for part in numbers])
+
+    def _tokens(self, head: CTCHead) -> int:
+        """How many tokens of a frame come to the processor."""
+        return min(MOST_TOKENS, head.num_outputs) if self.decoding.posteriors else 1
 
     def results(self, batch: Batch, numbers: Tensor) -> list[Recognized]:
         """See `DeviceRunner.results`."""
@@ -52,10 +58,11 @@ class RecognitionRunner(DeviceRunner[Samples, Recognized]):
         columns: list[Sequence[Any]] = []
         for head in self.model.heads:
             if isinstance(head, CTCHead):
-                (best, log_probabilities), values = values[: 2 * total].reshape(2, total), values[2 * total :]
-                is_bad |= np.logical_or.reduceat(~np.isfinite(log_probabilities), frames.cumsum() - frames)
-                blank, drop = self.decoding.blank, self.decoding.drop
-                columns.append(greedy_paths(best.astype(np.int64), log_probabilities, frames, blank, drop))
+                count = self._tokens(head)
+                of_head, values = np.split(values, [2 * total * count])
+                tokens, log_probabilities = of_head.reshape(2, total, count)
+                is_bad |= np.logical_or.reduceat(~np.isfinite(log_probabilities[:, 0]), frames.cumsum() - frames)
+                columns.append(self._of_ctc_head(tokens.astype(np.int64), log_probabilities, frames))
             else:
                 logits, values = np.split(values, [clips * head.num_outputs])
                 logits = logits.reshape(clips, -1).copy()
@@ -63,6 +70,15 @@ class RecognitionRunner(DeviceRunner[Samples, Recognized]):
                 columns.append(torch.from_numpy(logits).unbind(0))
         results = zip(is_bad, zip(*columns, strict=True), strict=True)
         return [Failure.BAD_OUTPUT if bad else result for bad, result in results]
+
+    def _of_ctc_head(
+        self, tokens: NDArray[np.int64], log_probabilities: NDArray[np.float32], frames: NDArray[np.int64]
+    ) -> Sequence[GreedyPath | Posteriors]:
+        """Of each clip its path or its posteriors, from the best tokens of all frames, `(frames, tokens)`."""
+        blank, drop = self.decoding.blank, self.decoding.drop
+        if self.decoding.posteriors:
+            return split(keep_best(tokens, log_probabilities, blank), frames)
+        return greedy_paths(tokens[:, 0], log_probabilities[:, 0], frames, blank, drop)
 
     def is_finite(self, results: Sequence[Recognized]) -> bool:
         """See `BatchRunner.is_finite`."""
@@ -95,12 +111,17 @@ def model_input(batch: Batch, *, do_normalize: bool) -> Tensor:
     return torch.where(place < batch.num_samples[batch.clip][:, None], normalised.float(), 0.0)
 
 
-def best_tokens(logits: Tensor) -> Tensor:
-    """The best token of each frame, the lowest id of equal ones, and its log-softmax: `(2, frames)` float32.
+def best_tokens(logits: Tensor, count: int) -> Tensor:
+    """The best tokens of each frame, the lowest id of equal best ones, and their log-softmax: `(2, frames, count)`.
 
-    The log-softmax is NaN where a logit is not finite. (float32 holds each id: vocabularies have far fewer than 2**24.)
+    In float32, which holds each id: vocabularies have far fewer than 2**24. The log-softmax of the best token is NaN
+    where a logit is not finite.
     """
-    top, best = logits.max(-1)
-    log_probabilities = -(logits - top[:, None]).exp().sum(-1).log()
-    log_probabilities = log_probabilities.masked_fill(~logits.isfinite().all(-1), torch.nan)
-    return torch.stack([best.float(), log_probabilities])
+    top, best = logits.max(-1, keepdim=True)
+    total = (logits - top).exp().sum(-1, keepdim=True).log()
+    total = total.masked_fill(~logits.isfinite().all(-1, keepdim=True), torch.nan)
+    if count == 1:
+        return torch.stack([best.float(), -total])
+    # `topk` gives any of equal tokens first: the best one is made better than all.
+    tokens = logits.scatter(-1, best, torch.inf).topk(count, -1).indices
+    return torch.stack([tokens.float(), logits.gather(-1, tokens) - top - total])

@@ -66,5 +66,6 @@ def test_what_the_driver_reads_of_a_checkpoint_is_what_its_models_have():
     classifier = SEWDForSequenceClassification.from_pretrained(BUNDLED).config
     info = load_model_info(make_config(inputs=("a",), output="b", classifiers=(f"keyword={BUNDLED}",)))
     assert SEWDConfig.from_pretrained(BUNDLED) == ctc == classifier
-    assert (info.hop_length, info.min_samples) == (ctc.hop_length, max(ctc.min_samples, classifier.min_samples))
+    assert info.acoustics.hop_length == ctc.hop_length
+    assert info.min_samples == max(ctc.min_samples, classifier.min_samples)
     assert info.classifiers == (("keyword", tuple(classifier.id2label.values())),)

@@ -48,6 +48,7 @@ SET_BY: dict[Any, dict[str, tuple[type, str]]] = {
                     "cut",
                     "skip_silence",
                     "normalizer",
+                    "keep_posteriors",
                     "limit",
                     "actors",
                     "gpus_per_actor",

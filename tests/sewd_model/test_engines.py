@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch._dynamo.exc import TorchDynamoException
 
 import sewd_model
 from sewd_model import EngineStatus, FeatureExtractor, SEWDForCTC, SEWDForSequenceClassification, load_engine
-from sewd_model.engines import _ClipByClip, _default_dtype, _OnDevice, _Padded
+from sewd_model.ctc import greedy_paths
+from sewd_model.engines import _ClipByClip, _default_dtype, _OnDevice, _PackedOnCpu, _PackedOnDevice, _Padded
 from sewd_model.packed import gpu_check, int8
+from sewd_model.packed.cpu import PackedModel
 from sewd_model.packed.gpu import PackedDeviceModel
 from sewd_model.packed.gpu_batches import BUDGET_S
 from sewd_model.packed.gpu_check import DisagreementError
 from sewd_model.packed.gpu_memory import device_failed
+from sewd_model.packed.gpu_recognition import best_tokens
 from sewd_model.packed.products import OneDNNLinear
+from sewd_model.posteriors import LARGEST_COST
 from sewd_model.recognition import Decoding, Failure
 from tests.support import corpora
 
 CPU = torch.device("cpu")
+KINDS = (_PackedOnDevice, _Padded, _ClipByClip)
 CPU_NAME = f"cpu {torch.backends.cpu.get_cpu_capability()}"
 NO_COMPILER = "ignore:flex_attention called without torch.compile"
 
@@ -127,6 +135,45 @@ def test_on_a_device_samples_are_prepared_as_on_the_processor(load_heads, do_nor
     engine = _OnDevice(load_heads(), CPU, "float32", decoding)
     reference = _ClipByClip(load_heads(), CPU, "float32", decoding)
     assert_results_close(engine.recognize(waves), reference.recognize(waves))
+
+
+@pytest.mark.filterwarnings(NO_COMPILER)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda heads, decoding: _PackedOnCpu(PackedModel(heads), decoding),
+        *(lambda heads, decoding, kind=kind: kind(heads, CPU, "float32", decoding) for kind in KINDS),
+    ],
+    ids=["cpu", *(kind.__name__ for kind in KINDS)],
+)
+def test_every_engine_gives_the_posteriors_of_the_logits_of_the_models(load_heads, make):
+    decoding = replace(DECODING, posteriors=True)
+    reference = clip_by_clip(load_heads())
+    waves = [*decoded(4), np.zeros(720, np.float32)]
+    prepared = [
+        torch.from_numpy(DECODING.features.prepare(wave / np.float32(np.abs(wave).max() or 1))) for wave in waves
+    ]
+    results = list(make(load_heads(), decoding).recognize(waves))
+    expected = zip(reference.encode(prepared), reference.recognize(waves), strict=True)
+    for (posteriors, scores), ((logits, _), (path, expected_scores)) in zip(results, expected, strict=True):
+        torch.testing.assert_close(scores, expected_scores, rtol=1e-4, atol=1e-4)
+        (found,) = greedy_paths(*posteriors.best(DECODING.blank), [posteriors.num_frames], 0, DECODING.drop)
+        np.testing.assert_array_equal(found.token_ids, path.token_ids)
+        np.testing.assert_array_equal(found.start_frames, path.start_frames)
+        full = torch.log_softmax(logits, -1).numpy()
+        dense = posteriors.log_probabilities(full.shape[1], DECODING.blank)
+        kept = dense > -LARGEST_COST
+        assert np.array_equal(kept.sum(1), posteriors.counts)
+        np.testing.assert_allclose(dense[kept], full[kept], atol=LARGEST_COST / 255 + 1e-3)
+
+
+@given(st.integers(1, 9), st.integers(0, 2**32 - 1))
+def test_the_best_token_on_a_device_is_the_lowest_id_of_equal_ones(count, seed):
+    logits = torch.from_numpy(np.random.default_rng(seed).integers(-3, 3, (20, 9)).astype(np.float32))
+    tokens, log_probabilities = best_tokens(logits, count)
+    assert torch.equal(tokens[:, 0].long(), logits.argmax(-1))
+    torch.testing.assert_close(log_probabilities, torch.log_softmax(logits, -1).topk(count, -1).values)
+    assert all(len(set(row)) == count for row in tokens.tolist())
 
 
 @pytest.mark.filterwarnings(NO_COMPILER)

@@ -11,24 +11,28 @@ import pytest
 import torch
 import transformers
 
+from pipeline.decoding.rows import posteriors_of
 from pipeline.errors import InputChangedError
 from pipeline.schemas import READ_CHUNK, RECOGNIZED_CHUNK
 from pipeline.stages import heads
 from pipeline.stages.recognize import ChunkRecognizer, RecognizeSettings
 from pipeline.storage.checkpoints import checkpoint_digest, local_copy
 from pipeline.storage.objects import put
-from sewd_model import EngineStatus, PackedModel
+from sewd_model import CTCTokenizer, EngineStatus, PackedModel
+from sewd_model.ctc import greedy_paths
 from sewd_model.packed import int8
 from sewd_model.packed.products import OneDNNLinear
 from sewd_model.recognition import Failure, recognize
 from tests.support import checkpoints, corpora
 
 
-def make(model, *classifiers, stop="/nowhere/stop", threads=1, dtype="float32"):
+def make(model, *classifiers, stop="/nowhere/stop", threads=1, dtype="float32", posteriors=False):
     uris = tuple(map(str, (model, *classifiers)))
     digests = tuple(map(checkpoint_digest, uris))
     common = (uris[0], uris[1:], digests, "cpu", dtype, threads)
-    return ChunkRecognizer(RecognizeSettings(*common, deadline_s=600.0, stop_uri=str(stop), run="/nowhere"))
+    return ChunkRecognizer(
+        RecognizeSettings(*common, deadline_s=600.0, stop_uri=str(stop), run="/nowhere", posteriors=posteriors)
+    )
 
 
 def chunk_table(waves: list[np.ndarray | None]) -> pa.Table:
@@ -269,6 +273,29 @@ def test_spans_are_computed_as_clips_of_their_own_and_keep_their_times(small_ctc
     expected = recognizer.recognize([wave])[0].path
     assert (whole["token_ids"], whole["start_frames"]) == (list(expected.token_ids), list(expected.start_frames))
     assert whole["skipped_s"] == 0
+
+
+def test_posteriors_of_a_row_are_those_of_its_spans_and_blanks_between(small_ctc):
+    wave = corpora.noise_bursts(6.0, 1)
+    table = with_spans([wave, wave, wave], [[0, 20_000, 40_100, 70_000], None, []])
+    recognizer = make(small_ctc, posteriors=True)
+    chunks = recognizer(table), make(small_ctc)(table)
+    rows, expected = (pa.Table.from_struct_array(chunk["rows"].combine_chunks().flatten()) for chunk in chunks)
+    assert rows["token_ids"].null_count == rows.num_rows
+    for name in ("num_frames", "skipped_s", "label_scores"):
+        assert rows[name].to_pylist() == expected[name].to_pylist()
+    alone = [recognizer.recognize([wave[start:stop]])[0].posteriors for start, stop in ((0, 20_000), (40_000, 70_000))]
+    joined = posteriors_of(rows)
+    assert joined[0].tokens.tolist() == [token for piece in alone for token in piece.tokens]
+    assert joined[0].counts[alone[0].num_frames : 125].sum() == 0
+    for posteriors, path in zip(joined, expected.select(["token_ids", "start_frames"]).to_pylist(), strict=True):
+        best = posteriors.best(0)
+        (found,) = greedy_paths(*best, [posteriors.num_frames], 0, drop_ids(small_ctc))
+        assert (found.token_ids.tolist(), found.start_frames.tolist()) == (path["token_ids"], path["start_frames"])
+
+
+def drop_ids(model):
+    return CTCTokenizer.from_pretrained(model).drop_ids
 
 
 def test_a_row_that_is_all_silence_is_an_empty_transcript_unless_it_needs_a_label(small_ctc, small_classifier):
