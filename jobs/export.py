@@ -9,9 +9,9 @@ import typer
 import pipeline
 from jobs.console import Exit, out, single
 from pipeline.export.cues import CueSettings
-from pipeline.export.export import FORMATS, ExportSettings
+from pipeline.export.export import FORMATS, AudioMode, ExportSettings
 from pipeline.export.export import export as export_run
-from pipeline.export.texts import TextSettings
+from pipeline.export.texts import OF_ALL, TextSettings
 from pipeline.report.formats import plural
 from pipeline.runs.status import RunStatus
 from pipeline.settings import default_of
@@ -26,7 +26,10 @@ def export(
     output: Annotated[
         str,
         typer.Option(
-            "--output", "-o", metavar="PATH", help="A file; for srt, vtt and textgrid an empty directory. May be a URI."
+            "--output",
+            "-o",
+            metavar="PATH",
+            help=f"A file for {', '.join(OF_ALL)}; else an empty directory. May be a URI.",
         ),
     ],
     where: Annotated[
@@ -36,6 +39,10 @@ def export(
             help="Which utterances: 'confidence > 0.9 and duration_s < 20', over columns of transcripts, TASK (its "
             "label) and TASK.score.",
         ),
+    ] = None,
+    audio: Annotated[
+        AudioMode | None,
+        typer.Option(help="Data sets for training: reference names the audio, cut cuts it out as FLAC."),
     ] = None,
     line_chars: Annotated[int, typer.Option(help="Subtitles: most characters in a line.")] = _CUE["line_chars"],
     lines: Annotated[int, typer.Option(help="Subtitles: most lines.")] = _CUE["lines"],
@@ -49,7 +56,7 @@ def export(
 ) -> int:
     """Write the transcripts of a run in the format of other programs, the segments of a recording joined in order.
 
-    Exit codes: 0 done, 1 failed, 2 usage.
+    Exit codes: 0 done, 1 failed, 2 usage, 3 done, and the audio of some utterances could not be read.
     """
     opened = pipeline.Run.open(run)
     limits = CueSettings(
@@ -61,7 +68,7 @@ def export(
         gap_s=gap,
         pause_s=pause,
     )
-    settings = ExportSettings(format=format, where=where, texts=TextSettings(cues=limits))
+    settings = ExportSettings(format=format, audio=audio, where=where, texts=TextSettings(cues=limits))
     done = export_run(opened, settings, uris.absolute(output))
     if opened.status != RunStatus.DONE:
         out.print(f"the run is not done ({opened.status}): these are its rows so far", style="yellow")
@@ -69,13 +76,17 @@ def export(
         out.print(f"{plural(done.not_selected, 'utterance')} left out by --where", markup=False)
     if done.failed:
         out.print(f"{plural(done.failed, 'error row')} of the run left out: they have no transcript", style="yellow")
+    if done.left_out:
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in sorted(done.left_out.items()))
+        out.print(f"{plural(sum(done.left_out.values()), 'utterance')} left out, no audio: {reasons}", style="yellow")
     files = "" if done.files == 1 else f", {plural(done.files, 'file')}"
+    of = f" of {plural(done.recordings, 'recording')}" if done.recordings else ""
     out.print(
-        f"{plural(done.utterances, 'utterance')} of {plural(done.recordings, 'recording')}{files}: {output}",
+        f"{plural(done.utterances, 'utterance')}{of}{files}: {output}",
         markup=False,
         soft_wrap=True,
     )
-    return Exit.DONE
+    return Exit.DONE_WITH_ERRORS if done.left_out else Exit.DONE
 
 
 if __name__ == "__main__":

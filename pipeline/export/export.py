@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import UsageError
+from pipeline.export import clips
+from pipeline.export.clips import Clip
+from pipeline.export.manifests import HOLDING, NAMED
 from pipeline.export.names import file_name
 from pipeline.export.texts import OF_A_RECORDING, OF_ALL, SUFFIXES, TextSettings
 from pipeline.export.tracks import COLUMNS, RecordingTracks, tracks_of
@@ -27,8 +30,10 @@ from pipeline.schemas import ERRORS
 from pipeline.storage import objects, uris
 from pipeline.storage.concurrently import ordered_map
 
-FORMATS: Final = (*OF_A_RECORDING, *OF_ALL)
+FORMATS: Final = (*OF_A_RECORDING, *OF_ALL, *NAMED, *HOLDING)
 """The names of the formats."""
+
+AudioMode = Literal["reference", "cut"]
 
 _SELECTED: Final = "selected"  # the column that says which rows a condition takes
 _WRITERS: Final = 16  # files of recordings that are written at a time
@@ -41,20 +46,26 @@ class ExportSettings:
 
     Attributes:
         format: one of `FORMATS`.
+        audio: of data sets for training: named (`reference`) or cut out; None: the first that the format has.
         where: a condition over the utterances, see `pipeline.export.where`; None: all.
         texts: how recordings become texts.
 
     Raises:
-        UsageError: there is no such format.
+        UsageError: there is no such format, or it has no such audio.
     """
 
     format: str
+    audio: AudioMode | None = None
     where: str | None = None
     texts: TextSettings = field(default_factory=TextSettings)
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise UsageError(f"there is no format {self.format!r}: choose one of {', '.join(FORMATS)}")
+        if self.audio is not None and (self.format not in (*NAMED, *HOLDING)):
+            raise UsageError(f"audio: {self.format} has none")
+        if self.audio == "reference" and self.format in HOLDING:
+            raise UsageError(f"audio: {self.format} holds the audio itself: use --audio cut")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +78,7 @@ class Exported:
         utterances: rows of `transcripts` that were exported.
         not_selected: rows that the condition did not take.
         failed: rows of `errors`, which are not exported.
+        left_out: rows that were selected, and whose audio could not be read, by the reason.
     """
 
     files: int = 0
@@ -74,6 +86,7 @@ class Exported:
     utterances: int = 0
     not_selected: int = 0
     failed: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def export(run: Run, settings: ExportSettings, output: str) -> Exported:
@@ -82,7 +95,7 @@ def export(run: Run, settings: ExportSettings, output: str) -> Exported:
     Args:
         run: the run.
         settings: what is exported, and how.
-        output: URI of the file; of an empty directory for the formats of `OF_A_RECORDING`.
+        output: URI of the file for the formats of `OF_ALL`; for the others, of an empty directory.
 
     Raises:
         UsageError: the condition cannot be read, or the directory is not empty.
@@ -91,13 +104,16 @@ def export(run: Run, settings: ExportSettings, output: str) -> Exported:
     """
     condition = None if settings.where is None else parse(settings.where, tuple(run.record.classifier_digests))
     counts = _Counts()
-    found = _recordings(run, condition, counts)
+    if settings.format not in OF_ALL:
+        _check_empty(output)
     if settings.format in OF_A_RECORDING:
-        check_empty(output)
-        files = _write_each(found, settings, output)
+        files = _write_each(_recordings(run, condition, counts), settings, output)
+    elif settings.format in OF_ALL:
+        files = _write_all(_recordings(run, condition, counts), settings, output)
     else:
-        _write_all(found, settings, output)
-        files = 1
+        is_cut = settings.audio == "cut" or settings.format in HOLDING
+        writer = {**NAMED, **HOLDING}[settings.format]
+        files = writer(_clips(run, condition, counts, is_cut=is_cut), output, counts.left_out)
     return replace(counts.exported(), files=files, failed=run.rows("errors"))
 
 
@@ -122,16 +138,16 @@ def _named(recordings: Iterator[RecordingTracks], suffix: str) -> Iterator[tuple
         yield file_name(recording.recording, number + suffix), recording
 
 
-def _write_all(recordings: Iterator[RecordingTracks], settings: ExportSettings, output: str) -> None:
+def _write_all(recordings: Iterator[RecordingTracks], settings: ExportSettings, output: str) -> int:
     with tempfile.TemporaryDirectory(prefix="sewd-export-") as folder:
         path = Path(folder, "export")
         with path.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(OF_ALL[settings.format](recording, settings.texts) for recording in recordings)
         objects.put_file(output, path)
+    return 1
 
 
-def check_empty(uri: str) -> None:
-    """Raise UsageError if there is an object at `uri` or anything below it."""
+def _check_empty(uri: str) -> None:
     if objects.is_object(uri) or objects.list_objects(uri):
         raise UsageError(f"{uri} is not empty: name a directory that is, so that nothing old remains in the export")
 
@@ -141,9 +157,15 @@ class _Counts:
     recordings: int = 0
     utterances: int = 0
     not_selected: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
 
     def exported(self) -> Exported:
-        return Exported(recordings=self.recordings, utterances=self.utterances, not_selected=self.not_selected)
+        return Exported(
+            recordings=self.recordings,
+            utterances=self.utterances - self.left_out.total(),
+            not_selected=self.not_selected,
+            left_out=dict(self.left_out),
+        )
 
 
 def _recordings(run: Run, condition: Condition | None, counts: _Counts) -> Iterator[RecordingTracks]:
@@ -154,16 +176,35 @@ def _recordings(run: Run, condition: Condition | None, counts: _Counts) -> Itera
                 yield found
 
 
-def _pieces(run: Run, columns: tuple[str, ...], condition: Condition | None, counts: _Counts) -> Iterator[pa.Table]:
+def _clips(run: Run, condition: Condition | None, counts: _Counts, *, is_cut: bool) -> Iterator[Clip]:
+    keys = _parts if is_cut else None
+    for rows in _pieces(run, clips.COLUMNS, condition, counts, keys):
+        selected = rows.filter(rows[_SELECTED])
+        yield from clips.cut_out(run, selected, counts.left_out) if is_cut else clips.references(run, selected)
+
+
+def _parts(rows: pa.RecordBatch) -> list[str]:
+    found: list[str] = rows["part_id"].to_pylist()
+    return found
+
+
+def _pieces(
+    run: Run,
+    columns: tuple[str, ...],
+    condition: Condition | None,
+    counts: _Counts,
+    keys: Callable[[pa.RecordBatch], list[str]] | None = None,
+) -> Iterator[pa.Table]:
     """The rows of `transcripts` in pieces, all of them, and whether the condition holds in the column `_SELECTED`."""
     wanted = {"transcripts": tuple(dict.fromkeys([*columns, *(condition.columns if condition else ())]))}
     if condition is not None and condition.tasks:
-        wanted["labels"] = (*IDENTITY, "task", "label", "score")
-    for tables in distributed_rows(run, wanted):
+        wanted["labels"] = (*IDENTITY, "part_id", "task", "label", "score")
+    for tables in distributed_rows(run, wanted, keys=keys):
         rows = tables["transcripts"]
-        selected = (
-            pa.repeat(pa.scalar(True), len(rows)) if condition is None else condition.holds(rows, tables.get("labels"))
-        )
+        if condition is None:
+            selected = pa.chunked_array([pa.repeat(pa.scalar(True), len(rows))])
+        else:
+            selected = condition.holds(rows, tables.get("labels"))
         taken = pc.sum(selected, min_count=0).as_py()
         counts.utterances += taken
         counts.not_selected += len(rows) - taken

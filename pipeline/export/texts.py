@@ -72,8 +72,8 @@ def _clock(seconds: float, point: str) -> str:
     return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}{point}{thousandths:03d}"
 
 
-def _name(text: str) -> str:
-    """A name without white space, which NIST's formats can hold."""
+def safe_name(text: str) -> str:
+    """A name without white space, as formats of lines of words need it."""
     return _UNSAFE.sub(lambda match: quote(match[0], safe=""), text) or "%00"
 
 
@@ -82,13 +82,13 @@ def _channel(track: Track) -> str:
 
 
 def _speaker(track: Track) -> str:
-    return _name(track.name or "unknown")
+    return safe_name(track.name or "unknown")
 
 
 def _ctm(recording: RecordingTracks, settings: TextSettings) -> str:
     del settings
     return "".join(
-        f"{_name(recording.recording)} {channel} {start:.3f} {end - start:.3f} {written} {word.confidence:.4f}\n"
+        f"{safe_name(recording.recording)} {channel} {start:.3f} {end - start:.3f} {written} {word.confidence:.4f}\n"
         for channel, track in _by_channel(recording)
         for word, written, start, end in _parts(track)
     )
@@ -116,8 +116,8 @@ def _parts(words: list[TimedWord]) -> Iterator[tuple[TimedWord, str, float, floa
 def _stm(recording: RecordingTracks, settings: TextSettings) -> str:
     del settings
     return "".join(
-        f"{_name(recording.recording)} {_channel(track)} {_speaker(track)} {segment.start_s:.3f} {segment.end_s:.3f} "
-        f"{segment.text}".rstrip()
+        f"{safe_name(recording.recording)} {_channel(track)} {_speaker(track)} "
+        f"{segment.start_s:.3f} {segment.end_s:.3f} {segment.text}".rstrip()
         + "\n"
         for track in recording.tracks
         for segment in track.segments
@@ -132,7 +132,9 @@ def _trn(recording: RecordingTracks, settings: TextSettings) -> str:
         for segment in track.segments:
             name = segment.utterance if track.channel is None else f"{segment.utterance}#c{track.channel}"
             texts.setdefault(name, []).append(segment.text)
-    return "".join(f"{' '.join(filter(None, text))} ({_name(name)})".lstrip() + "\n" for name, text in texts.items())
+    return "".join(
+        f"{' '.join(filter(None, text))} ({safe_name(name)})".lstrip() + "\n" for name, text in texts.items()
+    )
 
 
 def _rttm(recording: RecordingTracks, settings: TextSettings) -> str:
@@ -141,7 +143,7 @@ def _rttm(recording: RecordingTracks, settings: TextSettings) -> str:
         for start_s, end_s in _turns(track, settings.turn_gap_s):
             start, length = round(start_s, 3), round(end_s, 3) - round(start_s, 3)
             lines.append(
-                f"SPEAKER {_name(recording.recording)} {_channel(track)} {start:.3f} {length:.3f} <NA> <NA> "
+                f"SPEAKER {safe_name(recording.recording)} {_channel(track)} {start:.3f} {length:.3f} <NA> <NA> "
                 f"{_speaker(track)} <NA> <NA>\n"
             )
     return "".join(lines)
