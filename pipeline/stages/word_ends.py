@@ -30,21 +30,23 @@ def sound_ends(words: Sequence[Word], levels: np.ndarray) -> list[float]:
     """
     if not words:
         return []
-    decibels = levels.astype(np.int64)
+    decibels = levels.tolist()  # words are short: lists of a few numbers are faster than arrays
     starts = [*(word.start_s for word in words[1:]), len(decibels) * LEVEL_S]
     return [_sound_end(word, next_start_s, decibels) for word, next_start_s in zip(words, starts, strict=True)]
 
 
-def _sound_end(word: Word, next_start_s: float, levels: np.ndarray) -> float:
+def _sound_end(word: Word, next_start_s: float, levels: list[int]) -> float:
     first, end = round(word.start_s / LEVEL_S), round(word.end_s / LEVEL_S)
     limit = round(min(next_start_s, word.end_s + LONGEST_S) / LEVEL_S)
     behind = levels[end:limit]
     within = levels[first:end]
-    if not len(behind) or not len(within):
+    if not behind or not within:
         return word.end_s
-    threshold = max(within.max() - BELOW_WORD_DB, behind.min() + ABOVE_QUIET_DB)
-    loud = np.flatnonzero(behind > threshold)
-    gaps = np.diff(loud, prepend=-1) - 1
-    long = np.flatnonzero(gaps * LEVEL_S > CLOSURE_S)
-    loud = loud[: long[0]] if len(long) else loud
-    return max(word.end_s, (end + int(loud[-1]) + 1) * LEVEL_S) if len(loud) else word.end_s
+    threshold = max(max(within) - BELOW_WORD_DB, min(behind) + ABOVE_QUIET_DB)
+    sounds = 0  # how many levels behind the word its sound lasts
+    for index, level in enumerate(behind):
+        if level > threshold:
+            if (index - sounds) * LEVEL_S > CLOSURE_S:
+                break
+            sounds = index + 1
+    return max(word.end_s, (end + sounds) * LEVEL_S) if sounds else word.end_s
