@@ -265,7 +265,9 @@ def _waveforms(samples: Sequence[np.ndarray | None]) -> pa.LargeBinaryArray:
     present = [waveform.view(np.uint8) for waveform in samples if waveform is not None]
     ends = np.cumsum([0, *(0 if waveform is None else waveform.nbytes for waveform in samples)], dtype=np.int64)
     validity = pa.array([waveform is not None for waveform in samples], pa.bool_())
-    data = pa.py_buffer(np.concatenate(present) if present else b"")
+    data = pa.allocate_buffer(int(ends[-1]))
+    if present:
+        np.concatenate(present, out=np.frombuffer(data, np.uint8))
     return pa.Array.from_buffers(
         pa.large_binary(), len(samples), [validity.buffers()[1], pa.py_buffer(ends), data], validity.false_count
     )
