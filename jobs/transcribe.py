@@ -24,7 +24,7 @@ from jobs.logs import log_to
 from jobs.status import against_prediction, audio_of, describe_addition, how_to_resume, last_start
 from jobs.stop_signals import Stop, stop_on_signals
 from pipeline.cluster.local_ray import end_local_ray
-from pipeline.config import FORMAT_HELP, RunConfig, make_config
+from pipeline.config import FORMAT_HELP, RedecodeConfig, RunConfig, make_config
 from pipeline.corpus.plan import check_inputs
 from pipeline.driver.stop import record_stop
 from pipeline.errors import UsageError
@@ -260,7 +260,7 @@ def transcribe(
     log_to(log)
     pin_commits(config)  # what is downloaded shows its progress, which the bar below would disturb
     worked = has_more = has_changes = False
-    with _ProgressDisplay() as show:
+    with ProgressDisplay() as show:
 
         def on_progress(progress: pipeline.Progress) -> None:
             nonlocal worked
@@ -285,7 +285,7 @@ def transcribe(
         out.print(summary, markup=False, soft_wrap=True)
         if compared := against_prediction(run.record):
             out.print(compared, markup=False, soft_wrap=True)
-    code = _report(run, errors_ok, how_to_resume(config.existing), stop, addition)
+    code = report(run, errors_ok, how_to_resume(config.existing), stop, addition)
     return Exit.DONE_WITH_ERRORS if code == Exit.DONE and has_more and not errors_ok else code
 
 
@@ -354,7 +354,7 @@ def configuration(options: Mapping[str, Any]) -> RunConfig:
 
 
 @contextlib.contextmanager
-def stoppable(config: RunConfig, grace_s: float) -> Iterator[Stop]:
+def stoppable(config: RunConfig | RedecodeConfig, grace_s: float) -> Iterator[Stop]:
     """Stop a run on signals within the grace period, and say how to resume it also if this process is killed."""
     head = "" if config.address == "local" else f", or lost the head of the cluster at {config.address}"
     resume_hint = how_to_resume(config.existing)
@@ -399,10 +399,16 @@ def _print_and_flush(message: str) -> None:
         stream.flush()
 
 
-class _ProgressDisplay:
-    """Shows progress: a bar on a terminal, a line for each 10 % elsewhere."""
+class ProgressDisplay:
+    """Shows progress: a bar on a terminal, a line for each 10 % elsewhere.
 
-    def __init__(self) -> None:
+    Args:
+        work: what is shown while it is done.
+        start: what is shown before the first chunk is done.
+    """
+
+    def __init__(self, work: str = "transcribing", start: str = "loading the model") -> None:
+        self._work, self._start = work, start
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -417,7 +423,7 @@ class _ProgressDisplay:
         self._task = self._bar.add_task("loading packages", total=1.0, done="")
         self._tenth = -1
 
-    def __enter__(self) -> _ProgressDisplay:
+    def __enter__(self) -> ProgressDisplay:
         self._bar.start()
         return self
 
@@ -429,10 +435,11 @@ class _ProgressDisplay:
         self._bar.update(self._task, description=what)
 
     def __call__(self, progress: pipeline.Progress) -> None:
+        """Show how far the run is."""
         audio = f"{duration(progress.totals.audio_s)} audio"
         errors = f", {progress.totals.errors} errors" if progress.totals.errors else ""
         speed = f", {progress.speed:.0f}x real time" if progress.elapsed_s else ""
-        what = "transcribing" if progress.elapsed_s else "loading the model"
+        what = self._work if progress.elapsed_s else self._start
         self._bar.update(self._task, description=what, completed=progress.share, done=audio + speed + errors)
         tenth = int(progress.share * 10)
         if not err.is_terminal and tenth > self._tenth:
@@ -440,7 +447,8 @@ class _ProgressDisplay:
             err.print(f"{progress.share:4.0%}  {audio}{speed}{errors}")
 
 
-def _report(run: pipeline.Run, errors_ok: bool, resume_hint: str, stop: Stop, addition: Addition | None) -> int:
+def report(run: pipeline.Run, errors_ok: bool, resume_hint: str, stop: Stop, addition: Addition | None = None) -> int:
+    """Print what a run holds, and how to resume one that is not done; returns the exit code."""
     totals = run.record.totals or run.totals()
     codes = ", ".join(f"{code} {count}" for code, count in totals.error_codes.items())
     failed = f", {totals.errors} failed ({codes})" if totals.errors else ""

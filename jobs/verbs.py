@@ -16,6 +16,7 @@ SUBMITTABLE: Final = (
     "plan",
     "transcribe",
     "watch",
+    "redecode",
     "evaluate",
     "compare",
     "report",
@@ -27,7 +28,7 @@ SUBMITTABLE: Final = (
     "finetune",
 )
 # That take their options from a file, too.
-WITH_CONFIG: Final = ("transcribe", "watch", "evaluate", "compare", "report", "finetune")
+WITH_CONFIG: Final = ("transcribe", "watch", "redecode", "evaluate", "compare", "report", "finetune")
 VERBS: Final = (*SUBMITTABLE, "submit", "demo")
 JOBS: Final = "List, follow and stop jobs of a cluster."  # the help of `sewd jobs`
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import AudioError, ErrorCode, RunFailedError, StorageError, UsageError
 
 if TYPE_CHECKING:
-    from pipeline.config import RunConfig
+    from pipeline.config import RedecodeConfig, RunConfig
     from pipeline.driver.progress import Progress
+    from pipeline.driver.redecode import redecode
     from pipeline.driver.transcribe import transcribe
     from pipeline.evaluation.evaluate import evaluate_run
     from pipeline.evaluation.results import Evaluation
@@ -32,6 +33,7 @@ __all__ = [
     "EvaluationSettings",
     "Progress",
     "Recognizer",
+    "RedecodeConfig",
     "Run",
     "RunConfig",
     "RunFailedError",
@@ -42,6 +44,7 @@ __all__ = [
     "UsageError",
     "evaluate_run",
     "recordings",
+    "redecode",
     "transcribe",
     "write_metrics",
 ]
@@ -52,6 +55,7 @@ _MODULES = {
     "EvaluationSettings": "evaluation.settings",
     "Progress": "driver.progress",
     "Recognizer": "stages.recognizer",
+    "RedecodeConfig": "config",
     "Run": "runs.run",
     "RunConfig": "config",
     "Scoring": "scoring.rules",
@@ -59,6 +63,7 @@ _MODULES = {
     "Transcript": "stages.recognizer",
     "evaluate_run": "evaluation.evaluate",
     "recordings": "runs.recordings",
+    "redecode": "driver.redecode",
     "transcribe": "driver.transcribe",
     "write_metrics": "evaluation.tables",
 }

@@ -191,6 +191,34 @@ class RunConfig:
         return _by_task(self.add_classifiers)
 
 
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class RedecodeConfig:
+    """A run that is made of the kept posteriors of another.
+
+    Attributes:
+        run: the run that keeps them; it must be finished.
+        output: the RUN directory or prefix of the new run.
+        word_gap_s: as in `RunConfig`; None: as the run has it.
+        normalizer: as in `RunConfig`; None: as the run has it.
+        existing: what to do with a run that `output` already holds: `resume` it, `refuse` to start, or `overwrite` it.
+        address: `local` starts a Ray cluster on this machine; `auto` or HOST:PORT joins one.
+    """
+
+    run: Uri
+    output: Uri
+    word_gap_s: Annotated[float, Field(ge=0, le=60)] | None = None
+    normalizer: str | None = None
+    existing: Literal["resume", "refuse", "overwrite"] = "resume"
+    address: str = "local"
+
+    @field_validator("normalizer")
+    @classmethod
+    def _normalizer_is_known(cls, value: str | None) -> str | None:
+        if value is not None and value not in NORMALIZERS:
+            raise ValueError(f"must be one of {', '.join(NORMALIZERS)}")
+        return value
+
+
 def _by_task(specs: Iterable[str]) -> dict[str, str]:
     uri_by_task: dict[str, str] = {}
     for spec in specs:
@@ -243,6 +271,16 @@ def make_config(**values: Any) -> RunConfig:
         output=uris.absolute(config.output),
         model=model_uri(config.model),
     )
+
+
+def make_redecode_config(**values: Any) -> RedecodeConfig:
+    """A `RedecodeConfig` from its fields, with absolute paths.
+
+    Raises:
+        UsageError: a value is missing, unknown or out of range; the message begins with the name of its option.
+    """
+    config = checked(RedecodeConfig, values, OPTIONS)
+    return dataclasses.replace(config, run=uris.absolute(config.run), output=uris.absolute(config.output))
 
 
 def model_uri(uri: str) -> str:

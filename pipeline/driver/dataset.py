@@ -6,7 +6,7 @@ import functools
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
@@ -36,14 +36,46 @@ ACTOR_TASK_RETRIES: Final = -1
 MAX_ACTOR_RESTARTS: Final = 50
 
 
+class Pipeline(Protocol):
+    """What an execution runs."""
+
+    @property
+    def write(self) -> WriteSettings:
+        """The settings of its last stage."""
+
+    @property
+    def resources(self) -> Resources:
+        """What its stages request of Ray."""
+
+    @property
+    def chunk_bytes(self) -> float:
+        """Size of the largest chunk between two stages, in bytes."""
+
+    def dataset(self, parts: list[pa.Table]) -> Dataset:
+        """The Ray Data pipeline over parts; its rows have the schema `CHUNK_STATS`.
+
+        Args:
+            parts: tables of one row each, see `pipeline.driver.remaining`; each becomes a block of Ray's.
+        """
+
+
 @dataclass(frozen=True)
 class Stages:
-    """The settings of the three stages, and what they request of Ray."""
+    """The settings of the three stages of a transcription, and what they request of Ray."""
 
     read: ReadSettings
     recognize: RecognizeSettings
     write: WriteSettings
     resources: Resources
+
+    @property
+    def chunk_bytes(self) -> float:
+        """See `Pipeline`."""
+        return self.read.chunk_s * self.read.audio.sample_rate * np.dtype(np.float32).itemsize
+
+    def dataset(self, parts: list[pa.Table]) -> Dataset:
+        """See `Pipeline`."""
+        return build_dataset(self, parts)
 
 
 class CommittedChunk(NamedTuple):
@@ -166,22 +198,21 @@ def build_dataset(stages: Stages, parts: list[pa.Table]) -> Dataset:
         )
 
 
-def run_stages(stages: Stages, nodes: ClusterNodes, parts: list[pa.Table]) -> Iterator[CommittedChunk]:
+def run_stages(stages: Pipeline, nodes: ClusterNodes, parts: list[pa.Table]) -> Iterator[CommittedChunk]:
     """Run one Ray Data execution over parts; yields each chunk as soon as it is committed.
 
     Args:
-        stages: settings of the stages.
+        stages: what runs.
         nodes: the nodes of the cluster.
-        parts: see `build_dataset`.
+        parts: see `Pipeline.dataset`.
 
     Raises:
         StorageError: an input or the run could not be reached.
         RunFailedError: a worker died at every try; a LeaseLostError if another driver took the run over.
         UsageError: an actor found other checkpoints than the run's record names.
     """
-    chunk_bytes = stages.read.chunk_s * stages.read.audio.sample_rate * np.dtype(np.float32).itemsize
-    with DataContext.current(data_context(nodes, stages.resources, chunk_bytes)), project_errors():
-        dataset = build_dataset(stages, parts)
+    with DataContext.current(data_context(nodes, stages.resources, stages.chunk_bytes)), project_errors():
+        dataset = stages.dataset(parts)
         batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
         for batch in cast(Iterable[pa.Table], batches):
             for row in batch.to_pylist():

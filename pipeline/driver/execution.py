@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 
 from pipeline.cluster.resources import ClusterNodes
 from pipeline.config import RunConfig
-from pipeline.driver.dataset import CommittedChunk, Stages, recognizer_states, run_stages
+from pipeline.driver.dataset import CommittedChunk, Pipeline, recognizer_states, run_stages
 from pipeline.driver.progress import Progress
 from pipeline.driver.remaining import find_remaining
 from pipeline.driver.telemetry import AttemptTotals, Metrics
@@ -42,7 +42,7 @@ class Execution:
         self,
         run: Run,
         config: RunConfig,
-        stages: Stages,
+        stages: Pipeline,
         nodes: ClusterNodes,
         report: Callable[[Progress], None],
         addition: Addition | None = None,

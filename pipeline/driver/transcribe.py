@@ -23,9 +23,9 @@ from ray.exceptions import RayError
 
 from pipeline.cluster.ray_errors import MAX_DEATHS, project_errors
 from pipeline.cluster.ray_start import connect
-from pipeline.cluster.resources import allocate, check_dtype, cluster_nodes
+from pipeline.cluster.resources import ClusterNodes, allocate, check_dtype, cluster_nodes
 from pipeline.config import RunConfig, make_config
-from pipeline.driver.dataset import configure_stages
+from pipeline.driver.dataset import Pipeline, configure_stages
 from pipeline.driver.execution import Execution
 from pipeline.driver.progress import Progress
 from pipeline.driver.stop import stop_marker, stop_uri
@@ -51,7 +51,7 @@ from pipeline.runs.run import Run, now
 from pipeline.runs.status import RunStatus
 from pipeline.runs.totals import Totals
 from pipeline.runs.update import follow_plan, update_run
-from pipeline.stages.models import ModelInfo, load_model_info
+from pipeline.stages.models import load_model_info
 from pipeline.storage.checkpoints import checkpoint_digest
 
 COMPACT_CPUS: Final = 0.5
@@ -112,8 +112,8 @@ def transcribe(
         # Once more, under the lease: another driver may have worked on the run until now.
         run = find_existing_run(config, expected)
         if run is None:
-            acoustics = models.acoustics if config.keep_posteriors else None
-            run = create_run(config, expected, plan_new_run(config) if parts is None else parts, acoustics)
+            kept = {"acoustics": models.acoustics} if config.keep_posteriors else {}
+            run = create_run(config, expected, plan_new_run(config) if parts is None else parts, **kept)
         check_lease = functools.partial(require_lease, run.uri, attempt)
         run = follow_plan(complete_record(run, check_lease))
         if updates:
@@ -126,13 +126,17 @@ def transcribe(
             return run
         addition = find_addition(run, config, heads, commits)
         if stop is not None and stop.is_set():
-            return _stopped(run, addition)
+            return stopped(run, addition)
         if addition is not None:
             config = replace(config, classifiers=addition.specifications)
             models = load_model_info(config)
         report, stop = on_progress or (lambda _: None), stop or threading.Event()
         on_step("starting Ray")
-        return _process(run, config, models, _new_attempt(attempt, predicted), report, stop, addition)
+
+        def stages(nodes: ClusterNodes) -> Pipeline:
+            return configure_stages(run, config, models, allocate(nodes, config), attempt, addition)
+
+        return process(run, config, stages, new_attempt(attempt, predicted), report, stop, addition)
 
 
 def _is_complete(run: Run, config: RunConfig, heads: Mapping[str, str]) -> bool:
@@ -140,16 +144,29 @@ def _is_complete(run: Run, config: RunConfig, heads: Mapping[str, str]) -> bool:
     return run.status == RunStatus.DONE and find_addition(run, config, heads) is None
 
 
-def _process(
+def process(
     run: Run,
     config: RunConfig,
-    models: ModelInfo,
+    pipeline: Callable[[ClusterNodes], Pipeline],
     started: Attempt,
     report: Callable[[Progress], None],
     stop: threading.Event,
-    addition: Addition | None,
+    addition: Addition | None = None,
 ) -> Run:
-    """Process the parts that are not done, and finish the run or the addition; a failure is recorded in the run."""
+    """Process the parts that are not done, and finish the run or the addition; a failure is recorded in the run.
+
+    Args:
+        run: the run, whose lease the caller holds.
+        config: of the run.
+        pipeline: what processes the parts, on the nodes of a cluster.
+        started: this start of the driver.
+        report: called at the start and after each chunk.
+        stop: once it is set, the run stops.
+        addition: what is added to the run.
+
+    Raises:
+        UsageError, StorageError, RunFailedError: see `transcribe`.
+    """
     attempt = str(started.values["id"])
     attempts = (*(addition or run.record).attempts, started)
     run = save_state(run, addition, status=RunStatus.RUNNING, reason=None, attempts=attempts)
@@ -158,9 +175,9 @@ def _process(
     try:
         with connect(config.address):
             nodes = cluster_nodes(config.address)
-            stages = configure_stages(run, config, models, allocate(nodes, config), attempt, addition)
+            stages = pipeline(nodes)
             if stop.is_set():
-                return _stopped(run, addition)
+                return stopped(run, addition)
             if addition is None:
                 carry_over(run, functools.partial(_carry_on_ray, run, attempt))
             with stop_marker(stop_uri(run.uri, attempt), stop):
@@ -169,7 +186,7 @@ def _process(
             attempts = (*attempts[:-1], attempts[-1].with_work(work))
             # A stop that came too late to leave anything undone does not count.
             if stop.is_set() and run.unfinished_parts(addition.folder if addition else ""):
-                return _stopped(run, addition, attempts=attempts)
+                return stopped(run, addition, attempts=attempts)
             if addition is not None:
                 return finish_addition(run, replace(addition, attempts=attempts), check_lease, _compact_on_ray)
             return finish_run(run.with_changes(attempts=attempts), check_lease, _compact_on_ray)
@@ -179,7 +196,7 @@ def _process(
     except (RayError, UsageError, StorageError, RunFailedError) as error:
         if stop.is_set() and _is_loss_of_ray(error):  # what stops this driver may end Ray at the same time
             check_lease()
-            return _stopped(run, addition)
+            return stopped(run, addition)
         if not isinstance(error, RayError):
             record_failure(run, str(error), check_lease, addition)
         raise
@@ -190,14 +207,15 @@ def _is_loss_of_ray(error: Exception) -> bool:
     return isinstance(error, RayError) or (type(error) is RunFailedError and error.__cause__ is not None)
 
 
-def _stopped(run: Run, addition: Addition | None, **changes: Any) -> Run:
+def stopped(run: Run, addition: Addition | None = None, **changes: Any) -> Run:
     """Record a stop of the run, or of the addition to it."""
     if addition is None:
         changes["totals"] = Totals.from_ledger(run.ledger())
     return save_state(run, addition, status=RunStatus.STOPPED, **changes)
 
 
-def _new_attempt(attempt: str, predicted: Mapping[str, Any] | None) -> Attempt:
+def new_attempt(attempt: str, predicted: Mapping[str, Any] | None = None) -> Attempt:
+    """One start of the driver, now and here, with the versions of what computes."""
     versions = {name: importlib.metadata.version(name) for name in _RECORDED_PACKAGES}
     prediction = {} if predicted is None else {"predicted": dict(predicted)}
     this = {"id": attempt, "started": now(), "host": socket.gethostname(), "python": platform.python_version()}

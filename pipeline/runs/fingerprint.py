@@ -48,6 +48,19 @@ def fingerprint(config: RunConfig, commits: Mapping[str, str] | None = None) -> 
     }
 
 
+def redecoding_fingerprint(source: Mapping[str, Any], config: RunConfig, digest: str) -> dict[str, Any]:
+    """The fingerprint of a run that is made of the posteriors of another.
+
+    Args:
+        source: fingerprint of the run that keeps them.
+        config: of the new run.
+        digest: of the rows of the source, see `pipeline.runs.redecoding.source_digest`.
+    """
+    decoding = {"normalizer": config.normalizer, "word_gap_s": config.word_gap_s}
+    kept = {name: value for name, value in source.items() if name != "keep_posteriors"}
+    return {**kept, **decoding, "source": digest}
+
+
 def has_earlier_rules(stored: Mapping[str, Any]) -> bool:
     """Whether a run was begun by version 0.1.0; its remaining rows are made in the same way.
 

@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 from pipeline.config import RunConfig, column_names
 from pipeline.corpus.left_out import LeftOut
 from pipeline.corpus.plan import plan
-from pipeline.decoding.acoustics import Acoustics
 from pipeline.errors import InputChangedError, LeaseLostError, StorageError, UsageError
 from pipeline.runs.additions import ADDITIONS, remove_leftovers, save_state
 from pipeline.runs.commit import COMMITS, Commit, DataFile, remove_orphans
@@ -83,6 +82,17 @@ def plan_new_run(config: RunConfig) -> pa.Table:
     Raises:
         UsageError: `config.output` is a file or holds something else than a run, or the inputs hold no audio.
     """
+    check_output(config)
+    names = column_names(config.columns)
+    return plan(config.inputs, int(config.part_mib * 2**20), config.limit, names, config.input_format)
+
+
+def check_output(config: RunConfig) -> None:
+    """Check that a new run can be at `config.output`.
+
+    Raises:
+        UsageError: it is a file, or holds something else than a run.
+    """
     if objects.is_object(config.output):
         raise UsageError(f"{config.output} is a file; a run is a directory or prefix")
     stored = [item.uri for item in objects.list_objects(config.output)]
@@ -91,20 +101,16 @@ def plan_new_run(config: RunConfig) -> pa.Table:
     foreign = any(uri not in leftovers and not objects.is_temporary(uri) for uri in stored)
     if foreign and uris.join(config.output, RECORD) not in stored:
         raise UsageError(f"{config.output} is not empty and holds no run")
-    names = column_names(config.columns)
-    return plan(config.inputs, int(config.part_mib * 2**20), config.limit, names, config.input_format)
 
 
-def create_run(
-    config: RunConfig, fingerprint: Mapping[str, Any], parts: pa.Table, acoustics: Acoustics | None = None
-) -> Run:
+def create_run(config: RunConfig, fingerprint: Mapping[str, Any], parts: pa.Table, **further: Any) -> Run:
     """Store the plan, then the record of a new run.
 
     Args:
         config: of the run.
         fingerprint: what its rows depend on.
         parts: its plan, of schema `PLAN`.
-        acoustics: what its posteriors mean; None if it keeps none.
+        further: values of the record, see `RunRecord.updated`.
     """
     write_plan(config.output, parts)
     record = {
@@ -116,9 +122,8 @@ def create_run(
         "input_bytes": sum(parts["bytes"].to_pylist()),
         "left_out": LeftOut.from_metadata(parts.schema.metadata).to_json(),
         "attempts": [],
-        **({} if acoustics is None else {"acoustics": acoustics.to_json()}),
     }
-    return Run(config.output, RunRecord(record)).save()
+    return Run(config.output, RunRecord(record)).save(**further)
 
 
 def remove_run(config: RunConfig) -> None:

@@ -165,6 +165,7 @@ class _Addition(BaseModel):
 
 class _Record(BaseModel):
     acoustics: dict[str, Any] | None = None
+    source: str | None = None
     reason: str | None = None
     created: _Time | None = None
     finished: _Time | None = None
@@ -404,6 +405,11 @@ class RunRecord:
         return _required(self.config, "config", "normalizer")
 
     @property
+    def source(self) -> str | None:
+        """URI of the run whose posteriors its transcripts were decoded from; None if they are of its own model."""
+        return self.values.get("source")
+
+    @property
     def acoustics(self) -> Acoustics | None:
         """What the posteriors of the run mean; None if it keeps none.
 
@@ -466,8 +472,10 @@ def _required(values: Mapping[str, Any], name: str, key: str) -> str:
 def _to_json(value: Any) -> Any:
     if isinstance(value, Attempt):
         return dict(value.values)
-    if isinstance(value, Totals | PlanUpdate | Acoustics):
+    if isinstance(value, Totals | PlanUpdate):
         return dataclasses.asdict(value)
+    if isinstance(value, Acoustics):
+        return value.to_json()
     if isinstance(value, Addition):
         return {f.name: _to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, list | tuple):

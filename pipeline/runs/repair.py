@@ -194,6 +194,9 @@ def _repair_plan(result: Repair, commits: Iterable[Commit]) -> None:
     if run.record.updates:
         result.impossible.append(f"{PLAN_FILE}: {problem}; the plan of a run that was updated cannot be made again")
         return
+    if run.record.source is not None:
+        result.impossible.append(f"{PLAN_FILE}: {problem}; decode the posteriors of {run.record.source} to another run")
+        return
     config = run.record.config
     try:
         names = column_names(config.get("columns", ()))

@@ -123,7 +123,9 @@ class Run:
         """
         found = self.record.acoustics
         if found is None:
-            raise UsageError(f"{self.uri} has no posteriors: they are kept by `sewd transcribe --keep-posteriors`")
+            source = f"; those that it was made of are in {self.record.source}" if self.record.source else ""
+            kept = "they are kept by `sewd transcribe --keep-posteriors`"
+            raise UsageError(f"{self.uri} has no posteriors: {kept}{source}")
         return found
 
     def is_interrupted(self) -> bool:

@@ -84,7 +84,7 @@ def transcripts(rows: pa.Table, settings: TextSettings) -> pa.Table:
 
 def _paths(rows: pa.Table, acoustics: Acoustics) -> list[GreedyPath]:
     """The path of each row: the greedy one of its posteriors, or the one that the recogniser gave."""
-    if rows.num_rows and not rows["counts"].null_count:
+    if not rows["counts"].null_count:
         posteriors, num_frames = joined_posteriors(rows)
         best, log_probabilities = posteriors.best(acoustics.blank)
         return greedy_paths(best, log_probabilities, num_frames, acoustics.blank, acoustics.tokenizer.drop_ids)

@@ -12,10 +12,11 @@ import typer
 from jobs.compare import compare
 from jobs.evaluate import evaluate
 from jobs.finetune import finetune
+from jobs.redecode import redecode
 from jobs.report import report
 from jobs.transcribe import transcribe
 from pipeline.config import OPTIONS as RUN_OPTIONS
-from pipeline.config import RunConfig
+from pipeline.config import RedecodeConfig, RunConfig
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.report.content import ReportSettings
 from pipeline.report.summary import Cost
@@ -68,6 +69,10 @@ SET_BY: dict[Any, dict[str, tuple[type, str]]] = {
         "column": (RunConfig, "columns"),
         "input_format": (RunConfig, "input_format"),
     },
+    redecode: {
+        **{name: (RedecodeConfig, name) for name in ("run", "output", "normalizer", "address")},
+        "word_gap": (RedecodeConfig, "word_gap_s"),
+    },
     finetune: {
         **{
             name: (TrainSettings, name)
@@ -105,6 +110,7 @@ SET_BY: dict[Any, dict[str, tuple[type, str]]] = {
 # Options that set no field: how a verb starts, ends or reports.
 OTHERS = {
     transcribe: {"errors_ok", "new_run", "overwrite", "update", "log", "grace", "prediction"},
+    redecode: {"errors_ok", "new_run", "overwrite", "log", "grace"},
     finetune: {"workers", "gpu", "address", "errors_ok"},
     evaluate: {"run", "fail_if", "address"},
     report: {"run", "baseline", "output", "corpus", "fail_if"},
@@ -113,6 +119,7 @@ OTHERS = {
 # Fields that no option sets on its own: two are set by an option with another field, the others from Python only.
 WITHOUT_OPTION = {
     RunConfig: {"min_actors", "existing"},  # --actors MIN:MAX; --new-run, --overwrite, --update
+    RedecodeConfig: {"existing"},
     TrainSettings: {"data", "prefetch", "init_commit"},
     DataSettings: {"join_below_s", "join_total_s"},  # --join MAX:SECONDS
     EvaluationSettings: {"scoring", "num_worst"},

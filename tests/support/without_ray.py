@@ -11,11 +11,13 @@ from unittest import mock
 
 import pyarrow as pa
 
-from pipeline.cluster.resources import Resources
+from pipeline.cluster.resources import ClusterNodes, Node, Resources
 from pipeline.driver import execution
 from pipeline.driver import transcribe as driver
 from pipeline.driver.dataset import CommittedChunk, Stages
+from pipeline.driver.redecode import RedecodeStage
 from pipeline.stages import read, recognize
+from pipeline.stages.redecode import redecode_parts
 from pipeline.stages.write import write_chunks
 from pipeline.storage import objects
 
@@ -28,10 +30,10 @@ class KilledError(BaseException):
 
 @contextlib.contextmanager
 def without_ray() -> Iterator[None]:
-    """`pipeline.transcribe` runs its stages in this process, one part after the other."""
+    """`pipeline.transcribe` and `pipeline.redecode` run their stages in this process, one part after the other."""
     with (
         mock.patch.object(driver, "connect", return_value=contextlib.nullcontext()),
-        mock.patch.object(driver, "cluster_nodes", return_value=None),
+        mock.patch.object(driver, "cluster_nodes", return_value=ClusterNodes((Node(1, 0),))),
         mock.patch.object(driver, "allocate", return_value=RESOURCES),
         mock.patch.object(execution, "Metrics", mock.Mock()),
         mock.patch.object(execution, "run_stages", _run_stages),
@@ -41,12 +43,23 @@ def without_ray() -> Iterator[None]:
         yield
 
 
-def _run_stages(stages: Stages, nodes: object, parts: Sequence[pa.Table]) -> Iterator[CommittedChunk]:
+def _run_stages(stages: Stages | RedecodeStage, nodes: object, parts: Sequence[pa.Table]) -> Iterator[CommittedChunk]:
+    results = _redecoded if isinstance(stages, RedecodeStage) else _transcribed
+    for table in results(stages, parts):
+        for row in table.to_pylist():
+            yield CommittedChunk(row["commit"], row["failed"])
+
+
+def _transcribed(stages: Stages, parts: Sequence[pa.Table]) -> Iterator[pa.Table]:
     recognizer = recognize.ChunkRecognizer(stages.recognize)
     for part in parts:
         for chunk in read.read_parts(part, stages.read):
-            for row in write_chunks(recognizer(chunk), stages.write).to_pylist():
-                yield CommittedChunk(row["commit"], row["failed"])
+            yield write_chunks(recognizer(chunk), stages.write)
+
+
+def _redecoded(stages: RedecodeStage, parts: Sequence[pa.Table]) -> Iterator[pa.Table]:
+    for part in parts:
+        yield from redecode_parts(part, stages.write)
 
 
 @contextlib.contextmanager
