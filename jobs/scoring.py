@@ -32,7 +32,12 @@ Refs = Annotated[
         "with the fewest errors.",
     ),
 ]
-Normalizer = Annotated[str | None, typer.Option(help="Normalizer of both texts (basic, none). Default: the run's own.")]
+Normalizer = Annotated[
+    str | None,
+    typer.Option(
+        help="Normalizer of both texts: basic, none, english (Whisper's), or rules:FILE. Default: the run's own."
+    ),
+]
 Compounds = Annotated[
     bool, typer.Option("--compounds", help="Do not count as errors words that are only split or joined differently.")
 ]

@@ -122,7 +122,11 @@ def transcribe(
         ),
     ] = default_of(RunConfig, "word_gap_s"),
     normalizer: Annotated[
-        str, typer.Option(help="How both texts are normalised before errors are counted.", rich_help_panel=AUDIO)
+        str,
+        typer.Option(
+            help="How both texts are normalised before errors are counted: basic, none, english, or rules:FILE.",
+            rich_help_panel=AUDIO,
+        ),
     ] = default_of(RunConfig, "normalizer"),
     keep_posteriors: Annotated[
         bool,

@@ -15,7 +15,7 @@ from pipeline.corpus.input_formats import FORMATS
 from pipeline.corpus.listings import Choice
 from pipeline.corpus.lists import expanded
 from pipeline.errors import ErrorCode, UsageError
-from pipeline.scoring.normalize import DEFAULT_NORMALIZER, NORMALIZERS
+from pipeline.scoring.normalize import DEFAULT_NORMALIZER, resolve
 from pipeline.secrets import has_secret
 from pipeline.settings import checked
 from pipeline.storage import uris
@@ -64,7 +64,8 @@ class RunConfig:
             recording. What is skipped is counted as skipped seconds; tokens beside it that lie in noise are dropped.
         word_gap_s: a word ends where no token follows for this long, also if the model writes no delimiter there; in
             seconds; 0: only delimiters end words.
-        normalizer: how references and hypotheses are normalised before errors are counted.
+        normalizer: how references and hypotheses are normalised before errors are counted; kept as it is stored, see
+            `pipeline.scoring.normalize`.
         keep_posteriors: keep the probable tokens of each frame in the table `posteriors`, from which `sewd redecode`
             makes other transcripts without the model. The transcripts of the run are made from them, too.
         columns: names of columns in tables and manifests, each `KEY=NAME`, where KEY is `audio`, `id`, `text`,
@@ -127,10 +128,11 @@ class RunConfig:
 
     @field_validator("normalizer")
     @classmethod
-    def _normalizer_is_known(cls, value: str) -> str:
-        if value not in NORMALIZERS:
-            raise ValueError(f"must be one of {', '.join(NORMALIZERS)}")
-        return value
+    def _normalizer_is_resolved(cls, value: str) -> str:
+        try:
+            return resolve(value)
+        except UsageError as error:
+            raise ValueError(str(error).removeprefix("normalizer: ")) from error
 
     @field_validator("input_format")
     @classmethod

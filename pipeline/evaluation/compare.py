@@ -30,6 +30,7 @@ from pipeline.evaluation.units import UNITS, describe_units, row_units
 from pipeline.runs.commit import DataFile
 from pipeline.runs.recordings import IDENTITY
 from pipeline.runs.run import Run
+from pipeline.scoring.normalize import label
 from pipeline.scoring.rules import Scoring, score
 
 _COUNTS: Final = ("word_errors", "ref_words", "char_errors", "ref_chars", "sentence_errors", "sentences")
@@ -103,9 +104,8 @@ def shared_scoring(run: Run, baseline: Run, scoring: Scoring | None) -> Scoring:
     """
     normalizers = [each.record.normalizer for each in (run, baseline)]
     if scoring is None and normalizers[0] != normalizers[1]:
-        raise UsageError(
-            f"the runs were scored under different normalizers, {' and '.join(normalizers)}: choose one by --normalizer"
-        )
+        names = " and ".join(map(label, normalizers))
+        raise UsageError(f"the runs were scored under different normalizers, {names}: choose one by --normalizer")
     return scoring or Scoring(normalizers[0])
 
 

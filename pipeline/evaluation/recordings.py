@@ -8,6 +8,7 @@ kept in a temporary file. Where the reference has times, the time-constrained er
 
 from __future__ import annotations
 
+import difflib
 import functools
 import heapq
 import tempfile
@@ -43,7 +44,7 @@ from pipeline.schemas import SCORE_FIELDS, TRANSCRIPTS
 from pipeline.scoring.compounds import join_like
 from pipeline.scoring.counts import ErrorCounts, count_rows
 from pipeline.scoring.long_texts import segment_scores
-from pipeline.scoring.normalize import normalize
+from pipeline.scoring.normalize import is_by_word, normalize
 from pipeline.scoring.references import References, agree, names_of
 from pipeline.scoring.rules import COUNT_COLUMNS, Scoring
 from pipeline.scoring.stm import ReferenceSegment
@@ -415,9 +416,22 @@ def _timed_words(row: Mapping[str, Any], ignored: Sequence[tuple[float | None, f
     ]
 
 
-def _normalized(words: Iterable[TimedWord], normalizer: str) -> Iterator[TimedWord]:
-    for word, start_s, end_s in words:
-        yield from spread(normalize(word, normalizer).split(), start_s, end_s)
+def _normalized(words: Sequence[TimedWord], normalizer: str) -> Iterator[TimedWord]:
+    """The words as they are in the normalised text, with the times of those that they were made of."""
+    found = [
+        one for each in words for one in spread(normalize(each.word, normalizer).split(), each.start_s, each.end_s)
+    ]
+    if is_by_word(normalizer):
+        yield from found
+        return
+    whole = normalize(" ".join(each.word for each in words), normalizer).split()
+    matcher = difflib.SequenceMatcher(None, [each.word for each in found], whole, autojunk=False)
+    for kind, start, end, first, last in matcher.get_opcodes():
+        if kind == "equal":
+            yield from found[start:end]
+        elif last > first:  # `twenty`, `five` became `25`
+            over = found[start:end] or found[max(start - 1, 0) : start + 1] or words
+            yield from spread(whole[first:last], over[0].start_s, over[-1].end_s)
 
 
 def _columns(words: ErrorCounts, chars: ErrorCounts) -> list[int]:

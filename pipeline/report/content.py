@@ -63,6 +63,7 @@ from pipeline.report.summary import (
 from pipeline.runs.run import Run, now
 from pipeline.scoring.alignment import Confusion, align, confusions
 from pipeline.scoring.counts import ErrorCounts
+from pipeline.scoring.normalize import label
 from pipeline.secrets import without_secrets
 from sewd_model.grouping import grouped
 
@@ -162,7 +163,7 @@ def _recordings(figures: RecordingFigures) -> Recordings:
 def _scoring_rules(evaluation: Evaluation, settings: EvaluationSettings) -> ScoringRules:
     names = [posixpath.basename(uri) for uri in evaluation.scoring.references]
     return ScoringRules(
-        normalizer=evaluation.scoring.normalizer,
+        normalizer=label(evaluation.scoring.normalizer),
         references=", ".join(names) or "stored with the run",
         compounds=evaluation.scoring.compounds,
         unit=evaluation.unit,

@@ -32,7 +32,7 @@ import pyarrow as pa
 
 from pipeline.schemas import CHARACTER_COUNT_FIELDS, WORD_COUNT_FIELDS
 from pipeline.scoring.compounds import join_like
-from pipeline.scoring.normalize import check_normalizer, normalize
+from pipeline.scoring.normalize import normalize, resolve
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def score_columns(
         texts: transcripts; may be empty, not null.
         references: reference texts. A row whose reference is null is null in every column; an empty string is a
             reference of no words.
-        normalizer: a name in `pipeline.scoring.normalize.NORMALIZERS`, applied to both.
+        normalizer: applied to both, see `pipeline.scoring.normalize`.
         compounds: split and join the hypotheses like the references first (`pipeline.scoring.compounds`).
 
     Returns:
@@ -205,7 +205,7 @@ def score_columns(
         UsageError: there is no such normalizer.
         ValueError: there are more or fewer texts than references, or a row has a reference but its text is null.
     """
-    check_normalizer(normalizer)
+    normalizer = resolve(normalizer)
     if len(texts) != len(references):
         raise ValueError(f"{len(texts)} texts, but {len(references)} references")
     hypotheses: list[str] = []

@@ -1,7 +1,15 @@
 """Text normalisation before scoring: which texts count as the same words.
 
 The name of a normalizer is stored with every run, and its meaning never changes: stored counts are used again if
-the names agree. A changed rule needs a new name.
+the names agree. A changed rule needs a new name. So the names that users write are resolved first (`resolve`):
+
+* `none` and `basic` (stored as they are) are independent of the language, see below, and idempotent.
+* `english` (`english@VERSION`) is Whisper's, by the package whisper-normalizer of this version: numbers, contractions,
+  spellings, fillers. Typographic apostrophes are plain ones for it.
+* `rules:FILE` (`rules:` and the rules themselves) replaces what the expressions of the file find
+  (`pipeline.scoring.substitutions`) in the text in NFC, with plain apostrophes and hyphens, and then does as `basic`.
+
+`english` and `rules` need not be idempotent: Whisper's reads `minus and` as `-and`, and that as `and`.
 
 `basic` is independent of the language. Its steps, in this order, and their reasons:
 
@@ -27,6 +35,8 @@ the names agree. A changed rule needs a new name.
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
@@ -34,6 +44,7 @@ from types import MappingProxyType
 from typing import Final
 
 from pipeline.errors import UsageError
+from pipeline.scoring.substitutions import Pairs, decode_pairs, digest, encode_pairs, read_pairs, replaced
 
 DEFAULT_NORMALIZER: Final = "basic"
 
@@ -80,33 +91,99 @@ def _basic(text: str) -> str:
 
 
 NORMALIZERS: Final[Mapping[str, Callable[[str], str]]] = MappingProxyType({"basic": _basic, "none": _collapse_spaces})
-"""By name. `basic`: see above. `none`: strip, replace a run of white space by one space, and change nothing else.
+"""Those of this module, by name. `basic`: see above. `none`: strip, replace a run of white space by one space, and
+change nothing else.
 
 White space is Unicode's (no-break and ideographic spaces, line ends). `none` must replace it: jiwer splits words
 at the space only, so a tab or a line end would join two words.
 """
 
 
-def check_normalizer(normalizer: str) -> None:
-    """Refuse a name that is not in `NORMALIZERS`.
+_ENGLISH: Final = "english"
+_RULES: Final = "rules:"
+CHOICES: Final = (*NORMALIZERS, _ENGLISH, f"{_RULES}FILE")
+"""What users write."""
+
+_PLAIN: Final = {
+    **dict.fromkeys(map(ord, _APOSTROPHES), "'"),
+    **dict.fromkeys([*range(0x2010, 0x2016), 0x2212], "-"),
+}
+
+
+def resolve(normalizer: str) -> str:
+    """The name under which a normalizer is stored, which means the same on every machine and for ever.
 
     Raises:
-        UsageError: there is no such normalizer; the message names the choices.
+        UsageError: there is no such normalizer, its package is not installed, or its file cannot be used.
+        StorageError: its file could not be reached.
     """
+    if normalizer == _ENGLISH:
+        return f"{_ENGLISH}@{_installed_version()}"
+    if normalizer.startswith(f"{_ENGLISH}@"):
+        return normalizer
+    if normalizer.startswith(_RULES):
+        pairs = _stored_pairs(normalizer)
+        return _RULES + encode_pairs(read_pairs(normalizer.removeprefix(_RULES)) if pairs is None else pairs)
     if normalizer not in NORMALIZERS:
-        choices = ", ".join(NORMALIZERS)
-        raise UsageError(f"there is no normalizer {normalizer!r}: choose one of {choices}")
+        raise UsageError(f"there is no normalizer {normalizer!r}: choose one of {', '.join(CHOICES)}")
+    return normalizer
+
+
+def label(normalizer: str) -> str:
+    """A short name of a stored normalizer, for tables and files: rules by their digest."""
+    pairs = _stored_pairs(normalizer)
+    return normalizer if pairs is None else f"rules.{digest(pairs)}"
+
+
+def is_by_word(normalizer: str) -> bool:
+    """Whether a stored normalizer does the same to the words of a text, one by one, as to the text."""
+    return normalizer in NORMALIZERS
 
 
 def normalize(text: str, normalizer: str = DEFAULT_NORMALIZER) -> str:
     """Normalise a text for scoring.
 
-    The result has single spaces between words and no space at either end, and may be empty. Idempotent for each
-    normalizer: `normalize(normalize(t, n), n) == normalize(t, n)`. `basic` follows the Unicode tables of the running
-    Python.
+    The result has single spaces between words and no space at either end, and may be empty. `basic` follows the Unicode
+    tables of the running Python.
 
     Raises:
-        UsageError: there is no such normalizer.
+        UsageError: as `resolve`; its package is installed in another version; or a rule makes the text grow too much.
     """
-    check_normalizer(normalizer)
-    return NORMALIZERS[normalizer](text)
+    return _function(normalizer)(text)
+
+
+@functools.lru_cache(64)
+def _function(normalizer: str) -> Callable[[str], str]:
+    normalizer = resolve(normalizer)
+    if normalizer in NORMALIZERS:
+        return NORMALIZERS[normalizer]
+    if (pairs := _stored_pairs(normalizer)) is not None:
+        apply = replaced(pairs)
+        return lambda text: _basic(apply(unicodedata.normalize("NFC", text).translate(_PLAIN)))
+    if (installed := _installed_version()) != normalizer.partition("@")[2]:
+        raise UsageError(
+            f"normalizer: {normalizer} needs that version of whisper-normalizer, and {installed} is installed: counts "
+            "under different versions are not compared"
+        )
+    from whisper_normalizer.english import EnglishTextNormalizer  # noqa: PLC0415 - an extra
+
+    english = EnglishTextNormalizer()
+    return lambda text: _collapse_spaces(english(text.translate(_PLAIN)))
+
+
+def _stored_pairs(normalizer: str) -> Pairs | None:
+    """The rules in a stored name; None if it is another normalizer, or names a file."""
+    if not normalizer.startswith(f"{_RULES}["):
+        return None
+    try:
+        return decode_pairs(normalizer.removeprefix(_RULES))
+    except ValueError:
+        return None
+
+
+def _installed_version() -> str:
+    try:
+        return importlib.metadata.version("whisper-normalizer")
+    except importlib.metadata.PackageNotFoundError as error:
+        message = "normalizer: whisper-normalizer is not installed: pip install 'sewd-pipeline[normalizers]'"
+        raise UsageError(message) from error

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from pipeline.errors import UsageError
 from pipeline.schemas import SCORE_FIELDS
 from pipeline.scoring.counts import score_columns
-from pipeline.scoring.normalize import check_normalizer
+from pipeline.scoring.normalize import label, resolve
 from pipeline.scoring.references import References
 from pipeline.scoring.time_constrained import DEFAULT_COLLAR_S
 
@@ -32,7 +32,8 @@ class Scoring:
     """The rules by which hypotheses and references are compared.
 
     Attributes:
-        normalizer: a name in `pipeline.scoring.normalize.NORMALIZERS`, applied to both texts.
+        normalizer: applied to both texts; given as users write it, and kept as it is stored, see
+            `pipeline.scoring.normalize`.
         references: URIs of files (`pipeline.scoring.references`) that replace the stored references. Several files are
             alternatives: an utterance is scored against the one with the fewest errors.
         compounds: words that are only split or joined differently are not errors (`pipeline.scoring.compounds`).
@@ -40,7 +41,8 @@ class Scoring:
             (`pipeline.scoring.time_constrained`).
 
     Raises:
-        UsageError: there is no such normalizer, or the collar is negative.
+        UsageError: the normalizer cannot be used, or the collar is negative.
+        StorageError: the file of its rules could not be reached.
     """
 
     normalizer: str
@@ -49,7 +51,7 @@ class Scoring:
     collar_s: float = DEFAULT_COLLAR_S
 
     def __post_init__(self) -> None:
-        check_normalizer(self.normalizer)
+        object.__setattr__(self, "normalizer", resolve(self.normalizer))
         if not 0 <= self.collar_s < math.inf:
             raise UsageError(f"the collar must be 0 s or more, not {self.collar_s}")
 
@@ -67,7 +69,7 @@ class Scoring:
     def name(self) -> str:
         """The file name, without extension, of figures under these rules."""
         digest = hashlib.sha256("\n".join(self.references).encode()).hexdigest()[:8]
-        parts = [self.normalizer, *["compounds"] * self.compounds, *[f"refs-{digest}"] * bool(self.references)]
+        parts = [label(self.normalizer), *["compounds"] * self.compounds, *[f"refs-{digest}"] * bool(self.references)]
         return "-".join([*parts, *[f"collar-{self.collar_s:g}"] * (self.collar_s != DEFAULT_COLLAR_S)])
 
 

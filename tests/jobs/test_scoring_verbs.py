@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pyarrow.parquet as pq
@@ -318,3 +319,19 @@ def test_export_prints_what_it_wrote_and_what_it_left_out(sewd, folder, tmp_path
     code, _, err = sewd("export", folder / "here", "--format", "trn", "--output", tmp_path / "b", "--where", "wer > 1")
     assert (code, "there is no column 'wer'" in err) == (2, True)
     assert not (tmp_path / "b").exists()
+
+
+def test_rules_of_a_file_score_again_and_are_named_by_their_digest(sewd, folder, tmp_path):
+    pytest.importorskip("re2")
+    (tmp_path / "my.tsv").write_text(r"<script>" + "\n")
+    rules = f"rules:{tmp_path / 'my.tsv'}"
+    code, out, _ = sewd("evaluate", folder / "there", "--normalizer", rules)
+    assert code == 0
+    (stored,) = (folder / "there" / "metrics").glob("rules.*.parquet")
+    assert f"errors, normalizer {stored.stem}" in out
+    assert pq.read_table(stored)["normalizer"].unique().to_pylist() == ['rules:[["<script>",""]]']
+    assert re.search(r"WER +0\.00%", out)
+    assert sewd("compare", folder / "there", folder / "here", "--normalizer", rules)[0] == 0
+    page = tmp_path / "a.md"
+    assert sewd("report", folder / "there", "--normalizer", rules, "--output", page, "--audio", "none")[0] == 0
+    assert stored.stem in page.read_text()

@@ -53,7 +53,7 @@ def write_checkpoint(path):
         ({"max_error_rate": 1.5}, "max-error-rate", "less than or equal to 1"),
         ({"channels": "left"}, "channels", "mix"),
         ({"channels": -1}, "channels", ""),
-        ({"normalizer": "none-such"}, "normalizer", "must be one of"),
+        ({"normalizer": "none-such"}, "normalizer", "choose one of"),
         ({"actors": 0}, "actors", "greater than or equal to 1"),
         ({"cpus_per_actor": 0}, "cpus-per-actor", "greater than 0"),
         ({"gpus_per_actor": -1}, "gpus-per-actor", "greater than or equal to 0"),

@@ -334,3 +334,17 @@ def test_a_missing_recording_counts_once_whatever_the_alternatives(tmp_path):
         (tmp_path / f"{name}.stm").write_text(f"talk 1 s 0 9 one two\nnever 1 s 0 9 {missing}\n")
     evaluation = scored(run, tmp_path / "a.stm", tmp_path / "b.stm")
     assert evaluation.recordings.reference_words == 2 + 3
+
+
+def test_numbers_of_several_words_keep_their_time_under_whisper_s_normalizer(tmp_path):
+    pytest.importorskip("whisper_normalizer")
+    heard = ["it's", "twenty", "five", "uh", "dollars", "colour", "two"]
+    run = write_run(tmp_path / "run", transcripts(segments("talk", heard, per=7)))
+    times = run.to_arrow()["words"][0].as_py()
+    lines = [("it is", 0, 0), ("25 dollars", 1, 4), ("color 2", 5, 6)]
+    (tmp_path / "x.stm").write_text(
+        "".join(f"talk 1 s {times[i]['start_s']} {times[k]['end_s']} {text}\n" for text, i, k in lines)
+    )
+    scoring = Scoring("english", (str(tmp_path / "x.stm"),), collar_s=0.5)
+    evaluation = evaluate_run(run, EvaluationSettings(scoring))
+    assert evaluation.figures.words == evaluation.recordings.timed == ErrorCounts(5, 0, 0, 0)  # it is $25 color 2

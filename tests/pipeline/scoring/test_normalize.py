@@ -1,3 +1,5 @@
+import importlib.metadata
+import re
 import sys
 import unicodedata
 
@@ -6,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.errors import UsageError
-from pipeline.scoring.normalize import DEFAULT_NORMALIZER, NORMALIZERS, check_normalizer, normalize
+from pipeline.scoring.normalize import DEFAULT_NORMALIZER, NORMALIZERS, label, normalize, resolve
 
 MANY_SCRIPTS = st.text(st.characters(codec="utf-8"), max_size=40)
 APOSTROPHES = ["'", "\u2018", "\u2019", "\u201b", "\u02bb", "\u02bc", "`", "\u00b4", "\uff07"]
@@ -112,7 +114,104 @@ def test_the_default_is_a_normalizer():
     assert normalize("A, b") == normalize("A, b", DEFAULT_NORMALIZER)
 
 
-@pytest.mark.parametrize("refused", [check_normalizer, lambda name: normalize("a", name)])
+@pytest.mark.parametrize("refused", [resolve, lambda name: normalize("a", name)])
 def test_unknown_normalizer_is_a_usage_error_that_names_the_choices(refused):
-    with pytest.raises(UsageError, match=r"'whisper'.*basic, none"):
+    with pytest.raises(UsageError, match=r"'whisper'.*basic, none, english, rules:FILE"):
         refused("whisper")
+
+
+WHISPER_WORDS = [
+    *(
+        "it's",
+        "won't",
+        "can't",
+        "gonna",
+        "i'd've",
+        "uh",
+        "um",
+        "mr",
+        "twenty",
+        "five",
+        "hundred",
+        "and",
+        "double",
+        "oh",
+    ),
+    *(
+        "point",
+        "half",
+        "a",
+        "dollars",
+        "%",
+        "$",
+        "1,000",
+        "3.14",
+        "20th",
+        "colour",
+        "[noise]",
+        "(laughs)",
+        "-",
+        "minus",
+    ),
+    *("plus", "é", "U.S.", "\t"),
+]
+
+
+@given(st.lists(st.sampled_from(WHISPER_WORDS), max_size=8))
+def test_english_is_whisper_s(words):
+    english = pytest.importorskip("whisper_normalizer.english").EnglishTextNormalizer()
+    assert normalize(" ".join(words), "english") == " ".join(english(" ".join(words)).split())
+
+
+def test_english_on_what_people_write():
+    pytest.importorskip("whisper_normalizer")
+    said = "Uh, I won\u2019t pay Mr. Lee twenty-five dollars and fifty cents for that colour [laughs]."
+    assert normalize(said, "english") == "i will not pay mister lee $25.50 for that color"
+    version = importlib.metadata.version("whisper-normalizer")
+    assert resolve("english") == resolve(f"english@{version}") == label(resolve("english")) == f"english@{version}"
+    with pytest.raises(UsageError, match=r"english@0\.0\.1 needs that version"):
+        normalize("a", "english@0.0.1")
+
+
+def rules(tmp_path, text):
+    pytest.importorskip("re2")
+    (tmp_path / "my.tsv").write_text(text, encoding="utf-8")
+    return f"rules:{tmp_path / 'my.tsv'}"
+
+
+def test_rules_are_applied_in_order_and_travel_with_their_name(tmp_path):
+    lines = [
+        *("\ufeff# fillers", "", r"(?i)\b(um|uh)\b", "(?i)colour(s?)\tcolor\\1\r"),
+        *("colors\thues", "(\\pL+)n't\t\\1 not"),
+    ]
+    stored = resolve(rules(tmp_path, "\n".join(lines)))
+    (tmp_path / "my.tsv").unlink()
+    assert normalize("Um, the colours don\u2019t e\u0301 Uh!", stored) == "the hues do not é"
+    assert resolve(stored) == stored
+    assert re.fullmatch(r"rules\.[0-9a-f]{12}", label(stored))
+    assert label(stored) != label(stored.replace("hues", "tints"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("(?=a)b\tc", r"my\.tsv, line 1: invalid perl operator"),
+        ("a\n(b\tc", r"line 2: missing \)"),
+        ("(a)\t\\2", r"line 1: the replacement .* names no group"),
+        ("# nothing\n", "has no rule"),
+        ("(a{900}){900}", "line 1: invalid repetition size"),
+    ],
+)
+def test_a_rule_that_cannot_be_used_is_a_line(tmp_path, text, message):
+    with pytest.raises(UsageError, match=message):
+        resolve(rules(tmp_path, text))
+    with pytest.raises(UsageError, match="there is no file"):
+        resolve(f"rules:{tmp_path}/other")
+
+
+def test_rules_take_time_that_is_linear_and_room_that_is_bounded(tmp_path):
+    hard = resolve(rules(tmp_path, "(a+)+$\tx\n(a|aa)*b\tx\n"))
+    assert normalize("a" * 50_000 + "!", hard) == "a" * 50_000
+    doubling = resolve(rules(tmp_path, "(.)\t\\1\\1\n" * 40))
+    with pytest.raises(UsageError, match=r"rule 1[0-9] makes a text grow"):
+        normalize("abc", doubling)
