@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 
-from jobs.verbs import JOBS, VERBS, application
+from jobs.verbs import GROUPS, VERBS, application
 
 
 def application_for(verb: str | None = None) -> typer.Typer:
@@ -23,12 +24,8 @@ def application_for(verb: str | None = None) -> typer.Typer:
         app = application([verb], add_completion=True)
     else:
         app = application([], names=VERBS, add_completion=True)
-    if verb in (None, "jobs"):
-        from jobs.ray_jobs import app as ray_jobs  # noqa: PLC0415
-
-        app.add_typer(ray_jobs, name="jobs")
-    elif verb not in VERBS:
-        app.add_typer(typer.Typer(), name="jobs", help=JOBS)
+    for name in GROUPS if verb is None or verb not in VERBS else ():
+        _add_group(app, name, is_imported=verb in (None, name))
     app.callback()(_options)
     return app
 
@@ -38,14 +35,16 @@ def application_to_complete(environment: Mapping[str, str]) -> typer.Typer:
     words = (environment.get("COMP_WORDS") or environment.get("_TYPER_COMPLETE_ARGS") or "").split()
     verbs = [verb for verb in words[1:2] if verb in VERBS]
     app = application(verbs, names=[verb for verb in VERBS if verb not in verbs], add_completion=True)
-    if words[1:2] == ["jobs"]:
-        from jobs.ray_jobs import app as ray_jobs  # noqa: PLC0415
-
-        app.add_typer(ray_jobs, name="jobs")
-    else:
-        app.add_typer(typer.Typer(), name="jobs")
+    for name in GROUPS:
+        _add_group(app, name, is_imported=words[1:2] == [name])
     app.callback()(_options)
     return app
+
+
+def _add_group(app: typer.Typer, name: str, *, is_imported: bool) -> None:
+    """Add the verbs of a group, or only its name and what they do."""
+    group = importlib.import_module(f"jobs.{GROUPS[name].module}").app if is_imported else typer.Typer()
+    app.add_typer(group, name=name, help=GROUPS[name].help)
 
 
 def _print_version(wanted: bool) -> None:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from jobs.console import Exit, out, run
 from jobs.submit import INTERRUPTS, follow_job
-from jobs.verbs import JOBS
+from jobs.verbs import GROUPS
 from pipeline.errors import UsageError
 from pipeline.report.formats import duration
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Address = Annotated[str, typer.Option(help="Ray Jobs API of the cluster: http://HEAD:8265.")]
 Name = Annotated[str, typer.Argument(metavar="JOB", help="Name of the job, as `sewd jobs list` shows it.")]
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=JOBS)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=GROUPS["jobs"].help)
 
 
 @app.command("list")

@@ -6,7 +6,7 @@ import ast
 import importlib
 import importlib.resources
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 import typer
 
@@ -30,7 +30,19 @@ SUBMITTABLE: Final = (
 # That take their options from a file, too.
 WITH_CONFIG: Final = ("transcribe", "watch", "redecode", "evaluate", "compare", "report", "finetune")
 VERBS: Final = (*SUBMITTABLE, "submit", "demo")
-JOBS: Final = "List, follow and stop jobs of a cluster."  # the help of `sewd jobs`
+
+
+class Group(NamedTuple):
+    """Verbs under a common name: the module in `jobs` that has them, and the help of the name."""
+
+    module: str
+    help: str
+
+
+GROUPS: Final = {
+    "jobs": Group("ray_jobs", "List, follow and stop jobs of a cluster."),
+    "lm": Group("lm", "Build language models, and tune what they weigh."),
+}
 
 
 def function(verb: str) -> Callable[..., int]:
