@@ -19,9 +19,7 @@ Lm = Annotated[
 ]
 Hotwords = Annotated[
     str | None,
-    typer.Option(
-        metavar="FILE", help="Words that get a bonus: one word or phrase a line.", rich_help_panel=DECODING
-    ),
+    typer.Option(metavar="FILE", help="Words that get a bonus: one word or phrase a line.", rich_help_panel=DECODING),
 ]
 Beam = Annotated[
     int | None,

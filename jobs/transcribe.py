@@ -19,13 +19,15 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 import pipeline
 from jobs.console import Exit, err, out, single, warn
+from jobs.decoding import Beam, Hotwords, HotwordWeight, Lm, LmWeight, Nbest, WordBonus
 from jobs.kill_notice import kill_notice
 from jobs.logs import log_to
 from jobs.status import against_prediction, audio_of, describe_addition, how_to_resume, last_start
 from jobs.stop_signals import Stop, stop_on_signals
 from pipeline.cluster.local_ray import end_local_ray
-from pipeline.config import FORMAT_HELP, RedecodeConfig, RunConfig, make_config
+from pipeline.config import DECODING, FORMAT_HELP, RedecodeConfig, RunConfig, make_config
 from pipeline.corpus.plan import check_inputs
+from pipeline.decoding.settings import HOTWORD_WEIGHT, LM_WEIGHT, WORD_BONUS
 from pipeline.driver.stop import record_stop
 from pipeline.errors import UsageError
 from pipeline.report.formats import duration
@@ -136,6 +138,13 @@ def transcribe(
             rich_help_panel=AUDIO,
         ),
     ] = False,
+    lm: Lm = None,
+    hotwords: Hotwords = None,
+    beam: Beam = None,
+    nbest: Nbest = 1,
+    lm_weight: LmWeight = LM_WEIGHT,
+    word_bonus: WordBonus = WORD_BONUS,
+    hotword_weight: HotwordWeight = HOTWORD_WEIGHT,
     column: Annotated[
         list[str] | None,
         typer.Option(
@@ -336,6 +345,7 @@ def configuration(options: Mapping[str, Any]) -> RunConfig:
         word_gap_s=options["word_gap"],
         normalizer=options["normalizer"],
         keep_posteriors=options["keep_posteriors"],
+        **{name: options[name] for name in DECODING},
         columns=tuple(options["column"] or ()),
         input_format=options["input_format"],
         allow_any_path=options["allow_any_path"],

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from pipeline.corpus.input_formats import FORMATS
 from pipeline.corpus.listings import Choice
 from pipeline.corpus.lists import expanded
+from pipeline.decoding.settings import HOTWORD_WEIGHT, LM_WEIGHT, WORD_BONUS, DecoderSettings, is_beam, requested
 from pipeline.errors import ErrorCode, UsageError
 from pipeline.scoring.normalize import DEFAULT_NORMALIZER, resolve
 from pipeline.secrets import has_secret
@@ -68,6 +69,14 @@ class RunConfig:
             `pipeline.scoring.normalize`.
         keep_posteriors: keep the probable tokens of each frame in the table `posteriors`, from which `sewd redecode`
             makes other transcripts without the model. The transcripts of the run are made from them, too.
+        lm: n-gram language model of words that a beam search uses: an ARPA file or a binary file of KenLM.
+        hotwords: file of words that get a bonus in a beam search, one word or phrase a line.
+        beam: texts that a beam search keeps; 1: greedy decoding; None: greedy unless `lm`, `hotwords` or `nbest` needs
+            a beam, see `pipeline.decoding.settings`.
+        nbest: most texts of an utterance that are kept; above 1, the column `nbest` of transcripts has them.
+        lm_weight: what a natural logarithm of the language model counts, see `DecoderSettings`.
+        word_bonus: what a word counts beside the language model, in nats.
+        hotword_weight: what a hot-word counts, in nats.
         columns: names of columns in tables and manifests, each `KEY=NAME`, where KEY is `audio`, `id`, `text`,
             `speaker`, `label`, `offset`, `duration` or a name for a tag.
         input_format: what each of `inputs` is, a name of `pipeline.corpus.input_formats.FORMATS`; None: each shows it.
@@ -107,6 +116,13 @@ class RunConfig:
     word_gap_s: Annotated[float, Field(ge=0, le=60)] = 0.5
     normalizer: str = DEFAULT_NORMALIZER
     keep_posteriors: bool = False
+    lm: Uri | None = None
+    hotwords: Uri | None = None
+    beam: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    nbest: Annotated[int, Field(ge=1, le=1000)] = 1
+    lm_weight: Annotated[float, Field(ge=0, le=100)] = LM_WEIGHT
+    word_bonus: Annotated[float, Field(ge=-100, le=100)] = WORD_BONUS
+    hotword_weight: Annotated[float, Field(ge=0, le=100)] = HOTWORD_WEIGHT
     columns: tuple[str, ...] = ()
     input_format: str | None = None
     allow_any_path: bool = False
@@ -178,6 +194,20 @@ class RunConfig:
         """What the user says about the inputs."""
         return Choice(column_names(self.columns), self.input_format)
 
+    def decoder(self) -> DecoderSettings:
+        """How posteriors become tokens. Reads the hot-words, and the language model for its digest.
+
+        Raises:
+            UsageError: two options exclude each other, or a file does not exist.
+            StorageError: a file could not be read.
+        """
+        return requested(**{name: getattr(self, name) for name in DECODING})
+
+    @property
+    def has_beam(self) -> bool:
+        """Whether texts come from a beam search, and not from greedy decoding."""
+        return is_beam(self.lm, self.hotwords, self.beam, self.nbest)
+
     @property
     def tasks(self) -> dict[str, str]:
         """Classifier URI by task name: the name before `=`, else the last component of the URI.
@@ -245,6 +275,9 @@ def column_names(pairs: Iterable[str]) -> dict[str, str]:
     return {_COLUMN_KEYS.get(key, key): name for key, name in split}
 
 
+# The fields that are options of decoding, see `pipeline.decoding.settings.requested`.
+DECODING: Final = ("lm", "hotwords", "beam", "nbest", "lm_weight", "word_bonus", "hotword_weight")
+
 # Names of the command line that differ from those of the fields.
 OPTIONS: Final = {
     "chunk_s": "chunk-seconds",
@@ -272,6 +305,8 @@ def make_config(**values: Any) -> RunConfig:
         inputs=tuple(uris.absolute(uri) for names in config.inputs for uri in expanded(names)),
         output=uris.absolute(config.output),
         model=model_uri(config.model),
+        lm=config.lm and uris.absolute(config.lm),
+        hotwords=config.hotwords and uris.absolute(config.hotwords),
     )
 
 

@@ -84,10 +84,18 @@ WORD = pa.struct(
     ]
 )
 
+HYPOTHESIS = pa.struct(
+    [
+        field("text", pa.string(), "its text", nullable=False),
+        field("acoustic", pa.float32(), "logarithm of its probability by the model, all paths", "nats", nullable=False),
+        field("language", pa.float32(), "score by the language model and hot-words, weighted", "nats", nullable=False),
+    ]
+)
+
 TRANSCRIPTS = _schema(
     "transcripts",
     *_IDENTITY,
-    field("text", pa.string(), "transcript (greedy CTC decoding)", nullable=False),
+    field("text", pa.string(), "transcript", nullable=False),
     field("words", pa.list_(WORD), "words of the transcript, with their times", nullable=False),
     field("confidence", pa.float32(), "geometric mean of the tokens' probabilities; null if the text is empty", "0..1"),
     field("reference", pa.string(), "reference transcript, as the source has it; null if it has none"),
@@ -96,6 +104,7 @@ TRANSCRIPTS = _schema(
     _WARNING,
     field("skipped_s", pa.float64(), "silence in it that the model did not compute", "s"),
     _RECORDING_REFERENCE,
+    field("nbest", pa.list_(HYPOTHESIS), "hypotheses of the beam search, the best first; null without --nbest"),
 )
 
 LABELS = _schema(
@@ -163,7 +172,7 @@ TABLES: dict[str, pa.Schema] = {
     "errors": ERRORS,
     "posteriors": POSTERIORS,
 }
-ADDED_COLUMNS = frozenset({"warning", "skipped_s", "recording_reference"})
+ADDED_COLUMNS = frozenset({"warning", "skipped_s", "recording_reference", "nbest"})
 """Columns that runs of earlier versions lack; readers take them for null."""
 
 

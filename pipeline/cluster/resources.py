@@ -16,13 +16,15 @@ from pipeline.cluster.local_machine import local_gpus
 from pipeline.config import RunConfig
 from pipeline.errors import UsageError
 
-# CPUs that a reader requests beside CPU actors, which take the rest of the node, and that a writer always requests.
+# CPUs that a reader requests beside CPU actors, which take the rest of the node, and that a writer requests.
 # Ray counts these; threads are set separately.
 SMALL_CPUS: Final = 0.25
 # Writers at a time: writing a chunk takes a fraction of its time in the model. Without a limit Ray starts a worker
 # process for each chunk that waits as soon as an actor ends and frees its CPUs, and these slow each other down.
 WRITERS_PER_CPU_ACTOR: Final = 2
 WRITERS_PER_GPU_ACTOR: Final = 4
+# A beam search takes a CPU of its own beside GPUs, which recognise faster than several CPUs search.
+BEAM_CPUS: Final = 1.0
 # Where `ray up` puts the cluster's configuration on its head.
 AUTOSCALING_CONFIG: Final = Path("~/ray_bootstrap_config.yaml")
 DEFAULT_MAX_WORKERS: Final = 2  # of a cluster's configuration, by defaults.yaml of Ray's providers of clouds
@@ -195,15 +197,21 @@ def allocate(cluster: ClusterNodes, config: RunConfig) -> Resources:
             f"need {needed:g} CPUs, but Ray has {cpus:g} CPUs{_on_nodes(nodes)}: ask for fewer actors, or fewer CPUs "
             "per actor"
         )
+    threads = config.threads or max(1, int(smallest / per_node))
+    write_cpus, writers = SMALL_CPUS, actors * (WRITERS_PER_GPU_ACTOR if actor_gpus else WRITERS_PER_CPU_ACTOR)
+    if config.has_beam and not actor_gpus:  # a writer searches for a fraction of the time that a thread recognises
+        writers = max(writers, actors * threads)
+    elif config.has_beam and _fits(nodes, actors, actor_cpus, actor_gpus, read_cpus + BEAM_CPUS):
+        write_cpus, writers = BEAM_CPUS, max(writers, int(cpus - actors * actor_cpus - read_cpus))
     return Resources(
         actors=actors,
         min_actors=config.min_actors or (1 if cluster.potential and config.actors is None else actors),
         actor_cpus=actor_cpus,
         actor_gpus=actor_gpus,
         read_cpus=read_cpus,
-        write_cpus=SMALL_CPUS,
-        writers=actors * (WRITERS_PER_GPU_ACTOR if actor_gpus else WRITERS_PER_CPU_ACTOR),
-        threads=config.threads or max(1, int(smallest / per_node)),
+        write_cpus=write_cpus,
+        writers=writers,
+        threads=threads,
     )
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Self
 
+from pipeline.decoding.acoustics import Acoustics
 from pipeline.errors import UsageError
-from sewd_model.ctc import CTCTokenizer
 
 LEAST_SPELLED: Final = 0.1  # share of the words of a language model that the tokens of the model must spell
 _SAMPLE: Final = 20_000  # words of a language model that are looked at
@@ -33,16 +33,15 @@ class Alphabet:
     delimiter: int | None
 
     @classmethod
-    def of(cls, tokenizer: CTCTokenizer, blank: int, num_tokens: int, *, is_spelled: bool) -> Self:
+    def of(cls, acoustics: Acoustics, *, is_spelled: bool) -> Self:
         """Return the alphabet of a model.
 
         Args:
-            tokenizer: of the model.
-            blank: id of the blank.
-            num_tokens: ids from 0 to this get labels.
+            acoustics: tokens of the model.
             is_spelled: tokens of several characters are labelled by these, so that words are found; else by a character
                 of their own, so that a text has one sequence of tokens only.
         """
+        tokenizer, blank = acoustics.tokenizer, acoustics.blank
         known = {**tokenizer.added, **tokenizer.vocab}
         delimiter = known.get(tokenizer.word_delimiter_token or " ", known.get(" "))
         special = {blank, tokenizer.pad_id, tokenizer.unk_id, *tokenizer.drop_ids}
@@ -52,7 +51,7 @@ class Alphabet:
             is_word = index not in special and token and not _TAKEN & set(token) and not re.search(r"\s", token)
             return token if is_word and (is_spelled or len(token) == 1) else chr(_PRIVATE + index)
 
-        labels = {index: label(index) for index in range(num_tokens)} | {blank: ""}
+        labels = {index: label(index) for index in range(acoustics.num_tokens)} | {blank: ""}
         return cls(tuple((labels if delimiter is None else labels | {delimiter: " "}).values()), blank, delimiter)
 
     @cached_property

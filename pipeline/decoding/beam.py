@@ -20,12 +20,13 @@ import numpy as np
 from ctc_beam_decoder import BeamSearchDecoder
 from numpy.typing import NDArray
 
+from pipeline.decoding.acoustics import Acoustics
 from pipeline.decoding.alphabet import Alphabet
 from pipeline.decoding.decoder import Hypothesis
 from pipeline.decoding.settings import DecoderSettings
 from pipeline.errors import UsageError
 from pipeline.language_models.words import words_of
-from sewd_model.ctc import CTCTokenizer
+from pipeline.storage.files import local_file
 from sewd_model.forced_alignment import align
 from sewd_model.posteriors import Posteriors
 
@@ -39,21 +40,21 @@ _NEVER: Final = -1e3
 class BeamDecoder:
     """A loaded beam search. One thread uses it at a time."""
 
-    def __init__(self, settings: DecoderSettings, tokenizer: CTCTokenizer, blank: int) -> None:
+    def __init__(self, settings: DecoderSettings, acoustics: Acoustics) -> None:
         """Load the language model; see `pipeline.decoding.decoder.load_decoder`."""
         self.settings = settings
-        self.blank = blank
-        self.num_tokens = max(blank, *tokenizer.tokens) + 1
+        self.blank, self.num_tokens = acoustics.blank, acoustics.num_tokens
         # A token that is dropped only separates others, as a blank does.
-        self.dropped = [blank, *(index for index in tokenizer.drop_ids if index != blank)]
-        has_words = bool(settings.lm or settings.hotwords)
-        self.alphabet = Alphabet.of(tokenizer, blank, self.num_tokens, is_spelled=has_words)
-        words = []
+        dropped = (index for index in acoustics.tokenizer.drop_ids if index < self.num_tokens)
+        self.blanks = list(dict.fromkeys((self.blank, *dropped)))
+        self.alphabet = Alphabet.of(acoustics, is_spelled=bool(settings.lm or settings.hotwords))
+        lm, words = None, []
         if settings.lm is not None:
-            words = words_of(settings.lm)
+            lm = local_file(settings.lm, settings.lm_digest) if settings.lm_digest else settings.lm
+            words = words_of(lm)
             self.alphabet = self.alphabet.in_case_of(words, settings.lm)
         self.hotwords = [self.alphabet.spelled(word) for word in settings.hotwords]
-        self._search = _loaded(settings, self.alphabet, words)
+        self._search = _loaded(settings, lm, self.alphabet, words)
 
     def decode(self, posteriors: Posteriors) -> list[Hypothesis]:
         """See `pipeline.decoding.decoder.Decoder`."""
@@ -79,11 +80,10 @@ class BeamDecoder:
 
     def _scores(self, posteriors: Posteriors) -> NDArray[np.float32]:
         """Log-probabilities `(T, V)`, in which the tokens that are dropped are blanks."""
-        num_tokens = max(self.num_tokens, int(posteriors.tokens.max(initial=0)) + 1)
-        scores = posteriors.log_probabilities(num_tokens, self.blank)[:, : self.num_tokens]
-        if len(self.dropped) > 1:
-            scores[:, self.blank] = np.logaddexp.reduce(scores[:, self.dropped], axis=1)
-            scores[:, self.dropped[1:]] = _NEVER
+        scores = posteriors.log_probabilities(self.num_tokens, self.blank)
+        if len(self.blanks) > 1:
+            scores[:, self.blank] = np.logaddexp.reduce(scores[:, self.blanks], axis=1)
+            scores[:, self.blanks[1:]] = _NEVER
         return scores
 
     def _beams(self, frames: NDArray[np.float32], width: int) -> list[tuple[str, None, object, float, float]]:
@@ -111,17 +111,17 @@ class BeamDecoder:
         return score - acoustic
 
 
-def _loaded(settings: DecoderSettings, alphabet: Alphabet, words: list[str]) -> BeamSearchDecoder:
+def _loaded(settings: DecoderSettings, lm: str | None, alphabet: Alphabet, words: list[str]) -> BeamSearchDecoder:
     # The mark of the library for a token that begins a word.
-    mark = "▁" if settings.lm and alphabet.delimiter is None else ""
+    mark = "▁" if lm and alphabet.delimiter is None else ""
     labels = [label and mark + label for label in alphabet.labels]
-    if settings.lm is None:
+    if lm is None:
         return BeamSearchDecoder(labels)
     try:
         with _silent():
             return BeamSearchDecoder(
                 labels,
-                kenlm_model_path=settings.lm,
+                kenlm_model_path=lm,
                 unigrams=words,
                 alpha=settings.lm_weight,
                 beta=settings.word_bonus,
@@ -130,7 +130,7 @@ def _loaded(settings: DecoderSettings, alphabet: Alphabet, words: list[str]) -> 
     except (ValueError, OSError) as error:
         # KenLM names a line of its source before what is wrong, and the library cuts long messages off.
         why = re.sub(r"/\S+:\d+ in .* threw (\w+)( because `.*')?(\.\n?| bec.*$)", r"\1: ", str(error), flags=re.DOTALL)
-        raise UsageError(f"lm: {' '.join(why.split()).rstrip(':')}") from error
+        raise UsageError(f"lm: {' '.join(why.split()).rstrip(':').replace(lm, settings.lm or lm)}") from error
 
 
 @contextlib.contextmanager

@@ -6,9 +6,10 @@ import importlib.util
 from dataclasses import dataclass
 from typing import Protocol
 
+from pipeline.decoding.acoustics import Acoustics
 from pipeline.decoding.settings import DecoderSettings
 from pipeline.errors import UsageError
-from sewd_model.ctc import CTCTokenizer, GreedyPath, greedy_paths
+from sewd_model.ctc import GreedyPath, greedy_paths
 from sewd_model.posteriors import Posteriors
 
 
@@ -44,41 +45,47 @@ class GreedyDecoder:
     """The best token of each frame.
 
     Attributes:
-        tokenizer: of the model.
-        blank: id of the blank.
+        acoustics: tokens of the model.
     """
 
-    tokenizer: CTCTokenizer
-    blank: int
+    acoustics: Acoustics
 
     def decode(self, posteriors: Posteriors) -> list[Hypothesis]:
         """See `Decoder`: one hypothesis, exactly that of the head."""
-        best, log_probabilities = posteriors.best(self.blank)
-        (path,) = greedy_paths(best, log_probabilities, [len(best)], self.blank, self.tokenizer.drop_ids)
+        blank, dropped = self.acoustics.blank, self.acoustics.tokenizer.drop_ids
+        best, log_probabilities = posteriors.best(blank)
+        (path,) = greedy_paths(best, log_probabilities, [len(best)], blank, dropped)
         return [Hypothesis(path, float(log_probabilities.sum()))]
 
 
-def load_decoder(settings: DecoderSettings, tokenizer: CTCTokenizer, blank: int) -> Decoder:
+def load_decoder(settings: DecoderSettings, acoustics: Acoustics) -> Decoder:
     """Load a decoder, with its language model.
 
     Args:
         settings: of the decoder.
-        tokenizer: of the model.
-        blank: id of the blank: `config.pad_token_id` of the model.
+        acoustics: tokens of the model.
 
     Raises:
         UsageError: the extra `lm` is not installed; the language model cannot be read, or its words cannot be spelled
             with the model's tokens; or a hot-word cannot.
     """
     if settings.is_greedy:
-        if settings.lm or settings.hotwords or settings.nbest > 1:
-            raise UsageError("beam: with 1, decoding is greedy: it has no language model, hot-words or n-best list")
-        return GreedyDecoder(tokenizer, blank)
+        return GreedyDecoder(acoustics)
     if problem := missing():
         raise UsageError(f"beam: {problem}")
     from pipeline.decoding.beam import BeamDecoder  # noqa: PLC0415 - its library is an extra
 
-    return BeamDecoder(settings, tokenizer, blank)
+    return BeamDecoder(settings, acoustics)
+
+
+_loaded: list[tuple[DecoderSettings, Acoustics, Decoder]] = []  # at most one, in each process
+
+
+def loaded_decoder(settings: DecoderSettings, acoustics: Acoustics) -> Decoder:
+    """As `load_decoder`; the last one that this process loaded is used again, if it is the same."""
+    if not _loaded or _loaded[0][:2] != (settings, acoustics):
+        _loaded[:] = [(settings, acoustics, load_decoder(settings, acoustics))]
+    return _loaded[0][2]
 
 
 def missing() -> str | None:

@@ -88,10 +88,9 @@ def requested(
         UsageError: two options exclude each other, or a file does not exist.
         StorageError: a file could not be read.
     """
-    needs_beam = bool(lm or hotwords or nbest > 1)
     if beam is None:
-        beam = max(DEFAULT_BEAM, nbest) if needs_beam else GREEDY
-    if beam == GREEDY and needs_beam:
+        beam = max(DEFAULT_BEAM, nbest) if is_beam(lm, hotwords, None, nbest) else GREEDY
+    if beam == GREEDY and is_beam(lm, hotwords, None, nbest):
         raise UsageError("beam: 1 is greedy decoding, which has no language model, hot-words or n-best list: add more")
     if nbest > beam:
         raise UsageError(f"nbest: {nbest} are more than the {beam} texts of the beam: add --beam {nbest}")
@@ -113,6 +112,11 @@ def requested(
         word_bonus=word_bonus,
         hotword_weight=hotword_weight,
     )
+
+
+def is_beam(lm: str | None, hotwords: str | None, beam: int | None, nbest: int) -> bool:
+    """Whether these arguments of `requested` ask for a beam search."""
+    return (beam or GREEDY) > GREEDY or lm is not None or hotwords is not None or nbest > 1
 
 
 def hotwords_of(content: bytes, name: str) -> tuple[str, ...]:

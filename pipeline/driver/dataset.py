@@ -19,6 +19,7 @@ from pipeline.cluster.ray_errors import MAX_DEATHS, project_errors
 from pipeline.cluster.ray_private import actor_states
 from pipeline.cluster.resources import ClusterNodes, Resources
 from pipeline.config import RunConfig
+from pipeline.decoding.settings import DecoderSettings
 from pipeline.driver.stop import stop_uri
 from pipeline.runs.fingerprint import cut_of, dtype_of, has_earlier_rules
 from pipeline.runs.record import Addition
@@ -94,6 +95,7 @@ def configure_stages(
     run: Run,
     config: RunConfig,
     models: ModelInfo,
+    decoder: DecoderSettings,
     resources: Resources,
     attempt: str,
     addition: Addition | None = None,
@@ -104,6 +106,7 @@ def configure_stages(
         run: the run; its record has the digests that the checkpoints must have.
         config: of the run.
         models: what the stages need to know of the checkpoints.
+        decoder: how posteriors become tokens.
         resources: what each stage requests of Ray.
         attempt: id of the start.
         addition: compute only the classifiers of this addition, which are those of `config` and `models`.
@@ -137,13 +140,15 @@ def configure_stages(
             dtype=dtype_of(record.fingerprint),
             threads=resources.threads,
             hop_length=models.acoustics.hop_length,
-            posteriors=config.keep_posteriors and addition is None,
+            posteriors=(config.keep_posteriors or not decoder.is_greedy) and addition is None,
             **shared | {"run": uris.join(run.uri, folder)},
         ),
         write=WriteSettings(
             run=run.uri,
             attempt=attempt,
             acoustics=models.acoustics,
+            decoder=decoder,
+            deadline_s=config.deadline_s,
             word_gap_s=0.0 if earlier else config.word_gap_s,
             extend_words=not earlier,
             normalizer=config.normalizer,

@@ -25,6 +25,7 @@ from pipeline.cluster.ray_errors import MAX_DEATHS, project_errors
 from pipeline.cluster.ray_start import connect
 from pipeline.cluster.resources import ClusterNodes, allocate, check_dtype, cluster_nodes
 from pipeline.config import RunConfig, make_config
+from pipeline.decoding.decoder import load_decoder
 from pipeline.driver.dataset import Pipeline, configure_stages
 from pipeline.driver.execution import Execution
 from pipeline.driver.progress import Progress
@@ -94,7 +95,9 @@ def transcribe(
     on_step("reading the model")
     config, commits = pin_commits(config)
     models = load_model_info(config)
-    expected = fingerprint(config, commits)
+    decoder = config.decoder()
+    load_decoder(decoder, models.acoustics)  # what is wrong with it is said here, and not by workers
+    expected = fingerprint(config, commits, decoder)
     heads = {task: checkpoint_digest(uri) for task, uri in config.added_tasks.items()}
     on_step("planning")
     run = find_existing_run(config, expected)
@@ -134,7 +137,7 @@ def transcribe(
         on_step("starting Ray")
 
         def stages(nodes: ClusterNodes) -> Pipeline:
-            return configure_stages(run, config, models, allocate(nodes, config), attempt, addition)
+            return configure_stages(run, config, models, decoder, allocate(nodes, config), attempt, addition)
 
         return process(run, config, stages, new_attempt(attempt, predicted), report, stop, addition)
 

@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config import RunConfig, column_names
+from pipeline.decoding.settings import DecoderSettings
 from pipeline.schemas import SCHEMA_VERSION
 from pipeline.settings import default_of
 from pipeline.storage.checkpoints import checkpoint_digest
 from sewd_model.hub import hub_name
 
 
-def fingerprint(config: RunConfig, commits: Mapping[str, str] | None = None) -> dict[str, Any]:
+def fingerprint(
+    config: RunConfig, commits: Mapping[str, str] | None = None, decoder: DecoderSettings | None = None
+) -> dict[str, Any]:
     """Everything that a run's rows depend on, by name, so that a resume can report what differs.
 
     Each checkpoint has a digest of its own.
@@ -20,6 +23,7 @@ def fingerprint(config: RunConfig, commits: Mapping[str, str] | None = None) -> 
     Args:
         config: of the run.
         commits: of the checkpoints that are on the hub, see `pipeline.runs.hub_commits`.
+        decoder: `config.decoder()`; None: it is made here.
 
     Raises:
         UsageError: there is no checkpoint at one of the URIs.
@@ -45,6 +49,7 @@ def fingerprint(config: RunConfig, commits: Mapping[str, str] | None = None) -> 
         **({"input_format": config.input_format} if config.input_format else {}),
         **({"allow_any_path": True} if config.allow_any_path else {}),
         **({"keep_posteriors": True} if config.keep_posteriors else {}),
+        **(decoder or config.decoder()).fingerprint(),
     }
 
 

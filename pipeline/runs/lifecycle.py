@@ -154,7 +154,8 @@ def remove_run(config: RunConfig) -> None:
             "choose another --output"
         )
     base = run.uri.rstrip("/") + "/"
-    for uri in (*config.inputs, config.model, *config.tasks.values()):
+    files = [uri for uri in (config.lm, config.hotwords) if uri is not None]
+    for uri in (*config.inputs, config.model, *config.tasks.values(), *files):
         if f"{uri}/".startswith(base):
             raise UsageError(f"{uri} is inside {run.uri}, which is to be overwritten")
     run.save(status=RunStatus.OVERWRITTEN)

@@ -21,8 +21,9 @@ import pyarrow.compute as pc
 import soundfile
 
 from pipeline.audio.decode import AudioSettings
-from pipeline.config import RunConfig, model_uri
+from pipeline.config import DECODING, RunConfig, model_uri
 from pipeline.corpus.utterances import ObjectOpener, Utterance, broken_utterance
+from pipeline.decoding.decoder import load_decoder
 from pipeline.errors import AudioError, ErrorCode, UsageError
 from pipeline.settings import checked, default_of
 from pipeline.stages.heads import Heads, has_gpu, recognized_rows, set_torch_threads, torch_threads
@@ -133,12 +134,15 @@ class Recognizer:
     def __init__(self, config: RunConfig, device: str) -> None:
         """Load the checkpoints of a checked configuration, see `from_pretrained`."""
         info = load_model_info(config)
+        decoder = config.decoder()
+        load_decoder(decoder, info.acoustics)
         self.device, self.dtype = device, config.dtype
         self.threads = config.threads or _TORCH_THREADS.number()
         self._name = shown(config.model)
         self._rows = RowSettings(info.audio, info.min_samples, allow_any_path=True)
         self._texts = TextSettings(
             acoustics=info.acoustics,
+            decoder=decoder,
             word_gap_s=config.word_gap_s,
             extend_words=True,
             normalizer=config.normalizer,
@@ -146,7 +150,14 @@ class Recognizer:
         )
         classifiers = tuple(config.tasks.values())
         heads = HeadSettings(
-            config.model, classifiers, (), device, config.dtype, self.threads, hop_length=info.acoustics.hop_length
+            config.model,
+            classifiers,
+            (),
+            device,
+            config.dtype,
+            self.threads,
+            hop_length=info.acoustics.hop_length,
+            posteriors=not decoder.is_greedy,
         )
         with _TORCH_THREADS.one(device):
             self._heads: Heads = retry.with_retries(config.model, lambda: Heads(heads))
@@ -164,6 +175,12 @@ class Recognizer:
         cut: str = default_of(RunConfig, "cut"),
         skip_silence: bool = default_of(RunConfig, "skip_silence"),
         word_gap_s: float = default_of(RunConfig, "word_gap_s"),
+        lm: str | os.PathLike[str] | None = None,
+        hotwords: str | os.PathLike[str] | None = None,
+        beam: int | None = None,
+        lm_weight: float = default_of(RunConfig, "lm_weight"),
+        word_bonus: float = default_of(RunConfig, "word_bonus"),
+        hotword_weight: float = default_of(RunConfig, "hotword_weight"),
     ) -> Recognizer:
         """Load a model.
 
@@ -180,6 +197,12 @@ class Recognizer:
             cut: `pause` or `vad`.
             skip_silence: do not compute long pauses.
             word_gap_s: in seconds.
+            lm: language model of words, for a beam search; a path or URI.
+            hotwords: file of words that get a bonus; a path or URI.
+            beam: texts that the search keeps.
+            lm_weight: of the language model.
+            word_bonus: of each word.
+            hotword_weight: of each hot-word.
 
         Raises:
             UsageError: an option is wrong; or there is no such checkpoint, or it does not fit.
@@ -203,12 +226,16 @@ class Recognizer:
                 "cut": cut,
                 "skip_silence": skip_silence,
                 "word_gap_s": word_gap_s,
+                "lm": lm,
+                "hotwords": hotwords,
+                "beam": beam,
+                "lm_weight": lm_weight,
+                "word_bonus": word_bonus,
+                "hotword_weight": hotword_weight,
             },
             {
                 "model": "name",
-                "max_segment_s": "max_segment_s",
-                "word_gap_s": "word_gap_s",
-                "skip_silence": "skip_silence",
+                **{name: name for name in ("max_segment_s", "word_gap_s", "skip_silence", *DECODING)},
             },
         )
         device = device or ("cuda" if has_gpu() else "cpu")

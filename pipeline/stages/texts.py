@@ -9,11 +9,14 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.decoding.acoustics import Acoustics
-from pipeline.decoding.rows import joined_posteriors, packed_levels
+from pipeline.decoding.decoder import Hypothesis, loaded_decoder
+from pipeline.decoding.rows import joined_posteriors, packed_levels, posteriors_of
+from pipeline.decoding.settings import DecoderSettings
 from pipeline.schemas import LABELS, POSTERIORS, TRANSCRIPTS
 from pipeline.scoring.counts import score_columns
 from pipeline.stages.noise import without_noise
 from pipeline.stages.word_ends import sound_ends
+from pipeline.storage.deadline import with_deadline
 from sewd_model import GreedyPath, Word, split_at_gaps, words
 from sewd_model.ctc import greedy_paths
 
@@ -26,17 +29,21 @@ class TextSettings:
 
     Attributes:
         acoustics: tokens and frames of the CTC head.
+        decoder: how posteriors become tokens; paths that the recogniser gave are greedy ones.
         word_gap_s: a word ends where no token follows for this long; 0: only where the model ends it.
         extend_words: take the end of a word from the level of the sound, see `pipeline.stages.word_ends`.
         normalizer: normalisation of references and hypotheses before they are compared.
         classifiers: (task, labels by index) of each classification head, in the run's order.
+        deadline_s: a process whose beam search takes longer than this for an utterance is ended; None: no deadline.
     """
 
     acoustics: Acoustics
+    decoder: DecoderSettings
     word_gap_s: float
     extend_words: bool
     normalizer: str
     classifiers: tuple[tuple[str, tuple[str, ...]], ...]
+    deadline_s: float | None = None
 
 
 def transcripts(rows: pa.Table, settings: TextSettings) -> pa.Table:
@@ -47,9 +54,11 @@ def transcripts(rows: pa.Table, settings: TextSettings) -> pa.Table:
         settings: how numbers become rows.
     """
     acoustics = settings.acoustics
+    hypotheses = None if settings.decoder.is_greedy else _decoded(rows, settings)
+    paths = _paths(rows, acoustics) if hypotheses is None else [found[0].path for found in hypotheses]
     texts, word_lists, confidences = [], [], []
     columns = (rows[name].to_pylist() for name in ("start_s", "skipped_s", "levels"))
-    for whole, start_s, skipped_s, level in zip(_paths(rows, acoustics), *columns, strict=True):
+    for whole, start_s, skipped_s, level in zip(paths, *columns, strict=True):
         path = whole
         levels = None if level is None else np.frombuffer(level, np.int8)
         if skipped_s and levels is not None:  # without long pauses a text is that of the model on the clip alone
@@ -77,9 +86,33 @@ def transcripts(rows: pa.Table, settings: TextSettings) -> pa.Table:
         "text": column,
         "words": pa.array(word_lists, TRANSCRIPTS.field("words").type),
         "confidence": pa.array(confidences, pa.float32()),
+        "nbest": _nbest(hypotheses, settings, len(rows)),
         **score_columns(column, references, settings.normalizer),
     }
     return _assemble(rows, columns_made, TRANSCRIPTS)
+
+
+def _decoded(rows: pa.Table, settings: TextSettings) -> list[list[Hypothesis]]:
+    """The hypotheses of each row, from its posteriors, by beam search."""
+    if not rows.num_rows:
+        return []
+    decoder, limit_s = loaded_decoder(settings.decoder, settings.acoustics), settings.deadline_s
+    found = map(decoder.decode, posteriors_of(rows))
+    return list(found if limit_s is None else with_deadline(limit_s, found))
+
+
+def _nbest(hypotheses: list[list[Hypothesis]] | None, settings: TextSettings, num_rows: int) -> pa.Array:
+    kind = TRANSCRIPTS.field("nbest").type
+    if hypotheses is None or settings.decoder.nbest == 1:
+        return pa.nulls(num_rows, kind)
+    text = settings.acoustics.tokenizer.text
+    return pa.array(
+        [
+            [{"text": text(h.path.token_ids), "acoustic": h.acoustic, "language": h.language} for h in found]
+            for found in hypotheses
+        ],
+        kind,
+    )
 
 
 def _paths(rows: pa.Table, acoustics: Acoustics) -> list[GreedyPath]:

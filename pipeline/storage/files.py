@@ -20,8 +20,11 @@ def file_digest(uri: str) -> str:
         FileNotFoundError: there is no such object.
         StorageError: it could not be read.
     """
+    digest = hashlib.sha256()
     with objects.open_read(uri) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(HASH_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def local_file(uri: str, digest: str, copies: Path = COPIES) -> str:

@@ -15,6 +15,7 @@ from jobs.finetune import finetune
 from jobs.redecode import redecode
 from jobs.report import report
 from jobs.transcribe import transcribe
+from pipeline.config import DECODING
 from pipeline.config import OPTIONS as RUN_OPTIONS
 from pipeline.config import RedecodeConfig, RunConfig
 from pipeline.evaluation.settings import EvaluationSettings
@@ -50,6 +51,7 @@ SET_BY: dict[Any, dict[str, tuple[type, str]]] = {
                     "skip_silence",
                     "normalizer",
                     "keep_posteriors",
+                    *DECODING,
                     "limit",
                     "actors",
                     "gpus_per_actor",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import make_config
+from pipeline.config import DECODING, make_config
 from pipeline.errors import StorageError, UsageError
 from pipeline.runs.fingerprint import cut_of, differences, dtype_of, fingerprint
 from pipeline.storage import objects, retry
@@ -65,6 +65,9 @@ def write_checkpoint(path):
         ({"classifiers": ("",)}, "classifier", "at least 1"),
         ({"actors": 2, "min_actors": 3}, "actors", "3:2 is not a range"),
         ({"min_actors": 0}, "actors", "greater than or equal to 1"),
+        ({"beam": 0}, "beam", "greater than or equal to 1"),
+        ({"nbest": 0}, "nbest", "greater than or equal to 1"),
+        ({"lm_weight": -1}, "lm-weight", "greater than or equal to 0"),
     ],
 )
 def test_a_wrong_value_is_reported_on_one_line_that_begins_with_its_option(changes, name, words):
@@ -194,6 +197,8 @@ def test_a_checkpoint_that_must_not_be_read_is_not_reported_as_missing(monkeypat
         {"word_gap_s": 0.0},
         {"normalizer": "none"},
         {"keep_posteriors": True},
+        {"beam": 4},
+        {"nbest": 2},
         {"chunk_s": 60.0},
         {"chunk_rows": 10},
         {"dtype": "int8"},
@@ -240,6 +245,7 @@ def test_every_field_is_in_one_of_the_two_lists_above():
         "word_gap_s",
         "normalizer",
         "keep_posteriors",
+        *DECODING,
         "chunk_s",
         "chunk_rows",
         "classifiers",

@@ -347,3 +347,24 @@ def test_a_connected_ray_is_used_and_left_running(monkeypatch):
         monkeypatch.setattr(f"ray.{name}", lambda *_, **__: pytest.fail("this Ray belongs to the caller"))
     with connect("local"):
         pass
+
+
+def test_a_beam_search_has_the_writers_to_keep_up():
+    plain, beam = allocated([(16, 0)]), allocated([(16, 0)], lm="lm.arpa")
+    assert (plain.writers, beam.writers, beam.write_cpus) == (2, 16, 0.25)
+    plain, beam = allocated([(32, 2)]), allocated([(32, 2)], lm="lm.arpa")
+    assert (plain.writers, plain.write_cpus) == (8, 0.25)
+    assert (beam.writers, beam.write_cpus) == (29, 1.0)
+    assert beam.actor_cpus == plain.actor_cpus
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(CPUS, st.integers(0, 8).map(float)), min_size=1, max_size=6))
+def test_the_allocation_of_a_beam_search_fits(nodes):
+    try:
+        resources = allocated(nodes, beam=8)
+    except UsageError:
+        with pytest.raises(UsageError):
+            allocated(nodes)
+        return
+    check_allocation(resources, nodes)

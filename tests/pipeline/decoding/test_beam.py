@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 pytest.importorskip("ctc_beam_decoder")
 
 from pipeline.decoding import beam as module
+from pipeline.decoding.acoustics import Acoustics
 from pipeline.decoding.beam import BeamDecoder
 from pipeline.decoding.decoder import GreedyDecoder, load_decoder
-from pipeline.decoding.settings import DecoderSettings, hotwords_of
+from pipeline.decoding.settings import DecoderSettings, hotwords_of, requested
 from pipeline.errors import UsageError
 from sewd_model import CTCTokenizer, greedy_path
 from sewd_model.posteriors import Posteriors, keep
@@ -36,6 +37,13 @@ from tests.support.language_models import (
 
 AB = CTCTokenizer(vocab={"a": 0, "|": 1, "<pad>": 2, "b": 3}, bos_token=None, eos_token=None, unk_token=None)
 BLANK = 2
+
+
+def acoustics_of(tokenizer, blank=2):
+    return Acoustics(tokenizer, blank, max(tokenizer.tokens) + 1, 320, 16_000)
+
+
+ACOUSTICS = acoustics_of(AB)
 WIDE = DecoderSettings(beam=100_000, nbest=100_000)
 
 
@@ -84,7 +92,7 @@ def text_of(hypothesis, tokenizer):
 @settings(max_examples=150, deadline=None)
 def test_every_text_has_the_sum_of_its_paths(all_texts_kept, posteriors):
     expected = brute_force(posteriors, AB)
-    found = BeamDecoder(WIDE, AB, BLANK).decode(posteriors)
+    found = BeamDecoder(WIDE, ACOUSTICS).decode(posteriors)
     scores = {text_of(h, AB): h.score for h in found}
     assert len(scores) == len(found)
     assert scores == pytest.approx(expected, abs=1e-3)
@@ -100,7 +108,7 @@ def test_with_a_language_model_every_text_has_its_exact_score(all_texts_kept, ar
         for text, total in by_paths.items()
     }
     chosen = DecoderSettings(beam=100_000, nbest=100_000, lm=arpa, lm_weight=weight, word_bonus=bonus)
-    found = BeamDecoder(chosen, AB, BLANK).decode(posteriors)
+    found = BeamDecoder(chosen, ACOUSTICS).decode(posteriors)
     assert {text_of(h, AB): h.score for h in found} == pytest.approx(expected, abs=1e-3)
     assert {text_of(h, AB): h.acoustic for h in found} == pytest.approx(by_paths, abs=1e-3)
     assert found[0].score == pytest.approx(max(expected.values()), abs=1e-3)
@@ -118,7 +126,7 @@ def all_texts_kept():
 @settings(max_examples=100, deadline=None)
 def test_tokens_have_the_frames_of_their_best_path(posteriors):
     """Of the paths of the text, none is more probable than that whose frames the tokens have."""
-    best = BeamDecoder(DecoderSettings(beam=16), AB, BLANK).decode(posteriors)[0].path
+    best = BeamDecoder(DecoderSettings(beam=16), ACOUSTICS).decode(posteriors)[0].path
     scores = posteriors.log_probabilities(4, BLANK)
     states = np.full(posteriors.num_frames, BLANK)
     for token, start, end in zip(best.token_ids, best.start_frames, best.end_frames, strict=True):
@@ -140,7 +148,7 @@ def test_greedy_decoding_of_posteriors_is_that_of_the_logits(seed, frames, scale
     logits = (np.random.default_rng(seed).normal(size=(frames, 6)) * scale).astype(np.float32)
     expected = greedy_path(logits, BLANK, tokenizer.drop_ids)
     kept = keep(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True), BLANK)
-    [found] = load_decoder(DecoderSettings(), tokenizer, BLANK).decode(kept)
+    [found] = load_decoder(DecoderSettings(), acoustics_of(tokenizer)).decode(kept)
     for name in ("token_ids", "start_frames", "end_frames"):
         np.testing.assert_array_equal(getattr(found.path, name), getattr(expected, name))
     np.testing.assert_allclose(found.path.probabilities, expected.probabilities, atol=0.02)
@@ -171,7 +179,7 @@ def clip_of(tokenizer, tokens, doubt=-6.0, blank=BLANK):
 )
 def test_plain_clips(decoder, tokens, text):
     posteriors = clip_of(AB, tokens, doubt=-12.0)
-    found = load_decoder(decoder, AB, BLANK).decode(posteriors)
+    found = load_decoder(decoder, ACOUSTICS).decode(posteriors)
     assert AB.text(found[0].path.token_ids) == text
     assert found[0].path.num_frames == len(tokens)
 
@@ -179,12 +187,12 @@ def test_plain_clips(decoder, tokens, text):
 @pytest.mark.parametrize("chosen", [DecoderSettings(), DecoderSettings(beam=8)], ids=["greedy", "beam"])
 def test_no_frames(chosen, arpa):
     nothing = Posteriors(np.zeros(0, np.uint8), np.zeros(0, np.uint16), np.zeros(0, np.uint8))
-    [found] = load_decoder(chosen, AB, BLANK).decode(nothing)
+    [found] = load_decoder(chosen, ACOUSTICS).decode(nothing)
     assert (len(found.path.token_ids), found.path.num_frames, found.score) == (0, 0, 0.0)
 
 
 def test_silence_stays_silent_with_a_language_model(arpa):
-    decoder = BeamDecoder(DecoderSettings(beam=16, lm=arpa, word_bonus=5.0), AB, BLANK)
+    decoder = BeamDecoder(DecoderSettings(beam=16, lm=arpa, word_bonus=5.0), ACOUSTICS)
     found = decoder.decode(clip_of(AB, [None] * 50, doubt=-12.0))
     assert text_of(found[0], AB) == ""
 
@@ -193,7 +201,9 @@ def test_what_is_dropped_separates_equal_tokens_as_a_blank_does():
     tokenizer = CTCTokenizer(vocab={"<s>": 0, "a": 1, "<pad>": 2, "|": 3, "</s>": 4, "<unk>": 5, "b": 6})
     posteriors = clip_of(tokenizer, ["<s>", "a", "</s>", "a", "b", "</s>"])
     for chosen in (DecoderSettings(), DecoderSettings(beam=8)):
-        assert tokenizer.text(load_decoder(chosen, tokenizer, BLANK).decode(posteriors)[0].path.token_ids) == "aab"
+        assert (
+            tokenizer.text(load_decoder(chosen, acoustics_of(tokenizer)).decode(posteriors)[0].path.token_ids) == "aab"
+        )
 
 
 @pytest.mark.parametrize("has_lm", [False, True])
@@ -201,7 +211,7 @@ def test_special_tokens_and_tokens_of_several_characters_are_text(has_lm, arpa):
     names = ["a", "|", "<pad>", "b", "<unk>", "_", "▁", "th", "|a"]
     tokenizer = CTCTokenizer(vocab={name: index for index, name in enumerate(names)}, bos_token=None, eos_token=None)
     chosen = DecoderSettings(beam=8, lm=arpa if has_lm else None, lm_weight=0.01)
-    found = load_decoder(chosen, tokenizer, BLANK).decode(
+    found = load_decoder(chosen, acoustics_of(tokenizer)).decode(
         clip_of(tokenizer, ["th", "<unk>", "_", "|", "▁", "|a", "b"], doubt=-30.0)
     )
     assert tokenizer.text(found[0].path.token_ids) == "th<unk>_ ▁|ab"
@@ -216,7 +226,7 @@ def test_a_binary_or_compressed_language_model_gives_the_same(kind, arpa, tmp_pa
         other = write_binary(arpa, tmp_path / "lm.bin", kind)
     posteriors = posteriors_of(np.random.default_rng(3).normal(size=(12, 4)))
     first, second = (
-        load_decoder(DecoderSettings(beam=32, nbest=8, lm=str(path)), AB, BLANK).decode(posteriors)
+        load_decoder(DecoderSettings(beam=32, nbest=8, lm=str(path)), ACOUSTICS).decode(posteriors)
         for path in (arpa, other)
     )
     assert [(text_of(h, AB), h.score) for h in first] == [(text_of(h, AB), h.score) for h in second]
@@ -231,7 +241,7 @@ def test_the_case_of_the_language_model_does_not_matter(arpa, tmp_path):
     content = "".join(lines).replace("<S>", "<s>").replace("</S>", "</s>")
     loud = write_tiny(tmp_path / "upper.arpa", content)
     chosen = [
-        load_decoder(DecoderSettings(beam=32, lm=lm, hotwords=(word,)), tokenizer, BLANK).decode(posteriors)[0]
+        load_decoder(DecoderSettings(beam=32, lm=lm, hotwords=(word,)), acoustics_of(tokenizer)).decode(posteriors)[0]
         for lm, tokenizer, word in ((arpa, AB, "ab"), (arpa, upper, "AB"), (loud, AB, "ab"), (loud, upper, "Ab"))
     ]
     assert len({(tuple(h.path.token_ids.tolist()), h.score) for h in chosen}) == 1
@@ -244,7 +254,9 @@ def test_without_a_delimiter_each_token_is_a_word(tmp_path, all_texts_kept):
     )
     arpa = write_tiny(tmp_path / "tiny.arpa")
     entries = read_arpa(arpa)
-    decoder = BeamDecoder(DecoderSettings(beam=10_000, nbest=10_000, lm=arpa, lm_weight=0.7), tokenizer, 1)
+    decoder = BeamDecoder(
+        DecoderSettings(beam=10_000, nbest=10_000, lm=arpa, lm_weight=0.7), acoustics_of(tokenizer, 1)
+    )
     for seed in range(20):
         posteriors = posteriors_of(np.random.default_rng(seed).normal(size=(5, 3)), 1)
         expected = {
@@ -261,7 +273,7 @@ def test_hot_words_get_a_bonus(has_lm, arpa, all_texts_kept):
         {
             text_of(h, AB): h.score
             for h in BeamDecoder(
-                dataclasses.replace(WIDE, lm=arpa if has_lm else None, hotwords=words, hotword_weight=3.0), AB, BLANK
+                dataclasses.replace(WIDE, lm=arpa if has_lm else None, hotwords=words, hotword_weight=3.0), ACOUSTICS
             ).decode(posteriors)
         }
         for words in ((), ("b ba",))
@@ -286,7 +298,7 @@ def test_hot_words_get_a_bonus(has_lm, arpa, all_texts_kept):
 def test_a_broken_language_model_is_one_line(content, message, tmp_path, capfd):
     path = write_tiny(tmp_path / "broken.arpa", content)
     with pytest.raises(UsageError, match=r"^lm: ") as raised:
-        load_decoder(DecoderSettings(beam=2, lm=path), AB, BLANK)
+        load_decoder(DecoderSettings(beam=2, lm=path), ACOUSTICS)
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
     assert "/home/" not in str(raised.value)
@@ -296,24 +308,33 @@ def test_a_broken_language_model_is_one_line(content, message, tmp_path, capfd):
 def test_a_language_model_that_cannot_be_used(tmp_path, arpa):
     for path in (tmp_path / "missing.arpa", tmp_path):
         with pytest.raises(UsageError, match="lm: cannot read"):
-            load_decoder(DecoderSettings(beam=2, lm=str(path)), AB, BLANK)
+            load_decoder(DecoderSettings(beam=2, lm=str(path)), ACOUSTICS)
     other = write_tiny(tmp_path / "greek.arpa", TINY.replace("\ta", "\tα").replace("\tb", "\tβ"))
     with pytest.raises(UsageError, match=r"0% of the words of .* can be spelled"):
-        load_decoder(DecoderSettings(beam=2, lm=other), AB, BLANK)
+        load_decoder(DecoderSettings(beam=2, lm=other), ACOUSTICS)
     binary = Path(write_binary(arpa, tmp_path / "lm.bin"))
     binary.write_bytes(binary.read_bytes()[:-10])
     with pytest.raises(UsageError, match="without its words"):
-        load_decoder(DecoderSettings(beam=2, lm=str(binary)), AB, BLANK)
+        load_decoder(DecoderSettings(beam=2, lm=str(binary)), ACOUSTICS)
 
 
-def test_usage():
-    with pytest.raises(UsageError, match="greedy"):
-        load_decoder(DecoderSettings(hotwords=("ab",)), AB, BLANK)
+def test_usage(tmp_path):
+    with pytest.raises(UsageError, match="beam: 1 is greedy"):
+        requested(beam=1, nbest=2)
+    with pytest.raises(UsageError, match="nbest: 9 are more than the 4"):
+        requested(beam=4, nbest=9)
+    for name in ("lm", "hotwords"):
+        with pytest.raises(UsageError, match=f"{name}: there is no file"):
+            requested(**{name: str(tmp_path / "missing")})
+        with pytest.raises(UsageError, match=f"{name}: there is no file"):
+            requested(**{name: str(tmp_path)})
+    assert requested() == DecoderSettings()
+    assert requested(nbest=100).beam == 100
     with pytest.raises(UsageError, match="'über' cannot be spelled"):
-        load_decoder(DecoderSettings(beam=2, hotwords=("über",)), AB, BLANK)
+        load_decoder(DecoderSettings(beam=2, hotwords=("über",)), ACOUSTICS)
     undelimited = CTCTokenizer(vocab={"b": 0, "<pad>": 1, "a": 2})
     with pytest.raises(UsageError, match="no spaces between words"):
-        load_decoder(DecoderSettings(beam=2, hotwords=("a",)), undelimited, 1)
+        load_decoder(DecoderSettings(beam=2, hotwords=("a",)), acoustics_of(undelimited, 1))
 
 
 def test_hotwords_of_a_file():
@@ -328,8 +349,8 @@ def test_settings_are_what_is_sent_to_workers(arpa):
     chosen = DecoderSettings(beam=16, lm=arpa, hotwords=("ab",))
     again = pickle.loads(pickle.dumps(chosen))
     assert again == chosen
-    assert isinstance(load_decoder(DecoderSettings(), AB, BLANK), GreedyDecoder)
+    assert isinstance(load_decoder(DecoderSettings(), ACOUSTICS), GreedyDecoder)
     posteriors = posteriors_of(np.random.default_rng(5).normal(size=(30, 4)))
-    results = [load_decoder(item, AB, BLANK).decode(posteriors)[0] for item in (chosen, again)]
+    results = [load_decoder(item, ACOUSTICS).decode(posteriors)[0] for item in (chosen, again)]
     assert results[0].path.token_ids.tolist() == results[1].path.token_ids.tolist()
     assert results[0].score == results[1].score

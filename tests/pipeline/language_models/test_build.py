@@ -116,10 +116,10 @@ def test_the_decoder_reads_what_is_built(arpa):
     pytest.importorskip("ctc_beam_decoder")
     from pipeline.decoding.beam import BeamDecoder
     from pipeline.decoding.settings import DecoderSettings
-    from tests.pipeline.decoding.test_beam import AB, BLANK, clip_of
+    from tests.pipeline.decoding.test_beam import AB, ACOUSTICS, clip_of
 
     build([*TEXT, "<unk> </s> <s>"], arpa, 3, (0, 0, 1))
-    decoder = BeamDecoder(DecoderSettings(beam=8, lm=str(arpa), lm_weight=1.0, word_bonus=0.0), AB, BLANK)
+    decoder = BeamDecoder(DecoderSettings(beam=8, lm=str(arpa), lm_weight=1.0, word_bonus=0.0), ACOUSTICS)
     [found] = decoder.decode(clip_of(AB, ["a", "|", "b"], doubt=-20.0))
     entries = read_arpa(str(arpa))
     expected = sum(
