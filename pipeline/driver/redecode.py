@@ -23,6 +23,7 @@ from ray.util.annotations import RayDeprecationWarning
 from pipeline.cluster.ray_errors import MAX_DEATHS
 from pipeline.cluster.resources import ClusterNodes, Resources
 from pipeline.config import RedecodeConfig, RunConfig, make_redecode_config
+from pipeline.decoding.settings import DecoderSettings
 from pipeline.driver.progress import Progress
 from pipeline.driver.stop import stop_uri
 from pipeline.driver.transcribe import new_attempt, process, stopped
@@ -144,6 +145,7 @@ def configure_stage(run: Run, config: RunConfig, source: Run, attempt: str, node
         source=source.uri,
         stop_uri=stop_uri(run.uri, attempt),
         acoustics=source.acoustics,
+        decoder=DecoderSettings(),
         word_gap_s=config.word_gap_s,
         extend_words=True,
         normalizer=config.normalizer,

@@ -15,9 +15,8 @@ from jobs.finetune import finetune
 from jobs.redecode import redecode
 from jobs.report import report
 from jobs.transcribe import transcribe
-from pipeline.config import DECODING
+from pipeline.config import DECODING, RedecodeConfig, RunConfig
 from pipeline.config import OPTIONS as RUN_OPTIONS
-from pipeline.config import RedecodeConfig, RunConfig
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.report.content import ReportSettings
 from pipeline.report.summary import Cost

@@ -197,8 +197,6 @@ def test_a_checkpoint_that_must_not_be_read_is_not_reported_as_missing(monkeypat
         {"word_gap_s": 0.0},
         {"normalizer": "none"},
         {"keep_posteriors": True},
-        {"beam": 4},
-        {"nbest": 2},
         {"chunk_s": 60.0},
         {"chunk_rows": 10},
         {"dtype": "int8"},
@@ -232,6 +230,15 @@ def test_the_fingerprint_depends_on_what_rows_depend_on(checkpoint, changes):
 )
 def test_the_fingerprint_ignores_how_the_work_is_distributed(checkpoint, changes):
     assert fingerprint(config(model=str(checkpoint))) == fingerprint(config(model=str(checkpoint), **changes))
+
+
+def test_a_beam_search_is_part_of_the_fingerprint(checkpoint):
+    greedy, beam, more = (
+        fingerprint(config(model=str(checkpoint), **changes)) for changes in ({}, {"beam": 4}, {"beam": 4, "nbest": 2})
+    )
+    assert differences(greedy, beam) == ["beam: None -> 4", "nbest: None -> 1"]
+    assert differences(beam, more) == ["nbest: 1 -> 2"]
+    assert fingerprint(config(model=str(checkpoint), beam=1)) == greedy
 
 
 def test_every_field_is_in_one_of_the_two_lists_above():

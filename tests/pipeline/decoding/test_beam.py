@@ -24,7 +24,7 @@ from pipeline.decoding.decoder import GreedyDecoder, load_decoder
 from pipeline.decoding.settings import DecoderSettings, hotwords_of, requested
 from pipeline.errors import UsageError
 from sewd_model import CTCTokenizer, greedy_path
-from sewd_model.posteriors import Posteriors, keep
+from sewd_model.posteriors import LARGEST_COST, Posteriors, keep
 from tests.support.language_models import (
     PROBING,
     TINY,
@@ -37,6 +37,7 @@ from tests.support.language_models import (
 
 AB = CTCTokenizer(vocab={"a": 0, "|": 1, "<pad>": 2, "b": 3}, bos_token=None, eos_token=None, unk_token=None)
 BLANK = 2
+LEAST = -LARGEST_COST - 0.5  # about that of the tokens that a frame does not keep
 
 
 def acoustics_of(tokenizer, blank=2):
@@ -74,7 +75,7 @@ def brute_force(posteriors, tokenizer, blank=BLANK):
     num_tokens = max(tokenizer.tokens) + 1
     scores = posteriors.log_probabilities(num_tokens, blank).astype(np.float64)
     scores -= np.logaddexp.reduce(scores, axis=1, keepdims=True)
-    kept = scores > -9.5
+    kept = scores > LEAST
     totals = defaultdict(lambda: -math.inf)
     for path in itertools.product(*(np.flatnonzero(frame) for frame in kept)):
         tokens = [token for token, _ in itertools.groupby(path)]
@@ -117,7 +118,7 @@ def test_with_a_language_model_every_text_has_its_exact_score(all_texts_kept, ar
 @pytest.fixture(scope="module")
 def all_texts_kept():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "LEAST_TOKEN", -9.5)
+        patch.setattr(module, "LEAST_TOKEN", LEAST)
         patch.setattr(module, "LEAST_TEXT", -1e9)
         yield patch
 
