@@ -145,10 +145,7 @@ class RunConfig:
     @field_validator("normalizer")
     @classmethod
     def _normalizer_is_resolved(cls, value: str) -> str:
-        try:
-            return resolve(value)
-        except UsageError as error:
-            raise ValueError(str(error).removeprefix("normalizer: ")) from error
+        return _resolved(value)
 
     @field_validator("input_format")
     @classmethod
@@ -245,10 +242,16 @@ class RedecodeConfig:
 
     @field_validator("normalizer")
     @classmethod
-    def _normalizer_is_known(cls, value: str | None) -> str | None:
-        if value is not None and value not in NORMALIZERS:
-            raise ValueError(f"must be one of {', '.join(NORMALIZERS)}")
-        return value
+    def _normalizer_is_resolved(cls, value: str | None) -> str | None:
+        return None if value is None else _resolved(value)
+
+
+def _resolved(normalizer: str) -> str:
+    """A normalizer as it is stored."""
+    try:
+        return resolve(normalizer)
+    except UsageError as error:
+        raise ValueError(str(error).removeprefix("normalizer: ")) from error
 
 
 def _by_task(specs: Iterable[str]) -> dict[str, str]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MOST_TOKENS: Final = 8  # of a frame
-LARGEST_COST: Final = 9.0  # nats: a token with less than exp(-9) of the probability is not kept
+LARGEST_COST: Final = 8.0  # nats: a token with less than exp(-8) of the probability is not kept
 SURE_BLANK: Final = 0.001  # nats: a frame whose blank costs less, with no other token to keep, keeps none
 _LEVELS: Final = 255
 

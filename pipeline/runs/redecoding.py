@@ -36,6 +36,7 @@ from pipeline.storage import clients, objects, uris
 
 KIND: Final = "posteriors"  # of a part
 READ_TABLES: Final = ("posteriors", "labels", "errors")
+COLUMN_BYTES: Final = 1 << 16  # of a column of a row group, and of what describes a file
 _KEPT_COLUMNS: Final = ("part_id", "ordinal", "bytes", "rows")  # of a part of the source; the others are null or empty
 
 
@@ -98,8 +99,8 @@ def plan_redecoding(source: Run) -> pa.Table:
 def _groups_of_parts(run: str, file: DataFile) -> Iterator[tuple[str, int]]:
     """Each part that has rows in a row group of a file, and the number of that row group."""
     try:
-        with objects.open_read(uris.join(run, file.path)) as opened:
-            source = pq.ParquetFile(opened, read_dictionary=["part_id"], pre_buffer=True)
+        with objects.open_read(uris.join(run, file.path), block_bytes=COLUMN_BYTES) as opened:
+            source = pq.ParquetFile(opened, read_dictionary=["part_id"])
             column = source.read(columns=["part_id"])["part_id"].combine_chunks()
             sizes = [source.metadata.row_group(group).num_rows for group in range(source.num_row_groups)]
     except FileNotFoundError as error:

@@ -241,12 +241,13 @@ class RetryingFile(io.RawIOBase):
 
 
 @retried
-def open_read(uri: str, version: str | None = None) -> BinaryIO:
+def open_read(uri: str, version: str | None = None, block_bytes: int | None = None) -> BinaryIO:
     """Open an object as a seekable binary file that is read by ranges; its `read` raises StorageError.
 
     Args:
         uri: the object.
         version: which version to open, as `Object.version`; None is the one that is there now.
+        block_bytes: least that is read of an object of a store at once; None: megabytes, for what is read as a whole.
 
     Raises:
         FileNotFoundError: there is no such object.
@@ -259,7 +260,7 @@ def open_read(uri: str, version: str | None = None) -> BinaryIO:
         raise FileNotFoundError(f"{uri} is a directory")
     if version is not None and found.version != version:
         raise InputChangedError(f"{uri} has changed since it was listed: {version} then, {found.version} now")
-    file, check = open_version(fs, path, found)
+    file, check = open_version(fs, path, found, block_bytes)
     return cast(BinaryIO, RetryingFile(file, uri, check))
 
 

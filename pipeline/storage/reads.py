@@ -192,8 +192,10 @@ class _VersionedFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has 
         return read_range(self.fs, self.path, start, end, self._version)
 
 
-def open_version(fs: Any, path: str, found: Object) -> tuple[BinaryIO, Callable[[], None]]:
-    """Open the version of an object that `found` describes.
+def open_version(
+    fs: Any, path: str, found: Object, block_bytes: int | None = None
+) -> tuple[BinaryIO, Callable[[], None]]:
+    """Open the version of an object that `found` describes; for `block_bytes` see `pipeline.storage.objects.open_read`.
 
     Returns:
         A seekable file, and a function to call after each read, which raises InputChangedError.
@@ -202,7 +204,7 @@ def open_version(fs: Any, path: str, found: Object) -> tuple[BinaryIO, Callable[
         file = cast(BinaryIO, open(path, "rb"))  # noqa: PTH123, SIM115 - the caller closes it
         return file, partial(_check_open_file, file, path, found.version)
     if has_protocol(fs, OBJECT_STORES):
-        block = getattr(fs, "default_block_size", None) or fs.blocksize
+        block = block_bytes or getattr(fs, "default_block_size", None) or fs.blocksize
         return cast(BinaryIO, _VersionedFile(fs, path, found, block)), lambda: None
     opened = fs.open(path, "rb")
     if isinstance(opened, AbstractBufferedFile):
