@@ -10,10 +10,12 @@ import typer
 
 import pipeline
 from jobs.console import out, single
+from jobs.decoding import Beam, Hotwords, HotwordWeight, Lm, LmWeight, Nbest, WordBonus
 from jobs.logs import log_to
 from jobs.status import how_to_resume
 from jobs.transcribe import AUDIO, EXISTING, FAILURES, GRACE_S, LOGGING, ProgressDisplay, report, stoppable
-from pipeline.config import RedecodeConfig, make_redecode_config
+from pipeline.config import DECODING, RedecodeConfig, make_redecode_config
+from pipeline.decoding.settings import HOTWORD_WEIGHT, LM_WEIGHT, WORD_BONUS
 from pipeline.errors import UsageError
 from pipeline.report.formats import duration
 from pipeline.settings import default_of
@@ -41,6 +43,13 @@ def redecode(
             help="How both texts are normalised before errors are counted. Default: that of RUN.", rich_help_panel=AUDIO
         ),
     ] = default_of(RedecodeConfig, "normalizer"),
+    lm: Lm = None,
+    hotwords: Hotwords = None,
+    beam: Beam = None,
+    nbest: Nbest = 1,
+    lm_weight: LmWeight = LM_WEIGHT,
+    word_bonus: WordBonus = WORD_BONUS,
+    hotword_weight: HotwordWeight = HOTWORD_WEIGHT,
     new_run: Annotated[
         bool, typer.Option("--new-run", help="Fail if the output already holds a run.", rich_help_panel=EXISTING)
     ] = False,
@@ -105,6 +114,7 @@ def configuration(options: Mapping[str, Any]) -> RedecodeConfig:
         output=options["output"],
         word_gap_s=options["word_gap"],
         normalizer=options["normalizer"],
+        **{name: options[name] for name in DECODING},
         existing="refuse" if options["new_run"] else "overwrite" if options["overwrite"] else "resume",
         address=options["address"],
     )

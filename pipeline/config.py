@@ -41,6 +41,11 @@ def _check_secrets(uri: str) -> str:
 Uri = Annotated[str, Field(min_length=1), BeforeValidator(_path_to_text), AfterValidator(_check_secrets)]
 
 
+_Beam = Annotated[int, Field(ge=1, le=10_000)]
+_Nbest = Annotated[int, Field(ge=1, le=1000)]
+_Weight = Annotated[float, Field(ge=0, le=100)]
+_Bonus = Annotated[float, Field(ge=-100, le=100)]
+
 _COLUMN_KEYS: Final = {"audio": "audio_filepath", "id": "utt_id"}
 
 
@@ -118,11 +123,11 @@ class RunConfig:
     keep_posteriors: bool = False
     lm: Uri | None = None
     hotwords: Uri | None = None
-    beam: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    nbest: Annotated[int, Field(ge=1, le=1000)] = 1
-    lm_weight: Annotated[float, Field(ge=0, le=100)] = LM_WEIGHT
-    word_bonus: Annotated[float, Field(ge=-100, le=100)] = WORD_BONUS
-    hotword_weight: Annotated[float, Field(ge=0, le=100)] = HOTWORD_WEIGHT
+    beam: _Beam | None = None
+    nbest: _Nbest = 1
+    lm_weight: _Weight = LM_WEIGHT
+    word_bonus: _Bonus = WORD_BONUS
+    hotword_weight: _Weight = HOTWORD_WEIGHT
     columns: tuple[str, ...] = ()
     input_format: str | None = None
     allow_any_path: bool = False
@@ -229,6 +234,13 @@ class RedecodeConfig:
         output: the RUN directory or prefix of the new run.
         word_gap_s: as in `RunConfig`; None: as the run has it.
         normalizer: as in `RunConfig`; None: as the run has it.
+        lm: as in `RunConfig`, and so are the next ones: decoding is greedy by default, however the run was decoded.
+        hotwords: see `lm`.
+        beam: see `lm`.
+        nbest: see `lm`.
+        lm_weight: see `lm`.
+        word_bonus: see `lm`.
+        hotword_weight: see `lm`.
         existing: what to do with a run that `output` already holds: `resume` it, `refuse` to start, or `overwrite` it.
         address: `local` starts a Ray cluster on this machine; `auto` or HOST:PORT joins one.
     """
@@ -237,6 +249,13 @@ class RedecodeConfig:
     output: Uri
     word_gap_s: Annotated[float, Field(ge=0, le=60)] | None = None
     normalizer: str | None = None
+    lm: Uri | None = None
+    hotwords: Uri | None = None
+    beam: _Beam | None = None
+    nbest: _Nbest = 1
+    lm_weight: _Weight = LM_WEIGHT
+    word_bonus: _Bonus = WORD_BONUS
+    hotword_weight: _Weight = HOTWORD_WEIGHT
     existing: Literal["resume", "refuse", "overwrite"] = "resume"
     address: str = "local"
 
@@ -320,7 +339,13 @@ def make_redecode_config(**values: Any) -> RedecodeConfig:
         UsageError: a value is missing, unknown or out of range; the message begins with the name of its option.
     """
     config = checked(RedecodeConfig, values, OPTIONS)
-    return dataclasses.replace(config, run=uris.absolute(config.run), output=uris.absolute(config.output))
+    return dataclasses.replace(
+        config,
+        run=uris.absolute(config.run),
+        output=uris.absolute(config.output),
+        lm=config.lm and uris.absolute(config.lm),
+        hotwords=config.hotwords and uris.absolute(config.hotwords),
+    )
 
 
 def model_uri(uri: str) -> str:

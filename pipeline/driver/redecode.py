@@ -22,7 +22,8 @@ from ray.util.annotations import RayDeprecationWarning
 
 from pipeline.cluster.ray_errors import MAX_DEATHS
 from pipeline.cluster.resources import ClusterNodes, Resources
-from pipeline.config import RedecodeConfig, RunConfig, make_redecode_config
+from pipeline.config import DECODING, RedecodeConfig, RunConfig, make_redecode_config
+from pipeline.decoding.decoder import load_decoder
 from pipeline.decoding.settings import DecoderSettings
 from pipeline.driver.progress import Progress
 from pipeline.driver.stop import stop_uri
@@ -88,9 +89,11 @@ def redecode(
     source = Run.open(config.run)
     require_source(source)
     made = run_config(config, source)
+    decoder = made.decoder()
+    load_decoder(decoder, source.acoustics)  # what is wrong with it is said here, and not by workers
     if f"{made.output}/".startswith(f"{source.uri}/") or f"{source.uri}/".startswith(f"{made.output}/"):
         raise UsageError(f"output: {made.output} and {source.uri} are one inside the other")
-    expected = redecoding_fingerprint(source.record.fingerprint, made, source_digest(source))
+    expected = redecoding_fingerprint(source.record.fingerprint, made, decoder, source_digest(source))
     run = find_existing_run(made, expected)
     if run is not None and run.status == RunStatus.DONE:
         return run
@@ -113,13 +116,14 @@ def redecode(
         if stop.is_set():
             return stopped(run)
         on_step("starting Ray")
-        configure = functools.partial(configure_stage, run, made, source, attempt)
+        configure = functools.partial(configure_stage, run, made, decoder, source, attempt)
         return process(run, made, configure, new_attempt(attempt), on_progress or (lambda _: None), stop)
 
 
 def run_config(config: RedecodeConfig, source: Run) -> RunConfig:
     """The configuration of the new run: that of the source, with what decoding changes."""
-    chosen: dict[str, Any] = {name: getattr(config, name) for name in ("output", "existing", "address")}
+    names = ("output", "existing", "address", *DECODING)
+    chosen: dict[str, Any] = {name: getattr(config, name) for name in names}
     for name in ("word_gap_s", "normalizer"):
         chosen |= {name: value} if (value := getattr(config, name)) is not None else {}
     before = RunConfig(**source.record.config)
@@ -136,7 +140,9 @@ def run_config(config: RedecodeConfig, source: Run) -> RunConfig:
     )
 
 
-def configure_stage(run: Run, config: RunConfig, source: Run, attempt: str, nodes: ClusterNodes) -> RedecodeStage:
+def configure_stage(
+    run: Run, config: RunConfig, decoder: DecoderSettings, source: Run, attempt: str, nodes: ClusterNodes
+) -> RedecodeStage:
     """The stage of one start of the driver: a task for each CPU, which Ray starts as the cluster grows."""
     tasks = max(1, int(sum(node.cpus for node in nodes.current)))
     settings = RedecodeSettings(
@@ -145,7 +151,8 @@ def configure_stage(run: Run, config: RunConfig, source: Run, attempt: str, node
         source=source.uri,
         stop_uri=stop_uri(run.uri, attempt),
         acoustics=source.acoustics,
-        decoder=DecoderSettings(),
+        decoder=decoder,
+        deadline_s=config.deadline_s,
         word_gap_s=config.word_gap_s,
         extend_words=True,
         normalizer=config.normalizer,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.config import RunConfig, column_names
+from pipeline.config import DECODING, RunConfig, column_names
 from pipeline.decoding.settings import DecoderSettings
 from pipeline.schemas import SCHEMA_VERSION
 from pipeline.settings import default_of
@@ -53,17 +53,20 @@ def fingerprint(
     }
 
 
-def redecoding_fingerprint(source: Mapping[str, Any], config: RunConfig, digest: str) -> dict[str, Any]:
+def redecoding_fingerprint(
+    source: Mapping[str, Any], config: RunConfig, decoder: DecoderSettings, digest: str
+) -> dict[str, Any]:
     """The fingerprint of a run that is made of the posteriors of another.
 
     Args:
         source: fingerprint of the run that keeps them.
         config: of the new run.
+        decoder: `config.decoder()`.
         digest: of the rows of the source, see `pipeline.runs.redecoding.source_digest`.
     """
-    decoding = {"normalizer": config.normalizer, "word_gap_s": config.word_gap_s}
-    kept = {name: value for name, value in source.items() if name != "keep_posteriors"}
-    return {**kept, **decoding, "source": digest}
+    kept = {name: value for name, value in source.items() if name not in ("keep_posteriors", *DECODING)}
+    texts = {"normalizer": config.normalizer, "word_gap_s": config.word_gap_s}
+    return {**kept, **texts, **decoder.fingerprint(), "source": digest}
 
 
 def has_earlier_rules(stored: Mapping[str, Any]) -> bool:

@@ -71,7 +71,7 @@ SET_BY: dict[Any, dict[str, tuple[type, str]]] = {
         "input_format": (RunConfig, "input_format"),
     },
     redecode: {
-        **{name: (RedecodeConfig, name) for name in ("run", "output", "normalizer", "address")},
+        **{name: (RedecodeConfig, name) for name in ("run", "output", "normalizer", "address", *DECODING)},
         "word_gap": (RedecodeConfig, "word_gap_s"),
     },
     finetune: {

@@ -18,6 +18,7 @@ from pipeline.runs import compact
 from pipeline.runs.repair import repair
 from pipeline.runs.verify import verify
 from tests.support import corpora
+from tests.support.language_models import write_tiny
 from tests.support.without_ray import killed_at_write, without_ray
 
 CLIPS = 6
@@ -145,6 +146,24 @@ def test_other_options_give_what_a_run_with_them_gives(tmp_path, corpus, small_c
     assert made.record.normalizer == "none"
 
 
+def test_a_beam_search_gives_what_a_run_with_it_gives(tmp_path, corpus, small_ctc, source):
+    pytest.importorskip("ctc_beam_decoder")
+    (tmp_path / "hot.txt").write_text("ab ba\n", "utf-8")
+    options = {"lm": write_tiny(tmp_path / "lm.arpa"), "hotwords": str(tmp_path / "hot.txt"), "beam": 4, "nbest": 2}
+    expected = transcribe(corpus, tmp_path / "run", small_ctc, keep_posteriors=False, **options)
+    made = redecode(source, tmp_path / "made", **options)
+    assert made.to_arrow().to_pylist() == expected.to_arrow().to_pylist()
+    assert made.to_arrow()["text"].to_pylist() != source.to_arrow()["text"].to_pylist()
+    assert made.to_arrow()["nbest"].null_count == 0
+    with pytest.raises(UsageError, match=r"It differs in .*beam: 4 -> 8"):
+        redecode(source, made.uri, **options | {"beam": 8})
+    with pytest.raises(UsageError, match="lm: there is no file"):
+        redecode(source, tmp_path / "none", lm=str(tmp_path / "none"))
+    kept = transcribe(corpus, tmp_path / "kept", small_ctc, **options)
+    greedy = redecode(kept, tmp_path / "greedy")
+    assert greedy.to_arrow().to_pylist() == transcribe(corpus, tmp_path / "plain", small_ctc).to_arrow().to_pylist()
+
+
 def test_runs_that_were_updated_retried_and_given_a_classifier(tmp_path, small_ctc, small_classifier):
     folder = tmp_path / "in"
     for index in range(CLIPS):
@@ -216,7 +235,7 @@ def test_refusals(tmp_path, corpus, small_ctc, source):
         transcribe(corpus, tmp_path / "made", small_ctc)
     with pytest.raises(UsageError, match="one inside the other"):
         redecode(source, f"{source.uri}/made")
-    with pytest.raises(UsageError, match="normalizer: must be one of"):
+    with pytest.raises(UsageError, match="normalizer: there is no normalizer"):
         make_redecode_config(run=source.uri, output="x", normalizer="x")
     again = redecode(source, made.uri, normalizer="none", existing="overwrite")
     assert again.record.normalizer == "none"
