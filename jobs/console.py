@@ -100,6 +100,12 @@ def single(verb: Callable[..., int]) -> NoReturn:
     run(app, before=check_start)
 
 
+def shortened(text: str, characters: int = 80) -> str:
+    """A text on one line, cut if it is long."""
+    line = " ".join(text.split())
+    return line if len(line) <= characters else f"{line[: characters - 1]}…"
+
+
 def warn(warnings: Iterable[str]) -> None:
     """Print each warning as a line on standard error."""
     for warning in warnings:

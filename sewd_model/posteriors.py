@@ -48,23 +48,34 @@ class Posteriors:
         log_probabilities[some] = -_cost(self.costs[firsts])
         return tokens, log_probabilities
 
-    def log_probabilities(self, num_tokens: int, blank: int) -> NDArray[np.float32]:
+    def log_probabilities(
+        self, num_tokens: int, blank: int, columns: Sequence[int] | None = None
+    ) -> NDArray[np.float32]:
         """Return `(T, num_tokens)` log-probabilities; what a frame did not keep shares what is left, or little.
 
         A frame is not normalised: the kept tokens have the values that were kept.
+
+        Args:
+            num_tokens: V.
+            blank: id of the blank.
+            columns: different tokens; return these columns only, in this order.
         """
         frames = np.repeat(np.arange(self.num_frames), self.counts)
         kept = -_cost(self.costs)
-        mass = np.zeros(self.num_frames)
-        np.add.at(mass, frames, np.exp(kept, dtype=np.float64))
+        mass = np.bincount(frames, np.exp(kept, dtype=np.float64), self.num_frames)
         others = np.maximum(num_tokens - self.counts.astype(np.int64), 1)
         with np.errstate(divide="ignore"):
             left = np.log(np.clip(1.0 - mass, 0.0, None) / others)
         floor = np.clip(left, -LARGEST_COST - _BELOW, -LARGEST_COST)
         floor[self.counts == 0] = -LARGEST_COST - _BELOW
-        dense = np.repeat(floor.astype(np.float32)[:, None], num_tokens, axis=1)
-        dense[self.counts == 0, blank] = 0.0
-        dense[frames, self.tokens] = kept
+        chosen = np.arange(num_tokens) if columns is None else np.asarray(columns, np.int64)
+        column_of = np.full(num_tokens, -1, np.int64)
+        column_of[chosen] = np.arange(len(chosen))
+        dense = np.repeat(floor.astype(np.float32)[:, None], len(chosen), axis=1)
+        if column_of[blank] >= 0:
+            dense[self.counts == 0, column_of[blank]] = 0.0
+        wanted = column_of[self.tokens] >= 0
+        dense[frames[wanted], column_of[self.tokens[wanted]]] = kept[wanted]
         return dense
 
 

@@ -58,6 +58,9 @@ def test_dense_values_are_those_that_were_kept(seed: int, frames: int, tokens: i
     # One step of the quantisation is 2 * sqrt(cost * LARGEST_COST) / 255 nats wide at most; half of it is the error.
     assert np.abs(dense - full)[is_kept].max(initial=0.0) <= LARGEST_COST / 255 + 1e-4
     assert (dense[~is_kept & (ranks > 0)] <= -LARGEST_COST).all()
+    columns = np.random.default_rng(seed).permutation(tokens)[: 1 + tokens // 2]
+    some = keep(full, BLANK).log_probabilities(tokens, BLANK, columns.tolist())
+    assert some.tolist() == dense[:, columns].tolist()
 
 
 def test_sure_blanks_keep_nothing() -> None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 import pipeline
 from pipeline.corpus.parts import Part, plan_table
+from pipeline.decoding.acoustics import Acoustics
 from pipeline.runs.commit import Commit, write_chunk
 from pipeline.runs.compact import compact_group, compaction_groups, write_compaction
 from pipeline.runs.ledger import read_commits
@@ -90,11 +91,16 @@ def write_run(
     labels: pa.Table | None = None,
     errors: pa.Table | None = None,
     *,
+    posteriors: pa.Table | None = None,
+    acoustics: Acoustics | None = None,
     chunk_rows: int = 1000,
     normalizer: str = "basic",
     status: str = "done",
 ) -> Run:
-    """Commit the rows chunk by chunk, as the last stage does, and write the record of a run with this status."""
+    """Commit the rows chunk by chunk, as the last stage does, and write the record of a run with this status.
+
+    Posteriors have a row for each of the transcripts.
+    """
     path.mkdir(parents=True)
     part = hashlib.sha256(str(path).encode()).hexdigest()[:16]
     chunks = range(max(1, -(-transcripts.num_rows // chunk_rows)))
@@ -102,6 +108,8 @@ def write_run(
         rows = transcripts.slice(chunk * chunk_rows, chunk_rows)
         last = chunk == chunks[-1]
         tables = {"transcripts": rows}
+        if posteriors is not None:
+            tables["posteriors"] = posteriors.slice(chunk * chunk_rows, chunk_rows)
         if last:
             tables |= {name: table for name, table in (("labels", labels), ("errors", errors)) if table is not None}
         write_chunk(str(path), _commit(part, chunk, rows, errors if last else None, chunk * chunk_rows, last), tables)
@@ -118,6 +126,7 @@ def write_run(
         "attempts": [{"id": "0", "started": "2026-01-01T10:00:00.000+00:00", "host": "a", "python": "3.11"}],
         "totals": totals | {"audio_s": audio_s, "source_bytes": 1, "compute_s": audio_s / 50, "error_codes": {}},
         "reason": None,
+        "acoustics": None if acoustics is None else acoustics.to_json(),
     }
     write_plan(str(path), plan_table([Part("files", 1, part_id=part)]))
     (path / "run.json").write_text(json.dumps(record))
