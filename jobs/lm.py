@@ -16,7 +16,7 @@ from jobs.verbs import GROUPS
 from pipeline.errors import UsageError
 from pipeline.language_models.build import build as build_model
 from pipeline.language_models.texts import sentences
-from pipeline.scoring.normalize import DEFAULT_NORMALIZER, check_normalizer, normalize
+from pipeline.scoring.normalize import DEFAULT_NORMALIZER, normalize, resolve
 from pipeline.storage import objects, uris
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=GROUPS["lm"].help)
@@ -52,7 +52,7 @@ def build(
     """Build an n-gram language model for `sewd transcribe --lm`: modified Kneser-Ney, interpolated."""
     if importlib.util.find_spec("duckdb") is None:
         raise UsageError("lm build: duckdb not found: pip install 'sewd-pipeline[lm]'")
-    check_normalizer(normalizer)
+    normalizer = resolve(normalizer)
     limits = prune.split()
     if not all(limit.isdecimal() for limit in limits):
         raise UsageError(f"prune: {prune!r} are not counts, such as '0 0 1'")

@@ -13,7 +13,7 @@ from jobs import main
 DEMO = str(Path(__file__).parents[2] / "jobs" / "demo_corpus" / "audio")
 CASES = [
     ("--cut", "word", "cut: Input should be 'pause' or 'vad'"),
-    ("--normalizer", "strict", "normalizer: must be one of"),
+    ("--normalizer", "strict", "normalizer: there is no normalizer"),
     ("--dtype", "float8", "dtype: Input should be 'auto', 'float32'"),
     ("--input-format", "zip", "input-format: must be one of"),
     ("--column", "text", "column: 'text' is not KEY=NAME"),
