@@ -1,30 +1,35 @@
-"""`sewd lm`: build language models."""
+"""`sewd lm`: build language models, and find what they should count."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import json
 import posixpath
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.console import Exit, out, run
+import pipeline
+from jobs.console import Exit, err, out, run
+from jobs.decoding import Beam, Hotwords, HotwordWeight
+from jobs.evaluate import new_table, percent
 from jobs.verbs import GROUPS
+from pipeline.decoding.settings import HOTWORD_WEIGHT, requested
 from pipeline.errors import UsageError
 from pipeline.language_models.build import build as build_model
 from pipeline.language_models.texts import sentences
+from pipeline.report.formats import duration
 from pipeline.scoring.normalize import DEFAULT_NORMALIZER, normalize, resolve
 from pipeline.storage import objects, uris
 
+if TYPE_CHECKING:
+    from pipeline.evaluation.decoder_weights import Tuning
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=GROUPS["lm"].help)
-
-
-@app.callback()
-def _group() -> None:
-    """Makes a group of one verb a group."""
 
 
 @app.command()
@@ -67,6 +72,85 @@ def build(
     out.print(f"{built.sentences:,} sentences, {built.words:,} words: {entries} n-grams, {size / 1e6:.1f} MB")
     out.print(f"language model: {target}", markup=False, soft_wrap=True)
     return Exit.DONE
+
+
+@app.command()
+def tune(
+    run_uri: Annotated[
+        str, typer.Argument(metavar="RUN", help="Run that was transcribed with --keep-posteriors, with references.")
+    ],
+    lm: Annotated[str, typer.Option("--lm", metavar="FILE", help="Language model, as of sewd transcribe.")],
+    hotwords: Hotwords = None,
+    beam: Beam = None,
+    hotword_weight: HotwordWeight = HOTWORD_WEIGHT,
+    weights: Annotated[
+        str, typer.Option(metavar="NUMBERS", help="Weights of the language model to try.")
+    ] = "0.25 0.5 0.75 1 1.25",
+    bonuses: Annotated[str, typer.Option(metavar="NUMBERS", help="Scores of each word to try.")] = "0 1 2 3 4",
+    max_seconds: Annotated[
+        float, typer.Option(metavar="SECONDS", min=1, help="Decode at most so much audio, drawn from the run.")
+    ] = 3600.0,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the error rates as a plot (PNG) to this file.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> int:
+    """Find the weights of a language model: the word error rate of a run's references with each of them.
+
+    The figure of the best weights is too good, since they are chosen by it. The cross-validated one is that of new
+    speakers: each fold is decoded with the weights that are best on the others.
+    """
+    from pipeline.evaluation import decoder_weights  # noqa: PLC0415 - loads the model's package
+
+    decoder = requested(
+        lm=uris.absolute(lm),
+        hotwords=hotwords and uris.absolute(hotwords),
+        beam=beam,
+        hotword_weight=hotword_weight,
+    )
+    opened = pipeline.Run.open(run_uri)
+    tuning = decoder_weights.tune(
+        opened, decoder, _numbers("weights", weights), _numbers("bonuses", bonuses), max_seconds, _step
+    )
+    if plot is not None:
+        plot.write_bytes(decoder_weights.draw(tuning))
+    if as_json:
+        values = asdict(tuning) | {
+            "errors": [{"lm_weight": w, "word_bonus": b, "errors": n} for (w, b), n in tuning.errors.items()]
+        }
+        typer.echo(json.dumps(values))
+    else:
+        _show(tuning)
+    return Exit.DONE
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return [float(number) for number in text.split()]
+    except ValueError as error:
+        raise UsageError(f"{option}: {text!r} are not numbers, such as '0.5 1'") from error
+
+
+def _step(what: str) -> None:
+    if err.is_terminal:
+        err.print(what, end="\r")
+
+
+def _show(tuning: Tuning) -> None:
+    rates = {weights: errors / tuning.words for weights, errors in tuning.errors.items()}
+    bonuses = sorted({bonus for _, bonus in rates})
+    table = new_table("word error rate by weight and word bonus", "", *(f"{bonus:g}" for bonus in bonuses))
+    for weight in sorted({weight for weight, _ in rates}):
+        table.add_row(f"{weight:g}", *(percent(rates[weight, bonus]) for bonus in bonuses))
+    out.print(table)
+    units = "speakers" if tuning.by_speaker else "utterances"
+    out.print(f"{tuning.utterances:,} utterances, {duration(tuning.audio_s)}, {tuning.words:,} words of references")
+    out.print(f"greedy: {percent(tuning.greedy / tuning.words)}")
+    weight, bonus = tuning.best
+    out.print(f"best: {percent(rates[tuning.best])} with --lm-weight {weight:g} --word-bonus {bonus:g}")
+    if tuning.cross_validated is not None:
+        rate = percent(tuning.cross_validated / tuning.words)
+        out.print(f"cross-validated, {tuning.folds} folds of {units}: {rate}")
 
 
 if __name__ == "__main__":

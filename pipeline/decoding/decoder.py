@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -78,14 +79,23 @@ def load_decoder(settings: DecoderSettings, acoustics: Acoustics) -> Decoder:
     return BeamDecoder(settings, acoustics)
 
 
-_loaded: list[tuple[DecoderSettings, Acoustics, Decoder]] = []  # at most one, in each process
+class _Loaded(threading.local):
+    """The last decoder that a thread loaded, and what of."""
+
+    made_of: tuple[DecoderSettings, Acoustics] | None = None
+    decoder: Decoder
+
+
+_loaded = _Loaded()
 
 
 def loaded_decoder(settings: DecoderSettings, acoustics: Acoustics) -> Decoder:
-    """As `load_decoder`; the last one that this process loaded is used again, if it is the same."""
-    if not _loaded or _loaded[0][:2] != (settings, acoustics):
-        _loaded[:] = [(settings, acoustics, load_decoder(settings, acoustics))]
-    return _loaded[0][2]
+    """As `load_decoder`; the last one that this thread loaded is used again, if it is the same."""
+    if _loaded.made_of != (settings, acoustics):
+        _loaded.made_of = None
+        _loaded.decoder = load_decoder(settings, acoustics)
+        _loaded.made_of = (settings, acoustics)
+    return _loaded.decoder
 
 
 def missing() -> str | None:
