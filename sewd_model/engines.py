@@ -323,7 +323,7 @@ class _Padded(_Reference):
 
         order = sorted(range(len(waveforms)), key=lambda index: len(waveforms[index]))
         ordered = [waveforms[index] for index in order]
-        results = gpu_batches.stream(self, ordered, self.budget_s, self._rate)
+        results = gpu_batches.stream(self, ordered, self.budget_s, self._rate, padded=True)
         by_index = dict(zip(order, results, strict=True))
         return (by_index[index] for index in range(len(waveforms)))
 

@@ -119,7 +119,12 @@ class DeviceEngine(DeviceRunner[Tensor, Logits]):
 
 
 def stream(
-    engine: BatchRunner[Clip, Result], clips: Sequence[Clip], budget_s: float = BUDGET_S, rate: int = 16_000
+    engine: BatchRunner[Clip, Result],
+    clips: Sequence[Clip],
+    budget_s: float = BUDGET_S,
+    rate: int = 16_000,
+    *,
+    padded: bool = False,
 ) -> Iterator[Result | None]:
     """Yield the result of each clip, in order; None for a clip that does not fit in memory even alone.
 
@@ -131,6 +136,7 @@ def stream(
         clips: their lengths are numbers of samples.
         budget_s: most seconds of audio in a batch, unless a single clip is longer.
         rate: sample rate of the clips, in Hz.
+        padded: the engine pads the clips of a batch to the longest, and padding counts as audio.
 
     Raises:
         InputTooShortError, ValueError: as `gpu_layout.lay_out`.
@@ -138,7 +144,7 @@ def stream(
             device.
     """
     launched: tuple[Sequence[Clip], Callable[[], list[Result]]] | None = None
-    for batch in grouped(clips, len, at_most=int(budget_s * rate)):
+    for batch in grouped(clips, len, at_most=int(budget_s * rate), padded=padded):
         wait = _launch(engine, batch)
         if launched is not None:
             results = _accept_or_retry(engine, launched[0], _wait(launched[1]))

@@ -37,6 +37,18 @@ def test_groups_stay_below_a_maximum_unless_one_item_is_larger_and_no_two_neighb
         assert sum(group) + following[0] > at_most or len(group) == max_items
 
 
+@given(SIZES, st.integers(1, 100), st.none() | st.integers(1, 7))
+def test_padded_groups_stay_below_a_maximum_unless_one_item_is_larger_and_the_next_would_not_fit(
+    sizes, at_most, max_items
+):
+    groups = list(grouped(sizes, int, at_most=at_most, max_items=max_items, padded=True))
+    assert [size for group in groups for size in group] == sizes
+    for group in groups:
+        assert max(group) * len(group) <= at_most or len(group) == 1
+    for group, following in itertools.pairwise(groups):
+        assert max([*group, following[0]]) * (len(group) + 1) > at_most or len(group) == max_items
+
+
 @given(SIZES)
 def test_without_limits_all_items_are_one_group(sizes):
     assert list(grouped(sizes, int)) == ([sizes] if sizes else [])
