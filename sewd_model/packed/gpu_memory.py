@@ -23,8 +23,11 @@ def used_by_other_processes() -> bool:
     return free + torch.cuda.memory_allocated() < total / 2
 
 
-# How torch, kernels that torch.compile makes, and cuDNN report an error of a GPU.
-_OF_GPUS: Final = ("CUDA error", "CUDA driver error", "Triton Error [CUDA]", "CUDNN_STATUS_EXECUTION_FAILED")
+# How torch, kernels that torch.compile makes, and cuDNN report an error of a GPU; those with HIP are of AMD's.
+_OF_GPUS: Final = (
+    *("CUDA error", "CUDA driver error", "Triton Error [CUDA]", "CUDNN_STATUS_EXECUTION_FAILED"),
+    *("HIP error", "Triton Error [HIP]"),
+)
 # They report these where one operation cannot run on a GPU, which others can still use.
 _OF_ONE_OPERATION: Final = (
     "no kernel image is available",

@@ -209,6 +209,21 @@ def test_padded_batches_have_the_results_of_the_models_in_the_order_of_the_clips
     assert_results_close(padded.recognize(waves), reference.recognize(waves))
 
 
+def test_a_padded_batch_is_bounded_with_its_padding(load_heads, monkeypatch):
+    padded = _Padded(load_heads(), CPU, "float32", DECODING)
+    padded.budget_s = 3.0
+    sizes, launch = [], padded.launch
+
+    def launched(waveforms):
+        sizes.append([len(waveform) for waveform in waveforms])
+        return launch(waveforms)
+
+    monkeypatch.setattr(padded, "launch", launched)
+    lengths = [16_000 * 2, *[4000] * 6]  # as one batch, 3.5 s of audio would be 14 s
+    assert len(list(padded.encode([torch.zeros(length) for length in lengths]))) == 7
+    assert sizes == [[4000] * 6, [32_000]]
+
+
 @pytest.mark.filterwarnings(NO_COMPILER)
 @pytest.mark.parametrize(
     ("error", "after_loading"),
@@ -292,7 +307,14 @@ def test_a_device_that_does_not_work_is_no_reason_for_a_slower_engine(load_heads
 def test_which_errors_mean_that_a_device_failed():
     assert device_failed(RuntimeError("CUDA error: uncorrectable ECC error encountered"))
     assert device_failed(torch.AcceleratorError("unspecified launch failure"))
-    for source in ("CUDA driver error", "Triton Error [CUDA]"):  # a compiled kernel, launched after the failure
+    # The second and the third: a compiled kernel, launched after the failure. The last two: GPUs of AMD.
+    for source in (
+        "CUDA error",
+        "CUDA driver error",
+        "Triton Error [CUDA]",
+        "HIP error",
+        "Triton Error [HIP]: Code: 1",
+    ):
         assert device_failed(RuntimeError(f"{source}: an illegal memory access was encountered"))
         assert not device_failed(RuntimeError(f"{source}: out of memory"))
         assert not device_failed(RuntimeError(f"{source}: invalid argument"))
