@@ -5,10 +5,11 @@
 The linear layers and convolutions of SEW-D are products of some hundred rows with a constant weight. This table shows
 which library computes them fastest on one thread and on all: MKL and oneDNN as in torch (`torch.mm`; oneDNN with the
 weight in its own layout, as `sewd_model.packed.products` uses it), OpenBLAS as in numpy, ONNX Runtime (MLAS, with the
-weight packed in advance), the C++ kernels that torch's compiler generates (needs a C++ compiler), and BLIS (where the
-package `blis` is installed). All libraries take turns within a round, and the best round of each counts: other load
-only makes a product slower. With `--instructions avx2` all of them but ONNX Runtime, which has no such switch, do
-without AVX-512. Needs the development dependencies.
+weight packed in advance), the C++ kernels that torch's compiler generates (needs a C++ compiler), BLIS (where the
+package `blis` is installed), and XNNPACK (where `ai-edge-litert` and `flatbuffers` are; the weight is packed in
+advance). All libraries take turns within a round, and the best round of each counts: other load only makes a product
+slower. With `--instructions avx2` all of them but ONNX Runtime and XNNPACK, which have no such switch, do without
+AVX-512. Needs the development dependencies.
 """
 
 import json
@@ -20,7 +21,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import onnx
@@ -40,6 +41,12 @@ try:
     from blis.py import gemm  # type: ignore[import-not-found, import-untyped, unused-ignore]  # not a dependency
 except ImportError:
     gemm = None
+try:
+    import flatbuffers  # type: ignore[import-not-found, import-untyped, unused-ignore]  # not a dependency
+    from ai_edge_litert import interpreter as litert  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    from ai_edge_litert import schema_py_generated as tflite  # type: ignore[import-not-found, unused-ignore]
+except ImportError:
+    litert = None
 
 
 class Instructions(StrEnum):
@@ -134,6 +141,8 @@ def _products(rows: int, inputs: int, outputs: int, threads: int) -> dict[str, P
     if gemm:
         contiguous = np.ascontiguousarray(transposed)
         products["BLIS"] = lambda: gemm(array, contiguous)
+    if litert:
+        products["XNNPACK"] = _xnnpack_product(array, weight.numpy(), threads)
     expected = np.asarray(products["MKL"]())
     for library, product in products.items():
         np.testing.assert_allclose(np.asarray(product()), expected, rtol=1e-3, atol=1e-2, err_msg=library)
@@ -175,6 +184,46 @@ def _compiled_product(data: torch.Tensor, weight: torch.Tensor) -> Product | Non
             sys.stderr.write(f"No products by torch's compiler: {error}\n")
             return None
     return lambda: compiled(data)
+
+
+def _xnnpack_product(data: np.ndarray, weight: np.ndarray, threads: int) -> Product:
+    """Return the product of a graph of LiteRT with one layer, which it gives to XNNPACK."""
+
+    def tensor(name: str, shape: tuple[int, ...], buffer: int = 0) -> Any:
+        found = tflite.TensorT()
+        found.name, found.shape, found.type, found.buffer = name, list(shape), tflite.TensorType.FLOAT32, buffer
+        return found
+
+    graph, layer, kind, content, model = (
+        tflite.SubGraphT(),
+        tflite.OperatorT(),
+        tflite.OperatorCodeT(),
+        tflite.BufferT(),
+        tflite.ModelT(),
+    )
+    content.data = np.frombuffer(weight.tobytes(), np.uint8)
+    kind.builtinCode = kind.deprecatedBuiltinCode = tflite.BuiltinOperator.FULLY_CONNECTED
+    kind.version = 1
+    layer.inputs, layer.outputs = [0, 1, -1], [2]  # no bias
+    layer.builtinOptionsType = tflite.BuiltinOptions.FullyConnectedOptions
+    layer.builtinOptions = tflite.FullyConnectedOptionsT()
+    graph.tensors = [tensor("rows", data.shape), tensor("weight", weight.shape, 1)]
+    graph.tensors.append(tensor("result", (len(data), len(weight))))
+    graph.inputs, graph.outputs, graph.operators = [0], [2], [layer]
+    model.version, model.operatorCodes, model.subgraphs = 3, [kind], [graph]
+    model.buffers = [tflite.BufferT(), content]  # the first is that of tensors without constants
+    builder = flatbuffers.Builder(0)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    session = litert.Interpreter(model_content=bytes(builder.Output()), num_threads=threads)
+    session.allocate_tensors()
+    session.set_tensor(0, data)
+    result = session.tensor(2)
+
+    def product() -> np.ndarray:
+        session.invoke()
+        return result()  # a view: an interpreter does not run while one is kept
+
+    return product
 
 
 def print_tables(figures: dict[int, dict[str, dict[str, float]]]) -> None:
