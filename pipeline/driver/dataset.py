@@ -21,7 +21,7 @@ from pipeline.cluster.resources import ClusterNodes, Resources
 from pipeline.config import RunConfig
 from pipeline.decoding.settings import DecoderSettings
 from pipeline.driver.stop import stop_uri
-from pipeline.runs.fingerprint import cut_of, dtype_of, has_earlier_rules
+from pipeline.runs.fingerprint import cut_of, dtype_of, has_earlier_rules, has_late_starts
 from pipeline.runs.record import Addition
 from pipeline.runs.run import Run
 from pipeline.stages.actor import RecognizerActor
@@ -151,6 +151,7 @@ def configure_stages(
             deadline_s=config.deadline_s,
             word_gap_s=0.0 if earlier else config.word_gap_s,
             extend_words=not earlier,
+            extend_starts=not has_late_starts(record.fingerprint),
             normalizer=config.normalizer,
             classifiers=models.classifiers,
             keep_posteriors=config.keep_posteriors,

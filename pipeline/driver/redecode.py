@@ -29,7 +29,7 @@ from pipeline.driver.progress import Progress
 from pipeline.driver.stop import stop_uri
 from pipeline.driver.transcribe import new_attempt, process, stopped
 from pipeline.errors import UsageError
-from pipeline.runs.fingerprint import redecoding_fingerprint
+from pipeline.runs.fingerprint import has_late_starts, redecoding_fingerprint
 from pipeline.runs.lease import hold_lease
 from pipeline.runs.lifecycle import check_output, create_run, find_existing_run, remove_run
 from pipeline.runs.redecoding import plan_redecoding, require_source, source_digest
@@ -155,6 +155,7 @@ def configure_stage(
         deadline_s=config.deadline_s,
         word_gap_s=config.word_gap_s,
         extend_words=True,
+        extend_starts=not has_late_starts(run.record.fingerprint),
         normalizer=config.normalizer,
         classifiers=(),
     )

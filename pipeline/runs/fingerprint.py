@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from pipeline.config import DECODING, RunConfig, column_names
 from pipeline.decoding.settings import DecoderSettings
@@ -11,6 +11,9 @@ from pipeline.schemas import SCHEMA_VERSION
 from pipeline.settings import default_of
 from pipeline.storage.checkpoints import checkpoint_digest
 from sewd_model.hub import hub_name
+
+WORD_TIMES: Final = "sound"
+"""How words get their times, see `pipeline.stages.word_ends`."""
 
 
 def fingerprint(
@@ -38,6 +41,7 @@ def fingerprint(
         "cut": config.cut,
         "skip_silence": config.skip_silence,
         "word_gap_s": config.word_gap_s,
+        "word_times": WORD_TIMES,
         "normalizer": config.normalizer,
         "chunk_s": config.chunk_s,
         "chunk_rows": config.chunk_rows,
@@ -65,7 +69,7 @@ def redecoding_fingerprint(
         digest: of the rows of the source, see `pipeline.runs.redecoding.source_digest`.
     """
     kept = {name: value for name, value in source.items() if name not in ("keep_posteriors", *DECODING)}
-    texts = {"normalizer": config.normalizer, "word_gap_s": config.word_gap_s}
+    texts = {"normalizer": config.normalizer, "word_gap_s": config.word_gap_s, "word_times": WORD_TIMES}
     return {**kept, **texts, **decoder.fingerprint(), "source": digest}
 
 
@@ -77,6 +81,11 @@ def has_earlier_rules(stored: Mapping[str, Any]) -> bool:
     report members that belong to no audio.
     """
     return "word_gap_s" not in stored
+
+
+def has_late_starts(stored: Mapping[str, Any]) -> bool:
+    """Whether words of a run begin with their first tokens, as they did before `WORD_TIMES`; the rest do, too."""
+    return "word_times" not in stored
 
 
 def cut_of(stored: Mapping[str, Any]) -> str:
@@ -132,6 +141,8 @@ def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> list
         requested = {**requested, "dtype": "float32"}
     if "cut" in requested:  # runs without an entry are resumed with the cuts of their version, see `cut_of`
         stored = {"cut": default_of(RunConfig, "cut"), **stored}
+    if "word_times" in requested:  # as for cuts, see `has_late_starts`
+        stored = {"word_times": requested["word_times"], **stored}
     if has_earlier_rules(stored):
         stored = {**stored, **{name: requested.get(name) for name in ("skip_silence", "word_gap_s")}}
     return [

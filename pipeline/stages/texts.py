@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ from pipeline.decoding.settings import DecoderSettings
 from pipeline.schemas import LABELS, POSTERIORS, TRANSCRIPTS
 from pipeline.scoring.counts import score_columns
 from pipeline.stages.noise import without_noise
-from pipeline.stages.word_ends import sound_ends
+from pipeline.stages.word_ends import sound_ends, sound_starts
 from pipeline.storage.deadline import with_deadline
 from sewd_model import GreedyPath, Word, split_at_gaps, words
 from sewd_model.ctc import greedy_paths
@@ -32,6 +32,7 @@ class TextSettings:
         decoder: how posteriors become tokens; paths that the recogniser gave are greedy ones.
         word_gap_s: a word ends where no token follows for this long; 0: only where the model ends it.
         extend_words: take the end of a word from the level of the sound, see `pipeline.stages.word_ends`.
+        extend_starts: then its start, too.
         normalizer: normalisation of references and hypotheses before they are compared.
         classifiers: (task, labels by index) of each classification head, in the run's order.
         deadline_s: a process whose beam search takes longer than this for an utterance is ended; None: no deadline.
@@ -44,6 +45,7 @@ class TextSettings:
     normalizer: str
     classifiers: tuple[tuple[str, tuple[str, ...]], ...]
     deadline_s: float | None = None
+    extend_starts: bool = True
 
 
 def transcripts(rows: pa.Table, settings: TextSettings) -> pa.Table:
@@ -64,9 +66,13 @@ def transcripts(rows: pa.Table, settings: TextSettings) -> pa.Table:
         if skipped_s and levels is not None:  # without long pauses a text is that of the model on the clip alone
             path = without_noise(path, levels, acoustics.frame_s, acoustics.tokenizer.delimiter_id)
         text, found = _text_and_words(path, settings)
-        ends_s = [word.end_s for word in found]
         if settings.extend_words and levels is not None:
+            if settings.extend_starts:
+                starts_s = sound_starts(found, levels)
+                found = [replace(word, start_s=start) for word, start in zip(found, starts_s, strict=True)]
             ends_s = sound_ends(found, levels)
+        else:
+            ends_s = [word.end_s for word in found]
         texts.append(text)
         word_lists.append(
             [
