@@ -44,8 +44,11 @@ def sound_starts(words: Sequence[Word], levels: np.ndarray) -> list[float]:
 def _sound_start(word: Word, before_s: float, levels: list[int]) -> float:
     first, end = round(word.start_s / LEVEL_S), round(word.end_s / LEVEL_S)
     limit = round(max(before_s, word.start_s - EARLIEST_S) / LEVEL_S)
-    sounds = _sound(levels[limit:first][::-1], levels[first:end])
-    if sounds and sounds >= first - limit - 1:  # no pause: the word before it may sound here
+    before, within = levels[limit:first][::-1], levels[first:end]
+    if not before or not within:
+        return word.start_s
+    sounds = _sound(before, within)
+    if sounds >= len(before) - 1 or min(before) >= max(within) - ABOVE_QUIET_DB:  # no pause: the word before it sounds
         return min(word.start_s, max(before_s, word.start_s - DELAY_S))
     return min(word.start_s, (first - sounds) * LEVEL_S) if sounds else word.start_s
 
