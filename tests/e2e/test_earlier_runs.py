@@ -19,7 +19,7 @@ from tests.support.without_ray import without_ray
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "earlier_run"
 EXPECTED = json.loads((FIXTURE / "expected.json").read_text())
-NEW = ("warning", "skipped_s", "recording_reference")  # columns that the earlier version did not have
+NEW = ("warning", "skipped_s", "recording_reference", "nbest")  # columns that the earlier version did not have
 
 
 @pytest.fixture(scope="module")
