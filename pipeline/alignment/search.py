@@ -45,7 +45,7 @@ HITS: Final = pa.schema(
     metadata={"sewd.table": "hits"},
 )
 
-DEFAULT_MIN_SCORE: Final = 0.3
+DEFAULT_MIN_SCORE: Final = 0.4
 
 _SCAN: Final = {"batch_size": 512, "batch_readahead": 2, "fragment_readahead": 1}
 _TEXT_SCAN: Final = {"batch_size": 1 << 14, "batch_readahead": 4, "fragment_readahead": 2}
@@ -199,9 +199,12 @@ class Keyword(NamedTuple):
         possible = self._possible(scores, edges, least)
         if not len(possible):
             return
-        ends = self._ends([scores[edges[clip] : edges[clip + 1]] for clip in possible.tolist()])
+        longest_first = possible[np.argsort(-num_frames[possible], kind="stable")]
+        ends = self._ends([scores[edges[clip] : edges[clip + 1]] for clip in longest_first.tolist()])
         clips = split(joined, num_frames)
-        for column, clip in enumerate(possible.tolist()):
+        columns = np.flatnonzero((ends >> _START_BITS >= least * _UNIT).any(axis=0))
+        for column in columns[np.argsort(longest_first[columns])].tolist():
+            clip = int(longest_first[column])
             for start, end, score in _apart(ends[: num_frames[clip] + 1, column], least):
                 yield clip, clips[clip], self._place(clips[clip], start, end, score)
 
@@ -231,6 +234,9 @@ class Keyword(NamedTuple):
         """`(frames + 1, clips)`: the score and the start of the best path of the phrase that has ended at each frame.
 
         The delimiter behind the phrase is free behind the end of a clip, as is that before it at the start.
+
+        Args:
+            clips: scores as `_relative` gives them, the longest clip first.
         """
         has_delimiter = self.acoustics.tokenizer.delimiter_id is not None
         columns = self._columns
@@ -240,32 +246,39 @@ class Keyword(NamedTuple):
         states[::2] = tokens
         same = np.array([one == other for one, other in itertools.pairwise(tokens)], np.bool_)
         skips = np.where(same, _NEVER, 0)[:, None]
-        frames = max(map(len, clips)) + 1
+        lengths = np.array([len(clip) for clip in clips])
+        frames = int(lengths[0]) + 1
         scores = np.full((frames, len(columns), len(clips)), _OUTSIDE, np.float32)
         for position, clip in enumerate(clips):
             scores[: len(clip), :, position] = clip
             if has_delimiter:
-                scores[len(clip) :, 1, position] = 0.0
+                scores[len(clip), 1, position] = 0.0
         steps = np.rint(scores * _UNIT).astype(np.int64) << _START_BITS
         before = np.full((len(states), len(clips)), _NEVER, np.int64)
         if has_delimiter:
             before[0] = 0
-        found = np.empty((frames, len(clips)), np.int64)
+        found = np.full((frames, len(clips)), _NEVER, np.int64)
         for frame in range(frames):
+            active = int(
+                np.searchsorted(-lengths, -frame, side="right")
+            )  # the clips that have this frame, or end there
+            before = before[:, :active]
             after = before.copy()
             np.maximum(after[1:], before[:-1], out=after[1:])
             np.maximum(after[2::2], before[:-2:2] + skips, out=after[2::2])
             np.maximum(after[0], frame, out=after[0])  # begins here, with the score 0
-            after += steps[frame][states]
+            after += steps[frame, states, :active]
             np.maximum(after, _NEVER, out=after)
-            found[frame] = after[-1]
+            found[frame, :active] = after[-1]
             before = after
         return found
 
     def _place(self, clip: Posteriors, start: int, end: int, score: float) -> Place:
         """The place without the delimiters around the phrase, from that with them."""
         acoustics = self.acoustics
-        window = clip.log_probabilities(acoustics.num_tokens, acoustics.blank)[start : min(end, clip.num_frames)]
+        end = min(end, clip.num_frames)
+        _, frames, _ = split(clip, [start, end - start, clip.num_frames - end])
+        window = frames.log_probabilities(acoustics.num_tokens, acoustics.blank)
         if acoustics.tokenizer.delimiter_id is not None:  # a delimiter at the ends is a blank here
             np.maximum(
                 window[:, acoustics.blank],

@@ -53,6 +53,7 @@ def test_scores_are_the_best_of_all_starts(seed: int, lengths: list[int], letter
     for length in lengths:
         logits = random.standard_normal((length, ACOUSTICS.num_tokens)) * 3
         clips.append(keep(logits, ACOUSTICS.blank))
+    clips.sort(key=lambda clip: -clip.num_frames)
     keyword = Keyword(tuple(ids), ACOUSTICS)
     ends = keyword._ends([keyword._relative(clip) for clip in clips])
     for column, clip in enumerate(clips):
@@ -108,7 +109,7 @@ def test_phrase_that_the_model_has_not_written(tmp_path: Path) -> None:
 
 
 def test_utterances_do_not_depend_on_their_neighbours() -> None:
-    texts = ["turn left", "the art of turning left now", ""]
+    texts = ["the art of turning left now", "turn left", ""]
     clips = [posteriors_of(frames_of(text)[0]) for text in texts]
     keyword = Keyword.of("left", ACOUSTICS)
     together = keyword._ends([keyword._relative(clip) for clip in clips])
