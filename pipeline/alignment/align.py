@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.alignment.texts import TextWord, read_texts, text_words
-from pipeline.alignment.words_path import LENIENT, STRICT, NoPathError, WordsPath, words_path
+from pipeline.alignment.words_path import LENIENT, STRICT, Ids, NoPathError, WordsPath, words_path
 from pipeline.corpus.naming import composed
 from pipeline.decoding.acoustics import Acoustics
 from pipeline.decoding.rows import posteriors_of, unpacked_levels
@@ -22,7 +22,7 @@ from pipeline.runs.recordings import IDENTITY, channels_of, distributed_rows, re
 from pipeline.runs.run import Run, open_files
 from pipeline.schemas import ERRORS, field
 from pipeline.scoring.references import References
-from pipeline.stages.word_ends import sound_ends
+from pipeline.stages.word_ends import sound_ends, sound_starts
 from pipeline.storage import objects
 from sewd_model import Word
 
@@ -244,40 +244,30 @@ class _Times:
 
 
 def _aligned(path: WordsPath, words: Sequence[TextWord], times: _Times) -> list[AlignedWord]:
-    ends_s = _ends(path, times)
-    return [
-        AlignedWord(word)
-        if start < 0
-        else AlignedWord(word, float(times.starts[start]), end_s, math.exp(log_probability), loss)
-        for word, start, end_s, log_probability, loss in zip(
-            words,
-            path.start_frames.tolist(),
-            ends_s,
-            path.log_probabilities.tolist(),
-            path.losses.tolist(),
-            strict=True,
-        )
-    ]
+    found = [AlignedWord(word) for word in words]
+    numbers = np.flatnonzero(path.start_frames >= 0)
+    starts_s, ends_s = _sound_times(path.start_frames[numbers], path.end_frames[numbers], times)
+    for number, start_s, end_s in zip(numbers.tolist(), starts_s.tolist(), ends_s.tolist(), strict=True):
+        confidence, loss = math.exp(path.log_probabilities[number]), float(path.losses[number])
+        found[number] = AlignedWord(words[number], start_s, end_s, confidence, loss)
+    return found
 
 
-def _ends(path: WordsPath, times: _Times) -> list[float]:
-    """The end of each word that is in the audio: of its last token, or of its sound (`pipeline.stages.word_ends`)."""
-    ends_s = np.zeros(len(path.end_frames))
-    found = np.flatnonzero(path.end_frames >= 0)
-    lasts = path.end_frames[found] - 1
-    ends_s[found] = times.starts[lasts] + times.frame_s
-    for row in np.unique(times.row_of[lasts]).tolist():
-        levels, offset_s = times.levels[row], float(times.row_starts[row])
-        own = found[times.row_of[lasts] == row]
-        if levels is None:
-            continue
-        starts_s = np.maximum(times.starts[path.start_frames[own]] - offset_s, 0.0)
-        words = [
-            Word("", start_s, end_s, 1.0)
-            for start_s, end_s in zip(starts_s.tolist(), (ends_s[own] - offset_s).tolist(), strict=True)
-        ]
-        ends_s[own] = np.array(sound_ends(words, levels)) + offset_s
-    return ends_s.tolist()
+def _sound_times(start_frames: Ids, end_frames: Ids, times: _Times) -> tuple[np.ndarray, np.ndarray]:
+    """Start and end of each word: of its sound (`pipeline.stages.word_ends`) in the row where it begins or ends."""
+    lasts = end_frames - 1
+    starts_s, ends_s = times.starts[start_frames], times.starts[lasts] + times.frame_s
+    for side_s, rows, moved in (
+        (starts_s, times.row_of[start_frames], sound_starts),
+        (ends_s, times.row_of[lasts], sound_ends),
+    ):
+        for row in np.unique(rows).tolist():
+            levels, offset_s, own = times.levels[row], times.row_starts[row], rows == row
+            if levels is not None:
+                spans = zip((starts_s[own] - offset_s).tolist(), (ends_s[own] - offset_s).tolist(), strict=True)
+                words = [Word("", max(0.0, start_s), end_s, 1.0) for start_s, end_s in spans]
+                side_s[own] = np.array(moved(words, levels)) + offset_s
+    return starts_s, ends_s
 
 
 def _passages(stars: np.ndarray, times: _Times) -> Iterator[tuple[float, float]]:

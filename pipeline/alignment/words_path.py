@@ -345,7 +345,7 @@ class _Lattice:
                 break
             state = _State(*(values - best for values in state))  # float32 has few digits
             checkpoints.append(_Checkpoint(start, border, state))
-            before, after = _State(*map(np.copy, state)), _State(*map(np.empty_like, state))
+            before, after = _State(*map(np.copy, state)), _State(*map(np.copy, state))
             for frame in range(first_frame, min(first_frame + _BLOCK, self.num_frames)):
                 self.jumps[frame] = steps.step(before, after, tokens[frame], blank[frame], pause[frame], None)
                 before, after = after, before
