@@ -14,7 +14,7 @@ GREEDY: Final = 1
 DEFAULT_BEAM: Final = 32  # with a language model or hot-words
 LM_WEIGHT: Final = 0.5
 WORD_BONUS: Final = 1.5
-HOTWORD_WEIGHT: Final = 10.0
+HOTWORD_WEIGHT: Final = 6.0
 
 
 @dataclass(frozen=True, kw_only=True)
