@@ -128,10 +128,11 @@ def report(name: str, run: pipeline.Run, rows: pa.Table, ways: dict[str, Decoder
     for way, made in results.items():
         relative = f"{rate(made) / greedy - 1:+.0%}" if greedy else ""
         count = f" ({len(settings[way].decoder.hotwords)})" if settings[way].decoder.hotwords else ""
-        typer.echo(
-            f"| {name} | {audio_s / 60:.1f} min | {way}{count} | {rate(made):.1%} | {relative} "
-            f"| {rate(made, 'char_', 'ref_chars'):.1%} | {' | '.join(found(made, rare))} | {audio_s / seconds[way]:,.0f} |"
+        cells = (
+            *(name, f"{audio_s / 60:.1f} min", f"{way}{count}", f"{rate(made):.1%}", relative),
+            *(f"{rate(made, 'char_', 'ref_chars'):.1%}", *found(made, rare), f"{audio_s / seconds[way]:,.0f}"),
         )
+        typer.echo("".join(f"| {cell} " for cell in cells) + "|")
 
 
 def found(made: pa.Table, rare: frozenset[str]) -> tuple[str, str]:
