@@ -38,6 +38,7 @@ _FRAME_S = 0.020  # levels are measured in frames of this length,
 _SMOOTHED = 3  # averaged over this many: the level of rumbling noise varies from frame to frame
 _WINDOW = 25  # frames within which noise is steady
 _BREAK = 2 * _SMOOTHED + 1  # frames of sound end a pause
+_EARLIER = (0, 50)  # frames before the last place where sound is needed, at which it is looked for
 _FILTER_STARTS = 3  # frames in which the filter forgets all but 1e-11 of its state
 _HIGHEST_FLOOR = 1e-4  # of the square of a peak: the filter amplifies a signal by less than 2.5, and its start by 2
 _LOUD = 99.0  # percentile of the frames' levels that is the level of the loud parts: not that of a single click
@@ -96,30 +97,35 @@ class PauseFinder:
         )
 
     def _may_pause(self, samples: Samples, count: int) -> bool:
-        """Whether there may be a pause: False if there is sound at places less than `MIN_PAUSE_S` apart.
-
-        Sound is `_BREAK` frames of which none is digital silence or in a window of steady noise, however loud. Only the
-        frames around these places are filtered. What was before them is unknown to the filter, and how loud the piece
-        is remains unknown. Both are allowed for: the floor is one for the loudest piece, and above a higher floor more
-        noise is steady.
-        """
-        shortest, around = _frames(MIN_PAUSE_S), _WINDOW + _SMOOTHED - 2
+        """Whether there may be a pause: False if there is sound at places less than `MIN_PAUSE_S` apart."""
+        shortest = _frames(MIN_PAUSE_S)
         peak = float(np.abs(to_float64(np.array([samples.min(), samples.max()]))).max())
-        floor = max(_HIGHEST_FLOOR * peak**2, _DIGITAL_SILENCE)
         searched = 0
         while count - searched >= shortest:
-            place = min(searched + shortest - 1, count - _WINDOW)
-            first, stop = place - around, min(place + _BREAK + around, count)
-            start = max(0, first - _FILTER_STARTS)
-            part = samples[start * self._frame : stop * self._frame if stop < count else len(samples)]
-            powers = self._powers(part, stop - start)[first - start :]
-            quietest, loudest = _extremes(powers, floor)
-            if (loudest <= quietest * 10 ** (STEADY_DB / 10) * 1.0001).any():
-                return True
-            if powers[around : around + _BREAK].min() < 10 * _DIGITAL_SILENCE * max(1.0, peak**2):
+            latest = min(searched + shortest - 1, count - _WINDOW)
+            places = (latest - earlier for earlier in _EARLIER)
+            place = next((place for place in places if self._is_sound(samples, count, place, peak)), None)
+            if place is None:
                 return True
             searched = place + _BREAK
         return False
+
+    def _is_sound(self, samples: Samples, count: int, place: int, peak: float) -> bool:
+        """Whether none of `_BREAK` frames is digital silence, or in a window of steady noise, however loud.
+
+        Only the frames around the place are filtered. What was before them is unknown to the filter, and how loud the
+        piece is remains unknown. Both are allowed for: the floor is one for the loudest piece, and above a higher floor
+        more noise is steady.
+        """
+        around = _WINDOW + _SMOOTHED - 2
+        first, stop = place - around, min(place + _BREAK + around, count)
+        start = max(0, first - _FILTER_STARTS)
+        part = samples[start * self._frame : stop * self._frame if stop < count else len(samples)]
+        powers = self._powers(part, stop - start)[first - start :]
+        quietest, loudest = _extremes(powers, max(_HIGHEST_FLOOR * peak**2, _DIGITAL_SILENCE))
+        is_steady = loudest <= quietest * 10 ** (STEADY_DB / 10) * 1.0001
+        is_digital = powers[around : around + _BREAK] < 10 * _DIGITAL_SILENCE * max(1.0, peak**2)
+        return not (is_steady.any() or is_digital.any())
 
     def _margin(self, powers: np.ndarray) -> int:
         """Frames of a pause to keep, whose powers are given from the sound on: up to louder noise."""
