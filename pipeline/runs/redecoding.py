@@ -37,6 +37,7 @@ from pipeline.storage import clients, objects, uris
 KIND: Final = "posteriors"  # of a part
 READ_TABLES: Final = ("posteriors", "labels", "errors")
 COLUMN_BYTES: Final = 1 << 16  # of a column of a row group, and of what describes a file
+GROUP_BYTES: Final = 1 << 20  # of a row group, which has about two
 _KEPT_COLUMNS: Final = ("part_id", "ordinal", "bytes", "rows")  # of a part of the source; the others are null or empty
 
 
@@ -101,7 +102,7 @@ def _groups_of_parts(run: str, file: DataFile) -> Iterator[tuple[str, int]]:
     try:
         with objects.open_read(uris.join(run, file.path), block_bytes=COLUMN_BYTES) as opened:
             source = pq.ParquetFile(opened, read_dictionary=["part_id"])
-            column = source.read(columns=["part_id"])["part_id"].combine_chunks()
+            column = source.read(["part_id"], use_threads=False)["part_id"].combine_chunks()
             sizes = [source.metadata.row_group(group).num_rows for group in range(source.num_row_groups)]
     except FileNotFoundError as error:
         raise damaged(run, file.path, "is lost") from error
@@ -169,7 +170,7 @@ def _read_groups(source: str, groups: Iterable[Sequence[Any]], part_id: str) -> 
     rows = {name: [TABLES[name].empty_table()] for name in READ_TABLES}
     for (table, path), numbers in itertools.groupby(groups, key=lambda group: (group[0], group[1])):
         try:
-            with objects.open_read(uris.join(source, path)) as file:
+            with objects.open_read(uris.join(source, path), block_bytes=GROUP_BYTES) as file:
                 found = pq.ParquetFile(file).read_row_groups([number for _, _, number in numbers])
         except FileNotFoundError as error:
             raise InputChangedError(f"{source} was changed: {path} is gone") from error
