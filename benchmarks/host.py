@@ -164,7 +164,7 @@ class _Stub(RecognitionRunner):
         super().__init__(runner.model, runner.decoding)
         (head,) = runner.model.heads
         frames = round(MAX_BUDGET_S * RATE) // FRAME_SAMPLES
-        self.numbers = best_tokens(logits_like_speech(frames, head.num_outputs, runner.decoding.blank))
+        self.numbers = best_tokens(logits_like_speech(frames, head.num_outputs, runner.decoding.blank), 1)
 
     def compute(self, batch: Batch) -> torch.Tensor:
         return self.numbers[:, : sum(batch.num_frames_list)].flatten()

@@ -53,7 +53,8 @@ class Posteriors:
     ) -> NDArray[np.float32]:
         """Return `(T, num_tokens)` log-probabilities; what a frame did not keep shares what is left, or little.
 
-        A frame is not normalised: the kept tokens have the values that were kept.
+        A frame is not normalised: the kept tokens have the values that were kept. The best token of a frame is the best
+        here, too, where the value of another was rounded to its own.
 
         Args:
             num_tokens: V.
@@ -62,6 +63,9 @@ class Posteriors:
         """
         frames = np.repeat(np.arange(self.num_frames), self.counts)
         kept = -_cost(self.costs)
+        is_first = np.zeros(len(kept), bool)
+        is_first[(np.cumsum(self.counts, dtype=np.int64) - self.counts)[self.counts > 0]] = True
+        kept -= np.where(is_first, np.float32(0), np.float32(_TIE))
         mass = np.bincount(frames, np.exp(kept, dtype=np.float64), self.num_frames)
         others = np.maximum(num_tokens - self.counts.astype(np.int64), 1)
         with np.errstate(divide="ignore"):
@@ -79,6 +83,7 @@ class Posteriors:
         return dense
 
 
+_TIE: Final = 1e-5  # nats: no more than what is lost in float32
 _BELOW: Final = 3.0  # nats: a token that was not kept costs at most this much more than the largest cost
 
 

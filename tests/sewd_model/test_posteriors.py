@@ -63,6 +63,12 @@ def test_dense_values_are_those_that_were_kept(seed: int, frames: int, tokens: i
     assert some.tolist() == dense[:, columns].tolist()
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 40), st.floats(0, 3))
+def test_the_best_dense_value_is_that_of_the_best_token(seed: int, frames: int, tokens: int, scale: float) -> None:
+    kept = keep(random_logits(seed, frames, tokens, scale), BLANK)  # of similar logits many are rounded to one value
+    assert kept.log_probabilities(tokens, BLANK).argmax(1).tolist() == kept.best(BLANK)[0].tolist()
+
+
 def test_sure_blanks_keep_nothing() -> None:
     logits = np.full((100, 32), -20.0, np.float32)
     logits[:, BLANK] = 0.0
