@@ -16,6 +16,7 @@ from jobs.scoring import (
     DEFAULT_LEVEL,
     DEFAULT_UNIT,
     By,
+    Calibration,
     Collar,
     Compounds,
     FailIf,
@@ -27,6 +28,7 @@ from jobs.scoring import (
     evaluation_settings,
     parse_conditions,
 )
+from pipeline.evaluation.confidence import ConfidenceFigures
 from pipeline.evaluation.gate import gate_figures
 from pipeline.evaluation.intervals import Interval
 from pipeline.evaluation.labels import LabelEvaluation, evaluate_labels
@@ -49,6 +51,7 @@ def evaluate(
     by: By = None,
     unit: Unit = DEFAULT_UNIT,
     level: Level = DEFAULT_LEVEL,
+    calibration: Calibration = None,
     fail_if: FailIf = None,
     address: Annotated[
         str | None,
@@ -61,7 +64,7 @@ def evaluate(
     """
     opened = pipeline.Run.open(run)
     conditions = parse_conditions(fail_if, has_baseline=False)
-    settings = evaluation_settings(opened, refs, normalizer, compounds, by, unit, level, collar)
+    settings = evaluation_settings(opened, refs, normalizer, compounds, by, unit, level, collar, calibration)
     evaluation = pipeline.evaluate_run(opened, settings, address)
     labels = evaluate_labels(opened, settings)
     if evaluation.scored or evaluation.problems is not None:
@@ -137,6 +140,8 @@ def print_coverage(evaluation: pipeline.Evaluation) -> None:
     )
     if evaluation.recordings is not None:
         _print_recordings(evaluation.recordings)
+    if evaluation.confidence is not None:
+        out.print(_confidence(evaluation.confidence))
     interval = evaluation.intervals["wer"]
     if interval is not None:
         out.print(
@@ -148,6 +153,14 @@ def print_coverage(evaluation: pipeline.Evaluation) -> None:
         _print_problem("utterances of the run have none and are not scored", evaluation.problems.missing)
         _print_problem("utterances are not in the run", evaluation.problems.unknown)
         _print_problem("utterances occur more than once, with the same reference", evaluation.problems.duplicate)
+
+
+def _confidence(figures: ConfidenceFigures) -> str:
+    half = next(risk for coverage, risk in figures.curve if coverage >= 0.5)
+    return (
+        f"confidence: calibration error (ECE) {percent(figures.ece)}; WER of the more certain half {percent(half)}, "
+        f"area under risk and coverage {percent(figures.risk_area)}"
+    )
 
 
 def _print_recordings(figures: RecordingFigures) -> None:

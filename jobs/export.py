@@ -8,6 +8,7 @@ import typer
 
 import pipeline
 from jobs.console import Exit, out, single
+from pipeline.evaluation.calibration import read_calibration
 from pipeline.export.cues import CueSettings
 from pipeline.export.export import FORMATS, AudioMode, ExportSettings
 from pipeline.export.export import export as export_run
@@ -44,6 +45,10 @@ def export(
         AudioMode | None,
         typer.Option(help="Data sets for training: reference names the audio, cut cuts it out as FLAC."),
     ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Turn confidences into probabilities by what `sewd calibrate` wrote."),
+    ] = None,
     line_chars: Annotated[int, typer.Option(help="Subtitles: most characters in a line.")] = _CUE["line_chars"],
     lines: Annotated[int, typer.Option(help="Subtitles: most lines.")] = _CUE["lines"],
     chars_per_s: Annotated[float, typer.Option(help="Subtitles: reading speed, characters a second.")] = _CUE[
@@ -68,7 +73,13 @@ def export(
         gap_s=gap,
         pause_s=pause,
     )
-    settings = ExportSettings(format=format, audio=audio, where=where, texts=TextSettings(cues=limits))
+    settings = ExportSettings(
+        format=format,
+        audio=audio,
+        calibration={} if calibration is None else read_calibration(calibration),
+        where=where,
+        texts=TextSettings(cues=limits),
+    )
     done = export_run(opened, settings, uris.absolute(output))
     if opened.status != RunStatus.DONE:
         out.print(f"the run is not done ({opened.status}): these are its rows so far", style="yellow")

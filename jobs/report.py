@@ -14,6 +14,7 @@ from jobs.scoring import (
     DEFAULT_LEVEL,
     DEFAULT_UNIT,
     By,
+    Calibration,
     Collar,
     Compounds,
     FailIf,
@@ -64,6 +65,7 @@ def report(
     by: By = None,
     unit: Unit = DEFAULT_UNIT,
     level: Level = DEFAULT_LEVEL,
+    calibration: Calibration = None,
     cost_per_hour: Annotated[
         float | None, typer.Option(min=0, help="Price of the run's machines per hour, to report the cost of the run.")
     ] = None,
@@ -88,7 +90,7 @@ def report(
     suffix = "." + target.rpartition(".")[2].lower()
     if suffix not in RENDERINGS:
         raise UsageError(f"cannot write a report to {target}: its name must end in {', '.join(RENDERINGS)}")
-    settings = evaluation_settings(opened, refs, normalizer, compounds, by, unit, level, collar)
+    settings = evaluation_settings(opened, refs, normalizer, compounds, by, unit, level, collar, calibration)
     if other is not None:
         settings = replace(settings, scoring=shared_scoring(opened, other, settings.scoring))
     verdicts = []

@@ -11,6 +11,7 @@ import typer
 import pipeline
 from jobs.console import err
 from pipeline.errors import UsageError
+from pipeline.evaluation.calibration import read_calibration
 from pipeline.evaluation.compare import Comparison
 from pipeline.evaluation.gate import Condition, Verdict, check_condition, gate_figures, parse_condition
 from pipeline.evaluation.labels import evaluate_labels
@@ -47,6 +48,10 @@ Collar = Annotated[
         help="Seconds by which a word may miss its time in the time-constrained error rate of references with times."
     ),
 ]
+Calibration = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Turn confidences into probabilities by what `sewd calibrate` wrote."),
+]
 By = Annotated[
     str | None,
     typer.Option(metavar="A,B", help="Group by speaker, duration, confidence, any column, or a key of the manifest."),
@@ -73,6 +78,7 @@ def evaluation_settings(
     unit: str = DEFAULT_UNIT,
     level: float = DEFAULT_LEVEL,
     collar: float = DEFAULT_COLLAR_S,
+    calibration: str | None = None,
 ) -> pipeline.EvaluationSettings:
     """The settings from the options. Without options about scoring, the run's own rules apply."""
     scoring = None
@@ -80,7 +86,10 @@ def evaluation_settings(
         name = normalizer or run.record.normalizer
         scoring = pipeline.Scoring(name, tuple(refs or ()), compounds, collar)
     names = tuple(name.strip() for name in (by or "").split(",") if name.strip())
-    return pipeline.EvaluationSettings(scoring, names, unit, level)
+    confidence = None if calibration is None else read_calibration(calibration).get("utterance")
+    if calibration is not None and confidence is None:
+        raise UsageError(f"calibration: {calibration} has none of utterances: it was learned on too few")
+    return pipeline.EvaluationSettings(scoring, names, unit, level, calibration=confidence)
 
 
 def parse_conditions(texts: Sequence[str] | None, *, has_baseline: bool) -> list[Condition]:

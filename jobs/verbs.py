@@ -22,6 +22,7 @@ SUBMITTABLE: Final = (
     "report",
     "recordings",
     "export",
+    "calibrate",
     "align",
     "segment",
     "search",

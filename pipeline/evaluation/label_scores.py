@@ -195,12 +195,18 @@ def calibration_sums(confidence: npt.ArrayLike, is_correct: npt.ArrayLike) -> Ca
     """
     values, correct = _probabilities(confidence), np.asarray(is_correct, dtype=np.bool_)
     _check_lengths(values, correct)
-    # Times a power of two is exact: a value that is at the edge of a bin is at the edge of its last part.
-    indices = np.maximum(np.ceil(values * CALIBRATION_BINS * _FINE).astype(np.int64) - 1, 0)
+    indices = confidence_parts(values)
     number = CALIBRATION_BINS * _FINE
     rows, correct_rows = (np.bincount(rows, minlength=number) for rows in (indices, indices[correct]))
     confidences = np.bincount(indices, values, minlength=number).astype(np.float64)
     return Calibration(rows, confidences, correct_rows)
+
+
+def confidence_parts(values: Floats) -> Ints:
+    """The part of `Calibration` that each of the values from 0 to 1 is in."""
+    # Times a power of two is exact: a value that is at the edge of a bin is at the edge of its last part.
+    parts: Ints = np.maximum(np.ceil(values * CALIBRATION_BINS * _FINE).astype(np.int64) - 1, 0)
+    return parts
 
 
 def _probabilities(values: npt.ArrayLike) -> Floats:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
+from pipeline.evaluation.confidence import ConfidenceFigures
 from pipeline.evaluation.intervals import Interval
 from pipeline.evaluation.sums import COUNT_NAMES
 from pipeline.scoring.counts import ErrorCounts
@@ -214,6 +215,7 @@ class Evaluation:
         rate_histogram: number of scored utterances by their own word error rate, for each bin of `RATE_EDGES`.
         problems: mismatches of reference files and run; None without such files.
         recordings: figures of recordings that were scored as wholes; None without any reference of a recording.
+        confidence: how far the confidences can be relied on; None if nothing was scored.
     """
 
     figures: Figures
@@ -226,6 +228,7 @@ class Evaluation:
     rate_histogram: tuple[int, ...] = ()
     problems: ReferenceProblems | None = None
     recordings: RecordingFigures | None = None
+    confidence: ConfidenceFigures | None = None
 
     @property
     def rates(self) -> dict[str, float | None]:

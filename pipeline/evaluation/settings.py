@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.errors import UsageError
+from pipeline.evaluation.calibration import ConfidenceMap
 from pipeline.evaluation.units import UNITS
 from pipeline.scoring.rules import Scoring
 
@@ -19,6 +20,7 @@ class EvaluationSettings:
         unit: sampling unit of the intervals: `auto`, `speaker`, `recording` or `utterance`.
         level: nominal coverage of the intervals.
         num_worst: how many of the utterances with the most word errors to list.
+        calibration: what is applied to confidences before their figures are computed; None: nothing.
 
     Raises:
         UsageError: unknown unit, a level outside 0.5..1, or a negative `num_worst`.
@@ -29,6 +31,7 @@ class EvaluationSettings:
     unit: str = "auto"
     level: float = 0.95
     num_worst: int = 0
+    calibration: ConfidenceMap | None = None
 
     def __post_init__(self) -> None:
         if self.unit not in ("auto", *UNITS):

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.evaluation.confidence import confidence_figures
 from pipeline.evaluation.context import DEFAULT_CONTEXT, RunContext
 from pipeline.evaluation.group_keys import RATE_EDGES, KeyValue, group_names
 from pipeline.evaluation.intervals import Interval
@@ -52,6 +53,7 @@ def evaluation_from_tallies(
         worst_utterances=tallies.worst_utterances(settings.num_worst),
         rate_histogram=_rate_histogram(tallies.merged(SumKind.RATE_BINS)),
         problems=problems,
+        confidence=confidence_figures(tallies.merged(SumKind.CONFIDENCE)),
     )
 
 

@@ -12,6 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.evaluation.confidence import SUMS as CONFIDENCE_SUMS
+from pipeline.evaluation.confidence import confidence_summands
 from pipeline.evaluation.context import DEFAULT_CONTEXT, RunContext
 from pipeline.evaluation.group_keys import SOURCE_KEYS, grouping_key, utterance_rate_bins
 from pipeline.evaluation.reading import BATCH_ROWS, rebatch
@@ -40,6 +42,7 @@ class SumKind(StrEnum):
     CHAR_UNITS = "char units"  # sampling unit: for the interval of cer
     RATE_BINS = "rate bins"  # an utterance's own word error rate
     GROUPS = "groups"  # a group: all its figures
+    CONFIDENCE = "confidence"  # a small part of the confidences: see pipeline.evaluation.confidence
     GROUP_UNITS = "group units"  # group and sampling unit: for the group's interval of wer
 
 
@@ -183,6 +186,8 @@ def _batch_sums(
         SumName(SumKind.CORPUS): sum_by_key(summands, {}),
         SumName(SumKind.RATE_BINS): sum_by_key(summands, {"rate": utterance_rate_bins(summands)}, ("scored",)),
     }
+    rows_by_confidence, parts = confidence_summands(summands, settings.calibration)
+    sums[SumName(SumKind.CONFIDENCE)] = sum_by_key(rows_by_confidence, {"part": parts}, CONFIDENCE_SUMS)
     for by in settings.by:
         keys_of_group = {"group": grouping_key(by, context.confidence_edges).keys_of(rows)}
         groups = sum_by_key(summands, keys_of_group)

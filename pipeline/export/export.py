@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import UsageError
+from pipeline.evaluation.calibration import ConfidenceMap, calibrated
 from pipeline.export import clips
 from pipeline.export.clips import Clip
 from pipeline.export.manifests import HOLDING, NAMED
@@ -47,6 +48,8 @@ class ExportSettings:
     Attributes:
         format: one of `FORMATS`.
         audio: of data sets for training: named (`reference`) or cut out; None: the first that the format has.
+        calibration: what is applied to the confidences of words and of utterances, by kind, before the condition is
+            evaluated.
         where: a condition over the utterances, see `pipeline.export.where`; None: all.
         texts: how recordings become texts.
 
@@ -56,6 +59,7 @@ class ExportSettings:
 
     format: str
     audio: AudioMode | None = None
+    calibration: Mapping[str, ConfidenceMap] = field(default_factory=dict)
     where: str | None = None
     texts: TextSettings = field(default_factory=TextSettings)
 
@@ -103,7 +107,7 @@ def export(run: Run, settings: ExportSettings, output: str) -> Exported:
         DamagedRunError: a file that the run names is lost or was changed.
     """
     condition = None if settings.where is None else parse(settings.where, tuple(run.record.classifier_digests))
-    counts = _Counts()
+    counts = _Counts(calibration=settings.calibration)
     if settings.format not in OF_ALL:
         _check_empty(output)
     if settings.format in OF_A_RECORDING:
@@ -154,6 +158,7 @@ def _check_empty(uri: str) -> None:
 
 @dataclass
 class _Counts:
+    calibration: Mapping[str, ConfidenceMap]
     recordings: int = 0
     utterances: int = 0
     not_selected: int = 0
@@ -200,7 +205,7 @@ def _pieces(
     if condition is not None and condition.tasks:
         wanted["labels"] = (*IDENTITY, "part_id", "task", "label", "score")
     for tables in distributed_rows(run, wanted, keys=keys):
-        rows = tables["transcripts"]
+        rows = calibrated(tables["transcripts"], counts.calibration)
         if condition is None:
             selected = pa.chunked_array([pa.repeat(pa.scalar(True), len(rows))])
         else:

@@ -150,7 +150,17 @@ class ReliabilityPlot:
     y_label: str
 
 
-Plot = HistogramPlot | IntervalPlot | ReliabilityPlot
+@dataclass(frozen=True)
+class CurvePlot:
+    """A curve of shares over shares. `points` has at least one; `title` is read by screen readers."""
+
+    title: str
+    points: Sequence[tuple[float, float]]
+    x_label: str
+    y_label: str
+
+
+Plot = HistogramPlot | IntervalPlot | ReliabilityPlot | CurvePlot
 
 
 @dataclass(frozen=True)

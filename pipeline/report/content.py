@@ -229,7 +229,10 @@ def _reliability(evaluation: Evaluation) -> Reliability | None:
         for group in deciles
         if group.key is not None and group.figures.words.reference
     ]
-    return Reliability(bins) if bins else None
+    found = evaluation.confidence
+    if found is None:
+        return Reliability(bins) if bins else None
+    return Reliability(bins, found.ece, found.risk_area, found.curve)
 
 
 def _confidence_bin(key: str, figures: Figures) -> ConfidenceBin:

@@ -300,9 +300,19 @@ class ConfidenceBin:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Accuracy by decile of confidence."""
+    """Accuracy by decile of confidence, and what confidences are good for.
+
+    Attributes:
+        bins: the deciles.
+        ece: expected calibration error: of the share of utterances without a word error.
+        risk_area: area under the curve of risk over coverage.
+        risk_curve: (coverage, risk): the word error rate of this share of the utterances, the most certain first.
+    """
 
     bins: Sequence[ConfidenceBin]
+    ece: float | None = None
+    risk_area: float | None = None
+    risk_curve: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True)

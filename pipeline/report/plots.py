@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from pipeline.report.blocks import Estimate, HistogramPlot, IntervalPlot, Plot, ReliabilityPlot
+from pipeline.report.blocks import CurvePlot, Estimate, HistogramPlot, IntervalPlot, Plot, ReliabilityPlot
 
 WIDTH: Final = 420  # of each plot, in CSS pixels on a desktop; legible on a phone too
 _INK, _ACCENT, _RULE, _MUTED = "#010203", "#010204", "#010205", "#010206"
@@ -63,6 +63,8 @@ def draw(plot: Plot) -> str:
             return _intervals(plot)
         case ReliabilityPlot():
             return _reliability(plot)
+        case CurvePlot():
+            return _curve(plot)
 
 
 def _histogram(plot: HistogramPlot) -> str:
@@ -123,6 +125,20 @@ def _reliability(plot: ReliabilityPlot) -> str:
             axis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         axes.set_xlabel(plot.x_label)
         axes.text(axes.get_xlim()[0], 1.03, plot.y_label, ha="left", transform=axes.get_xaxis_transform())
+    return svg.getvalue()
+
+
+def _curve(plot: CurvePlot) -> str:
+    xs, ys = zip(*plot.points, strict=True)
+    with _plot(plot.title, 250, left=52, bottom=44, top=26) as (axes, svg):
+        axes.plot(xs, ys, color=_ACCENT, linewidth=2)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, max(0.01, 1.05 * max(ys)))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5))
+            axis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+        axes.set_xlabel(plot.x_label)
+        axes.text(0, 1.03, plot.y_label, ha="left", transform=axes.get_xaxis_transform())
     return svg.getvalue()
 
 

@@ -47,6 +47,19 @@ def _steps(reference: list[str], hypothesis: list[str], chunks: Iterable[jiwer.A
     return steps
 
 
+def hypothesis_hits(pairs: Sequence[tuple[str, str]]) -> Iterator[list[bool]]:
+    """For each (reference, hypothesis), whether each word of the hypothesis is one of the reference, in order."""
+    for start in range(0, len(pairs), _ROWS_PER_CALL):
+        references, hypotheses = map(list, zip(*pairs[start : start + _ROWS_PER_CALL], strict=True))
+        output = jiwer.process_words(references, hypotheses)
+        for hypothesis, chunks in zip(output.hypotheses, output.alignments, strict=True):
+            hits = [False] * len(hypothesis)
+            for chunk in chunks:
+                if chunk.type == "equal":
+                    hits[chunk.hyp_start_idx : chunk.hyp_end_idx] = [True] * (chunk.hyp_end_idx - chunk.hyp_start_idx)
+            yield hits
+
+
 @dataclass(frozen=True)
 class Confusion:
     """How often a word was recognised as another.

@@ -35,6 +35,7 @@ SCORING = {
     "by": (EvaluationSettings, "by"),
     "unit": (EvaluationSettings, "unit"),
     "level": (EvaluationSettings, "level"),
+    "calibration": (EvaluationSettings, "calibration"),
 }
 SET_BY: dict[Any, dict[str, tuple[type, str]]] = {
     transcribe: {
@@ -106,7 +107,7 @@ SET_BY: dict[Any, dict[str, tuple[type, str]]] = {
         "currency": (Cost, "currency"),
         "audio": (ReportSettings, "audio"),
     },
-    compare: {name: field for name, field in SCORING.items() if name != "by"},
+    compare: {name: field for name, field in SCORING.items() if name not in ("by", "calibration")},
 }
 # Options that set no field: how a verb starts, ends or reports.
 OTHERS = {

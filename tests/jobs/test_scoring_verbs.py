@@ -335,3 +335,38 @@ def test_rules_of_a_file_score_again_and_are_named_by_their_digest(sewd, folder,
     page = tmp_path / "a.md"
     assert sewd("report", folder / "there", "--normalizer", rules, "--output", page, "--audio", "none")[0] == 0
     assert stored.stem in page.read_text()
+
+
+def test_confidences_are_calibrated_on_one_run_and_applied_in_evaluation_and_export(sewd, tmp_path):
+    def rows(seed):
+        words = [{"word": "a", "start_s": 0.0, "end_s": 0.5}, {"word": "b", "start_s": 0.5, "end_s": 1.0}]
+        for index in range(300):
+            confidence = 0.9 if index % 3 else 0.5
+            reference = "a b" if (index + seed) % 2 else "a c"
+            own = {"text": "a b", "reference": reference, "confidence": confidence}
+            yield own | {"words": [word | {"confidence": confidence} for word in words]}
+
+    for name, seed in (("learned", 0), ("other", 1)):
+        runs.write_run(tmp_path / name, runs.transcripts(list(rows(seed))))
+    code, out, _ = sewd("calibrate", tmp_path / "learned")
+    assert code == 0
+    assert re.search(r"word +600 +75\.00%", out)
+    stored = tmp_path / "learned" / "calibration.json"
+    errors = {}
+    for options in ((), ("--calibration", stored)):
+        code, out, _ = sewd("evaluate", tmp_path / "other", *options)
+        errors[options] = float(re.search(r"ECE\) ([0-9.]+)%", " ".join(out.split()))[1])
+    assert code == 0
+    assert errors[()] > 25
+    assert errors["--calibration", stored] < 1
+    target = tmp_path / "out.jsonl"
+    code, out, _ = sewd(
+        *("export", tmp_path / "other", "--format", "jsonl", "--output", target),
+        *("--calibration", stored, "--where", "confidence < 0.6"),
+    )
+    assert (code, "300 utterances" in out) == (0, True)
+    line = json.loads(target.read_text().splitlines()[0])
+    assert line["words"][0]["confidence"] == pytest.approx(0.75, abs=0.01)
+    assert line["segments"][0]["confidence"] == pytest.approx(0.5, abs=0.01)
+    code, _, err = sewd("evaluate", tmp_path / "other", "--calibration", tmp_path / "none.json")
+    assert (code, "sewd calibrate RUN" in err) == (2, True)

@@ -387,7 +387,10 @@ def full(seed=0, *, rows=40, groups=SPEAKERS, hostile=True, labels=10):
                     accuracy=1.02 * (k / 10 + 0.05) ** 1.25 - 0.2 * (k == 0),
                 )
                 for k in range(10)
-            ]
+            ],
+            ece=0.083,
+            risk_area=0.031,
+            risk_curve=[(k / 20, 0.004 + 0.06 * (k / 20) ** 2) for k in range(1, 21)],
         ),
         confusions=Confusions(
             sampled=20_000,

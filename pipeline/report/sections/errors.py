@@ -7,13 +7,14 @@ from typing import Final
 
 from pipeline.evaluation.intervals import FEWEST_UNITS
 from pipeline.evaluation.tallies import MAX_INTERVALS
-from pipeline.report.blocks import Block, Cell, Column, Figure, IntervalPlot, Note, Part, Spoken, Table
+from pipeline.report.blocks import Block, Cell, Column, CurvePlot, Figure, IntervalPlot, Note, Part, Spoken, Table
 from pipeline.report.formats import SPACE, count, duration, number, percent, plural, plural_of
 from pipeline.report.model import (
     CalibrationBin,
     GroupingTable,
     GroupRates,
     Listening,
+    Reliability,
     ReportContent,
     WorstUtterance,
 )
@@ -164,6 +165,20 @@ def confidence(report: ReportContent) -> Iterator[Part]:
             "The axes show the range of the values only.",
         )
         yield Part("", beside(figure))
+    if report.confidence is not None and report.confidence.risk_curve:
+        yield Part("", beside(_risk_curve(report.confidence)))
+
+
+def _risk_curve(found: Reliability) -> Figure:
+    title = "Errors of the most certain utterances"
+    columns = [Column("Share of the utterances", "rate"), Column("WER", "rate")]
+    return Figure(
+        title,
+        CurvePlot(title, found.risk_curve, "share of the utterances, the most certain first", "WER"),
+        f"Area under the curve: {percent(found.risk_area)}. Calibration error (ECE) of confidences, for utterances "
+        f"without a word error: {percent(found.ece)}.",
+        Table(title, columns, [list(point) for point in found.risk_curve[1::2]], folded=True),
+    )
 
 
 def confusions(report: ReportContent) -> Iterator[Part]:

@@ -67,7 +67,11 @@ FORMAT_1 = {
             "unscored": None,
         }
     ],
-    "confidence": {"bins": [dict.fromkeys(("low", "high", "utterances", "confidence", "accuracy"))]},
+    "confidence": {
+        "bins": [dict.fromkeys(("low", "high", "utterances", "confidence", "accuracy"))],
+        **dict.fromkeys(("ece", "risk_area")),
+        "risk_curve": [[None]],
+    },
     "confusions": {
         **dict.fromkeys(("sampled", "of")),
         **{key: [CONFUSION] for key in ("substitutions", "deletions", "insertions")},
