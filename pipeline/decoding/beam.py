@@ -92,6 +92,9 @@ class BeamDecoder:
             beam_width=width,
             beam_prune_logp=LEAST_TEXT,
             token_min_logp=LEAST_TOKEN,
+            # Of texts that the language model cannot tell apart from here on, only the best is kept: there is more room
+            # for others, and the n-best list would be worse.
+            prune_history=self.settings.lm is not None and self.settings.nbest == 1,
             hotwords=self.hotwords,
             hotword_weight=self.settings.hotword_weight,
         )

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import UsageError
 
-MAX_ORDER: Final = 6
+MIN_ORDER, MAX_ORDER = 2, 6  # that KenLM reads
 MEMORY: Final = "1GB"  # of DuckDB; the words and one batch come on top
 _START, _END, _UNKNOWN = "<s>", "</s>", "<unk>"
 _BATCH_WORDS: Final = 2_000_000
@@ -95,8 +95,8 @@ def build(
 
 
 def _limits(prune: Sequence[int], order: int) -> list[int]:
-    if not 1 <= order <= MAX_ORDER:
-        raise UsageError(f"order: must be from 1 to {MAX_ORDER}, not {order}")
+    if not MIN_ORDER <= order <= MAX_ORDER:
+        raise UsageError(f"order: must be from {MIN_ORDER} to {MAX_ORDER}, not {order}")
     limits = [*prune, *[prune[-1] if prune else 0] * order][:order]
     if limits[0] or any(limit < 0 for limit in limits) or limits != sorted(limits):
         raise UsageError(f"prune: {' '.join(map(str, prune))}: must begin with 0 and not fall, such as 0 0 1")
@@ -131,10 +131,8 @@ def _count(database: Any, lines: Iterable[str], order: int) -> _Counted:
         database.register("windows", pa.table({f"w{i + 1}": windows[:, i] for i in range(order)}))
         database.execute(f"INSERT INTO raw SELECT {_columns(order)}, count(*) FROM windows GROUP BY ALL")
     counted.vocabulary = list(ids)
-    whole = f"CREATE TABLE c{order} AS SELECT {_columns(order)}, sum(c)::BIGINT AS c FROM raw"
-    if order > 1:
-        whole += " WHERE w2 <> 0"
-    database.execute(f"{whole} GROUP BY ALL")
+    whole = f"SELECT {_columns(order)}, sum(c)::BIGINT AS c FROM raw WHERE w2 <> 0 GROUP BY ALL"
+    database.execute(f"CREATE TABLE c{order} AS {whole}")
     for n in range(order - 1, 0, -1):
         renamed = ", ".join(f"w{i + 1} AS w{i}" for i in range(1, n + 1))
         continued = f"SELECT {renamed}, count(*) AS c FROM c{n + 1} GROUP BY {_columns(n, 2)}"
@@ -149,7 +147,7 @@ def _count(database: Any, lines: Iterable[str], order: int) -> _Counted:
 
 def _batches(lines: Iterable[str], ids: dict[str, int], order: int, counted: _Counted) -> Iterator[np.ndarray]:
     """Ids of many sentences end to end, each with its starts and its end."""
-    starts, batch = [ids[_START]] * max(1, order - 1), []
+    starts, batch = [ids[_START]] * (order - 1), []
     for line in lines:
         # Words that mean something else in the file are unknown ones.
         words = [_UNKNOWN if word in (_START, _END) else word for word in line.split()]
