@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from jobs.console import Exit, out, shortened, single
-from jobs.kept_posteriors import DEFAULT_MODEL, Model, Source, Text, run_of
+from jobs.kept_posteriors import DEFAULT_MODEL, Model, Source, Text, run_of, warn_of_unknown
 from pipeline.alignment.align import Alignment, alignments, write_alignments
 from pipeline.errors import UsageError
 from pipeline.report.formats import plural
@@ -43,7 +43,7 @@ def align(
         rows += number
 
     lowest: list[tuple[float, int, Alignment]] = []
-    for found in write_alignments(alignments(run, text, count), uris.absolute(output)):
+    for found in write_alignments(alignments(run, text, count, warn_of_unknown), uris.absolute(output)):
         texts += 1
         words += len(found.words)
         missing += sum(word.start_s is None for word in found.words)

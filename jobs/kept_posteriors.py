@@ -7,13 +7,15 @@ from typing import Annotated
 import typer
 
 import pipeline
-from jobs.console import err
+from jobs.console import err, warn
 from pipeline.config import make_config
 from pipeline.corpus.naming import stem
 from pipeline.corpus.plan import check_inputs
 from pipeline.errors import RunFailedError
+from pipeline.report.formats import plural
 from pipeline.runs.run import RECORD
 from pipeline.runs.status import RunStatus
+from pipeline.scoring.references import MAX_EXAMPLES
 from pipeline.settings import default_of
 from pipeline.storage import objects, uris
 
@@ -35,6 +37,12 @@ Text = Annotated[
 ]
 Model = Annotated[str, typer.Option(help="For INPUT: checkpoint with a CTC head, as for `sewd transcribe`.")]
 DEFAULT_MODEL = default_of(pipeline.RunConfig, "model")
+
+
+def warn_of_unknown(names: list[str]) -> None:
+    """Say which texts are of no recording of the run."""
+    shown = ", ".join(names[:MAX_EXAMPLES]) + (", ..." if len(names) > MAX_EXAMPLES else "")
+    warn([f"{plural(len(names), 'text')} of --text not used, since the run has no such recording: {shown}"])
 
 
 def run_of(source: str, output: str, model: str) -> pipeline.Run:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from jobs.console import Exit, out, single
-from jobs.kept_posteriors import DEFAULT_MODEL, Model, Source, Text, run_of
+from jobs.kept_posteriors import DEFAULT_MODEL, Model, Source, Text, run_of, warn_of_unknown
 from pipeline.alignment.align import alignments
 from pipeline.alignment.segment import SegmentSettings, segments
 from pipeline.corpus.naming import stem
@@ -59,7 +59,7 @@ def segment(
     left_out: list[str] = []
     seconds: Counter[str | None] = Counter()
     numbers: Counter[str | None] = Counter()
-    for row in _rows(alignments(run, text), settings):
+    for row in _rows(alignments(run, text, on_unknown=warn_of_unknown), settings):
         why = row.get("left_out")
         (kept if why is None else left_out).append(json.dumps(row, ensure_ascii=False))
         numbers[why] += 1

@@ -131,7 +131,10 @@ def score_of(words: Sequence[AlignedWord]) -> float | None:
 
 
 def alignments(
-    run: Run, texts: str | None = None, on_rows: Callable[[int], None] = lambda _: None
+    run: Run,
+    texts: str | None = None,
+    on_rows: Callable[[int], None] = lambda _: None,
+    on_unknown: Callable[[list[str]], None] = lambda _: None,
 ) -> Iterator[Alignment]:
     """Align the texts of a run, recording by recording.
 
@@ -142,6 +145,7 @@ def alignments(
         run: with kept posteriors.
         texts: see `pipeline.alignment.texts.read_texts`; None: the references that the run has.
         on_rows: called with the number of rows of the run that were read.
+        on_unknown: called at the end with the ids in `texts` that the run does not have, if there are any.
 
     Raises:
         UsageError: the run has no posteriors, or the texts cannot be read.
@@ -150,16 +154,24 @@ def alignments(
     """
     acoustics = run.acoustics
     references = None if texts is None else read_texts(texts, _recordings(run))
+    used: set[int] = set()  # positions of texts
     for tables in distributed_rows(run, {"posteriors": _COLUMNS, "errors": ERRORS.names}):
         for recording in recordings_in(tables["posteriors"], tables["errors"]):
             channels = [channel for channel in channels_of(recording) if channel[1].num_rows]
             for _, rows, errors in channels:
                 on_rows(rows.num_rows)
+                if references is not None:
+                    names = pa.array([recording.recording, *rows["utt_id"].to_pylist()])
+                    used.update(references.positions(names).tolist())
                 for part, text, identity in _parts(recording.recording, rows, errors, references):
                     if part.num_rows > 1 and len(channels) > 1:
                         yield Alignment(identity, text, problem="the text is that of several channels")
                     else:
                         yield align_rows(part, text, identity, acoustics)
+    if references is not None:
+        names_of = {position: name for name, position in reversed(references.index.items())}
+        if unknown := [name for position, name in sorted(names_of.items()) if position not in used]:
+            on_unknown(unknown)
 
 
 def _recordings(run: Run) -> list[tuple[str, None]]:

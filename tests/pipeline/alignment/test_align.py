@@ -152,6 +152,17 @@ def test_verb_writes_a_table(tmp_path: Path) -> None:
         assert message in refused.stderr
 
 
+def test_texts_of_other_recordings_are_named(tmp_path: Path) -> None:
+    run = spoken_run(tmp_path / "run", [{"spoken": text} for text in SENTENCES[:2]])
+    (tmp_path / "texts").mkdir()
+    for name in ("u0", "u7", "u8"):
+        (tmp_path / "texts" / f"{name}.txt").write_text(SENTENCES[0])
+    done = sewd_in_process("align", run.uri, "--text", tmp_path / "texts", "-o", tmp_path / "words.parquet")
+    assert done.returncode == 0, done.stderr
+    assert "2 texts of --text not used, since the run has no such recording: u7, u8" in done.stderr
+    assert "1 text for 2 rows of the run" in done.stdout
+
+
 def test_run_without_posteriors_is_refused(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", transcripts([{"text": "one", "reference": "one"}]))
     with pytest.raises(UsageError, match="--keep-posteriors"):

@@ -163,3 +163,16 @@ def test_empty_text_and_empty_audio() -> None:
         words_path(np.zeros((0, 4)), [[1]], BLANK, DELIMITER, STRICT)
     with pytest.raises(ValueError, match="has no tokens"):
         words_path(random_scores(1, 5), [[1], []], BLANK, DELIMITER, STRICT)
+
+
+def test_times_are_those_of_ctc_segmentation() -> None:
+    peer = pytest.importorskip("ctc_segmentation", reason="needs pip install ctc-segmentation, and a C compiler")
+    words = sentences(3, 120)
+    settings = peer.CtcSegmentationParameters(char_list=[chr(200 + index) for index in range(VOCABULARY)])
+    settings.index_duration = 1.0
+    tokens = np.array([token for word in words for token in [*word, DELIMITER]][:-1])
+    truth, firsts = peer.prepare_token_list(settings, [tokens])
+    frames, _, _ = peer.ctc_segmentation(settings, clear_speech(words), truth)
+    expected = [round(frames[firsts[0] + 1 + 6 * index]) for index in range(len(words))]
+    found = starts(words_path(clear_speech(words), words, BLANK, DELIMITER, STRICT))
+    assert found[1:] == expected[1:]  # it needs a blank before the first word
