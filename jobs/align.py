@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from jobs.console import Exit, out, shortened, single
-from jobs.kept_posteriors import DEFAULT_MODEL, Model, Source, Text, run_of, warn_of_unknown
+from jobs.kept_posteriors import DEFAULT_MODEL, Model, Source, Text, Workers, run_of, warn_of_unknown
 from pipeline.alignment.align import Alignment, alignments, write_alignments
 from pipeline.errors import UsageError
 from pipeline.report.formats import plural
@@ -24,6 +24,7 @@ def align(
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="A .parquet file.")],
     text: Text = None,
     model: Model = DEFAULT_MODEL,
+    workers: Workers = 1,
     show: Annotated[int, typer.Option(metavar="N", min=0, help="Print the N texts with the lowest scores.")] = 10,
 ) -> int:
     """Align texts to their audio: a row for each text, with its words, their times, and how well the text fits.
@@ -43,7 +44,7 @@ def align(
         rows += number
 
     lowest: list[tuple[float, int, Alignment]] = []
-    for found in write_alignments(alignments(run, text, count, warn_of_unknown), uris.absolute(output)):
+    for found in write_alignments(alignments(run, text, count, warn_of_unknown, workers), uris.absolute(output)):
         texts += 1
         words += len(found.words)
         missing += sum(word.start_s is None for word in found.words)

@@ -36,6 +36,7 @@ Text = Annotated[
     ),
 ]
 Model = Annotated[str, typer.Option(help="For INPUT: checkpoint with a CTC head, as for `sewd transcribe`.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes that align, each a recording at a time.")]
 DEFAULT_MODEL = default_of(pipeline.RunConfig, "model")
 
 

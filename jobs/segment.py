@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from jobs.console import Exit, out, single
-from jobs.kept_posteriors import DEFAULT_MODEL, Model, Source, Text, run_of, warn_of_unknown
+from jobs.kept_posteriors import DEFAULT_MODEL, Model, Source, Text, Workers, run_of, warn_of_unknown
 from pipeline.alignment.align import alignments
 from pipeline.alignment.segment import SegmentSettings, segments
 from pipeline.corpus.naming import stem
@@ -33,6 +33,7 @@ def segment(
     ],
     text: Text = None,
     model: Model = DEFAULT_MODEL,
+    workers: Workers = 1,
     min_s: Annotated[float, typer.Option("--min", help="Shortest utterance, seconds.")] = default_of(
         SegmentSettings, "min_s"
     ),
@@ -59,7 +60,7 @@ def segment(
     left_out: list[str] = []
     seconds: Counter[str | None] = Counter()
     numbers: Counter[str | None] = Counter()
-    for row in _rows(alignments(run, text, on_unknown=warn_of_unknown), settings):
+    for row in _rows(alignments(run, text, on_unknown=warn_of_unknown, workers=workers), settings):
         why = row.get("left_out")
         (kept if why is None else left_out).append(json.dumps(row, ensure_ascii=False))
         numbers[why] += 1

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import multiprocessing
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -28,6 +32,7 @@ from sewd_model import Word
 
 _COLUMNS: Final = (*IDENTITY, "counts", "tokens", "costs", "levels", "reference", "recording_reference", "speaker")
 _TABLE_ROWS: Final = 256
+_AHEAD: Final = 16  # tasks for each process
 
 ALIGNED_WORD: Final = pa.struct(
     [
@@ -135,6 +140,7 @@ def alignments(
     texts: str | None = None,
     on_rows: Callable[[int], None] = lambda _: None,
     on_unknown: Callable[[list[str]], None] = lambda _: None,
+    workers: int = 1,
 ) -> Iterator[Alignment]:
     """Align the texts of a run, recording by recording.
 
@@ -146,13 +152,49 @@ def alignments(
         texts: see `pipeline.alignment.texts.read_texts`; None: the references that the run has.
         on_rows: called with the number of rows of the run that were read.
         on_unknown: called at the end with the ids in `texts` that the run does not have, if there are any.
+        workers: processes; 1: this one. A recording is aligned by one of them. The results are the same, in the same
+            order.
 
     Raises:
         UsageError: the run has no posteriors, or the texts cannot be read.
         StorageError: storage errors last longer than the retries.
         DamagedRunError: a file that the run names is lost or was changed.
     """
-    acoustics = run.acoustics
+    align_task = functools.partial(_align_task, acoustics=run.acoustics)
+    tasks = _tasks(run, texts, on_rows, on_unknown)
+    return map(align_task, tasks) if workers == 1 else _in_processes(align_task, tasks, workers)
+
+
+class _Task(NamedTuple):
+    """A text, and the rows of what it is of; None: it cannot be aligned, see the problem."""
+
+    rows: pa.Table | None
+    text: str
+    identity: dict[str, Any]
+    problem: str | None = None
+
+
+def _align_task(task: _Task, acoustics: Acoustics) -> Alignment:
+    if task.rows is None:
+        return Alignment(task.identity, task.text, problem=task.problem)
+    return align_rows(task.rows, task.text, task.identity, acoustics)
+
+
+def _in_processes(call: Callable[[_Task], Alignment], tasks: Iterator[_Task], workers: int) -> Iterator[Alignment]:
+    """The result of each task, in order; few tasks are read ahead."""
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        pending: deque[Future[Alignment]] = deque()
+        for task in tasks:
+            pending.append(pool.submit(call, task))
+            if len(pending) > workers * _AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def _tasks(
+    run: Run, texts: str | None, on_rows: Callable[[int], None], on_unknown: Callable[[list[str]], None]
+) -> Iterator[_Task]:
     references = None if texts is None else read_texts(texts, _recordings(run))
     used: set[int] = set()  # positions of texts
     for tables in distributed_rows(run, {"posteriors": _COLUMNS, "errors": ERRORS.names}):
@@ -165,9 +207,9 @@ def alignments(
                     used.update(references.positions(names).tolist())
                 for part, text, identity in _parts(recording.recording, rows, errors, references):
                     if part.num_rows > 1 and len(channels) > 1:
-                        yield Alignment(identity, text, problem="the text is that of several channels")
+                        yield _Task(None, text, identity, "the text is that of several channels")
                     else:
-                        yield align_rows(part, text, identity, acoustics)
+                        yield _Task(part, text, identity)
     if references is not None:
         names_of = {position: name for name, position in reversed(references.index.items())}
         if unknown := [name for position, name in sorted(names_of.items()) if position not in used]:
@@ -201,7 +243,7 @@ def _parts(
         return
     for index, text in enumerate(own):
         if text is not None:
-            row = rows.slice(index, 1)
+            row = rows.take(pa.array([index]))  # not a slice, which would take all rows to another process
             yield row, text, _identity(row["utt_id"][0].as_py(), row)
 
 

@@ -152,6 +152,12 @@ def test_verb_writes_a_table(tmp_path: Path) -> None:
         assert message in refused.stderr
 
 
+def test_processes_give_the_same(tmp_path: Path) -> None:
+    rows = [{"spoken": text, "reference": text} for text in SENTENCES]
+    run = spoken_run(tmp_path / "run", [*rows, *recording(SENTENCES, " ".join(SENTENCES))])
+    assert list(alignments(run, workers=2)) == list(alignments(run))
+
+
 def test_texts_of_other_recordings_are_named(tmp_path: Path) -> None:
     run = spoken_run(tmp_path / "run", [{"spoken": text} for text in SENTENCES[:2]])
     (tmp_path / "texts").mkdir()
