@@ -5,6 +5,7 @@ Here a frame is an MPEG frame: a header and the code of `num_samples` samples of
 
 from __future__ import annotations
 
+import functools
 import re
 import struct
 from collections.abc import Callable
@@ -82,6 +83,11 @@ def parse_mpeg_frame(header: bytes) -> MpegFrame | None:
 
     None also for the free format, whose headers do not determine the size.
     """
+    return _mpeg_frame(header[:4])
+
+
+@functools.lru_cache(maxsize=1024)  # a recording has a few different headers
+def _mpeg_frame(header: bytes) -> MpegFrame | None:
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
         return None
     version, layer = header[1] >> 3 & 3, 4 - (header[1] >> 1 & 3)
