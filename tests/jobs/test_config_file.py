@@ -24,6 +24,7 @@ REQUIRED = {
     "evaluate": ["run"],
     "compare": ["run", "baseline"],
     "report": ["run"],
+    "redecode": ["run", "--output", "other"],
     "finetune": ["--train", "a", "--train", "2=b", "--output", "run"],
 }
 
