@@ -52,6 +52,8 @@ def status(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or 
         rows["last start"] = summary
     if compared := against_prediction(opened.record):
         rows["prediction"] = compared
+    if opened.record.source is not None:
+        rows["decoded from"] = opened.record.source
     if opened.record.classifier_digests:
         rows["classifiers"] = ", ".join(opened.record.classifier_digests)
     if (adding := opened.record.adding) is not None:

@@ -263,5 +263,17 @@ def test_a_lost_file_of_the_source_and_a_lost_plan_are_named(tmp_path, source):
         pipeline.redecode(config)
 
 
+def test_lost_posteriors_are_noticed_and_computed_again(tmp_path, corpus, small_ctc):
+    run = transcribe(corpus, tmp_path / "run", small_ctc)
+    (file,) = (tmp_path / "run" / "posteriors").iterdir()
+    file.unlink()
+    assert any(problem.path == f"posteriors/{file.name}" for problem in verify(run).problems)
+    with pytest.raises(UsageError, match=f"posteriors/{file.name} is lost"):
+        redecode(run, tmp_path / "made")
+    repaired = repair(run.uri)
+    assert repaired.chunks > 0
+    assert_same_rows(redecode(transcribe(corpus, tmp_path / "run", small_ctc), tmp_path / "made"), run)
+
+
 def test_the_made_run_is_evaluated_as_any_run(tmp_path, source):
     assert pipeline.evaluate_run(redecode(source, tmp_path / "made")).wer == pipeline.evaluate_run(source).wer
