@@ -9,12 +9,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.support.command import sewd, sewd_in_process
+from tests.support.command import sewd_in_process
 
-pytestmark = pytest.mark.ray
 DEMO = Path(__file__).parents[2] / "jobs" / "demo_corpus"
 
 
+@pytest.mark.usefixtures("local_ray")
 def test_audio_and_its_texts_become_words_utterances_and_hits(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     (corpus / "audio").mkdir(parents=True)
@@ -25,7 +25,7 @@ def test_audio_and_its_texts_become_words_utterances_and_hits(tmp_path: Path) ->
         shutil.copy(DEMO / row["audio_filepath"], corpus / "audio")
     (corpus / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
-    done = sewd("align", corpus / "manifest.jsonl", "--output", tmp_path / "words.parquet")
+    done = sewd_in_process("align", corpus / "manifest.jsonl", "--output", tmp_path / "words.parquet")
     assert done.returncode == 0, done.stderr
     found = {Path(row["uri"]).stem: row for row in pq.read_table(tmp_path / "words.parquet").to_pylist()}
     assert found.keys() == texts.keys()
