@@ -90,7 +90,7 @@ def text_of(hypothesis, tokenizer):
 
 
 @given(clips())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_every_text_has_the_sum_of_its_paths(all_texts_kept, posteriors):
     expected = brute_force(posteriors, AB)
     found = BeamDecoder(WIDE, ACOUSTICS).decode(posteriors)
@@ -101,7 +101,7 @@ def test_every_text_has_the_sum_of_its_paths(all_texts_kept, posteriors):
 
 
 @given(clips(), st.sampled_from([0.0, 0.7]), st.sampled_from([-0.5, 2.0]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_with_a_language_model_every_text_has_its_exact_score(all_texts_kept, arpa, posteriors, weight, bonus):
     by_paths, entries = brute_force(posteriors, AB), read_arpa(arpa)
     expected = {
@@ -127,7 +127,7 @@ def all_texts_kept():
 
 
 @given(clips())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_tokens_have_the_frames_of_their_best_path(posteriors):
     """Of the paths of the text, none is more probable than that whose frames the tokens have."""
     best = BeamDecoder(DecoderSettings(beam=16), ACOUSTICS).decode(posteriors)[0].path
@@ -146,7 +146,7 @@ def test_tokens_have_the_frames_of_their_best_path(posteriors):
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 12), st.sampled_from([0.5, 5.0, 20.0]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_greedy_decoding_of_posteriors_is_that_of_the_logits(seed, frames, scale):
     tokenizer = CTCTokenizer(vocab={"<s>": 0, "a": 1, "<pad>": 2, "|": 3, "</s>": 4, "<unk>": 5})
     logits = (np.random.default_rng(seed).normal(size=(frames, 6)) * scale).astype(np.float32)

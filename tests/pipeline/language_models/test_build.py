@@ -37,7 +37,7 @@ def histories(vocabulary, order):
 
 
 @given(sentences, st.integers(2, 4), st.sampled_from([(), (0, 1), (0, 0, 1), (0, 1, 2)]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_all_that_may_follow_sums_to_one(arpa, lines, order, prune):
     built = build(lines, arpa, order, prune)
     entries = read_arpa(str(arpa))
@@ -84,7 +84,7 @@ def brute_force(lines, order):
 
 
 @given(sentences, st.integers(2, 3))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_probabilities_are_those_of_the_formula(arpa, lines, order):
     build(lines, arpa, order)
     entries = read_arpa(str(arpa))
