@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 _UNSAFE: Final = re.compile(r'[%\\:*?"<>|\x00-\x1f\x7f]|(?<![^/])/|(?<![^/])\.{1,2}(?![^/])')
 _LONGEST: Final = 180  # bytes of a name between two slashes: file systems take 255, with the suffix
-_SHOWN: Final = 60  # characters that are kept of a longer one
+_SHOWN: Final = 120  # bytes that are kept of a longer one
 
 
 def file_name(recording: str, suffix: str) -> str:
@@ -19,6 +19,7 @@ def file_name(recording: str, suffix: str) -> str:
 
 
 def _short(name: str) -> str:
-    if len(name.encode()) <= _LONGEST:
+    data = name.encode()
+    if len(data) <= _LONGEST:
         return name
-    return f"{name[:_SHOWN]}%{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return f"{data[:_SHOWN].decode(errors='ignore')}%{hashlib.sha256(data).hexdigest()[:16]}"

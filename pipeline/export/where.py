@@ -42,6 +42,10 @@ _BINARY: Final[Mapping[Any, Callable[[pc.Expression, pc.Expression], pc.Expressi
     exp.Mul: pc.multiply,
     exp.Div: lambda one, other: pc.divide(one.cast(pa.float64()), other.cast(pa.float64())),  # by zero: infinity
 }
+_READ: Final = frozenset(
+    {"this", "expression", "expressions", "low", "high", "is_string", "negate", "table", "db", "catalog"}
+)
+"""Arguments of nodes; a node with another, as SYMMETRIC of BETWEEN, means something else."""
 _UNARY: Final[Mapping[Any, Callable[[pc.Expression], pc.Expression]]] = {
     exp.Not: pc.invert,
     exp.Neg: pc.negate,
@@ -112,6 +116,8 @@ def parse(text: str, tasks: tuple[str, ...] = ()) -> Condition:
         raise UsageError("where: the condition is nested too deeply") from error
     except pa.ArrowException as error:
         raise UsageError(f"where: {text!r} compares values of different types ({error})") from error
+    except UnicodeEncodeError as error:
+        raise UsageError(f"where: {text!r} is not UTF-8") from error
     if found.type != pa.bool_():
         raise UsageError(f"where: {text!r} is not true or false, as `confidence > 0.9` is")
     return condition
@@ -135,6 +141,8 @@ class _Reader:
 
     def read(self, node: Any) -> pc.Expression:
         kind = type(node)
+        if any(value and name not in _READ for name, value in node.args.items()):
+            raise _unread(node)
         if kind in _BINARY:
             return _BINARY[kind](self.read(node.this), self.read(node.expression))
         if kind in _UNARY:

@@ -253,6 +253,12 @@ def test_different_recordings_have_different_files_below_the_directory(names):
     assert "\\" not in first
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "é" * 150, "\U0001f600" * 63, "\U0001f600" * 63 + "b"])
+def test_file_systems_take_the_name_of_a_long_one(name):
+    assert len(file_name(name, ".TextGrid").encode()) < 220  # and what a file has in its name until it is complete
+    assert file_name(name, "") != file_name(name + "c", "")
+
+
 WORDS = st.lists(st.tuples(st.text("abc.", min_size=1, max_size=50), st.floats(0, 3), st.floats(0.02, 1)), max_size=40)
 
 

@@ -63,6 +63,8 @@ def test_a_condition_takes_rows_as_sql_does(text, taken):
         ("exists(select 1)", "is not read"),
         ("text like text", "is not read"),
         ("confidence is true", "is not read"),
+        ("length(text, 'utf8') > 1", "is not read"),
+        ("text = '\ud800'", "is not UTF-8"),
         ("x" * 10_001, "at most 10,000"),
         ("(" * 4990 + "true" + ")" * 4990, "nested too deeply"),
         ("not " * 2400 + "true", "nested too deeply"),
