@@ -28,6 +28,7 @@ import transformers
 import pipeline
 from pipeline.cluster.object_store import data_context
 from pipeline.cluster.resources import Resources, cluster_nodes
+from pipeline.decoding.settings import DecoderSettings
 from pipeline.driver import dataset
 from pipeline.driver import transcribe as driver
 from pipeline.driver.dataset import build_dataset, configure_stages
@@ -215,7 +216,7 @@ def test_reading_and_recognising_run_in_separate_processes(whole, committed):
 def test_ray_does_not_fuse_stages(resources, tmp_path, local_ray, corpus, small_ctc, capsys):
     config = configuration(corpus, tmp_path / "run", small_ctc, limit=1)
     run = planned_run(config)
-    stages = configure_stages(run, config, load_model_info(config), resources, "0")
+    stages = configure_stages(run, config, load_model_info(config), DecoderSettings(), resources, "0")
 
     with ray.data.DataContext.current(data_context(cluster_nodes("local"), resources, 1e6)):
         build_dataset(stages, [run.plan()]).explain()
@@ -233,7 +234,7 @@ def test_heads_keep_their_digests_when_a_resume_names_them_in_another_order(
     run = planned_run(configuration(corpus, tmp_path / "run", small_ctc, limit=1, classifiers=heads))
     config = configuration(corpus, tmp_path / "run", small_ctc, limit=1, classifiers=tuple(reversed(heads)))
     resources = Resources(1, 1, 1, 0, 0.25, 0.25, 2, 1)
-    recognize = configure_stages(run, config, load_model_info(config), resources, "0").recognize
+    recognize = configure_stages(run, config, load_model_info(config), DecoderSettings(), resources, "0").recognize
     assert recognize.classifiers == ("bundled", str(small_classifier))
     assert recognize.digests == tuple(map(checkpoint_digest, (str(small_ctc), "bundled", str(small_classifier))))
 

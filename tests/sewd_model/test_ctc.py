@@ -124,7 +124,8 @@ def test_greedy_path_equals_a_brute_force(scores, blank, drop):
 @example(clips=[[], [[1.0, 0.0, 0.0, 0.0]], [], [[1.0, 0.0, 0.0, 0.0]]], blank=3, drop=[])
 def test_the_paths_of_clips_end_to_end_on_a_device_are_those_of_each_clip_alone(clips, blank, drop):
     arrays = [np.array(scores, np.float32).reshape(-1, 4) for scores in clips]
-    best, log_probabilities = best_tokens(torch.from_numpy(np.concatenate([*arrays, np.zeros((0, 4), "f4")]))).numpy()
+    logits = torch.from_numpy(np.concatenate([*arrays, np.zeros((0, 4), "f4")]))
+    best, log_probabilities = best_tokens(logits, 1)[..., 0].numpy()
     paths = greedy_paths(best.astype(np.int64), log_probabilities, list(map(len, arrays)), blank, drop)
     for path, array in zip(paths, arrays, strict=True):
         expected = greedy_path(array, blank, drop)
@@ -136,7 +137,7 @@ def test_the_paths_of_clips_end_to_end_on_a_device_are_those_of_each_clip_alone(
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_frame_with_a_logit_that_is_not_finite_has_no_probability(value):
     logits = torch.tensor([[1.0, 1.0, 0.0], [3.0, value, 0.0], [0.0, 0.0, 2.0]])
-    best, log_probabilities = best_tokens(logits)
+    best, log_probabilities = best_tokens(logits, 1)[..., 0]
     assert log_probabilities.isfinite().tolist() == [True, False, True]
     assert (best[0], best[2]) == (0, 2), "of equal scores, the lowest id"
 
