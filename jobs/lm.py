@@ -63,6 +63,8 @@ def build(
         raise UsageError(f"prune: {prune!r} are not counts, such as '0 0 1'")
     lines = sentences(map(uris.absolute, texts), functools.partial(normalize, normalizer=normalizer))
     target = uris.absolute(output)
+    if Path(target).is_dir():
+        raise UsageError(f"output: {target} is a directory; name a file")
     with tempfile.TemporaryDirectory(prefix="sewd-lm-") as folder:
         path = Path(folder) / posixpath.basename(target)
         built = build_model(lines, path, order, list(map(int, limits)), memory)
@@ -110,7 +112,7 @@ def tune(
     )
     opened = pipeline.Run.open(run_uri)
     tuning = decoder_weights.tune(
-        opened, decoder, _numbers("weights", weights), _numbers("bonuses", bonuses), max_seconds, _step
+        opened, decoder, _numbers("weights", weights, 0), _numbers("bonuses", bonuses, -100), max_seconds, _step
     )
     if plot is not None:
         plot.write_bytes(decoder_weights.draw(tuning))
@@ -124,11 +126,15 @@ def tune(
     return Exit.DONE
 
 
-def _numbers(option: str, text: str) -> list[float]:
+def _numbers(option: str, text: str, least: float, most: float = 100) -> list[float]:
+    """Numbers in the range that `sewd transcribe` takes."""
     try:
-        return [float(number) for number in text.split()]
+        numbers = [float(number) for number in text.split()]
     except ValueError as error:
         raise UsageError(f"{option}: {text!r} are not numbers, such as '0.5 1'") from error
+    if not all(least <= number <= most for number in numbers):
+        raise UsageError(f"{option}: {text!r} are not all from {least:g} to {most:g}")
+    return numbers
 
 
 def _step(what: str) -> None:

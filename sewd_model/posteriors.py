@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MOST_TOKENS: Final = 8  # of a frame
+LARGEST_VOCABULARY: Final = 1 << 16  # tokens whose ids fit
 LARGEST_COST: Final = 8.0  # nats: a token with less than exp(-8) of the probability is not kept
 SURE_BLANK: Final = 0.001  # nats: a frame whose blank costs less, with no other token to keep, keeps none
 _LEVELS: Final = 255
@@ -91,7 +92,7 @@ def keep(logits: NDArray[np.floating[Any]], blank: int) -> Posteriors:
     """Keep the probable tokens of each frame.
 
     Args:
-        logits: `(T, V)` of one clip, finite; log-probabilities are logits, too.
+        logits: `(T, V)` of one clip, finite, V at most `LARGEST_VOCABULARY`; log-probabilities are logits, too.
         blank: id of the blank.
 
     Returns:

@@ -10,6 +10,7 @@ from typing import Final, Self
 
 from pipeline.decoding.acoustics import Acoustics
 from pipeline.errors import UsageError
+from sewd_model.forced_alignment import least_frames
 
 LEAST_SPELLED: Final = 0.1  # share of the words of a language model that the tokens of the model must spell
 _SAMPLE: Final = 20_000  # words of a language model that are looked at
@@ -63,9 +64,31 @@ class Alphabet:
         """Matches a label: the longest that there is, as `CTCTokenizer.encode` does."""
         return re.compile("|".join(sorted(map(re.escape, self._ids), key=len, reverse=True)))
 
-    def token_ids(self, text: str) -> list[int]:
-        """Return the tokens of a text of the library, which has single spaces between words."""
-        return [self._ids[label] for label in self._pattern.findall(text)]
+    def token_ids(self, text: str, num_frames: int | None = None) -> list[int]:
+        """Return the tokens of a text of the library, which has single spaces between words.
+
+        Args:
+            text: of the library.
+            num_frames: frames that said the text: if the longest labels do not fit into them, those are taken that take
+                the fewest frames. None: any number.
+        """
+        longest = [self._ids[label] for label in self._pattern.findall(text)]
+        if num_frames is None or least_frames(longest) <= num_frames:
+            return longest
+        return self._shortest(text)
+
+    def _shortest(self, text: str) -> list[int]:
+        """The tokens of a text that take the fewest frames, see `least_frames`."""
+        width = max(map(len, self._ids))
+        found: list[dict[int, tuple[int, list[int]]]] = [{-1: (0, [])}]  # for each end, by last token: frames, tokens
+        for end in range(1, len(text) + 1):
+            best: dict[int, tuple[int, list[int]]] = {}
+            for start in range(max(0, end - width), end):
+                if (index := self._ids.get(text[start:end])) is not None and found[start]:
+                    frames, before = min((n + (last == index), ids) for last, (n, ids) in found[start].items())
+                    best[index] = (frames + 1, [*before, index])
+            found.append(best)
+        return min(found[-1].values())[1]
 
     def spells(self, word: str) -> bool:
         """Whether a word is one or more labels; in a model without a delimiter, whether it is one."""

@@ -13,6 +13,7 @@ import contextlib
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Final
 
@@ -69,7 +70,11 @@ class BeamDecoder:
             end[0, self.alphabet.delimiter] = 0.0
             frames = np.concatenate([frames, end])
         found = [
-            (acoustic, self._language(text) if self.settings.lm else score - acoustic, self.alphabet.token_ids(text))
+            (
+                acoustic,
+                self._language(text) if self.settings.lm else score - acoustic,
+                self.alphabet.token_ids(text, len(scores)),
+            )
             for text, _, _, acoustic, score in self._beams(frames, self.settings.beam)
         ]
         found.sort(key=lambda item: -(item[0] + item[1]))
@@ -136,16 +141,20 @@ def _loaded(settings: DecoderSettings, lm: str | None, alphabet: Alphabet, words
         raise UsageError(f"lm: {' '.join(why.split()).rstrip(':').replace(lm, settings.lm or lm)}") from error
 
 
+_STDERR_LOCK: Final = threading.Lock()  # threads that load at the same time would restore what another has closed
+
+
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
     """Show nothing of what a library writes to the standard error, such as KenLM's bar of progress."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+    with _STDERR_LOCK:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)

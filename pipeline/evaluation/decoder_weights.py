@@ -80,7 +80,7 @@ def tune(
         on_step: called before each step that may take long.
 
     Raises:
-        UsageError: the run keeps no posteriors, no utterance has a reference, or the decoder cannot be loaded.
+        UsageError: the run keeps no posteriors, no reference has words, or the decoder cannot be loaded.
         StorageError: the run could not be read.
     """
     if decoder.lm is None:
@@ -103,6 +103,9 @@ def tune(
     grid = [(weight, bonus) for weight in sorted(weights) for bonus in sorted(bonuses)]
     chosen = [replace(decoder, nbest=1, lm_weight=weight, word_bonus=bonus) for weight, bonus in grid]
     greedy = transcripts(rows, settings)
+    words = int(pc.sum(greedy["ref_words"]).as_py())
+    if not words:
+        raise UsageError(f"lm tune: the references of {run.uri} have no words: there is nothing to count errors by")
     with ThreadPoolExecutor(os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()) as pool:
         found = []
         jobs = [pool.submit(_errors, rows, replace(settings, decoder=item)) for item in chosen]
@@ -114,7 +117,7 @@ def tune(
     return Tuning(
         utterances=len(rows),
         audio_s=float(pc.sum(rows["duration_s"]).as_py()),
-        words=int(pc.sum(greedy["ref_words"]).as_py()),
+        words=words,
         greedy=int(_sum_of_errors(greedy).sum()),
         errors=dict(zip(grid, errors.sum(axis=1).tolist(), strict=True)),
         best=grid[int(errors.sum(axis=1).argmin())],

@@ -8,6 +8,7 @@ often as it occurs. The counts are made, sorted and joined by DuckDB, on disk wh
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import re
 import tempfile
@@ -68,14 +69,15 @@ def build(
         scratch: directory for what does not fit in memory; None: that of temporary files.
 
     Raises:
-        UsageError: a setting is out of range, or there are no words.
+        UsageError: a setting is out of range, there are no words, or memory or disk are too small.
     """
     limits = _limits(prune, order)
-    if not re.fullmatch(r"[0-9.]+ *[KMGT]i?B", memory):
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)? *[KMGT]i?B", memory):
         raise UsageError(f"memory: {memory!r} is no size, such as 1GB")
     import duckdb  # noqa: PLC0415 - an extra
 
     with (
+        _too_small(duckdb, memory),
         tempfile.TemporaryDirectory(dir=scratch, prefix="sewd-lm-") as folder,
         closing(duckdb.connect(f"{folder}/counts.duckdb")) as database,
     ):
@@ -92,6 +94,15 @@ def build(
         ngrams = tuple(_rows(database, f"p{n}") for n in range(1, order + 1))
         _write(database, output, ngrams, counted.vocabulary)
     return Built(counted.sentences, counted.words, ngrams, discounts)
+
+
+@contextlib.contextmanager
+def _too_small(duckdb: Any, memory: str) -> Iterator[None]:
+    """Say in one line that DuckDB ran out of memory, or of space for what does not fit."""
+    try:
+        yield
+    except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+        raise UsageError(f"memory: {memory}, or the space for temporary files, is too small: {error}") from error
 
 
 def _limits(prune: Sequence[int], order: int) -> list[int]:

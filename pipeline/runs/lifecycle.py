@@ -67,8 +67,9 @@ def find_existing_run(config: RunConfig, fingerprint: Mapping[str, Any]) -> Run 
     if config.add_classifiers:  # the command need not name those that the run has
         fingerprint = {**fingerprint, "classifiers": {**run.record.classifier_digests, **fingerprint["classifiers"]}}
     if different := differences(run.record.fingerprint, fingerprint):
+        made = f", made by `sewd redecode {run.record.source}`" if run.record.source else ""
         raise UsageError(
-            f"{run.uri} holds a different run; choose another --output. It differs in " + "; ".join(different)
+            f"{run.uri} holds a different run{made}; choose another --output. It differs in " + "; ".join(different)
         )
     compaction = read_compaction(run.uri) if run.status == RunStatus.DONE else None
     if compaction is not None and (lost := first_lost_file(run.uri, compaction.files)) is not None:

@@ -21,6 +21,7 @@ from sewd_model import (
     SEWDConfig,
     hub,
 )
+from sewd_model.posteriors import LARGEST_VOCABULARY
 from sewd_model.weights import Shapes, classifier_shapes, ctc_shapes, holds
 
 
@@ -47,7 +48,8 @@ def load_model_info(config: RunConfig) -> ModelInfo:
     A model is built only where the header of its weights does not show that they will load.
 
     Raises:
-        UsageError: a checkpoint is missing or broken, the sampling rates differ, or voice activity cannot be computed.
+        UsageError: a checkpoint is missing or broken, the sampling rates differ, voice activity cannot be computed, or
+            the vocabulary is too large for posteriors.
         StorageError: a checkpoint could not be read.
     """
     if config.cut == "vad" and (problem := voice.missing()):
@@ -65,6 +67,11 @@ def load_model_info(config: RunConfig) -> ModelInfo:
         audio = AudioSettings(rate, config.channels, config.max_segment_s, config.cut, config.skip_silence)
     except (CheckpointError, ValueError, FileNotFoundError) as error:
         raise UsageError(f"cannot load the model: {error}") from error
+    if (config.keep_posteriors or config.has_beam) and ctc.vocab_size > LARGEST_VOCABULARY:
+        raise UsageError(
+            f"the model has {ctc.vocab_size:,} tokens, and kept posteriors and a beam search at most "
+            f"{LARGEST_VOCABULARY:,}"
+        )
     if len(set(rates.values())) > 1:
         raise UsageError(f"the models need different sampling rates: {rates}")
     return ModelInfo(

@@ -32,15 +32,29 @@ def local_file(uri: str, digest: str, copies: Path = COPIES) -> str:
 
     Args:
         uri: of the object.
-        digest: its expected `file_digest`, which is also the name of the copy.
+        digest: its expected `file_digest`, which is also the name of the copy. A file of this machine is checked, too:
+            another machine may have another at its path, and a run takes long.
         copies: directory of the copies. They stay until the system cleans up its temporary files.
 
     Raises:
-        InputChangedError: the object has another digest by now.
+        InputChangedError: the object has another digest by now, or is gone.
         StorageError: it could not be read.
     """
-    if "://" not in uri:
-        return uri
+    try:
+        if "://" in uri:
+            return _copied(uri, digest, copies)
+        if file_digest(uri) != digest:
+            raise _changed(uri)
+    except FileNotFoundError as error:
+        raise InputChangedError(f"{uri} is gone") from error
+    return uri
+
+
+def _changed(uri: str) -> InputChangedError:
+    return InputChangedError(f"{uri} is not the file that the run was started with")
+
+
+def _copied(uri: str, digest: str, copies: Path) -> str:
     copies.mkdir(mode=0o700, parents=True, exist_ok=True)
     copy = copies / f"{digest}.file"
     with FileLock(copies / f"{digest}.lock"):
@@ -51,7 +65,7 @@ def local_file(uri: str, digest: str, copies: Path = COPIES) -> str:
             with objects.open_read(uri) as source, partial.open("wb") as target:
                 shutil.copyfileobj(source, target, HASH_BLOCK_BYTES)
             if file_digest(str(partial)) != digest:
-                raise InputChangedError(f"{uri} is not the file that the run was started with")
+                raise _changed(uri)
             partial.rename(copy)
         finally:
             partial.unlink(missing_ok=True)

@@ -6,8 +6,10 @@ import dataclasses
 import gzip
 import itertools
 import math
+import os
 import pickle
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +221,29 @@ def test_special_tokens_and_tokens_of_several_characters_are_text(has_lm, arpa):
         clip_of(tokenizer, ["th", "<unk>", "_", "|", "▁", "|a", "b"], doubt=-30.0)
     )
     assert tokenizer.text(found[0].path.token_ids) == "th<unk>_ ▁|ab"
+
+
+@given(st.lists(st.sampled_from(["a", "b", "aa", "ab", "bcd", "c", "d"]), min_size=1, max_size=6), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_tokens_that_are_spelled_in_several_ways_fit_into_the_frames(tokens, has_hotword):
+    tokenizer = CTCTokenizer(
+        vocab={name: index for index, name in enumerate(["a", "|", "<pad>", "b", "aa", "ab", "bcd", "c", "d"])}
+    )
+    frames = [name for a, b in itertools.pairwise([*tokens, ""]) for name in ([a, "<pad>"] if a == b else [a])]
+    chosen = DecoderSettings(beam=8, hotwords=("abcd",) if has_hotword else (), hotword_weight=0.0)
+    found = load_decoder(chosen, acoustics_of(tokenizer)).decode(clip_of(tokenizer, frames, doubt=-30.0))
+    assert tokenizer.text(found[0].path.token_ids) == "".join(tokens)
+
+
+def test_threads_that_load_at_the_same_time_leave_standard_error_as_it_was(arpa):
+    def load(_):
+        for _ in range(10):
+            load_decoder(DecoderSettings(beam=2, lm=arpa), ACOUSTICS)
+
+    before = os.fstat(2)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(load, range(4)))
+    assert (os.fstat(2).st_dev, os.fstat(2).st_ino) == (before.st_dev, before.st_ino)
 
 
 @pytest.mark.parametrize("kind", [PROBING, TRIE, "gzip"], ids=["probing", "trie", "gzip"])

@@ -17,6 +17,7 @@ from pipeline.errors import UsageError
 from pipeline.runs import compact
 from pipeline.runs.repair import repair
 from pipeline.runs.verify import verify
+from pipeline.stages import models
 from tests.support import corpora
 from tests.support.language_models import write_tiny
 from tests.support.without_ray import killed_at_write, without_ray
@@ -108,6 +109,13 @@ def test_a_run_that_keeps_posteriors_has_the_words_and_times_of_one_that_does_no
         assert row == pytest.approx(other, nan_ok=True) if not row["words"] else without(row) == without(other)
     with pytest.raises(UsageError, match="has no posteriors: they are kept by `sewd transcribe --keep-posteriors`"):
         redecode(plain, tmp_path / "made")
+
+
+def test_a_vocabulary_whose_ids_do_not_fit_is_refused(tmp_path, corpus, small_ctc, monkeypatch):
+    monkeypatch.setattr(models, "LARGEST_VOCABULARY", 8)
+    with pytest.raises(UsageError, match=r"the model has \d+ tokens, and kept posteriors and a beam search at most 8"):
+        transcribe(corpus, tmp_path / "run", small_ctc)
+    assert transcribe(corpus, tmp_path / "plain", small_ctc, keep_posteriors=False, limit=1).status == "done"
 
 
 def without(row: dict) -> dict:
@@ -231,7 +239,7 @@ def test_refusals(tmp_path, corpus, small_ctc, source):
         redecode(source, made.uri, normalizer="none")
     with pytest.raises(UsageError, match="already holds a run"):
         redecode(source, made.uri, existing="refuse")
-    with pytest.raises(UsageError, match="holds a different run"):
+    with pytest.raises(UsageError, match=f"different run, made by `sewd redecode {source.uri}`; choose"):
         transcribe(corpus, tmp_path / "made", small_ctc)
     with pytest.raises(UsageError, match="one inside the other"):
         redecode(source, f"{source.uri}/made")

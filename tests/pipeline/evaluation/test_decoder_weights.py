@@ -90,3 +90,11 @@ def test_what_cannot_be_tuned(run, corpus, tmp_path):
         tune(other, lm)
     with pytest.raises(UsageError, match="keep-posteriors"):
         tune(plain, lm)
+    with without_ray():
+        row = {"audio_filepath": str(DEMO / "order-0.wav"), "text": "..."}
+        (tmp_path / "m.jsonl").write_text(json.dumps(row), "utf-8")
+        wordless = pipeline.transcribe(
+            RunConfig((str(tmp_path / "m.jsonl"),), str(tmp_path / "wordless"), keep_posteriors=True)
+        )
+    with pytest.raises(UsageError, match=r"the references of .* have no words"):
+        tune(wordless, lm)

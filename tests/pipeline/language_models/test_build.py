@@ -130,6 +130,9 @@ def test_the_decoder_reads_what_is_built(arpa):
 
 
 def test_wrong_settings(tmp_path):
+    for memory, message in (("1.2.3GB", "no size"), ("1KB", "too small")):
+        with pytest.raises(UsageError, match=f"^memory: .*{message}"):
+            build(TEXT, tmp_path / "x", 3, memory=memory)
     for order, prune, message in (
         (1, (), "order"),
         (9, (), "order"),

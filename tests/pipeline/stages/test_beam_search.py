@@ -19,8 +19,12 @@ pytest.importorskip("duckdb")
 import pipeline
 from pipeline import Recognizer, RunConfig, UsageError
 from pipeline.config import make_config
+from pipeline.decoding.decoder import load_decoder
+from pipeline.decoding.settings import requested
 from pipeline.language_models.build import build
 from pipeline.storage import checkpoints, files, uris
+from tests.pipeline.decoding.test_beam import ACOUSTICS
+from tests.support.language_models import write_tiny
 from tests.support.without_ray import without_ray
 
 DEMO = Path(__file__).parents[3] / "jobs" / "demo_corpus" / "audio"
@@ -134,6 +138,21 @@ def test_a_language_model_in_a_store_is_copied_once(config, inputs, tmp_path, mo
     with pytest.raises(pipeline.StorageError, match="is not the file that the run was started with"):
         files.local_file(uri, "0" * 64, tmp_path / "copies")
     assert [p.name for p in (tmp_path / "copies").iterdir() if "partial" in p.name] == []
+    fs.rm(path)
+    with pytest.raises(pipeline.StorageError, match=r"lm\.arpa is gone"):
+        files.local_file(uri, "1" * 64, tmp_path / "copies")
+
+
+def test_a_language_model_that_is_replaced_or_lost_meanwhile_is_not_used(tmp_path):
+    path = tmp_path / "lm.arpa"
+    chosen = requested(lm=write_tiny(path))
+    assert load_decoder(chosen, ACOUSTICS)
+    path.write_text(path.read_text("utf-8").replace("-0.9", "-0.8"), "utf-8")
+    with pytest.raises(pipeline.StorageError, match="is not the file that the run was started with"):
+        load_decoder(chosen, ACOUSTICS)
+    path.unlink()
+    with pytest.raises(pipeline.StorageError, match=r"lm\.arpa is gone"):
+        load_decoder(chosen, ACOUSTICS)
 
 
 def test_a_search_that_hangs_ends_its_process_at_the_deadline(inputs):
