@@ -107,10 +107,13 @@ def _substitution(pattern: str, replacement: str, where: str) -> Callable[[str],
     except re2.error as error:
         why = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
         raise UsageError(f"normalizer: {where}: {why}") from error
+    # re2 decodes a replacement as if it were Latin-1 with escapes, so what is not ASCII is given as escapes.
+    template = replacement.encode("ascii", "backslashreplace").decode()
     try:
-        re2.compile(f"(?:{pattern})?", options=options).sub(replacement, "")
-    except (IndexError, re2.error) as error:
+        re2.compile(f"(?:{pattern})?", options=options).sub(template, "")
+    except (IndexError, UnicodeDecodeError, re2.error) as error:
         raise UsageError(
-            f"normalizer: {where}: the replacement {replacement!r} names no group of the pattern"
+            f"normalizer: {where}: the replacement {replacement!r} names no group of the pattern, or ends in a "
+            "backslash that is not doubled"
         ) from error
-    return functools.partial(compiled.sub, replacement)
+    return functools.partial(compiled.sub, template)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UsageError
 from pipeline.scoring.normalize import DEFAULT_NORMALIZER, NORMALIZERS, label, normalize, resolve
+from pipeline.scoring.substitutions import read_pairs, replaced
 
 MANY_SCRIPTS = st.text(st.characters(codec="utf-8"), max_size=40)
 APOSTROPHES = ["'", "\u2018", "\u2019", "\u201b", "\u02bb", "\u02bc", "`", "\u00b4", "\uff07"]
@@ -198,6 +199,7 @@ def test_rules_are_applied_in_order_and_travel_with_their_name(tmp_path):
         ("(?=a)b\tc", r"my\.tsv, line 1: invalid perl operator"),
         ("a\n(b\tc", r"line 2: missing \)"),
         ("(a)\t\\2", r"line 1: the replacement .* names no group"),
+        ("a\t\\", r"line 1: the replacement .* ends in a backslash"),
         ("# nothing\n", "has no rule"),
         ("(a{900}){900}", "line 1: invalid repetition size"),
     ],
@@ -207,6 +209,13 @@ def test_a_rule_that_cannot_be_used_is_a_line(tmp_path, text, message):
         resolve(rules(tmp_path, text))
     with pytest.raises(UsageError, match="there is no file"):
         resolve(f"rules:{tmp_path}/other")
+
+
+@pytest.mark.parametrize("letters", ["ß", "日本", "\U0001f600", "e\u0301"])
+def test_replacements_may_have_any_letter(tmp_path, letters):
+    pytest.importorskip("re2")
+    (tmp_path / "rules.txt").write_text(f"s(s)\t{letters}\\1{letters}\n", "utf-8")
+    assert replaced(read_pairs(str(tmp_path / "rules.txt")))("masse") == f"ma{letters}s{letters}e"
 
 
 def test_rules_take_time_that_is_linear_and_room_that_is_bounded(tmp_path):
