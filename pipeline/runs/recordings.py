@@ -35,7 +35,7 @@ RECORDINGS_FILE: Final = "recordings.parquet"
 BUCKET_BYTES: Final = 32 << 20  # of compressed Parquet files
 MAX_BUCKETS: Final = 256
 _BATCH_WORDS: Final = 1 << 18  # of joined recordings that are yielded together
-_SCAN: Final = {"batch_size": 1 << 14, "batch_readahead": 4, "fragment_readahead": 2}
+_SCAN: Final = {"batch_size": 1 << 14, "use_threads": False}  # threads read far ahead of a slower consumer
 _SHARD: Final = re.compile("|".join(re.escape(suffix) + "$" for suffix in (*TAR_SUFFIXES, ".parquet")), re.IGNORECASE)
 
 IDENTITY: Final = ("utt_id", "uri", "start_s", "duration_s", "channel")
