@@ -16,6 +16,7 @@ from pipeline.alignment.segment import SegmentSettings, segments
 from pipeline.corpus.naming import stem
 from pipeline.errors import UsageError
 from pipeline.report.formats import duration, plural
+from pipeline.runs.status import RunStatus
 from pipeline.settings import checked, default_of
 from pipeline.storage import objects, uris
 
@@ -60,7 +61,8 @@ def segment(
     left_out: list[str] = []
     seconds: Counter[str | None] = Counter()
     numbers: Counter[str | None] = Counter()
-    for row in _rows(alignments(run, text, on_unknown=warn_of_unknown, workers=workers), settings):
+    channels = run.record.config.get("channels", "mix")
+    for row in _rows(alignments(run, text, on_unknown=warn_of_unknown, workers=workers), settings, channels):
         why = row.get("left_out")
         (kept if why is None else left_out).append(json.dumps(row, ensure_ascii=False))
         numbers[why] += 1
@@ -70,6 +72,8 @@ def segment(
     others = f"{stem(output)}.left-out.jsonl"
     for path, lines in ((output, kept), (others, left_out)):
         objects.put(uris.absolute(path), "".join(f"{line}\n" for line in lines).encode())
+    if run.status != RunStatus.DONE:
+        out.print(f"the run is not done ({run.status}): these are its rows so far", style="yellow")
     out.print(
         f"{plural(numbers[None], 'utterance')}, {duration(seconds[None])}: {output}", markup=False, soft_wrap=True
     )
@@ -81,9 +85,9 @@ def segment(
     return Exit.DONE if kept else Exit.DONE_WITH_ERRORS
 
 
-def _rows(found: Iterator[Any], settings: SegmentSettings) -> Iterator[dict[str, Any]]:
+def _rows(found: Iterator[Any], settings: SegmentSettings, channels: str | int) -> Iterator[dict[str, Any]]:
     for alignment in found:
-        for piece in segments(alignment, settings):
+        for piece in segments(alignment, settings, channels):
             yield piece.to_row(alignment)
 
 

@@ -11,6 +11,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from pydantic.dataclasses import dataclass
 
 from pipeline.alignment.align import AlignedWord, Alignment, score_of
+from pipeline.corpus.headers import is_mono
 from pipeline.runs.recordings import is_shard
 
 MARGIN_S: Final = 0.2  # of a segment before its first word and behind its last one, in a pause that is long enough
@@ -69,12 +70,18 @@ class Segment(NamedTuple):
         return {key: value for key, value in row.items() if value is not None}
 
 
-def segments(alignment: Alignment, settings: SegmentSettings) -> Iterator[Segment]:
-    """Cut an aligned text into utterances; yields all of the text and of the audio's speech, also what is left out."""
+def segments(alignment: Alignment, settings: SegmentSettings, channels: str | int = "mix") -> Iterator[Segment]:
+    """Cut an aligned text into utterances; yields all of the text and of the audio's speech, also what is left out.
+
+    Args:
+        alignment: the text.
+        settings: how it is cut.
+        channels: what the run has transcribed, as `RunConfig.channels`.
+    """
     identity = alignment.identity
     start_s = identity["start_s"] or 0.0
     end_s = start_s + (identity["duration_s"] or 0.0)
-    problem = alignment.problem or ("a manifest cannot name audio in a shard" if is_shard(identity["uri"]) else None)
+    problem = alignment.problem or _not_named(identity["uri"], identity["channel"] is not None or channels != "mix")
     if problem is not None:
         yield Segment(start_s, end_s, alignment.text, alignment.score, problem)
         return
@@ -87,6 +94,15 @@ def segments(alignment: Alignment, settings: SegmentSettings) -> Iterator[Segmen
             continue
         for first, last in itertools.pairwise(_cuts(words, rooms, settings)):
             yield _checked(_segment(words[first:last], rooms, None), settings)
+
+
+def _not_named(uri: str, is_channel: bool) -> str | None:
+    """Why a manifest cannot name the audio; None: it can."""
+    if is_shard(uri):
+        return "a manifest cannot name audio in a shard"
+    if is_channel and not is_mono(uri):
+        return "a manifest cannot name one channel of several"
+    return None
 
 
 class _SpelledWord(NamedTuple):

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import soundfile
 
-from pipeline.audio.decode import AudioSettings, Header, LastRecording, read_header, read_segments
+from pipeline.audio.decode import AudioSettings, LastRecording, read_segments
 from pipeline.audio.samples import to_float32
 from pipeline.corpus.parts import Part
 from pipeline.corpus.read import read_part
@@ -92,15 +92,6 @@ def _clip(run: Run, row: Row, recording: str) -> Clip:
         duration_s=row["duration_s"],
         channel=channels if row["channel"] is None and isinstance(channels, int) else row["channel"],
     )
-
-
-def header(uri: str) -> Header | str:
-    """What the header of the object states, or why it cannot be read."""
-    try:
-        with _closing(open_object(uri)) as audio:
-            return read_header(audio, AudioSettings())
-    except AudioError as error:
-        return error.code.value
 
 
 def cut_out(run: Run, rows: pa.Table, left_out: Counter[str]) -> Iterator[Clip]:

@@ -26,8 +26,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.audio.decode import Header
+from pipeline.corpus.headers import header, is_mono
 from pipeline.errors import UsageError
-from pipeline.export.clips import RATE, Clip, header
+from pipeline.export.clips import RATE, Clip
 from pipeline.export.names import file_name
 from pipeline.export.texts import safe_name
 from pipeline.storage import objects, uris
@@ -43,13 +44,14 @@ _HEADERS: Final = 1 << 12  # that are remembered
 def _nemo(clips: Iterable[Clip], output: str, left_out: Counter[str]) -> int:
     del left_out
     files = 1
+    mono = functools.lru_cache(_HEADERS)(is_mono)
     with _object(uris.join(output, "manifest.jsonl")) as file:
         for clip in clips:
             row: dict[str, Any] = {"audio_filepath": clip.uri, "offset": clip.start_s, "duration": clip.duration_s}
             if clip.flac is not None:
                 row = {"audio_filepath": _stored(clip, output, relative=True), "duration": clip.duration_s}
                 files += 1
-            elif clip.channel is not None:
+            elif clip.channel is not None and not mono(clip.uri):
                 raise _one_channel("nemo", clip)
             _write_json(file, {**row, "text": clip.text, "utt_id": clip.utt_id, **_known(clip)})
     return files
@@ -60,6 +62,7 @@ def _kaldi(clips: Iterable[Clip], output: str, left_out: Counter[str]) -> int:
     del left_out
     names = ("wav.scp", "segments", "text", "utt2spk", "spk2utt")
     files = {name: _SortedLines() for name in names}
+    mono = functools.lru_cache(_HEADERS)(is_mono)
     stored = 0
     for clip in clips:
         utt_id = safe_name(clip.utt_id)
@@ -67,7 +70,7 @@ def _kaldi(clips: Iterable[Clip], output: str, left_out: Counter[str]) -> int:
         if clip.flac is not None:
             files["wav.scp"].add(f"{utt_id} {_stored(clip, output)}")
             stored += 1
-        elif clip.channel is not None:
+        elif clip.channel is not None and not mono(clip.uri):
             raise _one_channel("kaldi", clip)
         else:
             recording, end_s = safe_name(clip.recording), clip.start_s + clip.duration_s

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -115,6 +118,18 @@ def test_what_does_not_fit_is_left_out_with_a_reason() -> None:
         "shorter than 0.5 s",
         "longer than 4 s, without a pause",
     ]
+
+
+def test_only_what_a_manifest_can_name_is_kept(tmp_path: Path) -> None:
+    words, _ = spoken(["a"] * 8, [0.1] * 8)
+    for channels in (1, 2):
+        soundfile.write(tmp_path / f"{channels}.wav", np.zeros((1600, channels)), 16000)
+    mono, stereo = (alignment(words, 4.0, uri=str(tmp_path / f"{channels}.wav")) for channels in (1, 2))
+    split = dataclasses.replace(stereo, identity={**stereo.identity, "channel": 1})
+    assert all(segment.left_out is None for segment in segments(stereo, SegmentSettings()))  # all channels were heard
+    assert all(segment.left_out is None for segment in segments(mono, SegmentSettings(), "split"))
+    for found in (segments(split, SegmentSettings(), "split"), segments(stereo, SegmentSettings(), 1)):
+        assert [segment.left_out for segment in found] == ["a manifest cannot name one channel of several"]
     shard = alignment(words, 30.0, uri="/audio/shard-000.tar")
     (only,) = segments(shard, SegmentSettings())
     assert only.left_out == "a manifest cannot name audio in a shard"

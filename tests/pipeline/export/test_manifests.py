@@ -160,6 +160,13 @@ def test_utterances_of_shards_are_cut_out_and_cannot_be_named(shards, kind, tmp_
         assert not (tmp_path / "named").exists()
 
 
+@pytest.mark.parametrize("kind", ["nemo", "kaldi"])
+def test_the_channel_of_an_object_that_has_one_is_named(corpus, kind, tmp_path):
+    run, heard = run_of(tmp_path / "run", corpus / "talk.wav", channels="split")
+    folder = exported(run, tmp_path, kind, REFERENCE)
+    assert_equal(heard_again(folder / ENTRY[kind]), heard)
+
+
 def test_channels_are_cut_out_or_named_where_the_format_can(split, tmp_path):
     run, heard = split
     assert {"both#c0", "both#c1"} <= heard.keys()
