@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import json
 import posixpath
+import signal
+import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -65,7 +69,7 @@ def build(
     target = uris.absolute(output)
     if Path(target).is_dir():
         raise UsageError(f"output: {target} is a directory; name a file")
-    with tempfile.TemporaryDirectory(prefix="sewd-lm-") as folder:
+    with _interrupted_by_sigterm(), tempfile.TemporaryDirectory(prefix="sewd-lm-") as folder:
         path = Path(folder) / posixpath.basename(target)
         built = build_model(lines, path, order, list(map(int, limits)), memory)
         objects.put_file(target, path)
@@ -74,6 +78,20 @@ def build(
     out.print(f"{built.sentences:,} sentences, {built.words:,} words: {entries} n-grams, {size / 1e6:.1f} MB")
     out.print(f"language model: {target}", markup=False, soft_wrap=True)
     return Exit.DONE
+
+
+@contextlib.contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """SIGTERM raises here, so that gigabytes of temporary files are removed."""
+
+    def interrupt(number: int, _: object) -> NoReturn:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @app.command()
@@ -93,7 +111,7 @@ def tune(
         float, typer.Option(metavar="SECONDS", min=1, help="Decode at most so much audio, drawn from the run.")
     ] = 3600.0,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the error rates as a plot (PNG) to this file.")
+        str | None, typer.Option(metavar="FILE", help="Write the error rates as a plot (PNG) to this file.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> int:
@@ -114,8 +132,6 @@ def tune(
     tuning = decoder_weights.tune(
         opened, decoder, _numbers("weights", weights, 0), _numbers("bonuses", bonuses, -100), max_seconds, _step
     )
-    if plot is not None:
-        plot.write_bytes(decoder_weights.draw(tuning))
     if as_json:
         values = asdict(tuning) | {
             "errors": [{"lm_weight": w, "word_bonus": b, "errors": n} for (w, b), n in tuning.errors.items()]
@@ -123,6 +139,8 @@ def tune(
         typer.echo(json.dumps(values))
     else:
         _show(tuning)
+    if plot is not None:  # last: the figures took long
+        objects.put(uris.absolute(plot), decoder_weights.draw(tuning))
     return Exit.DONE
 
 
