@@ -89,7 +89,7 @@ def _print_run(name: str, run: pipeline.Run) -> None:
     """Which run it is, what computed it, and by which fallbacks."""
     totals = run.totals()
     engines = "; ".join(totals.engines)
-    computed = f"model {run.record.config['model']}" + (f", {engines}" if engines else "")
+    computed = f"model {run.record.config['model']}" + (f", {engines}" if engines else "") + f"; {run.record.decoding}"
     out.print(f"{name + ':':16} {run.uri} ({computed})", markup=False, soft_wrap=True)
     for warning in totals.warnings:
         out.print(f"{'':16} {warning}", style="yellow", markup=False, soft_wrap=True)

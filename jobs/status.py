@@ -39,7 +39,7 @@ def status(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or 
         "transcripts": f"{totals.utterances:,}",
         "errors": f"{totals.errors:,}" + "".join(f"  {code} {count}" for code, count in totals.error_codes.items()),
         "audio": audio_of(totals).replace(" audio", "", 1),
-        "model time": duration(totals.compute_s)
+        "model time" if opened.record.source is None else "decoding time": duration(totals.compute_s)
         + (f" ({totals.audio_s / totals.compute_s:.0f}x real time)" if totals.compute_s else ""),
         "starts": f"{len(opened.record.attempts)}, the first at {opened.record.created}",
     }
@@ -52,6 +52,7 @@ def status(run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or 
         rows["last start"] = summary
     if compared := against_prediction(opened.record):
         rows["prediction"] = compared
+    rows["decoding"] = opened.record.decoding
     if opened.record.source is not None:
         rows["decoded from"] = opened.record.source
     if opened.record.classifier_digests:

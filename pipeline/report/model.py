@@ -120,6 +120,7 @@ class RunSummary:
         errors: rows without one.
         chunks: committed chunks.
         engines: what computed the transcripts.
+        decoding: how posteriors became texts.
         warnings: what a reader of the figures should know about them.
         attempts: number of starts of the driver.
         starts: when each start was.
@@ -145,6 +146,7 @@ class RunSummary:
     starts: Sequence[str]
     cost: RunCost | None
     predicted_s: float | None = None
+    decoding: str = "greedy"
 
 
 @dataclass(frozen=True)

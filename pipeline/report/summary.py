@@ -50,6 +50,7 @@ def summarize_run(run: Run, cost: Cost | None = None) -> RunSummary:
         errors=totals.errors,
         chunks=totals.chunks,
         engines=[EngineUse(engine, transcripts) for engine, transcripts in totals.engines.items()],
+        decoding=run.record.decoding,
         warnings=totals.warnings,
         attempts=len(starts),
         starts=starts,

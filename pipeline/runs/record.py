@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -408,6 +409,22 @@ class RunRecord:
     def source(self) -> str | None:
         """URI of the run whose posteriors its transcripts were decoded from; None if they are of its own model."""
         return self.values.get("source")
+
+    @property
+    def decoding(self) -> str:
+        """How its posteriors became texts, in words."""
+        beam = self.fingerprint.get("beam")
+        if beam is None:
+            return "greedy"
+        parts = [f"beam search of width {beam}"]
+        for kind, name, weights in (
+            ("language model", "lm", {"weight": "lm_weight", "word bonus": "word_bonus"}),
+            ("hot-words", "hotwords", {"weight": "hotword_weight"}),
+        ):
+            if name in self.fingerprint:
+                values = ", ".join(f"{words} {self.fingerprint.get(key)}" for words, key in weights.items())
+                parts.append(f"{kind} {posixpath.basename(str(self.config.get(name)))} ({values})")
+        return ", ".join(parts)
 
     @property
     def acoustics(self) -> Acoustics | None:

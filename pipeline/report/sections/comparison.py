@@ -76,6 +76,8 @@ def _facts(report: ReportContent, compared: ComparisonSection) -> list[Block]:
                 ("Model of b", baseline.model),
                 ("Computed by, a", engines_text(report.run.engines)),
                 ("Computed by, b", engines_text(baseline.run.engines)),
+                ("Decoding of a", report.run.decoding),
+                ("Decoding of b", baseline.run.decoding),
                 ("Scored in a only", count(paired.only_here)),
                 ("Scored in b only", count(paired.only_baseline)),
                 ("Not compared, references differ", count(paired.reference_differs)),

@@ -55,6 +55,7 @@ def lineage(report: ReportContent) -> Iterator[Part]:
             ("Intervals computed over", _text(scoring.unit)),
             ("Level of the intervals", percent(scoring.level, 0)),
             ("Computed by", engines_text(report.run.engines)),
+            ("Decoding", report.run.decoding),
         ]
     )
     warnings = [Note(f"{capital(warning)}.", "bad") for warning in report.run.warnings]

@@ -36,6 +36,7 @@ RUN = {
     "starts": [None],
     "cost": dict.fromkeys(("per_hour", "currency", "total", "per_audio_hour")),
     "predicted_s": None,
+    "decoding": None,
 }
 PROBLEM = {"count": None, "examples": [None]}
 CONFUSION = {"reference": None, "hypothesis": None, "count": None, "examples": [None]}

@@ -118,3 +118,17 @@ def test_a_record_that_names_a_folder_outside_the_run_is_refused(tmp_path, folde
         (tmp_path / "run.json").write_text(json.dumps(values))
         with pytest.raises(UsageError, match="is not below the run"):
             Run.open(tmp_path)
+
+
+def test_decoding_in_words() -> None:
+    assert RunRecord({}).decoding == "greedy"
+    weights = {"lm_weight": 0.5, "word_bonus": 1.5, "hotword_weight": 6.0}
+    values = {
+        "fingerprint": {"beam": 32, "lm": "0a", "hotwords": "0b", **weights},
+        "config": {"lm": "s3://models/news.arpa.gz", "hotwords": "names.txt"},
+    }
+    assert RunRecord(values).decoding == (
+        "beam search of width 32, language model news.arpa.gz (weight 0.5, word bonus 1.5), "
+        "hot-words names.txt (weight 6.0)"
+    )
+    assert RunRecord({"fingerprint": {"beam": 8}}).decoding == "beam search of width 8"
