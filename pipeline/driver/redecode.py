@@ -22,19 +22,22 @@ from ray.util.annotations import RayDeprecationWarning
 
 from pipeline.cluster.ray_errors import MAX_DEATHS
 from pipeline.cluster.resources import ClusterNodes, Resources
-from pipeline.config import DECODING, RedecodeConfig, RunConfig, make_redecode_config
+from pipeline.config import DECODING, OPTIONS, RedecodeConfig, RunConfig, make_redecode_config
 from pipeline.decoding.decoder import load_decoder
 from pipeline.decoding.settings import DecoderSettings
 from pipeline.driver.progress import Progress
 from pipeline.driver.stop import stop_uri
 from pipeline.driver.transcribe import new_attempt, process, stopped
 from pipeline.errors import UsageError
+from pipeline.runs.damage import damaged
 from pipeline.runs.fingerprint import has_late_starts, redecoding_fingerprint
 from pipeline.runs.lease import hold_lease
 from pipeline.runs.lifecycle import check_output, create_run, find_existing_run, remove_run
 from pipeline.runs.redecoding import plan_redecoding, require_source, source_digest
-from pipeline.runs.run import Run
+from pipeline.runs.run import RECORD, Run
 from pipeline.runs.status import RunStatus
+from pipeline.scoring.normalize import normalize
+from pipeline.settings import checked
 from pipeline.stages.redecode import RedecodeSettings, redecode_parts
 
 
@@ -91,6 +94,7 @@ def redecode(
     made = run_config(config, source)
     decoder = made.decoder()
     load_decoder(decoder, source.acoustics)  # what is wrong with it is said here, and not by workers
+    normalize("", made.normalizer)
     if f"{made.output}/".startswith(f"{source.uri}/") or f"{source.uri}/".startswith(f"{made.output}/"):
         raise UsageError(f"output: {made.output} and {source.uri} are one inside the other")
     expected = redecoding_fingerprint(source.record.fingerprint, made, decoder, source_digest(source))
@@ -121,12 +125,19 @@ def redecode(
 
 
 def run_config(config: RedecodeConfig, source: Run) -> RunConfig:
-    """The configuration of the new run: that of the source, with what decoding changes."""
+    """The configuration of the new run: that of the source, with what decoding changes.
+
+    Raises:
+        DamagedRunError: the source has another configuration than this version knows.
+    """
     names = ("output", "existing", "address", *DECODING)
     chosen: dict[str, Any] = {name: getattr(config, name) for name in names}
     for name in ("word_gap_s", "normalizer"):
         chosen |= {name: value} if (value := getattr(config, name)) is not None else {}
-    before = RunConfig(**source.record.config)
+    try:
+        before = checked(RunConfig, source.record.config, OPTIONS)
+    except UsageError as error:
+        raise damaged(source.uri, RECORD, f"has a configuration that this version does not know ({error})") from error
     return replace(
         before,
         **chosen,

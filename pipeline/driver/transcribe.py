@@ -52,6 +52,7 @@ from pipeline.runs.run import Run, now
 from pipeline.runs.status import RunStatus
 from pipeline.runs.totals import Totals
 from pipeline.runs.update import follow_plan, update_run
+from pipeline.scoring.normalize import normalize
 from pipeline.stages.models import load_model_info
 from pipeline.storage.checkpoints import checkpoint_digest
 
@@ -97,6 +98,7 @@ def transcribe(
     models = load_model_info(config)
     decoder = config.decoder()
     load_decoder(decoder, models.acoustics)  # what is wrong with it is said here, and not by workers
+    normalize("", config.normalizer)
     expected = fingerprint(config, commits, decoder)
     heads = {task: checkpoint_digest(uri) for task, uri in config.added_tasks.items()}
     on_step("planning")

@@ -245,6 +245,15 @@ def test_refusals(tmp_path, corpus, small_ctc, source):
         redecode(source, f"{source.uri}/made")
     with pytest.raises(UsageError, match="normalizer: there is no normalizer"):
         make_redecode_config(run=source.uri, output="x", normalizer="x")
+    unknown = Path(shutil.copytree(source.uri, tmp_path / "unknown"), "run.json")
+    unknown.write_text(unknown.read_text("utf-8").replace('"config": {', '"config": {"later": 1, '), "utf-8")
+    with pytest.raises(UsageError, match=r"run\.json has a configuration .* \(later: "):
+        redecode(pipeline.Run.open(unknown.parent), tmp_path / "x")
+    with pytest.raises(UsageError, match=r"english@0\.0"):
+        redecode(source, tmp_path / "x", normalizer="english@0.0")
+    with pytest.raises(UsageError, match=r"english@0\.0"):
+        transcribe(corpus, tmp_path / "x", small_ctc, normalizer="english@0.0")
+    assert not (tmp_path / "x").exists()
     again = redecode(source, made.uri, normalizer="none", existing="overwrite")
     assert again.record.normalizer == "none"
     unfinished = pipeline.Run.open(shutil.copytree(source.uri, tmp_path / "unfinished")).save(status="stopped")
