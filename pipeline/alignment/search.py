@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -14,13 +15,15 @@ from numpy.typing import NDArray
 
 from pipeline.alignment.texts import text_words
 from pipeline.decoding.acoustics import Acoustics
-from pipeline.decoding.rows import joined_posteriors
+from pipeline.decoding.rows import joined_posteriors, unpacked_levels
 from pipeline.errors import UsageError
 from pipeline.runs.recordings import IDENTITY
 from pipeline.runs.run import Run
 from pipeline.schemas import field
 from pipeline.scoring.normalize import normalize
-from sewd_model.ctc import greedy_paths
+from pipeline.stages.word_ends import sound_ends, sound_starts
+from sewd_model import Word
+from sewd_model.ctc import GreedyPath, greedy_paths, words
 from sewd_model.forced_alignment import align
 from sewd_model.posteriors import Posteriors, split
 
@@ -39,7 +42,7 @@ HITS: Final = pa.schema(
             "0..1",
             nullable=False,
         ),
-        field("text", pa.string(), "transcript of the utterance", nullable=False),
+        field("text", pa.string(), "transcript of the utterance; in posteriors, the greedy one", nullable=False),
         field("speaker", pa.string(), "speaker, as the source names it"),
     ],
     metadata={"sewd.table": "hits"},
@@ -127,7 +130,7 @@ def search_posteriors(
     """
     acoustics = run.acoustics
     keyword = Keyword.of(phrase, acoustics)
-    columns = [*IDENTITY, "counts", "tokens", "costs", "speaker"]
+    columns = [*IDENTITY, "counts", "tokens", "costs", "levels", "speaker"]
     for batch in run.dataset("posteriors").to_batches(columns=columns, **_SCAN):
         on_rows(batch.num_rows)
         rows = pa.Table.from_batches([batch])
@@ -135,16 +138,31 @@ def search_posteriors(
             continue
         joined, num_frames = joined_posteriors(rows)
         for index, posteriors, place in keyword.places(joined, num_frames, min_score):
-            row = rows.drop_columns(["counts", "tokens", "costs"]).slice(index, 1).to_pylist()[0]
-            offset_s, frame_s = row["start_s"] or 0.0, acoustics.frame_s
-            start_s, end_s = offset_s + place.start * frame_s, offset_s + place.end * frame_s
-            yield _hit(row, start_s, end_s, place.score, _greedy_text(posteriors, acoustics))
+            own = rows.slice(index, 1)
+            row = own.select([*IDENTITY, "speaker"]).to_pylist()[0]
+            path = _greedy_path(posteriors, acoustics)
+            levels = unpacked_levels(own["levels"].combine_chunks()).to_pylist()[0]
+            start_s, end_s = place.start * acoustics.frame_s, place.end * acoustics.frame_s
+            if levels is not None:
+                others = words(path, acoustics.tokenizer, acoustics.frame_s)
+                start_s, end_s = _sound_times(start_s, end_s, others, np.frombuffer(levels, np.int8))
+            offset_s, text = row["start_s"] or 0.0, acoustics.tokenizer.text(path.token_ids)
+            yield _hit(row, offset_s + start_s, offset_s + end_s, place.score, text)
 
 
-def _greedy_text(posteriors: Posteriors, acoustics: Acoustics) -> str:
+def _greedy_path(posteriors: Posteriors, acoustics: Acoustics) -> GreedyPath:
     best, log_probabilities = posteriors.best(acoustics.blank)
     (path,) = greedy_paths(best, log_probabilities, [len(best)], acoustics.blank, acoustics.tokenizer.drop_ids)
-    return acoustics.tokenizer.text(path.token_ids)
+    return path
+
+
+def _sound_times(start_s: float, end_s: float, others: Sequence[Word], levels: NDArray[np.int8]) -> tuple[float, float]:
+    """Start and end of the sound of a phrase (`pipeline.stages.word_ends`), between the words beside it."""
+    before = [word for word in others if word.end_s <= start_s][-1:]
+    found = [*before, Word("", start_s, end_s, 1.0), *[word for word in others if word.start_s >= end_s][:1]]
+    starts_s = sound_starts(found, levels)
+    found = [replace(word, start_s=start) for word, start in zip(found, starts_s, strict=True)]
+    return starts_s[len(before)], sound_ends(found, levels)[len(before)]
 
 
 class Place(NamedTuple):

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.alignment.search import Keyword, search_posteriors, search_texts
+from pipeline.alignment.search import Keyword, _sound_times, search_posteriors, search_texts
+from pipeline.audio.silence import LEVEL_S
 from pipeline.errors import UsageError
+from sewd_model import Word
 from sewd_model.posteriors import keep
 from tests.support.command import sewd_in_process
 from tests.support.posteriors import ACOUSTICS, FRAME_S, TOKENIZER, frames_of, posteriors_of, spoken_run
@@ -157,3 +159,11 @@ def test_verb_prints_and_writes_hits(tmp_path: Path) -> None:
         assert message in refused.stderr
     with pytest.raises(UsageError, match="no word"):
         list(search_texts(run, "—"))
+
+
+@pytest.mark.parametrize(("others", "end_s"), [([], 0.9), ([Word("next", 0.72, 0.85, 1.0)], 0.65)])
+def test_a_hit_lasts_as_long_as_its_sound_and_not_into_the_next_word(others, end_s):
+    levels = np.full(round(1.5 / LEVEL_S), -90, np.int8)
+    levels[round(0.4 / LEVEL_S) : round(0.9 / LEVEL_S)] = -20
+    levels[round(0.65 / LEVEL_S) : round(0.7 / LEVEL_S)] = -50  # a closure within a word, or a pause before the next
+    assert _sound_times(0.5, 0.6, others, levels) == pytest.approx((0.4, end_s), abs=LEVEL_S)
