@@ -120,8 +120,8 @@ def keep_best(tokens: NDArray[np.integer[Any]], log_probabilities: NDArray[np.fl
     sure = (is_kept.sum(axis=1) == 1) & (tokens[:, 0] == blank) & (costs[:, 0] < SURE_BLANK)
     is_kept[sure] = False
     with np.errstate(invalid="ignore"):  # a clip with a logit that is not finite has no result
-        levels = np.rint(np.sqrt(np.minimum(costs[is_kept], LARGEST_COST) / LARGEST_COST) * _LEVELS)
-    return Posteriors(is_kept.sum(axis=1).astype(np.uint8), tokens[is_kept].astype(np.uint16), levels.astype(np.uint8))
+        levels = np.rint(np.sqrt(np.minimum(costs[is_kept], LARGEST_COST) / LARGEST_COST) * _LEVELS).astype(np.uint8)
+    return Posteriors(is_kept.sum(axis=1).astype(np.uint8), tokens[is_kept].astype(np.uint16), levels)
 
 
 def split(posteriors: Posteriors, num_frames: Sequence[int] | NDArray[np.integer[Any]]) -> list[Posteriors]:

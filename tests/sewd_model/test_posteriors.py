@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sewd_model import greedy_path
 from sewd_model.ctc import greedy_paths
-from sewd_model.posteriors import LARGEST_COST, MOST_TOKENS, Posteriors, join, keep
+from sewd_model.posteriors import LARGEST_COST, MOST_TOKENS, Posteriors, join, keep, keep_best
 
 BLANK = 0
 
@@ -76,6 +76,15 @@ def test_sure_blanks_keep_nothing() -> None:
     kept = keep(log_softmax(logits), BLANK)
     assert kept.counts.sum() == kept.counts[50] == 2
     assert kept.tokens.tolist() == [7, BLANK]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_clip_that_is_not_finite_does_not_disturb_others() -> None:
+    kept = keep_best(np.array([[1, 2], [2, 1]]), np.array([[np.nan, np.nan], [-0.1, -3.0]], np.float32), 0)
+    alone = keep_best(np.array([[2, 1]]), np.array([[-0.1, -3.0]], np.float32), 0)
+    assert kept.counts.tolist() == [1, *alone.counts]
+    assert kept.tokens[1:].tolist() == alone.tokens.tolist()
+    assert kept.costs[1:].tolist() == alone.costs.tolist()
 
 
 def test_pieces_are_joined_at_their_frames() -> None:
