@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.alignment.align import AlignedWord, Alignment, score_of
 from pipeline.corpus.headers import is_mono
+from pipeline.errors import UsageError
 from pipeline.runs.recordings import is_shard
 
 MARGIN_S: Final = 0.2  # of a segment before its first word and behind its last one, in a pause that is long enough
@@ -32,12 +33,19 @@ class SegmentSettings:
         max_s: of a segment.
         min_pause_s: a cut is in a pause of at least this length.
         min_score: of a segment that is kept, see `pipeline.alignment.align.ALIGNMENTS`.
+
+    Raises:
+        UsageError: no length is between the shortest and the longest.
     """
 
     min_s: NonNegativeFloat = 2.0
     max_s: PositiveFloat = 15.0
     min_pause_s: NonNegativeFloat = 0.1
     min_score: Annotated[float, Field(ge=0.0, le=1.0)] = 0.2
+
+    def __post_init__(self) -> None:
+        if self.min_s > self.max_s:
+            raise UsageError(f"min: {self.min_s:g} s is longer than max, {self.max_s:g} s: no utterance would be left")
 
 
 class Segment(NamedTuple):

@@ -67,7 +67,7 @@ class CueSettings:
     def __post_init__(self) -> None:
         if self.line_chars < 1 or self.lines < 1 or not self.chars_per_s > 0 or not self.pause_s > 0:
             raise UsageError("cues: characters, lines, reading speed and pause must be greater than 0")
-        if not 0 <= self.shortest_s <= self.longest_s or self.gap_s < 0:
+        if not 0 <= self.shortest_s <= self.longest_s or not self.gap_s >= 0:
             raise UsageError("cues: the shortest is at most as long as the longest, and the gap is not negative")
 
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pipeline.alignment.align import AlignedWord, Alignment
 from pipeline.alignment.segment import Segment, SegmentSettings, segments
 from pipeline.alignment.texts import TextWord
+from pipeline.errors import UsageError
 from tests.pipeline.alignment.test_align import SENTENCES, recording
 from tests.support.command import sewd_in_process
 from tests.support.posteriors import spoken_run
@@ -156,3 +157,8 @@ def test_verb_writes_a_manifest(tmp_path: Path) -> None:
     refused = sewd_in_process("segment", run.uri, "-o", output, "--min-score", 2)
     assert refused.returncode == 2
     assert "min-score" in refused.stderr
+
+
+def test_no_utterance_is_longer_than_the_longest_and_shorter_than_the_shortest() -> None:
+    with pytest.raises(UsageError, match="5 s is longer than max, 2 s"):
+        SegmentSettings(min_s=5.0, max_s=2.0)
