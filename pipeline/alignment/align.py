@@ -217,13 +217,14 @@ def _tasks(
 
 
 def _recordings(run: Run) -> list[tuple[str, None]]:
-    """The ids of all recordings of a run."""
-    table = run.read(
-        lambda files: open_files(run.uri, "posteriors", [file.path for file in files["posteriors"]]).to_table(
-            list(IDENTITY)
-        )
+    """The ids of all recordings of a run, also of those that failed: a text may be meant for one of them."""
+    tables = run.read(
+        lambda files: [
+            open_files(run.uri, table, [file.path for file in files[table]]).to_table(list(IDENTITY))
+            for table in ("posteriors", "errors")
+        ]
     )
-    return [(name, None) for name in dict.fromkeys(recording_ids(table))]
+    return [(name, None) for name in dict.fromkeys(name for table in tables for name in recording_ids(table))]
 
 
 def _parts(

@@ -123,6 +123,14 @@ def test_reference_of_a_recording_whose_first_segment_failed(tmp_path: Path) -> 
     assert is_near(times_of(found.words[first:]), words_of_recording(SENTENCES)[first:])
 
 
+def test_one_text_may_be_that_of_a_recording_that_failed(tmp_path: Path) -> None:
+    failed = errors([{"utt_id": "other", "uri": "/audio/other.wav", "start_s": None, "duration_s": None}])
+    run = spoken_run(tmp_path / "run", recording(SENTENCES), failed)
+    (tmp_path / "talk.txt").write_text(" ".join(SENTENCES))
+    with pytest.raises(UsageError, match="the text of one recording, and there are 2"):
+        list(alignments(run, str(tmp_path / "talk.txt")))
+
+
 def test_channels_of_a_recording_have_no_text_in_common(tmp_path: Path) -> None:
     text = " ".join(SENTENCES)
     rows = [*recording(SENTENCES, text, channel=0), *recording(SENTENCES, text, channel=1)]
