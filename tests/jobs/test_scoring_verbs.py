@@ -145,7 +145,7 @@ def test_compare_names_the_fallbacks_of_either_run(sewd, folder, tmp_path):
         [at] = [i for i, line in enumerate(lines) if "150 of 200 transcripts" in line]
         assert lines[at].endswith("were computed by a fallback: no AVX-512")
         assert lines[at - 1].startswith(f"{side}, ")
-        assert lines[at - 1].endswith("(model models/tiny, clip by clip float32 on CPU)")
+        assert lines[at - 1].endswith("(model models/tiny, clip by clip float32 on CPU; greedy)")
         assert "halved 2 times" in lines[at + 1]
 
         sewd("report", first, "--baseline", second, "--output", tmp_path / "r.md")
