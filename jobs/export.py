@@ -7,8 +7,8 @@ from typing import Annotated, Final
 import typer
 
 import pipeline
-from jobs.console import Exit, out, single
-from pipeline.evaluation.calibration import read_calibration
+from jobs.console import Exit, out, single, warn
+from pipeline.evaluation.calibration import calibration_warnings, read_calibration
 from pipeline.export.cues import CueSettings
 from pipeline.export.export import FORMATS, AudioMode, ExportSettings
 from pipeline.export.export import export as export_run
@@ -64,6 +64,8 @@ def export(
     Exit codes: 0 done, 1 failed, 2 usage, 3 done, and the audio of some utterances could not be read.
     """
     opened = pipeline.Run.open(run)
+    if calibration is not None:
+        warn(calibration_warnings(calibration, opened))
     limits = CueSettings(
         line_chars=line_chars,
         lines=lines,

@@ -9,9 +9,9 @@ from typing import Annotated, Final
 import typer
 
 import pipeline
-from jobs.console import err
+from jobs.console import err, warn
 from pipeline.errors import UsageError
-from pipeline.evaluation.calibration import read_calibration
+from pipeline.evaluation.calibration import calibration_warnings, read_calibration
 from pipeline.evaluation.compare import Comparison
 from pipeline.evaluation.gate import Condition, Verdict, check_condition, gate_figures, parse_condition
 from pipeline.evaluation.labels import evaluate_labels
@@ -89,6 +89,8 @@ def evaluation_settings(
     confidence = None if calibration is None else read_calibration(calibration).get("utterance")
     if calibration is not None and confidence is None:
         raise UsageError(f"calibration: {calibration} has none of utterances: it was learned on too few")
+    if calibration is not None:
+        warn(calibration_warnings(calibration, run))
     return pipeline.EvaluationSettings(scoring, names, unit, level, calibration=confidence)
 
 

@@ -159,6 +159,7 @@ def encode(learned: Mapping[str, Learned], run: Run) -> bytes:
         "sewd_calibration": VERSION,
         "run": run.uri,
         "model": run.record.model_digest,
+        "decoding": run.record.decoding,
         "normalizer": run.record.normalizer,
         **{
             kind: {

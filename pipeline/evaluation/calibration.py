@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import UsageError
 from pipeline.evaluation.sums import as_array
+from pipeline.runs.run import Run
 from pipeline.storage import objects, uris
 
 CALIBRATION_FILE: Final = "calibration.json"  # of a run
@@ -79,17 +80,44 @@ def read_calibration(uri: str | os.PathLike[str]) -> dict[str, ConfidenceMap]:
         UsageError: there is no such file, or it holds no calibration.
         StorageError: it could not be reached.
     """
-    location = uris.absolute(os.fspath(uri))
+    values = _content(uri)
     try:
-        values = json.loads(objects.fetch(location))
-        if values["sewd_calibration"] != VERSION:
-            raise UsageError(f"calibration: {uri} is of version {values['sewd_calibration']}, not {VERSION}")
         return {
             kind: ConfidenceMap(tuple(values[kind]["confidence"]), tuple(values[kind]["probability"]))
             for kind in KINDS
             if kind in values
         }
+    except (ValueError, KeyError, TypeError) as error:
+        raise _not_one(uri, error) from error
+
+
+def calibration_warnings(uri: str | os.PathLike[str], run: Run) -> list[str]:
+    """What was different when a calibration was learned: confidences of a run made otherwise mean something else.
+
+    Raises:
+        UsageError, StorageError: see `read_calibration`.
+    """
+    values, record = _content(uri), run.record
+    differences = []
+    if values.get("model") != record.model_digest:
+        differences.append("with another model")
+    if values.get("decoding", record.decoding) != record.decoding:
+        differences.append(f"under other decoding ({values['decoding']}, and the run: {record.decoding})")
+    return [f"the calibration {uri} was learned {difference}" for difference in differences]
+
+
+def _content(uri: str | os.PathLike[str]) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = json.loads(objects.fetch(uris.absolute(os.fspath(uri))))
+        version = values["sewd_calibration"]
     except FileNotFoundError as error:
         raise UsageError(f"calibration: there is no file {uri}; `sewd calibrate RUN` writes one") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"calibration: {uri} is none that `sewd calibrate` wrote ({error})") from error
+        raise _not_one(uri, error) from error
+    if version != VERSION:
+        raise UsageError(f"calibration: {uri} is of version {version}, not {VERSION}")
+    return values
+
+
+def _not_one(uri: str | os.PathLike[str], error: Exception) -> UsageError:
+    return UsageError(f"calibration: {uri} is none that `sewd calibrate` wrote ({error})")

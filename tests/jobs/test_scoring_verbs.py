@@ -107,7 +107,10 @@ def test_a_gate_on_a_run_without_references_fails(sewd, folder):
 def test_compare_prints_differences_tests_and_examples(sewd, folder):
     code, out, _ = sewd("compare", folder / "here", folder / "there", "--fail-if", "wer > baseline + 0.2")
     assert code == 0
-    assert f"a, the run:      {folder / 'here'} (model models/tiny; greedy)\nb, the baseline: {folder / 'there'} (model" in out
+    assert (
+        f"a, the run:      {folder / 'here'} (model models/tiny; greedy)\nb, the baseline: {folder / 'there'} (model"
+        in out
+    )
     assert "P(a is better)" in out
     assert "100.00%" in out
     assert "McNemar: p = " in out

@@ -13,7 +13,7 @@ from sklearn.isotonic import IsotonicRegression
 
 from pipeline.errors import UsageError
 from pipeline.evaluation.calibrate import calibrate, encode, isotonic
-from pipeline.evaluation.calibration import ConfidenceMap, calibrated, read_calibration
+from pipeline.evaluation.calibration import ConfidenceMap, calibrated, calibration_warnings, read_calibration
 from pipeline.evaluation.evaluate import evaluate_run
 from pipeline.evaluation.label_scores import calibration_sums
 from pipeline.evaluation.settings import EvaluationSettings
@@ -71,6 +71,13 @@ def test_a_calibration_makes_probabilities_of_confidences(tmp_path):
     (tmp_path / "c.json").write_bytes(encode(learned, run))
     stored = read_calibration(tmp_path / "c.json")
     assert stored == {kind: each.map for kind, each in learned.items()}
+    assert calibration_warnings(tmp_path / "c.json", run) == []
+    record = json.loads((tmp_path / "c.json").read_bytes()) | {"model": "0a", "decoding": "beam search of width 8"}
+    (tmp_path / "other.json").write_text(json.dumps(record))
+    assert [warning.partition("learned ")[2] for warning in calibration_warnings(tmp_path / "other.json", run)] == [
+        "with another model",
+        "under other decoding (beam search of width 8, and the run: greedy)",
+    ]
 
     other = write_run(tmp_path / "other", transcripts(rows_of(2000, seed=1)))
     before = evaluate_run(other).confidence
