@@ -44,8 +44,8 @@ def fails_once(failed: Path) -> type[SmallDevice]:
     return FailsOnce
 
 
-def _load_engine(heads, device, dtype, _threads, features, drop):
-    return engines._OnDevice(heads, device, "float32", Decoding(features, 0, tuple(drop)))
+def _load_engine(heads, device, dtype, _threads, features, drop, *, posteriors):
+    return engines._OnDevice(heads, device, "float32", Decoding(features, 0, tuple(drop), posteriors))
 
 
 _compute = gpu_recognition.RecognitionRunner.compute
