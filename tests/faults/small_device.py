@@ -45,7 +45,7 @@ def fails_once(failed: Path) -> type[SmallDevice]:
 
 
 def _load_engine(heads, device, dtype, _threads, features, drop, *, posteriors):
-    return engines._OnDevice(heads, device, "float32", Decoding(features, 0, tuple(drop), posteriors))
+    return engines._OnDevice(heads, torch.device(device), "float32", Decoding(features, 0, tuple(drop), posteriors))
 
 
 _compute = gpu_recognition.RecognitionRunner.compute
