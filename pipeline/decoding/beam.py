@@ -136,9 +136,17 @@ def _loaded(settings: DecoderSettings, lm: str | None, alphabet: Alphabet, words
                 unk_score_offset=UNKNOWN_WORD,
             )
     except (ValueError, OSError) as error:
-        # KenLM names a line of its source before what is wrong, and the library cuts long messages off.
-        why = re.sub(r"/\S+:\d+ in .* threw (\w+)( because `.*')?(\.\n?| bec.*$)", r"\1: ", str(error), flags=re.DOTALL)
-        raise UsageError(f"lm: {' '.join(why.split()).rstrip(':').replace(lm, settings.lm or lm)}") from error
+        raise UsageError(f"lm: {_without_source(str(error)).replace(lm, settings.lm or lm)}") from error
+
+
+def _without_source(message: str) -> str:
+    """A message in one line, without the place in KenLM's source that it names before what is wrong.
+
+    The library cuts long messages off, anywhere.
+    """
+    message = re.sub(r"/\S+:\d+ in .* threw (\w+)( because `.*')?(\.\n?| bec.*$|$)", r"\1: ", message, flags=re.DOTALL)
+    message = re.sub(r"/\S+/kenlm/.*$", "", message, flags=re.DOTALL)
+    return " ".join(message.split()).rstrip(": ")
 
 
 _STDERR_LOCK: Final = threading.Lock()  # threads that load at the same time would restore what another has closed
