@@ -13,7 +13,7 @@ from jobs.console import out, single
 from jobs.decoding import Beam, Hotwords, HotwordWeight, Lm, LmWeight, Nbest, WordBonus
 from jobs.logs import log_to
 from jobs.status import how_to_resume
-from jobs.transcribe import AUDIO, EXISTING, FAILURES, GRACE_S, LOGGING, ProgressDisplay, report, stoppable
+from jobs.transcribe import AUDIO, EXISTING, FAILURES, GRACE_S, LOGGING, Grace, ProgressDisplay, report, stoppable
 from pipeline.config import DECODING, RedecodeConfig, make_redecode_config
 from pipeline.decoding.settings import HOTWORD_WEIGHT, LM_WEIGHT, WORD_BONUS
 from pipeline.errors import UsageError
@@ -59,15 +59,7 @@ def redecode(
     errors_ok: Annotated[
         bool, typer.Option("--errors-ok", help="Exit with code 0 even if rows failed.", rich_help_panel=FAILURES)
     ] = False,
-    grace: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            metavar="SECONDS",
-            help="After SIGTERM, Ctrl-C or SIGHUP, finish the current chunks for at most so long, then end.",
-            rich_help_panel=FAILURES,
-        ),
-    ] = GRACE_S,
+    grace: Grace = GRACE_S,
     address: Annotated[str, typer.Option(help="Ray cluster: local (start one here), auto, or HOST:PORT.")] = default_of(
         RedecodeConfig, "address"
     ),

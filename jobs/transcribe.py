@@ -45,6 +45,16 @@ RESOURCES, SIZES, LOGGING = "Resources", "Sizes of parts and chunks", "Logging"
 GRACE_S: Final = 25.0  # schedulers and clouds give 30 s
 PRINT_S: Final = 0.5  # for the last message: nobody may read what it is written to
 
+Grace = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        metavar="SECONDS",
+        help="After SIGTERM, Ctrl-C or SIGHUP, finish the current chunks for at most so long, then end.",
+        rich_help_panel=FAILURES,
+    ),
+]
+
 
 def transcribe(
     inputs: Annotated[
@@ -230,15 +240,7 @@ def transcribe(
             rich_help_panel=EXISTING,
         ),
     ] = False,
-    grace: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            metavar="SECONDS",
-            help="After SIGTERM, Ctrl-C or SIGHUP, finish the chunks in the model for at most so long, then end.",
-            rich_help_panel=FAILURES,
-        ),
-    ] = GRACE_S,
+    grace: Grace = GRACE_S,
     address: Annotated[str, typer.Option(help="Ray cluster: local (start one here), auto, or HOST:PORT.")] = default_of(
         RunConfig, "address"
     ),

@@ -138,7 +138,7 @@ def _count(database: Any, lines: Iterable[str], order: int) -> _Counted:
     database.execute(f"CREATE TABLE raw ({kinds}, c BIGINT)")
     for batch in _batches(lines, ids, order, counted):
         windows = np.lib.stride_tricks.sliding_window_view(batch, order)
-        windows = windows[windows[:, -1] != ids[_START]]  # within a sentence: the last word is none of the starts
+        windows = windows[windows[:, -1] != ids[_START]]  # n-grams that end with a start cross two sentences
         database.register("windows", pa.table({f"w{i + 1}": windows[:, i] for i in range(order)}))
         database.execute(f"INSERT INTO raw SELECT {_columns(order)}, count(*) FROM windows GROUP BY ALL")
     counted.vocabulary = list(ids)
